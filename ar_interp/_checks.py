@@ -1,0 +1,57 @@
+"""Checks of what users pass: each names the argument, the rule and what came."""
+
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def check_integer(name: str, value: object, *, low: int, high: int | None = None) -> int:
+    """`value` as an int within [low, high]; a ValueError that names the argument otherwise."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name} must be an integer, got {value!r}.")
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}.")
+    if high is not None and value > high:
+        raise ValueError(f"{name} must be at most {high}, got {value}.")
+    return int(value)
+
+
+def check_number(name: str, value: object, *, low: float, strict: bool = False) -> float:
+    """`value` as a finite float >= low (> low when `strict`)."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
+        raise ValueError(f"{name} must be a finite number, got {value!r}.")
+    if value < low or (strict and value == low):
+        raise ValueError(f"{name} must be {'greater than' if strict else 'at least'} {low}, got {value}.")
+    return float(value)
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """`value` when it is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+    return str(value)
+
+
+def as_real_array(name: str, value: object, *, shape: tuple[int | str, ...]) -> Tensor:
+    """`value` (tensor, array or nested list) as a finite float64 tensor of the given shape.
+
+    Strings in `shape` name free sizes: `("head", "dim")` accepts any matrix.
+    """
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from error
+    wanted = " ".join(map(str, shape))
+    if tensor.ndim != len(shape) or any(
+        isinstance(rule, int) and size != rule for rule, size in zip(shape, tensor.shape, strict=True)
+    ):
+        raise ValueError(f"{name} must have shape [{wanted}], got {list(tensor.shape)}.")
+    if 0 in tensor.shape:
+        raise ValueError(f"{name} must not be empty, got shape {list(tensor.shape)}.")
+    if tensor.is_complex():
+        raise ValueError(f"{name} must be real, got {tensor.dtype}.")
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{name} has NaN or infinite entries.")
+    return tensor.detach().to(torch.float64)

@@ -1,0 +1,352 @@
+"""How sequences arise: s_{t+1} = W s_t, with a fresh random W for every sequence.
+
+States are rows, so a batch of states moves by s_{t+1} = s_t W^T. The commuting families are sampled by their
+phases: in the eigenbasis s_t = lambda^{t-1} * s_1 entrywise, so that no matrix is ever raised to a power and the
+rounding error does not grow with t.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Complex, Float, Inexact
+from torch import Tensor
+
+from ar_interp._checks import check_choice, check_integer, check_number
+
+MAX_DIM = 4096
+FIRST_TOKEN_LAWS = ("ones", "gaussian", "sphere", "signs", "one-hot", "sparse")
+
+
+@dataclass(frozen=True)
+class FirstToken:
+    """The law of s_1, times `scale`.
+
+    Laws: `ones` is 1_dim in the eigenbasis (what the theory of commuting processes assumes); `gaussian` has i.i.d.
+    N(0, 1) coordinates; `sphere` is uniform on the unit sphere; `signs` has i.i.d. +-1 coordinates; `one-hot` has a
+    single 1 at a uniform place; `sparse` has `n_nonzero` entries +-1 at uniform places.
+
+    The random laws are drawn in the eigenbasis for the unitary family, and in the real 2x2-rotation basis for the
+    orthogonal one, so that its sequences are real there.
+    """
+
+    law: str = "ones"
+    scale: float = field(default=1.0, kw_only=True)
+    n_nonzero: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_choice("first_token", self.law, FIRST_TOKEN_LAWS)
+        check_number("first_token.scale", self.scale, low=0.0, strict=True)
+        if (self.law == "sparse") != (self.n_nonzero is not None):
+            raise ValueError(
+                f"n_nonzero goes with the law 'sparse' and only with it: got law {self.law!r} and "
+                f"n_nonzero={self.n_nonzero}. Write FirstToken('sparse', n_nonzero=3)."
+            )
+        if self.n_nonzero is not None:
+            check_integer("first_token.n_nonzero", self.n_nonzero, low=1, high=MAX_DIM)
+
+    def draw(self, batch: int, dim: int, generator: torch.Generator) -> Float[Tensor, "batch dim"]:
+        """Real first tokens; `ones` gives 1_dim."""
+        device = generator.device
+        options = {"device": device, "dtype": torch.float64}
+        if self.law == "ones":
+            tokens = torch.ones(batch, dim, **options)
+        elif self.law == "signs":
+            tokens = _random_signs(batch, dim, generator)
+        elif self.law in ("one-hot", "sparse"):
+            n_nonzero = self.n_nonzero or 1
+            places = torch.rand(batch, dim, generator=generator, device=device).topk(n_nonzero, dim=-1).indices
+            entries = _random_signs(batch, n_nonzero, generator) if self.law == "sparse" else 1.0
+            tokens = torch.zeros(batch, dim, **options)
+            tokens.scatter_(-1, places, torch.ones(batch, n_nonzero, **options) * entries)
+        else:
+            tokens = torch.randn(batch, dim, generator=generator, **options)
+            if self.law == "sphere":
+                tokens = tokens / tokens.norm(dim=-1, keepdim=True)
+        return self.scale * tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences:
+    """A batch of sequences and the W that made each.
+
+    Attributes:
+        tokens: s_1, ..., s_length; complex in the eigenbasis, real in a real basis.
+        W: the true matrix in the same coordinates, tokens[:, t + 1] = W tokens[:, t] + noise.
+        phases: angle of each eigenvalue of W, radians, in the order of the eigenbasis.
+    """
+
+    tokens: Inexact[Tensor, "batch pos dim"]
+    W: Inexact[Tensor, "batch dim dim"]
+    phases: Float[Tensor, "batch dim"]
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> "Sequences":
+        """Some of the sequences."""
+        return replace(self, tokens=self.tokens[index], W=self.W[index], phases=self.phases[index])
+
+
+@dataclass(frozen=True)
+class CommutingProcess(ABC):
+    """A family of normal matrices that share their eigenvectors.
+
+    Args:
+        dim: size of s_t.
+        first_token: the law of s_1, a `FirstToken` or its name.
+        noise: standard deviation of the additive noise, s_{t+1} = W s_t + noise * xi_t with E|xi_t|^2 = dim.
+        mu: eigenvalues are exp(i theta / mu) with theta uniform on (0, 2 pi); 1 is uniform on the circle.
+    """
+
+    dim: int
+    first_token: FirstToken = field(default=FirstToken(), kw_only=True)
+    noise: float = field(default=0.0, kw_only=True)
+    mu: float = field(default=1.0, kw_only=True)
+
+    kind: ClassVar[str]
+    conjugate_pairs: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        check_integer("dim", self.dim, low=1, high=MAX_DIM)
+        if isinstance(self.first_token, str):
+            object.__setattr__(self, "first_token", FirstToken(self.first_token))
+        check_number("noise", self.noise, low=0.0)
+        check_number("mu", self.mu, low=0.0, strict=True)
+        if (self.first_token.n_nonzero or 1) > self.dim:
+            raise ValueError(f"n_nonzero must be at most dim = {self.dim}, got {self.first_token.n_nonzero}.")
+
+    @abstractmethod
+    def draw_phases(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch dim"]:
+        """Angles of the eigenvalues, radians."""
+
+    @abstractmethod
+    def draw_first_tokens(self, batch: int, generator: torch.Generator) -> Complex[Tensor, "batch dim"]:
+        """s_1 in the eigenbasis."""
+
+    @abstractmethod
+    def draw_noise(self, batch: int, length: int, generator: torch.Generator) -> Complex[Tensor, "batch pos dim"]:
+        """Noise of unit variance per coordinate in the eigenbasis."""
+
+    @abstractmethod
+    def eigenvectors(self, basis: str | Tensor, device: torch.device) -> Complex[Tensor, "dim dim"]:
+        """Columns are the eigenvectors in the coordinates `basis`."""
+
+    def sample(
+        self,
+        batch: int,
+        length: int,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        basis: str | Tensor = "eigen",
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> Sequences:
+        """Fresh sequences s_1, ..., s_length, each with its own W.
+
+        The same seed gives the same sequences in every basis: only their coordinates change.
+
+        Args:
+            batch: number of sequences; >= 1.
+            length: tokens in each; >= 1.
+            seed: or `generator`, the source of randomness; one of them.
+            basis: `eigen` (complex tokens, W diagonal); for the orthogonal family also `rotation` (real, 2x2
+                rotation blocks) or a real orthonormal P [dim dim] applied to it; for the unitary family also a
+                unitary P [dim dim] applied to the eigenbasis.
+            device: where to sample; the generator's, else the CPU.
+            dtype: precision; float64/complex128 or float32/complex64 (drawn in double, then cast).
+        Raises:
+            ValueError: a size below 1, both or neither of seed and generator, a P that is not orthonormal.
+        """
+        check_integer("batch", batch, low=1)
+        check_integer("length", length, low=1)
+        generator = _generator(seed, generator, device)
+        phases = self.draw_phases(batch, generator)
+        first = self.draw_first_tokens(batch, generator)
+        noise = self.noise * self.draw_noise(batch, length - 1, generator) if self.noise else None
+        return self._assemble(phases, first, length, noise, basis, dtype)
+
+    def rollout(
+        self,
+        phases: Float[Tensor, "batch dim"],
+        length: int,
+        *,
+        first_tokens: Complex[Tensor, "batch dim"] | None = None,
+        basis: str | Tensor = "eigen",
+        dtype: torch.dtype = torch.float64,
+    ) -> Sequences:
+        """The noiseless sequences of chosen W: s_t = exp(i phases (t - 1)) * s_1 in the eigenbasis.
+
+        Args:
+            phases: angle of each eigenvalue, radians; for the orthogonal family entries 2j and 2j+1 are opposite.
+            length: tokens in each sequence; >= 1.
+            first_tokens: s_1 in the eigenbasis; ones if left out.
+            basis, dtype: as in `sample`.
+        """
+        check_integer("length", length, low=1)
+        if phases.ndim != 2 or phases.shape[1] != self.dim:
+            raise ValueError(f"phases must have shape [batch {self.dim}], got {list(phases.shape)}.")
+        if self.conjugate_pairs and not torch.equal(phases[:, 0::2], -phases[:, 1::2]):
+            raise ValueError("phases of a conjugate pair (columns 2j and 2j+1) must be opposite numbers.")
+        if first_tokens is None:
+            first_tokens = torch.ones_like(phases, dtype=torch.complex128)
+        return self._assemble(phases.double(), first_tokens, length, None, basis, dtype)
+
+    def _assemble(
+        self,
+        phases: Tensor,
+        first: Tensor,
+        length: int,
+        noise: Tensor | None,
+        basis: str | Tensor,
+        dtype: torch.dtype,
+    ) -> Sequences:
+        vectors = self.eigenvectors(basis, phases.device)
+        times = torch.arange(length, device=phases.device, dtype=torch.float64)
+        powers = torch.exp(1j * phases[:, None, :] * times[:, None])  # lambda^{t-1}
+        if noise is None:
+            states = powers * first[:, None, :]
+        else:  # s_t = lambda^{t-1} (s_1 + sum_{k<t} lambda^{-k} xi_k)
+            drift = torch.cumsum(powers[:, 1:].conj() * noise, dim=1)
+            states = powers * (first[:, None, :] + torch.cat([torch.zeros_like(powers[:, :1]), drift], dim=1))
+        eigenvalues = torch.exp(1j * phases)
+        tokens = states @ vectors.mT
+        W = (vectors * eigenvalues[:, None, :]) @ vectors.mH
+        is_real = self.conjugate_pairs and not (isinstance(basis, str) and basis == "eigen")
+        kind = _cast_to(dtype, real=is_real)
+        if is_real:
+            tokens, W = tokens.real, W.real
+        return Sequences(tokens=tokens.to(kind), W=W.to(kind), phases=phases)
+
+    def to_dict(self) -> dict[str, object]:
+        """What `process_from_dict` reads back, ready for JSON."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class CommutingUnitary(CommutingProcess):
+    """Diagonal unitary W: `dim` i.i.d. eigenvalues on the circle (Sander et al. 2024, unitary case)."""
+
+    kind: ClassVar[str] = "commuting-unitary"
+    conjugate_pairs: ClassVar[bool] = False
+
+    def draw_phases(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch dim"]:
+        return _uniform_angles(batch, self.dim, generator) / self.mu
+
+    def draw_first_tokens(self, batch: int, generator: torch.Generator) -> Complex[Tensor, "batch dim"]:
+        return self.first_token.draw(batch, self.dim, generator).to(torch.complex128)
+
+    def draw_noise(self, batch: int, length: int, generator: torch.Generator) -> Complex[Tensor, "batch pos dim"]:
+        return torch.randn(
+            batch, length, self.dim, generator=generator, device=generator.device, dtype=torch.complex128
+        )
+
+    def eigenvectors(self, basis: str | Tensor, device: torch.device) -> Complex[Tensor, "dim dim"]:
+        if isinstance(basis, Tensor):
+            return _orthonormal(basis, self.dim).to(device, torch.complex128)
+        if basis != "eigen":
+            raise ValueError(
+                f"basis must be 'eigen' or a unitary matrix [{self.dim} {self.dim}] for the unitary family, got "
+                f"{basis!r}. The real rotation basis exists for CommutingOrthogonal only."
+            )
+        return torch.eye(self.dim, dtype=torch.complex128, device=device)
+
+
+@dataclass(frozen=True)
+class CommutingOrthogonal(CommutingProcess):
+    """Commuting orthogonal W: dim / 2 conjugate pairs, lambda_{2j+1} = conj(lambda_{2j}) (Sander et al. 2024).
+
+    In the rotation basis W is block-diagonal with blocks [[cos, -sin], [sin, cos]].
+    """
+
+    kind: ClassVar[str] = "commuting-orthogonal"
+    conjugate_pairs: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dim % 2:
+            raise ValueError(
+                f"dim must be even for CommutingOrthogonal (its eigenvalues come in conjugate pairs), got {self.dim}."
+            )
+
+    def draw_phases(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch dim"]:
+        angles = _uniform_angles(batch, self.dim // 2, generator) / self.mu
+        return torch.stack([angles, -angles], dim=-1).flatten(1)
+
+    def draw_first_tokens(self, batch: int, generator: torch.Generator) -> Complex[Tensor, "batch dim"]:
+        drawn = self.first_token.draw(batch, self.dim, generator).to(torch.complex128)
+        return drawn if self.first_token.law == "ones" else drawn @ self._to_rotation(drawn.device).conj()
+
+    def draw_noise(self, batch: int, length: int, generator: torch.Generator) -> Complex[Tensor, "batch pos dim"]:
+        real = torch.randn(
+            batch, length, self.dim, generator=generator, device=generator.device, dtype=torch.float64
+        )
+        return real.to(torch.complex128) @ self._to_rotation(real.device).conj()
+
+    def eigenvectors(self, basis: str | Tensor, device: torch.device) -> Complex[Tensor, "dim dim"]:
+        if isinstance(basis, Tensor):
+            if basis.is_complex():
+                raise ValueError("basis must be real for CommutingOrthogonal: it acts on the rotation basis.")
+            return _orthonormal(basis, self.dim).to(device, torch.complex128) @ self._to_rotation(device)
+        if basis == "rotation":
+            return self._to_rotation(device)
+        if basis != "eigen":
+            raise ValueError(
+                f"basis must be 'eigen', 'rotation' or an orthonormal matrix [{self.dim} {self.dim}], got {basis!r}."
+            )
+        return torch.eye(self.dim, dtype=torch.complex128, device=device)
+
+    def _to_rotation(self, device: torch.device) -> Complex[Tensor, "dim dim"]:
+        """U with s_rotation = U s_eigen; its columns are the eigenvectors (1, -+i) / sqrt 2 of each rotation."""
+        block = torch.tensor([[1, 1], [-1j, 1j]], dtype=torch.complex128, device=device) / 2**0.5
+        return torch.block_diag(*[block] * (self.dim // 2))
+
+
+Process = CommutingUnitary | CommutingOrthogonal
+PROCESSES: dict[str, type[Process]] = {cls.kind: cls for cls in (CommutingUnitary, CommutingOrthogonal)}
+
+
+def _uniform_angles(batch: int, n: int, generator: torch.Generator) -> Float[Tensor, "batch n"]:
+    uniform = torch.rand(batch, n, generator=generator, device=generator.device, dtype=torch.float64)
+    return 2 * torch.pi * uniform
+
+
+def _random_signs(batch: int, n: int, generator: torch.Generator) -> Float[Tensor, "batch n"]:
+    bits = torch.randint(0, 2, (batch, n), generator=generator, device=generator.device)
+    return 2.0 * bits.double() - 1.0
+
+
+def _generator(
+    seed: int | None, generator: torch.Generator | None, device: str | torch.device | None
+) -> torch.Generator:
+    if (seed is None) == (generator is None):
+        raise ValueError("sample needs its randomness from exactly one of seed and generator; pass e.g. seed=0.")
+    if generator is None:
+        return torch.Generator(device or "cpu").manual_seed(check_integer("seed", seed, low=0))
+    if device is not None and torch.device(device).type != generator.device.type:
+        raise ValueError(f"device is {device} but the generator lives on {generator.device}.")
+    return generator
+
+
+def _orthonormal(basis: Tensor, dim: int) -> Tensor:
+    if basis.shape != (dim, dim):
+        raise ValueError(f"basis must have shape [{dim} {dim}], got {list(basis.shape)}.")
+    double = basis.to(torch.complex128)
+    defect = (double @ double.mH - torch.eye(dim, device=basis.device)).abs().max().item()
+    if not defect < 1e-5:  # float32 bases are welcome
+        raise ValueError(f"basis must be orthonormal: P P^* differs from the identity by {defect:.2g}.")
+    return double
+
+
+def _cast_to(dtype: torch.dtype, *, real: bool) -> torch.dtype:
+    precisions = {
+        torch.float64: (torch.float64, torch.complex128),
+        torch.complex128: (torch.float64, torch.complex128),
+        torch.float32: (torch.float32, torch.complex64),
+        torch.complex64: (torch.float32, torch.complex64),
+    }
+    if dtype not in precisions:
+        raise ValueError(f"dtype must be float64, float32, complex128 or complex64, got {dtype}.")
+    return precisions[dtype][0 if real else 1]

@@ -1,0 +1,215 @@
+"""Diagonal heads on commuting processes: exact population losses, their minima and scale.
+
+The model is prediction_j = sum_t p_t sum_i C_ji conj(s_{T-1,i}) s_{t,i} s_{t,j} with target s_{T+1}, and
+s_1 = 1_dim in the eigenbasis (Sander et al. 2024, non-augmented tokens). Losses are sums over the dim coordinates.
+All of them take leading ensemble axes and are differentiable.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from scipy.optimize import brentq
+from torch import Tensor
+
+from ar_interp._checks import check_choice, check_integer, check_number
+
+FAMILIES = ("unitary", "orthogonal")
+
+
+class _Weights(NamedTuple):
+    """What a loss needs of p, for each context length T."""
+
+    u: Tensor  # p_{T-1}
+    v: Tensor  # p_T
+    others: Tensor  # sum of p_t over t != T-1
+    squares: Tensor  # sum of p_t^2 over t != T-1
+
+    @classmethod
+    def of_row(cls, p: Tensor) -> "_Weights":
+        if p.shape[-1] < 2:
+            raise ValueError(f"p must hold the weights of a context of length T >= 2, got {p.shape[-1]} entries.")
+        u, v = p[..., -2], p[..., -1]
+        return cls(u, v, p.sum(-1) - u, p.square().sum(-1) - u.square())
+
+    @classmethod
+    def of_matrix(cls, P: Tensor) -> "_Weights":
+        """One entry for each T = 2..n_ctx; what lies right of p_T, and the last row, is ignored."""
+        n_ctx = P.shape[-1]
+        if P.ndim < 2 or P.shape[-2] != n_ctx or n_ctx < 2:
+            raise ValueError(f"P must be [n_ctx n_ctx] with n_ctx >= 2, got {list(P.shape)}.")
+        used = torch.ones(n_ctx - 1, n_ctx, dtype=P.dtype, device=P.device).tril(1)
+        rows = P[..., :-1, :] * used
+        u = P.diagonal(0, -2, -1)[..., :-1]
+        v = P.diagonal(1, -2, -1)
+        return cls(u, v, rows.sum(-1) - u, rows.square().sum(-1) - u.square())
+
+
+def _loss(C: Tensor, weights: _Weights, *, conjugate_pairs: bool) -> Tensor:
+    dim = C.shape[-1]
+    if C.ndim < 2 or C.shape[-2] != dim:
+        raise ValueError(f"C must be [dim dim], got {list(C.shape)}.")
+    u, v, others, squares = weights
+    rows = C.sum(-1)
+    trace = C.diagonal(0, -2, -1).sum(-1)
+    loss = (
+        _over(C.square().sum((-1, -2)), v) * squares
+        + _over(rows.square().sum(-1), v) * u.square()
+        - 2 * v * _over(trace, v)
+        + dim
+    )
+    if not conjugate_pairs:
+        return loss
+    if dim % 2:
+        raise ValueError(f"C must have even size for conjugate pairs, got {dim}.")
+    partners = _partners(C)
+    return (
+        loss
+        + 2 * u * others * _over((partners * rows).sum(-1), v)
+        + (others.square() - squares) * _over(partners.square().sum(-1), v)
+    )
+
+
+def _over(statistic: Tensor, rows: Tensor) -> Tensor:
+    """A number per C, broadcast over the context lengths that `rows` may hold beyond it."""
+    return statistic[..., None] if rows.ndim > statistic.ndim else statistic
+
+
+def _partners(C: Tensor) -> Tensor:
+    """C_jj' with j' = j xor 1, the coordinate of the conjugate eigenvalue: [... dim]."""
+    j = torch.arange(C.shape[-1], device=C.device)
+    return C[..., j, j ^ 1]
+
+
+def unitary_loss(
+    C: Float[Tensor, "*ensemble dim dim"], p: Float[Tensor, "*ensemble pos"]
+) -> Float[Tensor, "*ensemble"]:
+    """Population loss for one context length, unitary family.
+
+    E|prediction - s_{T+1}|^2 = |C|^2 Q2 + u^2 sum_j R_j^2 - 2 v tr C + dim, with R_j = sum_i C_ji, u = p_{T-1},
+    v = p_T, Q2 = sum_{t != T-1} p_t^2.
+    Source: Sander et al. 2024, non-augmented tokens, unitary case. (The authors' script counts t = T-1 twice and
+    exceeds this by u^2 |C|^2.)
+
+    Args:
+        C: B^T A.
+        p: weights of the keys 1..T, T >= 2.
+    Raises:
+        ValueError: C is not square, p has fewer than two entries.
+    """
+    return _loss(C, _Weights.of_row(p), conjugate_pairs=False)
+
+
+def orthogonal_loss(
+    C: Float[Tensor, "*ensemble dim dim"], p: Float[Tensor, "*ensemble pos"]
+) -> Float[Tensor, "*ensemble"]:
+    """Population loss for one context length, conjugate pairs.
+
+    u^2 t1 + Q2 t2 + 2 u Qs t3 + (Qs^2 - Q2) t4 - 2 v tr C + dim, with t1 = sum R_j^2, t2 = |C|^2,
+    t3 = sum C_jj' R_j, t4 = sum C_jj'^2, Qs = sum_{t != T-1} p_t and j' the partner of j.
+    Source: Sander et al. 2024, non-augmented tokens, orthogonal case.
+
+    Args, Raises: as `unitary_loss`; C of odd size is refused.
+    """
+    return _loss(C, _Weights.of_row(p), conjugate_pairs=True)
+
+
+def orthogonal_loss_as_squares(
+    C: Float[Tensor, "*ensemble dim dim"], p: Float[Tensor, "*ensemble pos"]
+) -> Float[Tensor, "*ensemble"]:
+    """`orthogonal_loss` as a sum of squares, by Parseval in the independent phases; free of cancellation.
+
+    sum_j (v C_jj - 1)^2 + (sum_{t<=T-2} p_t^2) sum_j C_jj^2 + Q2 sum_j sum_{i not in {j,j'}} C_ji^2
+    + sum_j (u R_j + Qs C_jj')^2.
+    """
+    u, v, others, squares = _Weights.of_row(p)
+    diagonal, partners, rows = C.diagonal(0, -2, -1), _partners(C), C.sum(-1)
+    elsewhere = C.square().sum((-1, -2)) - diagonal.square().sum(-1) - partners.square().sum(-1)
+    return (
+        (v[..., None] * diagonal - 1).square().sum(-1)
+        + p[..., :-2].square().sum(-1) * diagonal.square().sum(-1)
+        + squares * elsewhere
+        + (u[..., None] * rows + others[..., None] * partners).square().sum(-1)
+    )
+
+
+def population_loss(
+    C: Float[Tensor, "*ensemble dim dim"], P: Float[Tensor, "*ensemble query key"], *, family: str
+) -> Float[Tensor, "*ensemble"]:
+    """The training loss: the sum over T = 2..n_ctx of `unitary_loss` or `orthogonal_loss`.
+
+    Args:
+        C: B^T A.
+        P: [n_ctx n_ctx]; row r holds p for T = r + 2, the rest is ignored.
+        family: `unitary` or `orthogonal`.
+    """
+    check_choice("family", family, FAMILIES)
+    return _loss(C, _Weights.of_matrix(P), conjugate_pairs=family == "orthogonal").sum(-1)
+
+
+def unitary_minimum(*, dim: int, n_heads: int) -> float:
+    """Smallest loss per context length over rank(C) <= n_heads: dim - min(n_heads, dim).
+
+    Attained at C = c Pi, p_T = 1 / c, all other p_t = 0, with Pi an orthogonal projector of rank min(n_heads, dim).
+    Source: Sander et al. 2024, non-augmented tokens, unitary case.
+    """
+    _check_sizes(dim, n_heads)
+    return float(dim - min(n_heads, dim))
+
+
+def orthogonal_minimum(*, dim: int, n_heads: int) -> float:
+    """Smallest loss per context length over rank(C) <= n_heads, conjugate pairs: max(dim - 2 n_heads, 0).
+
+    Below dim / 2 heads each head takes one whole pair. Source: Sander et al. 2024, orthogonal case; the value for
+    few heads by bounding each pair with the projector on the rows of C.
+    """
+    _check_sizes(dim, n_heads)
+    check_even(dim)
+    return float(max(dim - 2 * n_heads, 0))
+
+
+def kappa_to_ratio(kappa: float) -> float:
+    """p_{T-1} / p_T = -kappa / (1 + kappa) at zero loss; kappa = -1 is not attained."""
+    if kappa == -1:
+        raise ValueError("kappa must differ from -1: that end of the family is reached only at infinite p_{T-1}/p_T.")
+    return -kappa / (1 + kappa)
+
+
+def ratio_to_kappa(ratio: float) -> float:
+    """kappa = -ratio / (1 + ratio), the inverse of `kappa_to_ratio`."""
+    if ratio == -1:
+        raise ValueError("ratio p_{T-1}/p_T must differ from -1: no finite kappa gives it.")
+    return -ratio / (1 + ratio)
+
+
+def gradient_descent_scale(*, dim: int, n_heads: int, max_length: int, init_scale: float, family: str) -> float:
+    """|c| at which gradient flow from small Gaussian weights ends, on average.
+
+    Gradient flow conserves |A|^2 - |P|^2 (over the trained entries of P) and |A|^2 - |B|^2. At the minimum these
+    give c m - g n / c^2 = init_scale^2 (n_heads dim - #P), with m = tr C / c, n = max_length - 1, #P the number of
+    trained positional weights, and g = |p|^2 c^2: 1 for the unitary family (m = min(n_heads, dim)), 5/4 for
+    kappa = 1 (m = dim).
+
+    Args:
+        family: `unitary`, or `orthogonal` for the kappa = 1 solution (dim / 2 <= n_heads < dim).
+    """
+    _check_sizes(dim, n_heads)
+    check_integer("max_length", max_length, low=2)
+    check_number("init_scale", init_scale, low=0.0, strict=True)
+    check_choice("family", family, FAMILIES)
+    mass, weight = (min(n_heads, dim), 1.0) if family == "unitary" else (min(2 * n_heads, dim), 1.25)
+    n = max_length - 1
+    n_positional = sum(range(2, max_length + 1))
+    conserved = init_scale**2 * (n_heads * dim - n_positional)
+    return float(brentq(lambda c: c * mass - weight * n / c**2 - conserved, 1e-6, 1e6))
+
+
+def check_even(dim: int) -> None:
+    """Conjugate pairs need an even dim."""
+    if dim % 2:
+        raise ValueError(f"dim must be even for conjugate pairs, got {dim}.")
+
+
+def _check_sizes(dim: int, n_heads: int) -> None:
+    check_integer("dim", dim, low=1)
+    check_integer("n_heads", n_heads, low=1)
