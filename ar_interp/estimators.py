@@ -34,16 +34,18 @@ class Zero(Estimator):
 
 @dataclass(frozen=True)
 class OLS(Estimator):
-    """Ordinary least squares of minimum norm: Ŵ_T = (sum_{t<T} s_{t+1} s_t^*) (sum_{t<T} s_t s_t^*)^+.
+    """Ordinary least squares of minimum norm: Ŵ_T = Y X^+ with X = (s_1 .. s_{T-1}), Y = (s_2 .. s_T) as columns.
 
     Without noise it is exact from T = dim + 1 on.
     """
 
     def estimate(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim dim"]:
-        past, future = tokens[:, :-1, :, None], tokens[:, 1:, :, None]
-        covariance = _running_sum(past * past.mH)
-        cross = _running_sum(future * past.mH)
-        return cross @ torch.linalg.pinv(covariance, hermitian=True, rtol=_pinv_tolerance(tokens))
+        past, future = tokens[:, :-1], tokens[:, 1:]
+        pos = tokens.shape[1]
+        known = torch.ones(pos, pos - 1, dtype=torch.bool, device=tokens.device).tril(-1)  # pairs t < T
+        contexts = past[:, None] * known[None, :, :, None]  # [batch pos pair dim]
+        tolerance = 10 * pos * torch.finfo(tokens.dtype).eps
+        return (torch.linalg.pinv(contexts, rtol=tolerance) @ future[:, None]).mT  # states are rows
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,3 @@ class DiagonalOLS(Estimator):
 def _running_sum(products: Tensor) -> Tensor:
     """Sum over the pairs (s_t, s_{t+1}) with t < T, for T = 1..pos; nothing at T = 1."""
     return torch.cat([torch.zeros_like(products[:, :1]), products.cumsum(1)], dim=1)
-
-
-def _pinv_tolerance(tokens: Tensor) -> float:
-    """Relative cut of small eigenvalues: rounding of the running sums, which grows with their length."""
-    return 10 * tokens.shape[1] * torch.finfo(tokens.dtype).eps

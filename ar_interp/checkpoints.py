@@ -1,0 +1,330 @@
+"""Checkpoint folders: model.safetensors, config.json, metrics.jsonl, README.md. Everything read is untrusted.
+
+Nothing is unpickled. config.json is checked key by key before any tensor is made, the names, shapes and dtypes in the
+header of model.safetensors against it before any tensor is read, and the values before the model is handed out.
+"""
+
+import difflib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ar_interp._checks import check_integer
+from ar_interp.models.config import ModelConfig
+from ar_interp.processes import PROCESSES, FirstToken, Process
+from ar_interp.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from ar_interp.models.transformer import HookedARTransformer
+    from ar_interp.training.loop import TrainingRun
+
+SCHEMA = 1
+MAX_CONFIG_BYTES = 2**20
+MAX_METRICS_BYTES = 2**26
+FILES = ("model.safetensors", "config.json", "metrics.jsonl", "README.md")
+VERSIONED = ("ar-interp", "torch", "transformer-lens", "numpy", "scipy")
+STEP_COLUMNS = ("step", "loss_min", "loss_median", "loss_max")
+MEMBER_COLUMNS = ("seed", "loss")
+
+T = TypeVar("T")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be trusted or read; the message names the file and the fault."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained model and where it came from.
+
+    Attributes:
+        history: a row per logged step, see `TrainingRun`.
+        members: a row per seed of the ensemble it was chosen from: seed, loss per context length.
+        seed: of the chosen member.
+        steps: updates made.
+        device: where it was trained.
+        versions: of the libraries it was trained with.
+    """
+
+    name: str
+    path: Path
+    model: "HookedARTransformer"
+    config: ModelConfig
+    process: Process
+    training: TrainConfig
+    history: pd.DataFrame
+    members: pd.DataFrame
+    seed: int
+    steps: int
+    device: str
+    versions: dict[str, str]
+
+
+def trained_folder() -> Path:
+    """Where the shipped checkpoints lie: inside an installed package, beside it in a clone."""
+    package = Path(__file__).parent
+    inside = package / "trained"
+    return inside if inside.is_dir() else package.parent / "trained"
+
+
+def available() -> list[str]:
+    """Names of the shipped checkpoints."""
+    folder = trained_folder()
+    return sorted(path.name for path in folder.iterdir() if (path / "config.json").is_file()) if folder.is_dir() else []
+
+
+def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        name_or_path: a shipped name (`available()` lists them) or a folder.
+        device: where the model goes.
+    Raises:
+        CheckpointError: no such checkpoint; unknown, missing or wrong entries in config.json; tensors whose names,
+            shapes or dtypes are not the config's; NaN.
+    """
+    folder = _find(name_or_path)
+    raw = _read_json(folder / "config.json")
+    where = f"{folder.name}/config.json"
+    required = {"schema", "model", "process", "training", "seed", "steps", "device", "versions"}
+    _check_keys(raw, required, required, where)
+    if raw["schema"] != SCHEMA:
+        raise CheckpointError(f"{where}: schema must be {SCHEMA}, got {raw['schema']!r}. Is it from another version?")
+    config = _build(ModelConfig, raw["model"], f"{where}: model")
+    process = _build_process(raw["process"], f"{where}: process")
+    training = _build(TrainConfig, raw["training"], f"{where}: training")
+    if process.dim != config.dim:
+        raise CheckpointError(f"{where}: process.dim is {process.dim} but model.dim is {config.dim}.")
+    versions = raw["versions"]
+    if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
+        raise CheckpointError(f"{where}: versions must map names to strings.")
+    if not isinstance(raw["device"], str):
+        raise CheckpointError(f"{where}: device must be a string, got {raw['device']!r}.")
+    try:
+        seed, steps = check_integer("seed", raw["seed"], low=0), check_integer("steps", raw["steps"], low=0)
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    tensors = _read_tensors(folder / "model.safetensors", config)
+    history, members = _read_metrics(folder / "metrics.jsonl")
+
+    from ar_interp.models.transformer import HookedARTransformer
+
+    model = HookedARTransformer(config, process=process)
+    model.load_state_dict(tensors)
+    return Checkpoint(
+        name=folder.name,
+        path=folder,
+        model=model.to(device),
+        config=config,
+        process=process,
+        training=training,
+        history=history,
+        members=members,
+        seed=seed,
+        steps=steps,
+        device=raw["device"],
+        versions=versions,
+    )
+
+
+def save(run: "TrainingRun", path: str | Path, *, card: str | None = None, overwrite: bool = False) -> Path:
+    """Write a run as a checkpoint folder, whole or not at all.
+
+    Args:
+        path: the folder to make.
+        card: the text of README.md; what the config says if left out.
+        overwrite: replace a checkpoint that is already there (anything else is never replaced).
+    Raises:
+        FileExistsError: the folder is there.
+    """
+    path = Path(path)
+    if path.exists() and not (overwrite and (path / "config.json").is_file()):
+        raise FileExistsError(f"{path} is there already. Choose another path, or overwrite=True for a checkpoint.")
+    config = {
+        "schema": SCHEMA,
+        "model": run.config.to_dict(),
+        "process": run.process.to_dict(),
+        "training": run.training.to_dict(),
+        "seed": run.best_seed,
+        "steps": run.steps,
+        "device": run.device,
+        "versions": {name: version(name) for name in VERSIONED},
+    }
+    rows = [*run.history.to_dict("records"), *run.members.to_dict("records")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+        folder = Path(scratch) / path.name
+        folder.mkdir()
+        save_file({k: v.detach().cpu().contiguous() for k, v in run.model.state_dict().items()}, folder / FILES[0])
+        (folder / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        (folder / "README.md").write_text(card or describe(run, path.name))
+        if path.exists():
+            path.rename(Path(scratch) / "replaced")
+        shutil.move(folder, path)
+    return path
+
+
+def describe(run: "TrainingRun | Checkpoint", name: str, summary: str = "") -> str:
+    """The model card's first part: what the model is and how it was made."""
+    model, process, training = run.config, run.process, run.training
+    losses = run.members["loss"]
+    heads = f"{model.n_heads} diagonal linear heads" if model.heads == "diagonal" else "no trained heads (all weights 1)"
+    lines = [
+        f"# {name}",
+        "",
+        *([summary, ""] if summary else []),
+        "## What it is",
+        "",
+        f"- one layer, {heads}, multiplicative positional encoding; d = {model.dim}, n_ctx = {model.n_ctx}, {model.dtype}",
+        f"- process: {process.kind}, mu = {process.mu:g}, first token {process.first_token.law}, noise {process.noise:g}",
+        "",
+        "## How it was made",
+        "",
+        f"- `ar-interp train {name}`",
+        f"- {training.objective} loss, optimizer {training.optimizer}"
+        + ("" if training.optimizer == "lbfgs" else f", lr {training.lr:.6g}")
+        + f", {run.steps} steps"
+        + (f", batch {training.batch}" if training.objective == "sampled" else "")
+        + ("" if training.stop_below is None else f", stopped below {training.stop_below:g}"),
+        f"- initial weights N(0, {model.init_scale:g}^2); {len(losses)} seed(s) from {training.seed}, "
+        f"seed {int(run.members.loc[losses.idxmin(), 'seed'])} kept; trained on {run.device}",
+        f"- final loss per context length {losses.min():.3g}; {int((losses < losses.min() + 0.01).sum())} of "
+        f"{len(losses)} seed(s) end within .01 of it",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _find(name_or_path: str | Path) -> Path:
+    names = available()
+    if str(name_or_path) in names:
+        return trained_folder() / str(name_or_path)
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    nearest = difflib.get_close_matches(str(name_or_path), names, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise CheckpointError(f"no checkpoint {str(name_or_path)!r}: neither a shipped name nor a folder.{hint} Shipped: "
+                          f"{', '.join(names) or 'none'}.")  # fmt: skip
+
+
+def _read_text(path: Path, limit: int) -> str:
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise CheckpointError(f"{where} cannot be read: {error.strerror}.") from error
+    if len(content) > limit:
+        raise CheckpointError(f"{where} is larger than {limit} bytes.")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{where} is not UTF-8 text.") from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise CheckpointError(f"{where}: {constant} is not allowed.")
+
+    try:
+        value = json.loads(text, parse_constant=refuse)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{where} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where} must be a JSON object, got {type(value).__name__}.")
+    return value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return _parse(_read_text(path, MAX_CONFIG_BYTES), f"{path.parent.name}/{path.name}")
+
+
+def _check_keys(values: object, known: set[str], required: set[str], where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{where} must be an object, got {type(values).__name__}.")
+    unknown = sorted(set(values) - known)
+    if unknown:
+        nearest = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else f" Known: {', '.join(sorted(known))}."
+        raise CheckpointError(f"{where}: unknown key {unknown[0]!r}.{hint}")
+    missing = sorted(required - set(values))
+    if missing:
+        raise CheckpointError(f"{where}: {missing[0]!r} is missing.")
+
+
+def _build(cls: type[T], values: Any, where: str) -> T:
+    """A dataclass from untrusted JSON: no unknown key, none missing, each value checked by the class."""
+    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    required = {
+        name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING
+    }
+    _check_keys(values, set(known), required, where)
+    try:
+        return cls(**values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def _build_process(values: Any, where: str) -> Process:
+    if not isinstance(values, dict) or values.get("kind") not in PROCESSES:
+        raise CheckpointError(f"{where}.kind must be one of {', '.join(PROCESSES)}.")
+    rest = {key: value for key, value in values.items() if key != "kind"}
+    if "first_token" in rest:
+        rest["first_token"] = _build(FirstToken, rest["first_token"], f"{where}.first_token")
+    return _build(PROCESSES[values["kind"]], rest, where)
+
+
+def _read_tensors(path: Path, config: ModelConfig) -> dict[str, torch.Tensor]:
+    where = f"{path.parent.name}/{path.name}"
+    shapes = config.parameter_shapes
+    dtype = {"float64": "F64", "float32": "F32"}[config.dtype]
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = set(file.keys())
+            if names != set(shapes):
+                odd = sorted(names ^ set(shapes))[0]
+                fault = "is missing" if odd in shapes else "is unknown to the config"
+                raise CheckpointError(f"{where}: tensor {odd!r} {fault}.")
+            for name, shape in shapes.items():
+                header = file.get_slice(name)
+                if tuple(header.get_shape()) != shape:
+                    raise CheckpointError(f"{where}: {name} must have shape {list(shape)}, got {header.get_shape()}.")
+                if header.get_dtype() != dtype:
+                    raise CheckpointError(f"{where}: {name} must be {dtype}, got {header.get_dtype()}.")
+            tensors = {name: file.get_tensor(name) for name in shapes}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{where} cannot be read: {error}") from error
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{where}: {name} has NaN or infinite entries.")
+    return tensors
+
+
+def _read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    where = f"{path.parent.name}/{path.name}"
+    history: list[dict[str, float]] = []
+    members: list[dict[str, float]] = []
+    for number, line in enumerate(_read_text(path, MAX_METRICS_BYTES).splitlines(), start=1):
+        row = _parse(line, f"{where} line {number}")
+        columns = MEMBER_COLUMNS if "seed" in row else STEP_COLUMNS
+        _check_keys(row, set(columns), set(columns), f"{where} line {number}")
+        for key, value in row.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise CheckpointError(f"{where} line {number}: {key} must be a finite number, got {value!r}.")
+        (members if "seed" in row else history).append(row)
+    if not members:
+        raise CheckpointError(f"{where} holds no final loss (a line with seed and loss).")
+    return pd.DataFrame(history, columns=list(STEP_COLUMNS)), pd.DataFrame(members, columns=list(MEMBER_COLUMNS))

@@ -1,0 +1,1 @@
+"""Training: exact population losses and sampled batches, many seeds at once."""

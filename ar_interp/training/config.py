@@ -1,0 +1,72 @@
+"""How a model is trained. Plain data."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from ar_interp._checks import check_choice, check_integer, check_number
+
+OBJECTIVES = ("population", "sampled")
+OPTIMIZERS = ("gd", "adam", "lbfgs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        objective: `population` (the exact expectation) or `sampled` (a fresh batch at each step).
+        optimizer: `gd` (plain gradient descent), `adam`, or `lbfgs` (population only: where just the minimum matters).
+        lr: step size, for the loss summed over T = 2..n_ctx and over coordinates; unused by `lbfgs`.
+        steps: updates at most.
+        batch: sequences in a sampled batch.
+        seed: of the first member; member k starts from, and samples with, seed + k.
+        n_seeds: members trained together as one ensemble; the one with the lowest final loss becomes the model.
+        stop_below: stop once the loss per context length of every member is below this.
+        device: `auto` (CUDA where there is one, else the CPU), or a torch device.
+    """
+
+    objective: str = "population"
+    optimizer: str = "gd"
+    lr: float = 1e-2
+    steps: int = 2000
+    batch: int = 256
+    seed: int = 0
+    n_seeds: int = 1
+    stop_below: float | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_choice("objective", self.objective, OBJECTIVES)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_number("lr", self.lr, low=0.0, strict=True)
+        check_integer("steps", self.steps, low=1, high=10**9)
+        check_integer("batch", self.batch, low=1, high=10**7)
+        check_integer("seed", self.seed, low=0, high=2**62)
+        check_integer("n_seeds", self.n_seeds, low=1, high=10**6)
+        if self.stop_below is not None:
+            check_number("stop_below", self.stop_below, low=0.0, strict=True)
+        if self.objective == "sampled" and self.optimizer == "lbfgs":
+            raise ValueError("optimizer 'lbfgs' needs the exact gradients of objective 'population'; use 'gd' or 'adam'.")
+        if self.device != "auto":
+            try:
+                torch.device(self.device)
+            except RuntimeError as error:
+                raise ValueError(f"device must be 'auto' or a torch device, got {self.device!r}.") from error
+
+    def resolve_device(self) -> torch.device:
+        """The device that training will use here.
+
+        Raises:
+            ValueError: CUDA asked for where there is none.
+        """
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(self.device)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is 'cuda' but this machine has no usable GPU; use device='auto' or 'cpu'.")
+        return device
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields, ready for JSON."""
+        return asdict(self)

@@ -1,0 +1,255 @@
+"""`train`: from a config and a process to a run, one member or an ensemble of seeds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ar_interp.models.config import ModelConfig, initial_parameters
+from ar_interp.processes import Process
+from ar_interp.training.config import TrainConfig
+from ar_interp.training.objectives import (
+    Objective,
+    Parameters,
+    has_population_loss,
+    population_objective,
+    sampled_objective,
+    theoretical_minimum,
+)
+
+if TYPE_CHECKING:
+    from ar_interp.models.transformer import HookedARTransformer
+
+N_LOGGED = 200  # points of the recorded history
+EVALUATION_BATCH = 4096
+EVALUATION_SEED = 2**40  # apart from every training seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """What training leaves.
+
+    Attributes:
+        model: the member with the lowest final loss.
+        history: a row per logged step: step, and loss_min, loss_median, loss_max over the members. Losses are per
+            context length (the training loss divided by n_ctx - 1).
+        members: a row per seed: seed, loss (final).
+        steps: updates made.
+        device: where it ran.
+    """
+
+    model: "HookedARTransformer"
+    config: ModelConfig
+    process: Process
+    training: TrainConfig
+    history: pd.DataFrame
+    members: pd.DataFrame
+    steps: int
+    device: str
+
+    @property
+    def best_seed(self) -> int:
+        return int(self.members.loc[self.members["loss"].idxmin(), "seed"])
+
+    def save(self, path: str | Path) -> Path:
+        """Write the checkpoint folder `path`; see `checkpoints.save`."""
+        from ar_interp.checkpoints import save
+
+        return save(self, path)
+
+
+class DivergenceError(RuntimeError):
+    """The loss of a member left the finite numbers; `run` is the last good state."""
+
+    def __init__(self, message: str, run: TrainingRun) -> None:
+        super().__init__(message)
+        self.run = run
+
+
+class _Diverged(Exception):
+    def __init__(self, members: list[int], step: int) -> None:
+        self.members, self.step = members, step
+
+
+def train(
+    config: ModelConfig, process: Process, training: TrainConfig | None = None, *, progress: bool = True
+) -> TrainingRun:
+    """Train one model, or an ensemble of seeds of which the best is kept.
+
+    The same arguments on the same machine give the same result bit for bit.
+
+    Args:
+        config: the model.
+        process: what it learns; its dim is the model's.
+        training: how; `TrainConfig()` if left out.
+        progress: show a bar with the loss, the theoretical minimum and the time left.
+    Raises:
+        ValueError: sizes that do not agree, or a population loss where theory has none.
+        DivergenceError: a loss is no longer finite; its `run` holds the last good state.
+    """
+    training = training or TrainConfig()
+    if process.dim != config.dim:
+        raise ValueError(f"process has dim {process.dim} but the model has dim {config.dim}; they must agree.")
+    device = training.resolve_device()
+    seeds = range(training.seed, training.seed + training.n_seeds)
+    if training.objective == "population":
+        objective = population_objective(config, process)
+    else:
+        generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        objective = sampled_objective(config, process, batch=training.batch, generators=generators)
+
+    members = [initial_parameters(config, seed=seed) for seed in seeds]
+    parameters = {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
+    log = _Log(config, process, training, progress)
+    descend = _minimise if training.optimizer == "lbfgs" else _descend
+    try:
+        steps = descend(objective, parameters, training, log)
+        diverged = None
+    except _Diverged as stop:
+        parameters, steps, diverged = log.last_good, log.last_good_step, stop
+    log.close()
+
+    losses = _final_losses(parameters, config, process, training) / (config.n_ctx - 1)
+    table = pd.DataFrame({"seed": list(seeds), "loss": losses.tolist()})
+    run = TrainingRun(
+        model=_member(parameters, int(losses.argmin()), config, process),
+        config=config,
+        process=process,
+        training=training,
+        history=pd.DataFrame(log.rows),
+        members=table,
+        steps=steps,
+        device=_describe(device),
+    )
+    if diverged is not None:
+        raise DivergenceError(
+            f"training diverged by step {diverged.step} (seeds {[seeds[k] for k in diverged.members][:8]}): the loss is "
+            f"not finite. Try a smaller lr than {training.lr}. error.run holds the state at step {steps}.",
+            run,
+        )
+    return run
+
+
+class _Log:
+    """History, progress bar and the last good state."""
+
+    def __init__(self, config: ModelConfig, process: Process, training: TrainConfig, progress: bool) -> None:
+        self.n_lengths = config.n_ctx - 1
+        self.every = max(1, training.steps // N_LOGGED)
+        self.rows: list[dict[str, float]] = []
+        self.last_good: Parameters = {}
+        self.last_good_step = 0
+        self.minimum = theoretical_minimum(config, process)
+        total = training.n_seeds if training.optimizer == "lbfgs" else training.steps
+        unit = "seed" if training.optimizer == "lbfgs" else "step"
+        self.bar = tqdm(total=total, unit=unit, disable=not progress, leave=False)
+
+    def record(self, step: int, losses: Tensor, parameters: Parameters) -> None:
+        """Losses of all members before update `step`; keeps a copy of the parameters that gave them."""
+        losses = losses.detach() / self.n_lengths
+        bad = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
+        if bad:
+            raise _Diverged(bad, step)
+        self.last_good = {name: tensor.detach().clone() for name, tensor in parameters.items()}
+        self.last_good_step = step
+        low, middle, high = torch.quantile(losses, torch.tensor([0, 0.5, 1], dtype=losses.dtype).to(losses)).tolist()
+        self.rows.append({"step": step, "loss_min": low, "loss_median": middle, "loss_max": high})
+        shown = {"loss": f"{low:.4g}"} | ({} if self.minimum is None else {"minimum": f"{self.minimum:g}"})
+        self.bar.set_postfix(shown, refresh=False)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def _descend(objective: Objective, parameters: Parameters, training: TrainConfig, log: _Log) -> int:
+    """Gradient steps on all members at once; returns how many were made."""
+    tensors = [tensor.requires_grad_() for tensor in parameters.values()]
+    optimizer: torch.optim.Optimizer
+    if training.optimizer == "gd":
+        optimizer = torch.optim.SGD(tensors, lr=training.lr)
+    else:
+        optimizer = torch.optim.Adam(tensors, lr=training.lr)
+    for step in range(training.steps):
+        losses = objective(parameters)
+        if step % log.every == 0:
+            log.record(step, losses, parameters)
+        if training.stop_below is not None and (losses < training.stop_below * log.n_lengths).all():
+            log.record(step, losses, parameters)
+            return step
+        for tensor, gradient in zip(tensors, torch.autograd.grad(losses.sum(), tensors), strict=True):
+            tensor.grad = gradient
+        optimizer.step()
+        log.bar.update()
+    log.record(training.steps, objective(parameters), parameters)
+    return training.steps
+
+
+def _minimise(objective: Objective, parameters: Parameters, training: TrainConfig, log: _Log) -> int:
+    """SciPy's L-BFGS-B on each member in turn; returns the largest number of iterations."""
+    iterations = 0
+    for member in range(training.n_seeds):
+        single = {name: tensor[member : member + 1].clone().requires_grad_() for name, tensor in parameters.items()}
+        with torch.no_grad():
+            log.record(member, objective(single), parameters)
+        value_and_gradient, scatter = _flat(objective, single)
+        start = torch.cat([tensor.detach().flatten() for tensor in single.values()]).cpu().numpy()
+        result = minimize(
+            value_and_gradient, start, jac=True, method="L-BFGS-B",
+            options={"maxiter": training.steps, "maxfun": 2 * training.steps, "ftol": 0.0, "gtol": 1e-13, "maxcor": 30},
+        )  # fmt: skip
+        if not np.isfinite(result.fun):
+            raise _Diverged([member], result.nit)
+        scatter(result.x)
+        for name, tensor in single.items():
+            parameters[name][member] = tensor.detach()[0]
+        iterations = max(iterations, result.nit)
+        log.bar.update()
+    return iterations
+
+
+def _flat(objective: Objective, single: Parameters) -> tuple[Callable, Callable]:
+    """The objective of one member as a function of a flat float64 vector, and its inverse."""
+    tensors = list(single.values())
+
+    def scatter(x: np.ndarray) -> None:
+        pieces = torch.as_tensor(x).split([tensor.numel() for tensor in tensors])
+        with torch.no_grad():
+            for tensor, piece in zip(tensors, pieces, strict=True):
+                tensor.copy_(piece.reshape(tensor.shape))
+
+    def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
+        scatter(x)
+        loss = objective(single)[0]
+        gradients = torch.autograd.grad(loss, tensors)
+        return loss.item(), torch.cat([g.flatten() for g in gradients]).double().cpu().numpy()
+
+    return value_and_gradient, scatter
+
+
+@torch.no_grad()
+def _final_losses(parameters: Parameters, config: ModelConfig, process: Process, training: TrainConfig) -> Tensor:
+    """The population loss where there is one, else the error on one held-out batch that all members share."""
+    if has_population_loss(config, process) is None:
+        return population_objective(config, process)(parameters)
+    device = next(iter(parameters.values())).device
+    generators = [torch.Generator(device).manual_seed(EVALUATION_SEED) for _ in range(training.n_seeds)]
+    return sampled_objective(config, process, batch=EVALUATION_BATCH, generators=generators)(parameters)
+
+
+def _member(parameters: Parameters, index: int, config: ModelConfig, process: Process) -> "HookedARTransformer":
+    from ar_interp.models.transformer import HookedARTransformer
+
+    model = HookedARTransformer(config, process=process)
+    model.load_state_dict({name: tensor[index].detach().cpu() for name, tensor in parameters.items()})
+    return model
+
+
+def _describe(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
