@@ -1,0 +1,88 @@
+"""Mechanistic interpretability of transformers that learn s_{t+1} = W s_t in context.
+
+    process -> sequences -> model (hooks) -> predictions + cache -> probes -> claims against theory
+
+Names are loaded on first use, so that `import ar_interp` is quick and TransformerLens waits for a model.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ar_interp import checkpoints, estimators, figures, probes, processes, recipes, theory
+    from ar_interp.checkpoints import Checkpoint, CheckpointError, available, load
+    from ar_interp.claims import Claim, Claims, verify
+    from ar_interp.models.config import ModelConfig
+    from ar_interp.models.transformer import HookedARTransformer
+    from ar_interp.probes.context import recover_context
+    from ar_interp.probes.heads import head_orthogonality
+    from ar_interp.probes.positional import positional_structure
+    from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, Sequences
+    from ar_interp.training.config import TrainConfig
+    from ar_interp.training.loop import DivergenceError, TrainingRun, train
+
+_MODULES = ("checkpoints", "estimators", "figures", "probes", "processes", "recipes", "theory")
+_NAMES = {
+    "Checkpoint": "checkpoints",
+    "CheckpointError": "checkpoints",
+    "available": "checkpoints",
+    "load": "checkpoints",
+    "Claim": "claims",
+    "Claims": "claims",
+    "verify": "claims",
+    "ModelConfig": "models.config",
+    "HookedARTransformer": "models.transformer",
+    "recover_context": "probes.context",
+    "head_orthogonality": "probes.heads",
+    "positional_structure": "probes.positional",
+    "CommutingOrthogonal": "processes",
+    "CommutingUnitary": "processes",
+    "FirstToken": "processes",
+    "Sequences": "processes",
+    "TrainConfig": "training.config",
+    "DivergenceError": "training.loop",
+    "TrainingRun": "training.loop",
+    "train": "training.loop",
+}
+
+__all__ = [  # noqa: PLE0604
+    "Checkpoint",
+    "CheckpointError",
+    "Claim",
+    "Claims",
+    "CommutingOrthogonal",
+    "CommutingUnitary",
+    "DivergenceError",
+    "FirstToken",
+    "HookedARTransformer",
+    "ModelConfig",
+    "Sequences",
+    "TrainConfig",
+    "TrainingRun",
+    "available",
+    "checkpoints",
+    "estimators",
+    "figures",
+    "head_orthogonality",
+    "load",
+    "positional_structure",
+    "probes",
+    "processes",
+    "recipes",
+    "recover_context",
+    "theory",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"ar_interp.{name}")
+    if name in _NAMES:
+        return getattr(import_module(f"ar_interp.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'ar_interp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Probes: a model and tensors in, a frozen result out."""

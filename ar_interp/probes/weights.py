@@ -1,0 +1,74 @@
+"""What the probes read of a model: any one-layer model whose heads are diagonal conforms, not only ours.
+
+It must have `W_Q`, `W_K`, `W_V` [layer head d_model d_head], `W_O` [layer head d_head d_model] with one layer, and
+the positional weights `P` [query key] in the layout of `HookedARTransformer.from_diagonal`. Probes of activations also
+call it on tokens [batch pos dim] and its `run_with_cache`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ar_interp.processes import Process
+
+WEIGHTS = ("W_Q", "W_K", "W_V", "W_O", "P")
+DIAGONAL_TOLERANCE = 1e-9  # of the largest entry: rounding of float64 products
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagonalWeights:
+    """The model reduced to what the theory speaks of."""
+
+    A: Float[Tensor, "head dim"]  # diagonals of the QK circuits
+    B: Float[Tensor, "head dim"]  # diagonals of the OV circuits
+    P: Float[Tensor, "query key"]
+
+    @property
+    def C(self) -> Float[Tensor, "dim dim"]:
+        """B^T A."""
+        return self.B.T @ self.A
+
+    @property
+    def M(self) -> Float[Tensor, "head head"]:
+        """A B^T."""
+        return self.A @ self.B.T
+
+
+def diagonal_weights(model: Any) -> DiagonalWeights:
+    """A, B and P of a conforming model, from its QK and OV circuits, in float64 on the CPU.
+
+    Raises:
+        ValueError: attributes that are missing (all are listed), more than one layer, circuits that are not diagonal.
+    """
+    missing = [name for name in WEIGHTS if not isinstance(getattr(model, name, None), Tensor)]
+    if missing:
+        raise ValueError(
+            f"model of type {type(model).__name__} cannot be probed for diagonal heads: it lacks the tensor(s) "
+            f"{', '.join(missing)}. Needed are W_Q, W_K, W_V [1 head d_model d_head], W_O [1 head d_head d_model] and "
+            "P [query key]."
+        )
+    W_Q, W_K, W_V, W_O, P = (getattr(model, name).detach().cpu() for name in WEIGHTS)
+    if any(weight.ndim != 4 or len(weight) != 1 for weight in (W_Q, W_K, W_V, W_O)):
+        raise ValueError(f"model must have one layer, W_Q [1 head d_model d_head]; got {list(W_Q.shape)}.")
+    A = _diagonal("QK = W_Q W_K^T", W_Q[0].double() @ W_K[0].double().mT)
+    B = _diagonal("OV = W_V W_O", W_V[0].double() @ W_O[0].double())
+    return DiagonalWeights(A=A, B=B, P=P.double())
+
+
+def process_of(model: Any, process: Process | None) -> Process:
+    """The process given, else the one the model carries."""
+    found = process or getattr(model, "process", None)
+    if found is None:
+        raise ValueError("process is needed to know the family of W; pass process=..., e.g. CommutingOrthogonal(10).")
+    return found
+
+
+def _diagonal(name: str, circuits: Float[Tensor, "head dim dim"]) -> Float[Tensor, "head dim"]:
+    diagonal = circuits.diagonal(0, -2, -1)
+    rest = (circuits - torch.diag_embed(diagonal)).abs().max()
+    if rest > DIAGONAL_TOLERANCE * circuits.abs().max():
+        raise ValueError(f"the heads' {name} must be diagonal for this probe; an off-diagonal entry is {rest:.2g}.")
+    return diagonal.clone()
