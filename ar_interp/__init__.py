@@ -45,7 +45,7 @@ _NAMES = {
     "train": "training.loop",
 }
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "Checkpoint",
     "CheckpointError",
     "Claim",

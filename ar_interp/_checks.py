@@ -1,5 +1,6 @@
 """Checks of what users pass: each names the argument, the rule and what came."""
 
+import math
 from numbers import Integral, Real
 
 import numpy as np
@@ -11,16 +12,17 @@ def check_integer(name: str, value: object, *, low: int, high: int | None = None
     """`value` as an int within [low, high]; a ValueError that names the argument otherwise."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(f"{name} must be an integer, got {value!r}.")
+    value = int(value)
     if value < low:
         raise ValueError(f"{name} must be at least {low}, got {value}.")
     if high is not None and value > high:
         raise ValueError(f"{name} must be at most {high}, got {value}.")
-    return int(value)
+    return value
 
 
 def check_number(name: str, value: object, *, low: float, strict: bool = False) -> float:
     """`value` as a finite float >= low (> low when `strict`)."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
+    if isinstance(value, bool) or not isinstance(value, Real) or not _is_finite(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}.")
     if value < low or (strict and value == low):
         raise ValueError(f"{name} must be {'greater than' if strict else 'at least'} {low}, got {value}.")
@@ -40,7 +42,7 @@ def as_real_array(name: str, value: object, *, shape: tuple[int | str, ...]) -> 
     Strings in `shape` name free sizes: `("head", "dim")` accepts any matrix.
     """
     try:
-        tensor = torch.as_tensor(value)
+        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, order="C"))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be an array of numbers: {error}") from error
     wanted = " ".join(map(str, shape))
@@ -55,3 +57,10 @@ def as_real_array(name: str, value: object, *, shape: tuple[int | str, ...]) -> 
     if not torch.isfinite(tensor).all():
         raise ValueError(f"{name} has NaN or infinite entries.")
     return tensor.detach().to(torch.float64)
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the floats
+        return False

@@ -13,21 +13,20 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ar_interp._checks import check_integer
+from ar_interp._checks import check_integer, check_number
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import PROCESSES, FirstToken, Process
 from ar_interp.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from ar_interp.models.transformer import HookedARTransformer
-    from ar_interp.training.loop import TrainingRun
 
 SCHEMA = 1
 MAX_CONFIG_BYTES = 2**20
@@ -42,6 +41,30 @@ T = TypeVar("T")
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be trusted or read; the message names the file and the fault."""
+
+
+@runtime_checkable
+class Trained(Protocol):
+    """What a training run and a checkpoint have in common: a model and where it came from."""
+
+    @property
+    def model(self) -> "HookedARTransformer": ...
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def process(self) -> Process: ...
+    @property
+    def training(self) -> TrainConfig: ...
+    @property
+    def history(self) -> pd.DataFrame: ...
+    @property
+    def members(self) -> pd.DataFrame: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def device(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +161,7 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
     )
 
 
-def save(run: "TrainingRun", path: str | Path, *, card: str | None = None, overwrite: bool = False) -> Path:
+def save(run: Trained, path: str | Path, *, card: str | None = None, overwrite: bool = False) -> Path:
     """Write a run as a checkpoint folder, whole or not at all.
 
     Args:
@@ -156,7 +179,7 @@ def save(run: "TrainingRun", path: str | Path, *, card: str | None = None, overw
         "model": run.config.to_dict(),
         "process": run.process.to_dict(),
         "training": run.training.to_dict(),
-        "seed": run.best_seed,
+        "seed": run.seed,
         "steps": run.steps,
         "device": run.device,
         "versions": {name: version(name) for name in VERSIONED},
@@ -176,19 +199,22 @@ def save(run: "TrainingRun", path: str | Path, *, card: str | None = None, overw
     return path
 
 
-def describe(run: "TrainingRun | Checkpoint", name: str, summary: str = "") -> str:
+def describe(run: Trained, name: str, summary: str = "") -> str:
     """The model card's first part: what the model is and how it was made."""
     model, process, training = run.config, run.process, run.training
     losses = run.members["loss"]
-    heads = f"{model.n_heads} diagonal linear heads" if model.heads == "diagonal" else "no trained heads (all weights 1)"
+    heads = (
+        f"{model.n_heads} diagonal linear heads" if model.heads == "diagonal" else "no trained heads (all weights 1)"
+    )
     lines = [
         f"# {name}",
         "",
         *([summary, ""] if summary else []),
         "## What it is",
         "",
-        f"- one layer, {heads}, multiplicative positional encoding; d = {model.dim}, n_ctx = {model.n_ctx}, {model.dtype}",
-        f"- process: {process.kind}, mu = {process.mu:g}, first token {process.first_token.law}, noise {process.noise:g}",
+        f"- one layer, {heads}, multiplicative positional encoding; d = {model.dim}, n_ctx = {model.n_ctx}",
+        f"- weights: {model.dtype}; tokens complex, in the eigenbasis",
+        f"- process: {process.kind}, mu = {process.mu:g}",
         "",
         "## How it was made",
         "",
@@ -199,8 +225,8 @@ def describe(run: "TrainingRun | Checkpoint", name: str, summary: str = "") -> s
         + (f", batch {training.batch}" if training.objective == "sampled" else "")
         + ("" if training.stop_below is None else f", stopped below {training.stop_below:g}"),
         f"- initial weights N(0, {model.init_scale:g}^2); {len(losses)} seed(s) from {training.seed}, "
-        f"seed {int(run.members.loc[losses.idxmin(), 'seed'])} kept; trained on {run.device}",
-        f"- final loss per context length {losses.min():.3g}; {int((losses < losses.min() + 0.01).sum())} of "
+        f"seed {run.seed} kept; trained on {run.device}",
+        f"- final loss per context length {losses.min():.3g}; {(losses < losses.min() + 0.01).sum()} of "
         f"{len(losses)} seed(s) end within .01 of it",
         "",
     ]
@@ -241,7 +267,9 @@ def _parse(text: str, where: str) -> dict[str, Any]:
 
     try:
         value = json.loads(text, parse_constant=refuse)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} must be a JSON object, got {type(value).__name__}.")
@@ -268,9 +296,7 @@ def _check_keys(values: object, known: set[str], required: set[str], where: str)
 def _build(cls: type[T], values: Any, where: str) -> T:
     """A dataclass from untrusted JSON: no unknown key, none missing, each value checked by the class."""
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
-    required = {
-        name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING
-    }
+    required = {name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING}
     _check_keys(values, set(known), required, where)
     try:
         return cls(**values)
@@ -279,7 +305,7 @@ def _build(cls: type[T], values: Any, where: str) -> T:
 
 
 def _build_process(values: Any, where: str) -> Process:
-    if not isinstance(values, dict) or values.get("kind") not in PROCESSES:
+    if not isinstance(values, dict) or values.get("kind") not in tuple(PROCESSES):  # a tuple: kind may be unhashable
         raise CheckpointError(f"{where}.kind must be one of {', '.join(PROCESSES)}.")
     rest = {key: value for key, value in values.items() if key != "kind"}
     if "first_token" in rest:
@@ -321,9 +347,11 @@ def _read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         row = _parse(line, f"{where} line {number}")
         columns = MEMBER_COLUMNS if "seed" in row else STEP_COLUMNS
         _check_keys(row, set(columns), set(columns), f"{where} line {number}")
-        for key, value in row.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise CheckpointError(f"{where} line {number}: {key} must be a finite number, got {value!r}.")
+        try:
+            for key, value in row.items():
+                check_number(key, value, low=-math.inf)
+        except ValueError as error:
+            raise CheckpointError(f"{where} line {number}: {error}") from error
         (members if "seed" in row else history).append(row)
     if not members:
         raise CheckpointError(f"{where} holds no final loss (a line with seed and loss).")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Inexact
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 class Estimator(ABC):
@@ -64,4 +65,4 @@ class DiagonalOLS(Estimator):
 
 def _running_sum(products: Tensor) -> Tensor:
     """Sum over the pairs (s_t, s_{t+1}) with t < T, for T = 1..pos; nothing at T = 1."""
-    return torch.cat([torch.zeros_like(products[:, :1]), products.cumsum(1)], dim=1)
+    return pad(products.cumsum(1), (0, 0, 1, 0))

@@ -221,7 +221,7 @@ class CommutingProcess(ABC):
         return Sequences(tokens=tokens.to(kind), W=W.to(kind), phases=phases)
 
     def to_dict(self) -> dict[str, object]:
-        """What `process_from_dict` reads back, ready for JSON."""
+        """The kind and the fields, ready for JSON."""
         return {"kind": self.kind, **asdict(self)}
 
 
@@ -280,9 +280,7 @@ class CommutingOrthogonal(CommutingProcess):
         return drawn if self.first_token.law == "ones" else drawn @ self._to_rotation(drawn.device).conj()
 
     def draw_noise(self, batch: int, length: int, generator: torch.Generator) -> Complex[Tensor, "batch pos dim"]:
-        real = torch.randn(
-            batch, length, self.dim, generator=generator, device=generator.device, dtype=torch.float64
-        )
+        real = torch.randn(batch, length, self.dim, generator=generator, device=generator.device, dtype=torch.float64)
         return real.to(torch.complex128) @ self._to_rotation(real.device).conj()
 
     def eigenvectors(self, basis: str | Tensor, device: torch.device) -> Complex[Tensor, "dim dim"]:

@@ -23,7 +23,7 @@ class Recipe:
 def _unitary(n_heads: int) -> Recipe:
     kind = "fewer heads than coordinates: C becomes a projector of rank 5" if n_heads < 10 else "C becomes c I"
     return Recipe(
-        summary=f"Diagonal heads on commuting unitary W, {n_heads} heads for d = 10 ({kind}), by plain gradient descent.",
+        summary=f"Diagonal heads on commuting unitary W, {n_heads} heads for d = 10 ({kind}), by gradient descent.",
         config=ModelConfig.diagonal(dim=10, n_heads=n_heads, n_ctx=20),
         process=CommutingUnitary(10),
         training=TrainConfig(optimizer="gd", lr=1e-2, steps=8000),
@@ -64,7 +64,7 @@ RECIPES: dict[str, Recipe] = {
         8,
         "Conjugate pairs with 8 heads for d = 10: rank 8 leaves only kappa = 1, of rank 5. A valley at infinity "
         "draws some seeds and the minimum is degenerate, so L-BFGS and the best of 32 seeds.",
-        TrainConfig(optimizer="lbfgs", steps=20000, n_seeds=32),
+        TrainConfig(optimizer="lbfgs", steps=1000, n_seeds=32),
     ),
     "diagonal-orthogonal-h10": _orthogonal(
         10,

@@ -1,4 +1,4 @@
-"""What a claim is: a statement, its predicted and measured value, a tolerance set beforehand, a control that must fail."""
+"""What a claim is: predicted and measured value, a tolerance set beforehand, a control that must fail."""
 
 import json
 from collections.abc import Iterator
@@ -59,7 +59,8 @@ class Claim:
         """The fields and the verdict, ready for JSON."""
         fields = asdict(self)
         fields["control"] = {**fields["control"], "passes": self._passes(self.control.measured)}
-        return _finite({**fields, "verdict": self.verdict})
+        fields["verdict"] = self.verdict
+        return {key: _finite(value) for key, value in fields.items()}
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ class ModelConfig:
         check_choice("dtype", self.dtype, tuple(DTYPES))
         if self.n_parameters > MAX_PARAMETERS:
             raise ValueError(
-                f"n_heads, dim and n_ctx ask for {self.n_parameters:,} parameters; at most {MAX_PARAMETERS:,} are allowed."
+                f"n_heads, dim and n_ctx ask for {self.n_parameters:,} parameters; "
+                f"at most {MAX_PARAMETERS:,} are allowed."
             )
 
     @classmethod
@@ -65,7 +66,8 @@ class ModelConfig:
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every trained tensor."""
-        heads = {name: (self.n_heads, self.dim) for name in (HEAD_A, HEAD_B)} if self.heads == "diagonal" else {}
+        size = (self.n_heads, self.dim)
+        heads = {HEAD_A: size, HEAD_B: size} if self.heads == "diagonal" else {}
         return {**heads, POSITIONAL_P: (self.n_ctx, self.n_ctx)}
 
     @property

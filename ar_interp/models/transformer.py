@@ -25,8 +25,8 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attn = DiagonalAttention(config)
         self.hook_resid_pre = HookPoint()  # [batch pos d_model]
+        self.attn = DiagonalAttention(config)
         self.hook_attn_out = HookPoint()  # [batch pos d_model]
         self.hook_resid_post = HookPoint()  # [batch pos d_model]
 
@@ -86,9 +86,7 @@ class HookedARTransformer(HookedRootModule):
         self.to(device)
 
     @classmethod
-    def from_diagonal(
-        cls, A: object, B: object, P: object, *, process: Process | None = None
-    ) -> "HookedARTransformer":
+    def from_diagonal(cls, A: object, B: object, P: object, *, process: Process | None = None) -> "HookedARTransformer":
         """A model with these weights, published or made by hand.
 
         Args:
@@ -194,7 +192,7 @@ class HookedARTransformer(HookedRootModule):
         """Every hook, in the order of the forward pass."""
         return list(self.hook_dict)
 
-    def run_with_cache(
+    def run_with_cache(  # type: ignore[override] - TransformerLens returns a plain dict
         self, *model_args: Any, names_filter: NamesFilter = None, **kwargs: Any
     ) -> tuple[Inexact[Tensor, "batch pos dim"], ActivationCache]:
         """The predictions and an ActivationCache of what `names_filter` selects (all if left out).

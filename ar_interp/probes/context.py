@@ -10,8 +10,6 @@ from jaxtyping import Complex, Float
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ar_interp._checks import check_integer
@@ -21,7 +19,7 @@ from ar_interp.processes import Sequences
 PATTERN = "blocks.0.attn.hook_pattern"
 SCORES = "blocks.0.attn.hook_attn_scores"
 ESTIMATORS: dict[str, Estimator] = {"OLS": OLS(), "diagonal OLS": DiagonalOLS(), "zero": Zero()}
-PENALTIES = np.logspace(-8, 4, 13)  # of standardised features
+PENALTIES = np.logspace(-6, 2, 5)  # per sequence, of features scaled together: what is 1e-3 of the rest is not read
 TEST_SHARE = 0.3
 N_BOOTSTRAP = 200
 UNTRAINED_SEED = 2**20  # far from the seeds that training uses
@@ -127,8 +125,9 @@ def read_phases(
     """Ridge regression from an activation to cos and sin of the phases of W, with both controls.
 
     One row per sequence, so the split is by sequence; the penalty is chosen by leave-one-out on the training part.
-    Real and imaginary parts of the activation are separate features. For conjugate pairs the first phase of each pair
-    is the target: a real-valued activation can hold cos(theta) and not the sign of theta.
+    Real and imaginary parts of the activation are separate features, all divided by one number: scaled one by one,
+    rounding errors would count as much as the signal, and could be read. For conjugate pairs the first phase of each
+    pair is the target: a real-valued activation can hold cos(theta) and not the sign of theta.
 
     Args:
         hook: `blocks.0.attn.hook_attn_scores`, say; [batch head query key] or [batch pos ...].
@@ -142,15 +141,18 @@ def read_phases(
     length = sequences.tokens.shape[1] - 1
     position = check_integer("position", length if position is None else position, low=2, high=length)
     untrained = model.untrained(UNTRAINED_SEED) if untrained is None else untrained
-    features, control_features = (_features(m, sequences.tokens[:, :length], hook, position) for m in (model, untrained))
+    features, control_features = (
+        _features(m, sequences.tokens[:, :length], hook, position) for m in (model, untrained)
+    )
     phases = sequences.phases.cpu().numpy()
     phases = phases[:, ::2] if np.array_equal(phases[:, ::2], -phases[:, 1::2]) else phases
-    train, test = train_test_split(np.arange(len(phases)), test_size=TEST_SHARE, random_state=seed)
+    train, test = map(np.asarray, train_test_split(np.arange(len(phases)), test_size=TEST_SHARE, random_state=seed))
     shuffled = np.random.default_rng(seed).permutation(train)
 
     def held_out(X: np.ndarray, Y: np.ndarray, sources: np.ndarray) -> np.ndarray:
-        probe = make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(X[train], Y[sources])
-        return probe.predict(X[test])
+        scale = np.sqrt(np.mean(X[train] ** 2))
+        probe = RidgeCV(PENALTIES * len(train)).fit(X[train] / scale, Y[sources])
+        return probe.predict(X[test] / scale)
 
     readouts = []
     for target, function in (("cos", np.cos), ("sin", np.sin)):

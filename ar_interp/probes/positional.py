@@ -137,7 +137,9 @@ def _pair_structure(C: Float[Tensor, "dim dim"]) -> tuple[float, float, float]:
     diagonal, partners = C.diagonal(), C[j, j ^ 1]
     kappa = partners.sum() / diagonal.sum()
     covered = _covered(C)
-    spread = (partners[covered] / diagonal[covered] - kappa).abs().max()
+    spread = (
+        (partners[covered] / diagonal[covered] - kappa).abs().max() if covered.any() else kappa.new_tensor(torch.inf)
+    )
     inside = diagonal.square().sum() + partners.square().sum()
     outside = (1 - inside / C.square().sum()).clamp(min=0)
     return kappa.item(), spread.item(), outside.item()

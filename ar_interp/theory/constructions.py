@@ -29,9 +29,7 @@ def positional_weights(*, n_ctx: int, previous: float, last: float) -> Float[Ten
     return P
 
 
-def projector_family(
-    projector: Float[Tensor, "dim dim"], *, n_ctx: int, scale: float = 1.0
-) -> KappaFamily:
+def projector_family(projector: Float[Tensor, "dim dim"], *, n_ctx: int, scale: float = 1.0) -> KappaFamily:
     """Global minimum of the unitary loss: C = scale Pi, p_T = 1 / scale, other p_t = 0.
 
     Args:
@@ -65,16 +63,24 @@ def kappa_family(*, dim: int, kappa: float, n_ctx: int, scale: float = 1.0, n_pa
     return KappaFamily(C, positional_weights(n_ctx=n_ctx, previous=kappa_to_ratio(kappa) / scale, last=1 / scale))
 
 
-def valley_at_infinity(*, dim: int, epsilon: float, n_ctx: int) -> KappaFamily:
-    """A point of the second, unattained valley for conjugate pairs: loss epsilon^2 (dim - 1) / dim for every T.
+def valley_at_infinity(*, dim: int, epsilon: float, n_ctx: int, n_pairs: int | None = None) -> KappaFamily:
+    """A point of the second, unattained valley for conjugate pairs: kappa -> -1, p_{T-1} / p_T -> infinity.
 
-    C = blockdiag([[1, -1], [-1, 1]]) + (epsilon / dim) 11^T, rank dim / 2 + 1; p_{T-1} / p_T = (1 - e/dim) / e.
+    On the first n_pairs pairs, D = 2 n_pairs coordinates, C = blockdiag([[1, -1], [-1, 1]]) + (epsilon / D) 11^T of
+    rank n_pairs + 1, and p_{T-1} / p_T = (1 - epsilon / D) / epsilon; elsewhere C = 0. The loss of every T is
+    dim - D + epsilon^2 (D - 1) / D.
+
+    Args:
+        n_pairs: pairs covered; all if left out.
     """
     check_even(dim)
     check_number("epsilon", epsilon, low=0.0, strict=True)
+    n_pairs = check_integer("n_pairs", dim // 2 if n_pairs is None else n_pairs, low=1, high=dim // 2)
+    D = 2 * n_pairs
     block = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
-    C = torch.block_diag(*[block] * (dim // 2)) + epsilon / dim
-    ratio = (1 - epsilon / dim) / epsilon
+    C = torch.zeros(dim, dim, dtype=torch.float64)
+    C[:D, :D] = torch.block_diag(*[block] * n_pairs) + epsilon / D
+    ratio = (1 - epsilon / D) / epsilon
     return KappaFamily(C, positional_weights(n_ctx=n_ctx, previous=ratio, last=1.0))
 
 
@@ -87,12 +93,14 @@ def factor_heads(
         n_heads: at least the rank of C.
         seed: of a random O with orthonormal columns (the rotation that the loss leaves free); O = I if left out.
     Raises:
-        ValueError: n_heads below the rank of C.
+        ValueError: C is not square, n_heads below its rank.
     """
     C = as_real_array("C", C, shape=("dim", "dim"))
+    if C.shape[0] != C.shape[1]:
+        raise ValueError(f"C must be square, got {list(C.shape)}.")
     check_integer("n_heads", n_heads, low=1)
     U, S, Vh = torch.linalg.svd(C)
-    rank = int((S > 1e-12 * S[0]).sum())
+    rank = int((S / S[0] > 1e-12).sum()) if S[0] > 0 else 0
     if n_heads < rank:
         raise ValueError(f"n_heads must be at least the rank of C, {rank}, got {n_heads}.")
     mix = torch.eye(n_heads, rank, dtype=torch.float64)

@@ -7,9 +7,9 @@ All of them take leading ensemble axes and are differentiable.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import brentq
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_number
@@ -60,8 +60,6 @@ def _loss(C: Tensor, weights: _Weights, *, conjugate_pairs: bool) -> Tensor:
     )
     if not conjugate_pairs:
         return loss
-    if dim % 2:
-        raise ValueError(f"C must have even size for conjugate pairs, got {dim}.")
     partners = _partners(C)
     return (
         loss
@@ -77,7 +75,10 @@ def _over(statistic: Tensor, rows: Tensor) -> Tensor:
 
 def _partners(C: Tensor) -> Tensor:
     """C_jj' with j' = j xor 1, the coordinate of the conjugate eigenvalue: [... dim]."""
-    j = torch.arange(C.shape[-1], device=C.device)
+    dim = C.shape[-1]
+    if dim % 2:
+        raise ValueError(f"C must have even size for conjugate pairs, got {dim}.")
+    j = torch.arange(dim, device=C.device)
     return C[..., j, j ^ 1]
 
 
@@ -124,7 +125,8 @@ def orthogonal_loss_as_squares(
     """
     u, v, others, squares = _Weights.of_row(p)
     diagonal, partners, rows = C.diagonal(0, -2, -1), _partners(C), C.sum(-1)
-    elsewhere = C.square().sum((-1, -2)) - diagonal.square().sum(-1) - partners.square().sum(-1)
+    blocks = torch.block_diag(*[C.new_ones(2, 2)] * (C.shape[-1] // 2))
+    elsewhere = (C * (1 - blocks)).square().sum((-1, -2))
     return (
         (v[..., None] * diagonal - 1).square().sum(-1)
         + p[..., :-2].square().sum(-1) * diagonal.square().sum(-1)
@@ -201,7 +203,8 @@ def gradient_descent_scale(*, dim: int, n_heads: int, max_length: int, init_scal
     n = max_length - 1
     n_positional = sum(range(2, max_length + 1))
     conserved = init_scale**2 * (n_heads * dim - n_positional)
-    return float(brentq(lambda c: c * mass - weight * n / c**2 - conserved, 1e-6, 1e6))
+    roots = np.roots([mass, -conserved, 0.0, -weight * n])  # one positive root, by Descartes' rule of signs
+    return float(roots[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)].real[0])
 
 
 def check_even(dim: int) -> None:

@@ -39,9 +39,7 @@ def positional_loss(p: Float[Tensor, "*ensemble pos"], *, mu: float) -> Float[Te
     return ((error @ K) * error).sum(-1)
 
 
-def positional_population_loss(
-    P: Float[Tensor, "*ensemble query key"], *, mu: float
-) -> Float[Tensor, "*ensemble"]:
+def positional_population_loss(P: Float[Tensor, "*ensemble query key"], *, mu: float) -> Float[Tensor, "*ensemble"]:
     """The sum over T = 2..n_ctx of `positional_loss`; row r of P holds p for T = r + 2.
 
     K is Toeplitz, so the kernel of a shorter context is a leading block, and padding with zeros changes nothing.

@@ -47,11 +47,13 @@ class TrainConfig:
         if self.stop_below is not None:
             check_number("stop_below", self.stop_below, low=0.0, strict=True)
         if self.objective == "sampled" and self.optimizer == "lbfgs":
-            raise ValueError("optimizer 'lbfgs' needs the exact gradients of objective 'population'; use 'gd' or 'adam'.")
+            raise ValueError(
+                "optimizer 'lbfgs' needs the exact gradients of objective 'population'; use 'gd' or 'adam'."
+            )
         if self.device != "auto":
             try:
                 torch.device(self.device)
-            except RuntimeError as error:
+            except (RuntimeError, TypeError) as error:
                 raise ValueError(f"device must be 'auto' or a torch device, got {self.device!r}.") from error
 
     def resolve_device(self) -> torch.device:

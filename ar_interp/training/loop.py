@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ar_interp.checkpoints import save
 from ar_interp.models.config import ModelConfig, initial_parameters
 from ar_interp.processes import Process
 from ar_interp.training.config import TrainConfig
@@ -55,13 +56,12 @@ class TrainingRun:
     device: str
 
     @property
-    def best_seed(self) -> int:
+    def seed(self) -> int:
+        """Of the member that became the model."""
         return int(self.members.loc[self.members["loss"].idxmin(), "seed"])
 
     def save(self, path: str | Path) -> Path:
         """Write the checkpoint folder `path`; see `checkpoints.save`."""
-        from ar_interp.checkpoints import save
-
         return save(self, path)
 
 
@@ -73,7 +73,7 @@ class DivergenceError(RuntimeError):
         self.run = run
 
 
-class _Diverged(Exception):
+class _Divergence(Exception):  # noqa: N818 - caught here, never shown
     def __init__(self, members: list[int], step: int) -> None:
         self.members, self.step = members, step
 
@@ -112,7 +112,7 @@ def train(
     try:
         steps = descend(objective, parameters, training, log)
         diverged = None
-    except _Diverged as stop:
+    except _Divergence as stop:
         parameters, steps, diverged = log.last_good, log.last_good_step, stop
     log.close()
 
@@ -130,8 +130,8 @@ def train(
     )
     if diverged is not None:
         raise DivergenceError(
-            f"training diverged by step {diverged.step} (seeds {[seeds[k] for k in diverged.members][:8]}): the loss is "
-            f"not finite. Try a smaller lr than {training.lr}. error.run holds the state at step {steps}.",
+            f"training diverged by step {diverged.step} (seeds {[seeds[k] for k in diverged.members][:8]}): the loss "
+            f"is not finite. Try a smaller lr than {training.lr}. error.run holds the state at step {steps}.",
             run,
         )
     return run
@@ -156,7 +156,7 @@ class _Log:
         losses = losses.detach() / self.n_lengths
         bad = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
         if bad:
-            raise _Diverged(bad, step)
+            raise _Divergence(bad, step)
         self.last_good = {name: tensor.detach().clone() for name, tensor in parameters.items()}
         self.last_good_step = step
         low, middle, high = torch.quantile(losses, torch.tensor([0, 0.5, 1], dtype=losses.dtype).to(losses)).tolist()
@@ -205,7 +205,7 @@ def _minimise(objective: Objective, parameters: Parameters, training: TrainConfi
             options={"maxiter": training.steps, "maxfun": 2 * training.steps, "ftol": 0.0, "gtol": 1e-13, "maxcor": 30},
         )  # fmt: skip
         if not np.isfinite(result.fun):
-            raise _Diverged([member], result.nit)
+            raise _Divergence([member], result.nit)
         scatter(result.x)
         for name, tensor in single.items():
             parameters[name][member] = tensor.detach()[0]

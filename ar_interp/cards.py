@@ -1,0 +1,39 @@
+"""Model cards: what a checkpoint is, how it was made, and what was verified of it."""
+
+import pandas as pd
+
+from ar_interp.checkpoints import Trained, describe
+from ar_interp.claims import Claims
+
+
+def model_card(run: Trained, name: str, claims: Claims, summary: str = "") -> str:
+    """The text of a checkpoint's README.md."""
+    counts = claims.to_frame()["verdict"].value_counts() if len(claims) else pd.Series(dtype=int)
+    tally = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in ("holds", "fails", "void"))
+    return (
+        describe(run, name, summary)
+        + f"\n## What was verified\n\n`ar-interp verify {name}`: {tally}. "
+        + "A void claim is one whose control passes too.\n\n"
+        + claims_table(claims)
+    )
+
+
+def claims_table(claims: Claims) -> str:
+    """The claims as a Markdown table."""
+    lines = [
+        "| statement | predicted | measured | n | tolerance | control | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for claim in claims:
+        measured = f"{claim.measured:.6g}" + (f" ± {claim.uncertainty:.2g}" if claim.uncertainty else "")
+        cells = [
+            claim.statement,
+            f"{claim.predicted:.6g}",
+            measured,
+            str(claim.n),
+            f"{claim.tolerance:g}",
+            f"{claim.control.description}: {claim.control.measured:.4g}",
+            claim.verdict,
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"

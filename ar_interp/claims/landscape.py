@@ -1,0 +1,144 @@
+"""Claims about where gradient descent ends: the scale it picks, the traps, and the share of seeds that escape."""
+
+import numpy as np
+from scipy.stats import binomtest
+
+from ar_interp.checkpoints import Trained
+from ar_interp.claims.controls import untrained
+from ar_interp.claims.core import Claim, claim
+from ar_interp.probes.heads import head_orthogonality
+from ar_interp.probes.positional import positional_structure
+from ar_interp.theory import gradient_descent_scale, orthogonal_minimum, trapped_levels
+
+FLOW = "conservation of |A|^2 - |P|^2 under gradient flow"
+BALANCE = "conservation of A A^T - B B^T under gradient flow from small weights"
+TRAPS = "local minima of the orthogonal loss, by numerical optimisation of their structure"
+REFERENCE = (5, 10, 20)  # n_heads, dim, n_ctx of an earlier run of 256 seeds
+REFERENCE_SHARE = 16 / 256
+ON_LEVEL = 1e-3  # seeds still on their way at the end of training are a few 1e-4 above
+ESCAPED = 0.01  # above the global minimum; the next level is .45 higher
+
+
+def landscape_claims(run: Trained) -> list[Claim]:
+    """What theory says of the run's descent."""
+    config, training, process = run.config, run.training, run.process
+    descent = training.optimizer == "gd" and config.heads == "diagonal"
+    claims = []
+    if descent and (not process.conjugate_pairs or 2 * config.n_heads == config.dim):
+        claims.append(_scale_claim(run))
+        claims += _balance_claims(run)
+    if descent and process.conjugate_pairs and 2 * config.n_heads <= config.dim and len(run.members) > 1:
+        claims.append(_level_claim(run))
+        if (config.n_heads, config.dim, config.n_ctx) == REFERENCE:
+            claims += _escape_claims(run)
+    return claims
+
+
+def _scale_claim(run: Trained) -> Claim:
+    config, process = run.config, run.process
+    family = "orthogonal" if process.conjugate_pairs else "unitary"
+    predicted = gradient_descent_scale(
+        dim=config.dim, n_heads=config.n_heads, max_length=config.n_ctx, init_scale=config.init_scale, family=family
+    )
+    control = positional_structure(untrained(run.model, process), process=process)
+    return claim(
+        "The scale |c| that descent picks, from what gradient flow conserves",
+        source=FLOW,
+        tolerance="init scale",
+        predicted=predicted,
+        measured=abs(positional_structure(run.model, process=process).scale),
+        control=("untrained", abs(control.scale)),
+    )
+
+
+def _balance_claims(run: Trained) -> list[Claim]:
+    """What balance, A A^T ~ B B^T, adds to the minimum; other gauges of the same minimum do not have it."""
+    heads = head_orthogonality(run.model)
+    control = head_orthogonality(untrained(run.model, run.process))
+    n_heads, dim = heads.A.shape
+    if n_heads > dim:
+        return [
+            claim(
+                "More heads than coordinates form a tight frame: E_M = sqrt(1 - d / H)",
+                source=BALANCE,
+                tolerance="balanced frame",
+                predicted=(1 - dim / n_heads) ** 0.5,
+                measured=heads.e_m,
+                control=("untrained", control.e_m),
+            )
+        ]
+    return [
+        claim(
+            "Keys become orthogonal among themselves: rms cos(a_h, a_h')",
+            source=BALANCE,
+            tolerance="balanced cosine",
+            predicted=0,
+            measured=heads.cosine_aa,
+            control=("untrained", control.cosine_aa),
+        )
+    ]
+
+
+def _level_claim(run: Trained) -> Claim:
+    config = run.config
+    losses = run.members["loss"].to_numpy()
+    n = len(losses)
+    size = {"dim": config.dim, "n_heads": config.n_heads}
+    settled = _share_on(losses, trapped_levels(**size, max_length=config.n_ctx))
+    low, high = _wilson(round(settled * n), n)
+    return claim(
+        f"Seeds end on a predicted level, one for each number of '-' blocks: share within {ON_LEVEL} (the other "
+        f"{round((1 - settled) * n)} of {n} follow a valley to infinity)",
+        source=TRAPS,
+        tolerance="levels",
+        predicted=1,
+        measured=settled,
+        uncertainty=(high - low) / 2,
+        n=n,
+        control=(
+            "levels of contexts half as long",
+            _share_on(losses, trapped_levels(**size, max_length=config.n_ctx // 2)),
+        ),
+    )
+
+
+def _escape_claims(run: Trained) -> list[Claim]:
+    """The share of seeds that escape every trap, at the size that an earlier run was made for."""
+    losses = run.members["loss"].to_numpy()
+    n = len(losses)
+    minimum = orthogonal_minimum(dim=run.config.dim, n_heads=run.config.n_heads)
+    escaped = int((losses < minimum + ESCAPED).sum())
+    low, high = _wilson(escaped, n)
+    independent = 0.5**run.config.n_heads
+    return [
+        claim(
+            f"Share of seeds that escape every trap, {escaped} of {n}; an earlier run had 16 of 256",
+            source=TRAPS,
+            tolerance="share",
+            predicted=REFERENCE_SHARE,
+            measured=escaped / n,
+            uncertainty=(high - low) / 2,
+            n=n,
+            control=("every seed escapes", 1.0),
+        ),
+        claim(
+            f"Heads are not trapped independently: 2^-H = {independent:.3g} lies below the 95 % interval of that "
+            f"share, [{low:.3g}, {high:.3g}]; by how much it does not",
+            source=TRAPS,
+            tolerance="independence",
+            predicted=0,
+            measured=max(0.0, independent - low),
+            n=n,
+            control=("as many seeds with independent heads", independent - _wilson(round(n * independent), n)[0]),
+        ),
+    ]
+
+
+def _share_on(losses: np.ndarray, levels: np.ndarray) -> float:
+    return float((np.abs(losses[:, None] - levels).min(axis=1) < ON_LEVEL).mean())
+
+
+def _wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share."""
+    interval = binomtest(successes, n).proportion_ci(method="wilson")
+    return interval.low, interval.high

@@ -1,0 +1,122 @@
+"""`ar-interp list | train | verify`."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional, arg
+
+from ar_interp import checkpoints
+from ar_interp.recipes import RECIPES
+
+Names = Positional[tuple[str, ...]]
+
+
+def list_checkpoints() -> int:
+    """The shipped checkpoints and the recipes, one line each."""
+    shipped = checkpoints.available()
+    for name in sorted({*shipped, *RECIPES}):
+        state = "shipped" if name in shipped else "recipe "
+        print(f"{state}  {name:30}  {RECIPES[name].summary if name in RECIPES else ''}".rstrip())
+    return 0
+
+
+def train(
+    names: Names,
+    /,
+    output: Annotated[Path | None, arg(aliases=["-o"])] = None,
+    seed: int | None = None,
+    n_seeds: int | None = None,
+    steps: int | None = None,
+    lr: float | None = None,
+    batch: int | None = None,
+    device: str | None = None,
+    quiet: bool = False,
+) -> int:
+    """Train recipes by name (`all` for every one), verify each, and write its checkpoint folder with a model card.
+
+    Args:
+        names: recipes.
+        output: folder for the checkpoints; where the shipped ones lie if left out.
+        seed: override the recipe's first seed.
+        n_seeds: override its number of seeds.
+        steps: override its number of updates.
+        lr: override its step size.
+        batch: override its batch of sequences.
+        device: auto, cpu or cuda.
+        quiet: no progress bar.
+    """
+    import torch
+
+    from ar_interp.cards import model_card
+    from ar_interp.claims import verify
+    from ar_interp.training.loop import DivergenceError
+    from ar_interp.training.loop import train as train_run
+
+    torch.set_num_threads(1)  # the tensors are small: a second thread gains little and loses all to a busy neighbour
+    names = tuple(RECIPES) if names == ("all",) else names
+    unknown = [name for name in names if name not in RECIPES]
+    if unknown or not names:
+        raise ValueError(f"no recipe {', '.join(unknown) or '(none given)'}. Recipes: {', '.join(RECIPES)}, or all.")
+    given = {"seed": seed, "n_seeds": n_seeds, "steps": steps, "lr": lr, "batch": batch, "device": device}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    folder = output or checkpoints.trained_folder()
+    for name in names:
+        recipe = RECIPES[name]
+        try:
+            run = train_run(recipe.config, recipe.process, replace(recipe.training, **overrides), progress=not quiet)
+        except DivergenceError as error:
+            path = checkpoints.save(error.run, folder / f"{name}-diverged", overwrite=True)
+            print(f"{name}: {error} Saved as {path}.", file=sys.stderr)
+            return 1
+        claims = verify(run)
+        card = model_card(run, name, claims, recipe.summary)
+        path = checkpoints.save(run, folder / name, card=card, overwrite=True)
+        verdict = "every claim holds or is void" if claims.passed else "some claims FAIL"
+        print(f"{name}: loss {run.members['loss'].min():.6g}, {run.steps} steps on {run.device}; {verdict}; {path}")
+    return 0
+
+
+def verify(names: Names, /, json_file: Annotated[Path | None, arg(name="json")] = None) -> int:
+    """Measure the claims about checkpoints; exit code 1 when one fails.
+
+    Args:
+        names: shipped names or folders; every shipped one if left out.
+        json_file: also write the claims as JSON, a list, or one list per name where there are several.
+    """
+    from ar_interp.claims import verify as measure
+
+    measured = {}
+    for name in names or checkpoints.available():
+        claims = measure(checkpoints.load(name))
+        measured[name] = claims
+        print(f"\n{name}")
+        for claim in claims:
+            predicted = f"predicted {claim.predicted:.6g}"
+            spread = f" ± {claim.uncertainty:.2g}" if claim.uncertainty else ""
+            print(f"  {claim.verdict:5}  {claim.statement}")
+            print(
+                f"         {predicted}, measured {claim.measured:.6g}{spread} (n = {claim.n}, tolerance "
+                f"{claim.tolerance:g}); control, {claim.control.description}: {claim.control.measured:.4g}"
+            )
+    verdicts = [claim.verdict for claims in measured.values() for claim in claims]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("holds", "fails", "void"))
+    print(f"\n{len(verdicts)} claims about {len(measured)} checkpoint(s): {counts}")
+    if json_file is not None:
+        lists = {name: [claim.to_dict() for claim in claims] for name, claims in measured.items()}
+        content = lists if len(lists) != 1 else next(iter(lists.values()))
+        json_file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return 0 if all(claims.passed for claims in measured.values()) else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command `ar-interp`; errors a user can act on are one line."""
+    commands = {"list": list_checkpoints, "train": train, "verify": verify}
+    try:
+        return tyro.extras.subcommand_cli_from_dict(commands, prog="ar-interp", args=argv)
+    except (ValueError, FileExistsError) as error:
+        print(f"ar-interp: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,36 @@
+"""One figure per result: a frozen result in, a `plotly` figure out. Nothing is measured here.
+
+Titles say what theory expects (see `Expected`), subtitles what was measured: where the two differ, one sees it.
+"""
+
+from ar_interp.figures.context import context_error, context_matrices, phases_on_circle, prediction
+from ar_interp.figures.expected import Expected
+from ar_interp.figures.heads import head_matrices, head_spectrum, head_statistics
+from ar_interp.figures.positional import (
+    filter_profile,
+    filter_response,
+    positional_matrix,
+    positional_ratio,
+    positional_rows,
+    residual_by_angle,
+)
+from ar_interp.figures.training import member_levels, training_history
+
+__all__ = [
+    "Expected",
+    "context_error",
+    "context_matrices",
+    "filter_profile",
+    "filter_response",
+    "head_matrices",
+    "head_spectrum",
+    "head_statistics",
+    "member_levels",
+    "phases_on_circle",
+    "positional_matrix",
+    "positional_ratio",
+    "positional_rows",
+    "prediction",
+    "residual_by_angle",
+    "training_history",
+]

@@ -1,0 +1,190 @@
+"""Figures of `RecoveredContext`: the estimate of W, its error, and the prediction made with it."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Inexact
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from ar_interp.figures.expected import Expected
+from ar_interp.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ROUNDING,
+    VERMILLION,
+    heatmap,
+    matrices,
+    number,
+    rounding,
+    styled,
+    unit_circle,
+)
+from ar_interp.probes.context import RecoveredContext
+from ar_interp.processes import Sequences
+
+LINES = {
+    "model": (BLUE, "solid", "circle"),
+    "OLS": (VERMILLION, "dash", "diamond"),
+    "diagonal OLS": (GREEN, "dot", "x"),
+    "zero": (GREY, "dashdot", "line-ew-open"),
+}
+OPEN = {"symbol": "circle-open", "size": 14, "color": BLACK, "line": {"width": 1.5}}
+DOT = {"symbol": "circle", "size": 7, "color": BLUE}
+CROSS = {"symbol": "x-thin-open", "size": 10, "color": VERMILLION, "line": {"width": 2}}
+
+
+def context_error(recovered: RecoveredContext, expected: Expected) -> go.Figure:
+    """|Ŵ_T - W|_F^2 / d against T: the model beside what a statistician would do with the same context."""
+    errors = recovered.errors
+    figure = go.Figure()
+    for name, (colour, dash, symbol) in LINES.items():
+        rows = errors[errors["estimator"] == name]
+        figure.add_scatter(
+            x=rows["T"],
+            y=rows["context_error"],
+            error_y={"array": rows["context_error_se"], "thickness": 1, "width": 2},
+            mode="lines+markers",
+            name=name,
+            line={"color": colour, "dash": dash},
+            marker={"symbol": symbol, "size": 7},
+            hovertemplate="T = %{x}<br>%{y:.3g}<extra>" + name + "</extra>",
+        )
+    rounding(figure, ROUNDING**2, "rounding, (2.2e−16)²")
+    figure.update_xaxes(title_text="context length T")
+    figure.update_yaxes(title_text="|Ŵ − W|² / d", type="log", exponentformat="power", range=[-36, 1])
+    last = errors[(errors["estimator"] == "model") & (errors["T"] == errors["T"].max())].iloc[0]
+    return styled(
+        figure,
+        title=expected.context,
+        measured=f"the model at T = {last['T']}: {number(last['context_error'])}. Means over {last['n']} sequences "
+        "± one standard error; an error of exactly 0 is not drawn",
+    )
+
+
+def context_matrices(recovered: RecoveredContext, expected: Expected, *, sequence: int, position: int) -> go.Figure:
+    """W and Ŵ_T of one sequence in the eigenbasis, real and imaginary parts on one colour scale.
+
+    Args:
+        sequence: which of the batch, from 0.
+        position: T, from 1.
+    """
+    W, estimate = recovered.W[sequence], recovered.estimate[sequence, position - 1]
+    parts = {"Re W": W.real, "Re Ŵ": estimate.real, "Im W": W.imag, "Im Ŵ": estimate.imag}
+    panels = {name: heatmap(part, rows="row", columns="column") for name, part in parts.items()}
+    axes: dict[str, tuple[str, str]] = dict.fromkeys(panels, ("row j", "column i"))
+    return styled(
+        matrices(panels, axes, columns=4),
+        title=expected.estimate,
+        measured=f"sequence {sequence} at T = {position}: largest |Ŵ − W| of an entry "
+        f"{number((estimate - W).abs().max().item())}",
+        height=250,
+        wide=True,
+        legend=False,
+    )
+
+
+def phases_on_circle(recovered: RecoveredContext, expected: Expected, *, sequence: int, position: int) -> go.Figure:
+    """The eigenvalues of W, the diagonal of Ŵ_T and that of the in-context map Γ_T in the complex plane.
+
+    Args:
+        sequence: which of the batch, from 0.
+        position: T, from 1.
+    """
+    points = {
+        "λ of W": (recovered.W[sequence].diagonal(), OPEN),
+        "Ŵ": (recovered.estimate[sequence, position - 1].diagonal(), DOT),
+        "Γ, the heads at the newest key": (
+            recovered.in_context_map[sequence, position - 1].diagonal(),
+            CROSS,
+        ),
+    }
+    figure = go.Figure()
+    for name, (values, marker) in points.items():
+        figure.add_trace(_in_plane(values, name, marker))
+    largest = max(values.abs().nan_to_num().max().item() for values, _ in points.values())
+    unit_circle(figure, limit=1.15 * max(1.0, largest), real="real part", imaginary="imaginary part")
+    eigenvalues, estimate = (values for values, _ in list(points.values())[:2])
+    return styled(
+        figure,
+        title=expected.circle,
+        measured=f"sequence {sequence} at T = {position}: largest |Ŵ<sub>jj</sub> − λ<sub>j</sub>| = "
+        f"{number((estimate - eigenvalues).abs().max().item())}",
+    )
+
+
+def prediction(
+    sequences: Sequences,
+    predictions: Inexact[Tensor, "batch pos dim"],
+    expected: Expected,
+    *,
+    sequence: int,
+    position: int,
+) -> go.Figure:
+    """One sequence and its prediction: the first coordinate over time, and all coordinates of s_{T+1}.
+
+    Args:
+        sequences: one token longer than the contexts.
+        predictions: the model's, on all tokens but the last.
+        sequence: which of the batch, from 0.
+        position: T, from 1.
+    """
+    tokens, predicted = sequences.tokens[sequence], predictions[sequence]
+    figure = make_subplots(
+        rows=1,
+        cols=2,
+        column_widths=[0.62, 0.38],
+        horizontal_spacing=0.1,
+        subplot_titles=["first coordinate over time", f"all coordinates of s<sub>{position + 1}</sub>"],
+    )
+    length, place = len(tokens), dict[str, Any](row=1, col=1)
+    figure.add_trace(
+        go.Scatter(
+            x=list(range(1, length + 1)), y=tokens[:, 0].real.tolist(), mode="lines+markers",
+            name="sequence s", legendgroup="truth", line={"color": GREY, "width": 1}, marker=OPEN,
+            hovertemplate="t = %{x}<br>%{y:.4g}<extra>sequence</extra>",
+        ),
+        **place,
+    )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=list(range(3, length + 1)), y=predicted[1:, 0].real.tolist(), mode="markers",
+            name="prediction", legendgroup="prediction", marker=DOT,
+            hovertemplate="t = %{x}<br>%{y:.4g}<extra>predicted</extra>",
+        ),
+        **place,
+    )  # fmt: skip
+    figure.add_vline(x=position + 1, line={"color": VERMILLION, "dash": "dash", "width": 1.5}, **place)
+    figure.update_xaxes(title_text="position t", **place)
+    figure.update_yaxes(title_text="real part of s<sub>t,1</sub>", **place)
+
+    target, guess = tokens[position], predicted[position - 1]
+    figure.add_trace(_in_plane(target, "sequence s", OPEN).update(legendgroup="truth", showlegend=False), row=1, col=2)
+    figure.add_trace(
+        _in_plane(guess, "prediction", DOT).update(legendgroup="prediction", showlegend=False), row=1, col=2
+    )
+    largest = max(1.0, torch.stack([target, guess]).abs().nan_to_num().max().item())
+    unit_circle(figure, limit=1.15 * largest, real="real part", imaginary="imaginary part", row=1, col=2)
+    return styled(
+        figure,
+        title=expected.prediction,
+        measured=f"sequence {sequence} at T = {position} (dashed: the token predicted there): largest error "
+        f"of a coordinate {number((guess - target).abs().max().item())}",
+        wide=True,
+    )
+
+
+def _in_plane(values: Tensor, name: str, marker: dict) -> go.Scatter:
+    """Complex numbers as points, numbered from one."""
+    return go.Scatter(
+        x=values.real.tolist(),
+        y=values.imag.tolist(),
+        customdata=list(range(1, len(values) + 1)),
+        mode="markers",
+        marker=marker,
+        name=name,
+        hovertemplate="coordinate %{customdata}<br>%{x:.4g} + %{y:.4g} i<extra>" + name + "</extra>",
+    )

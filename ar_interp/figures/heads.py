@@ -1,0 +1,101 @@
+"""Figures of `HeadOrthogonality`."""
+
+import plotly.graph_objects as go
+
+from ar_interp.figures.expected import Expected
+from ar_interp.figures.style import BLUE, GREY, VERMILLION, heatmap, matrices, number, styled, threshold
+from ar_interp.probes.heads import HeadOrthogonality
+
+STATISTICS = {
+    "e_m": "|M/m − I|",
+    "e_p": "|M² − mM|/m²",
+    "e_c": "|C² − mC|/m²",
+    "cosine_ab": "cos(a<sub>h</sub>, b<sub>h'</sub>)",
+    "cosine_aa": "cos(a<sub>h</sub>, a<sub>h'</sub>)",
+    "balancedness": "|AAᵀ − BBᵀ|/|AAᵀ|",
+}
+COSINES = ("cosine_ab", "cosine_aa")
+
+
+def head_matrices(heads: HeadOrthogonality, expected: Expected) -> go.Figure:
+    """A, B, C = B^T A and M = A B^T on one colour scale."""
+    panels = {
+        "A (keys)": heatmap(heads.A, rows="head", columns="coordinate"),
+        "B (values)": heatmap(heads.B, rows="head", columns="coordinate"),
+        "C = BᵀA": heatmap(heads.C, rows="coordinate", columns="coordinate"),
+        "M = ABᵀ": heatmap(heads.M, rows="head", columns="head"),
+    }
+    head_by_coordinate = ("head h", "coordinate i")
+    axes = dict(
+        zip(
+            panels,
+            [head_by_coordinate, head_by_coordinate, ("coordinate j", "coordinate i"), ("head h", "head h'")],
+            strict=True,
+        )
+    )
+    return styled(
+        matrices(panels, axes, columns=4),
+        title=expected.heads,
+        measured=f"|C² − mC|/m² = {number(heads.e_c)}, m = tr M / rank = {number(heads.scale)}, rank {heads.rank}",
+        height=280,
+        wide=True,
+        legend=False,
+    )
+
+
+def head_spectrum(heads: HeadOrthogonality, expected: Expected) -> go.Figure:
+    """Singular values of C, descending."""
+    values = heads.singular_values.tolist()
+    figure = go.Figure(
+        go.Bar(
+            x=list(range(1, len(values) + 1)),
+            y=values,
+            marker={"color": BLUE},
+            name="measured",
+            hovertemplate="number %{x}<br>%{y:.4g}<extra></extra>",
+        )
+    )
+    threshold(figure, abs(heads.scale), "|m| = |tr M| / rank")
+    figure.update_xaxes(title_text="number of the singular value", dtick=1 if len(values) <= 20 else None)
+    figure.update_yaxes(title_text="singular value of C", range=[0, 1.15 * max([*values, abs(heads.scale)])])
+    return styled(
+        figure,
+        title=expected.spectrum,
+        measured=f"rank {heads.rank}, largest {number(max(values))}, smallest {number(min(values))}",
+        legend=False,
+    )
+
+
+def head_statistics(heads: HeadOrthogonality, untrained: HeadOrthogonality, expected: Expected) -> go.Figure:
+    """Each statistic beside that of the same architecture with fresh weights, on a logarithmic axis."""
+    names = list(STATISTICS)
+    labels = list(STATISTICS.values())
+    figure = go.Figure()
+    for name, result, colour, symbol in (
+        ("this model", heads, BLUE, "circle"),
+        ("untrained", untrained, VERMILLION, "diamond-open"),
+    ):
+        figure.add_scatter(
+            x=[getattr(result, statistic) for statistic in names],
+            y=labels,
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2, "color": colour}},
+            name=name,
+            hovertemplate="%{x:.3g}<extra>" + name + "</extra>",
+        )
+    figure.add_scatter(
+        x=[heads.untrained_cosine] * len(COSINES),
+        y=[STATISTICS[name] for name in COSINES],
+        mode="markers",
+        marker={"color": GREY, "symbol": "line-ns-open", "size": 18, "line": {"width": 2}},
+        name="1/√d, Gaussian heads",
+        hovertemplate="1/√d = %{x:.3g}<extra></extra>",
+    )
+    figure.update_xaxes(title_text="value (log scale)", type="log", exponentformat="power")
+    figure.update_yaxes(title_text="statistic", autorange="reversed", automargin=True, title_standoff=0)
+    return styled(
+        figure,
+        title=expected.statistics,
+        measured="cosines are rms over h ≠ h'; within a head cos(a<sub>h</sub>, b<sub>h</sub>) is "
+        f"{number(heads.alignment)} here, {number(untrained.alignment)} untrained",
+    )

@@ -1,0 +1,186 @@
+"""Figures of `PositionalStructure`, and of the spectral filter of unfinished descent."""
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+
+from ar_interp.figures.expected import Expected
+from ar_interp.figures.style import (
+    BLUE,
+    GREEN,
+    ROUNDING,
+    VERMILLION,
+    heatmap,
+    number,
+    rounding,
+    signed_scale,
+    styled,
+    threshold,
+)
+from ar_interp.probes.positional import PositionalStructure
+from ar_interp.theory import SpectralFilter, kappa_to_ratio
+
+N_ROWS = 3  # of P, drawn as lines
+
+
+def positional_matrix(structure: PositionalStructure, expected: Expected) -> go.Figure:
+    """P with a row per context length; keys that lie in the future are left blank."""
+    used = torch.ones_like(structure.P).tril(1) > 0
+    figure = go.Figure(heatmap(structure.P.where(used, torch.nan), rows="T", columns="key", first_row=2))
+    figure.update_xaxes(title_text="key position t", showgrid=False, zeroline=False, constrain="domain")
+    figure.update_yaxes(
+        title_text="context length T",
+        autorange="reversed",
+        scaleanchor="x",
+        constrain="domain",
+        showgrid=False,
+        zeroline=False,
+    )
+    signed_scale(figure, "weight")
+    return styled(
+        figure,
+        title=expected.positional,
+        measured=f"share {number(structure.off_mass)} of |P|² lies on other keys than T−1 and T",
+        legend=False,
+    )
+
+
+def positional_rows(structure: PositionalStructure, expected: Expected) -> go.Figure:
+    """The last rows of P against t - T, so that p_T is at 0 and p_{T-1} at -1 in each."""
+    n_rows, n_ctx = structure.P.shape
+    figure = go.Figure()
+    styles = ((BLUE, "circle", "solid"), (VERMILLION, "x", "dash"), (GREEN, "diamond-open", "dot"))
+    for i, (colour, symbol, dash) in zip(range(min(N_ROWS, n_rows)), styles, strict=False):
+        T = n_ctx - i
+        figure.add_scatter(
+            x=list(range(1 - T, 1)),
+            y=structure.P[T - 2, :T].tolist(),
+            mode="lines+markers",
+            name=f"T = {T}",
+            line={"color": colour, "dash": dash, "width": 1.5},
+            marker={"symbol": symbol, "size": 9},
+            hovertemplate=f"T = {T}, t − T = %{{x}}<br>%{{y:.4g}}<extra></extra>",
+        )
+    for lag, name, anchor in ((0, "p<sub>T</sub>", "left"), (-1, "p<sub>T−1</sub>", "right")):
+        figure.add_annotation(
+            x=lag,
+            y=structure.P[-1, lag - 1].item(),
+            text=name,
+            showarrow=False,
+            xanchor=anchor,
+            xshift=10 if anchor == "left" else -10,
+            font={"size": 15},
+        )
+    figure.update_xaxes(title_text="key relative to the newest, t − T", range=[0.5 - n_ctx, 1.6])
+    figure.update_yaxes(title_text="positional weight p<sub>t</sub>")
+    return styled(
+        figure,
+        title=expected.positional,
+        measured=f"p<sub>T−1</sub>/p<sub>T</sub> = {number(structure.ratio)} ± {number(structure.ratio_spread)} "
+        f"over T; c p<sub>T</sub> is 1 to within {number(structure.scale_error)}",
+    )
+
+
+def positional_ratio(structure: PositionalStructure, expected: Expected) -> go.Figure:
+    """p_{T-1} / p_T for each T, beside what theory makes of the heads' kappa."""
+    predicted = kappa_to_ratio(structure.kappa) if expected.process.conjugate_pairs else 0.0
+    ratios = structure.ratio_by_length.tolist()
+    figure = go.Figure()
+    figure.add_scatter(
+        x=list(range(2, len(ratios) + 2)),
+        y=ratios,
+        mode="markers",
+        marker={"color": BLUE, "size": 9},
+        name="measured",
+        hovertemplate="T = %{x}<br>%{y:.6g}<extra></extra>",
+    )
+    threshold(figure, predicted, f"theory: {number(predicted)}")
+    low, high = min([*ratios, predicted, -0.8]), max([*ratios, predicted, 0.3])
+    figure.update_xaxes(title_text="context length T")
+    figure.update_yaxes(title_text="p<sub>T−1</sub> / p<sub>T</sub>", range=[low - 0.1, high + 0.1])
+    kappa = f"κ from the heads {number(structure.kappa)} ± {number(structure.kappa_spread)}, "
+    return styled(
+        figure,
+        title=expected.ratio,
+        measured=f"{kappa if expected.process.conjugate_pairs else ''}κ from P "
+        f"{number(structure.kappa_from_P)}, largest deviation over T {number(structure.ratio_spread)}",
+        legend=False,
+    )
+
+
+def residual_by_angle(structure: PositionalStructure, expected: Expected) -> go.Figure:
+    """|prediction - lambda^T| at the longest context, over the angle of lambda."""
+    figure = go.Figure(
+        go.Scatter(
+            x=structure.angles.tolist(),
+            y=structure.residual_by_angle.tolist(),
+            mode="lines",
+            line={"color": BLUE},
+            name="residual",
+            hovertemplate="θ = %{x:.3f}<br>%{y:.3g}<extra></extra>",
+        )
+    )
+    rounding(figure, ROUNDING, "double precision, 2.2e−16")
+    figure.update_xaxes(title_text="angle θ of the eigenvalue (radians)")
+    figure.update_yaxes(
+        title_text="sup<sub>j</sub> |prediction − λ<sup>T</sup>|",
+        type="log",
+        exponentformat="power",
+        range=[-18, max(1.0, float(np.ceil(np.log10(structure.residual_by_angle.max().item() + 1e-300))))],
+    )
+    return styled(
+        figure,
+        title=expected.residual,
+        measured=f"at most {number(structure.residual)} over all angles and T",
+        legend=False,
+    )
+
+
+def filter_profile(structure: PositionalStructure, filter: SpectralFilter) -> go.Figure:
+    """p of the longest context beside what the exact filter of descent from zero reaches in as many steps."""
+    T = len(structure.profile)
+    positions = list(range(1, T + 1))
+    figure = go.Figure()
+    figure.add_scatter(
+        x=positions, y=filter.p.tolist(), mode="lines", name="filter (theory)",
+        line={"color": VERMILLION, "width": 3}, hovertemplate="t = %{x}<br>%{y:.6g}<extra>theory</extra>",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=positions, y=structure.profile.tolist(), mode="markers", name="trained",
+        marker={"color": BLUE, "size": 8}, hovertemplate="t = %{x}<br>%{y:.6g}<extra>trained</extra>",
+    )  # fmt: skip
+    figure.update_xaxes(title_text="key position t")
+    figure.update_yaxes(title_text=f"positional weight p<sub>t</sub> at T = {T}")
+    gap = (structure.profile - filter.p).abs().max().item()
+    return styled(
+        figure,
+        title="The trained p should lie on the spectral filter of unfinished descent, not on the optimum e<sub>T</sub>",
+        measured=f"largest distance {number(gap)}; the filter has learned {filter.rank:.2f} modes in effect",
+    )
+
+
+def filter_response(structure: PositionalStructure, filter: SpectralFilter) -> go.Figure:
+    """How far each mode of the kernel has been learned.
+
+    Raises:
+        ValueError: a structure without a filter response (more than one coordinate).
+    """
+    if structure.filter_response is None:
+        raise ValueError("structure has no filter_response: it is measured for positional-only models (dim = 1) only.")
+    modes = list(range(1, len(filter.response) + 1))
+    figure = go.Figure()
+    figure.add_scatter(
+        x=modes, y=filter.response.tolist(), mode="lines", name="1 − (1 − step K)<sup>steps</sup> (theory)",
+        line={"color": VERMILLION, "width": 3}, hovertemplate="mode %{x}<br>%{y:.6g}<extra>theory</extra>",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=modes, y=structure.filter_response.tolist(), mode="markers", name="trained",
+        marker={"color": BLUE, "size": 8}, hovertemplate="mode %{x}<br>%{y:.6g}<extra>trained</extra>",
+    )  # fmt: skip
+    figure.update_xaxes(title_text="mode of the kernel, largest eigenvalue first")
+    figure.update_yaxes(title_text="part learned (0 none, 1 all)", range=[-0.08, 1.08])
+    return styled(
+        figure,
+        title="Strong modes should be learned and weak ones not: a low-pass filter with a sharp edge",
+        measured=f"modes learned in effect: {structure.filter_response.sum():.3g}, by theory {filter.rank:.3g}",
+    )

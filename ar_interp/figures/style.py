@@ -1,0 +1,163 @@
+"""The one look of all figures: colours that the colour-blind can tell apart, wrapped titles, square matrices."""
+
+import math
+import textwrap
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+BLACK, BLUE, VERMILLION, GREEN, SKY, ORANGE, PURPLE, GREY = (
+    "#000000", "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#8A8A8A",
+)  # fmt: skip
+SIGNED = "RdBu"  # red below zero, blue above, white at it
+GRID = "#E4E4E4"
+FONT = '"Source Sans", "Source Sans Pro", "Open Sans", Arial, sans-serif'
+TITLE_WIDTH = 52  # characters a line where a figure takes half of a page
+TITLE_SIZE, SMALL_SIZE = 16, 13
+SUB, END_SUB = "\ue000", "\ue001"  # private characters
+ROUNDING = float(np.finfo(np.float64).eps)
+
+
+def styled(
+    figure: go.Figure,
+    *,
+    title: str,
+    measured: str,
+    height: int = 340,
+    wide: bool = False,
+    legend: bool = True,
+) -> go.Figure:
+    """The figure with its title, what was measured below it, and the common look.
+
+    Args:
+        height: of what lies below the titles, pixels. Figures of the same height align side by side.
+        wide: for the width of a page rather than half of it.
+        legend: leave room for one below.
+    """
+    width, lines = (2 * TITLE_WIDTH, 1) if wide else (TITLE_WIDTH, 2)
+    top = (56 if wide else 40) + lines * (TITLE_SIZE + SMALL_SIZE + 10)
+    bottom = 84 if legend else 56
+    figure.update_layout(
+        template="plotly_white",
+        height=top + height,
+        font={"family": FONT, "size": SMALL_SIZE, "color": "#222222"},
+        title={
+            "text": _wrap(title, width),
+            "subtitle": {
+                "text": _wrap(measured, int(1.25 * width)),
+                "font": {"size": SMALL_SIZE, "color": "#555555"},
+            },
+            "font": {"size": TITLE_SIZE, "weight": 600},
+            "x": 0,
+            "xanchor": "left",
+            "y": 1 - 16 / (top + height),
+            "yanchor": "top",
+        },
+        margin={"l": 68, "r": 16, "t": top, "b": bottom},
+        showlegend=legend,
+        legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -56 / (height - bottom), "yanchor": "top"},
+        hoverlabel={"font": {"family": FONT}},
+    )
+    figure.update_xaxes(gridcolor=GRID, zeroline=False, title_standoff=8)
+    figure.update_yaxes(gridcolor=GRID, zerolinecolor="#AAAAAA", zerolinewidth=1, title_standoff=8)
+    return figure
+
+
+def _wrap(text: str, width: int) -> str:
+    """Lines of at most `width` characters; a subscript's tags take one each instead of their letters."""
+    lines = textwrap.wrap(text.replace("<sub>", SUB).replace("</sub>", END_SUB), width)
+    return "<br>".join(lines).replace(SUB, "<sub>").replace(END_SUB, "</sub>")
+
+
+def threshold(figure: go.Figure, y: float, text: str) -> go.Figure:
+    """A horizontal line with its name above its right end."""
+    figure.add_hline(y=y, line={"color": VERMILLION, "dash": "dash", "width": 1.5})
+    return figure.add_annotation(
+        x=1, xref="paper", xanchor="right", y=y, yanchor="bottom", text=text, showarrow=False,
+        font={"color": VERMILLION},
+    )  # fmt: skip
+
+
+def rounding(figure: go.Figure, y: float, text: str) -> go.Figure:
+    """On a logarithmic axis, the line below which all is rounding, with its name under its right end."""
+    figure.add_hline(y=y, line={"color": BLACK, "dash": "dot", "width": 1})
+    exponent = math.log10(y)  # plotly places annotations on a log axis by the exponent
+    return figure.add_annotation(
+        x=1, xref="paper", xanchor="right", y=exponent, yanchor="top", text=text, showarrow=False
+    )
+
+
+def heatmap(values: Tensor, *, rows: str, columns: str, first_row: int = 1) -> go.Heatmap:
+    """A signed matrix on the shared colour axis, indices counted from one; nan is left blank."""
+    n_rows, n_columns = values.shape
+    return go.Heatmap(
+        z=values.tolist(),
+        x=list(range(1, n_columns + 1)),
+        y=list(range(first_row, first_row + n_rows)),
+        coloraxis="coloraxis",
+        hovertemplate=f"{rows} %{{y}}<br>{columns} %{{x}}<br>%{{z:.4g}}<extra></extra>",
+    )
+
+
+def matrices(panels: dict[str, go.Heatmap], axes: dict[str, tuple[str, str]], *, columns: int) -> go.Figure:
+    """Heatmaps side by side on one colour scale that is centred at zero.
+
+    Args:
+        panels: title -> heatmap.
+        axes: title -> names of its rows and columns.
+    """
+    n_rows = -(-len(panels) // columns)
+    figure = make_subplots(
+        rows=n_rows,
+        cols=columns,
+        subplot_titles=list(panels),
+        horizontal_spacing=0.26 / columns,
+        vertical_spacing=0.3 / n_rows,
+    )
+    for i, (name, trace) in enumerate(panels.items()):
+        place: dict[str, Any] = {"row": i // columns + 1, "col": i % columns + 1}
+        anchor = "x" if i == 0 else f"x{i + 1}"
+        figure.add_trace(trace, **place)
+        figure.update_xaxes(title_text=axes[name][1], constrain="domain", showgrid=False, zeroline=False, **place)
+        figure.update_yaxes(
+            title_text=axes[name][0],
+            autorange="reversed",
+            scaleanchor=anchor,
+            constrain="domain",
+            constraintoward="top",
+            showgrid=False,
+            zeroline=False,
+            **place,
+        )
+    return signed_scale(figure)
+
+
+def signed_scale(figure: go.Figure, name: str = "entry") -> go.Figure:
+    """The colour axis of `heatmap`."""
+    return figure.update_layout(
+        coloraxis={"colorscale": SIGNED, "cmid": 0, "colorbar": {"title": {"text": name}, "thickness": 12}}
+    )
+
+
+def unit_circle(figure: go.Figure, *, limit: float, real: str, imaginary: str, **place: Any) -> go.Figure:
+    """The unit circle, and axes of the complex plane on which it is round."""
+    angle = np.linspace(0, 2 * np.pi, 181)
+    figure.add_trace(
+        go.Scatter(
+            x=np.cos(angle).tolist(), y=np.sin(angle).tolist(), mode="lines", name="unit circle",
+            line={"color": "#BBBBBB", "width": 1}, hoverinfo="skip", showlegend=False,
+        ),
+        **place,
+    )  # fmt: skip
+    anchor = "x" if place.get("col", 1) == 1 else f"x{place['col']}"
+    figure.update_xaxes(title_text=real, range=[-limit, limit], constrain="domain", **place)
+    figure.update_yaxes(title_text=imaginary, range=[-limit, limit], scaleanchor=anchor, constrain="domain", **place)
+    return figure
+
+
+def number(value: float) -> str:
+    """Three digits, short."""
+    return f"{value:.3g}"

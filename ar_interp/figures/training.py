@@ -1,0 +1,89 @@
+"""How the model was trained, and where the other members of its ensemble ended."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from jaxtyping import Float
+
+from ar_interp.figures.expected import Expected
+from ar_interp.figures.style import BLACK, BLUE, VERMILLION, number, styled
+
+MEMBERS_NAMED = 40  # more seeds than this are counted in bins
+
+
+def training_history(history: pd.DataFrame, expected: Expected) -> go.Figure:
+    """Loss above the theory's minimum against the step, over the members of the ensemble.
+
+    Args:
+        history: rows of step, loss_min, loss_median, loss_max, per context length.
+    """
+    columns = {"loss_min": "best seed", "loss_median": "median seed", "loss_max": "worst seed"}
+    one_seed = bool((history["loss_min"] == history["loss_max"]).all())
+    figure = go.Figure()
+    for (column, name), colour, dash in zip(
+        columns.items(), (BLUE, VERMILLION, BLACK), ("solid", "dash", "dot"), strict=True
+    ):
+        if one_seed and column != "loss_min":
+            continue
+        figure.add_scatter(
+            x=history["step"],
+            y=history[column] - expected.minimum,
+            name="the seed" if one_seed else name,
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 1.5},
+            marker={"size": 4},
+            hovertemplate="step %{x}<br>%{y:.3g}<extra></extra>",
+        )
+    figure.update_xaxes(title_text="training step (log scale, from the first logged one)", type="log")
+    figure.update_yaxes(title_text="loss − minimum (per T)", type="log", exponentformat="power")
+    first, last = history["loss_min"].iloc[0], history["loss_min"].iloc[-1]
+    return styled(
+        figure,
+        title="The loss should fall to the minimum of the theory and stop there",
+        wide=True,
+        measured=f"loss per T of the model kept: {number(first)} at the start, {number(last)} at the end, "
+        f"{number(expected.minimum)} at the minimum (what is at or below it is rounding, and not drawn)",
+        legend=not one_seed,
+    )
+
+
+def member_levels(members: pd.DataFrame, levels: Float[np.ndarray, "n_minus"] | None = None) -> go.Figure:
+    """Histogram of the final losses of an ensemble, the levels of the known local minima as lines.
+
+    Args:
+        members: a row per seed with its final loss per context length.
+        levels: `theory.trapped_levels`, where the setting has them.
+    """
+    losses = members["loss"].to_numpy()
+    figure = go.Figure(
+        go.Histogram(
+            x=losses,
+            nbinsx=120 if len(members) > MEMBERS_NAMED else 40,
+            marker={"color": BLUE},
+            name="seeds",
+            hovertemplate="loss %{x}<br>%{y} seeds<extra></extra>",
+        )
+    )
+    for minus, level in enumerate([] if levels is None else levels.tolist()):
+        figure.add_vline(
+            x=level,
+            line={"color": VERMILLION, "dash": "dash", "width": 1.5},
+            annotation={"text": f"m={minus}", "font": {"color": VERMILLION}, "yanchor": "bottom", "y": 1},
+            annotation_position="top",
+        )
+    figure.update_xaxes(title_text="final loss per T")
+    figure.update_yaxes(title_text="number of seeds", rangemode="tozero")
+    best = float(losses.min())
+    reached = int((losses < best + 0.01).sum())
+    title = (
+        "Seeds should end at the levels of the trapped models, by their number m of blocks with κ = −1"
+        if levels is not None
+        else "The leftmost bar holds the seeds that reach the lowest loss; the others were trapped or drawn away"
+    )
+    return styled(
+        figure,
+        title=title,
+        wide=True,
+        legend=False,
+        measured=f"{reached} of {len(members)} seeds end within .01 of the best loss, {number(best)}",
+    )

@@ -1,0 +1,212 @@
+"""Claims: verdicts that a person gets by hand, in every gauge; sabotage must fail; controls that pass make void."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_heads import D, Foreign, orthogonal_model, unitary_model
+
+import ar_interp as ari
+from ar_interp.claims.core import Claim, Claims, Control
+from ar_interp.claims.tolerances import TOLERANCES
+from ar_interp.models.transformer import HookedARTransformer
+
+
+def verdicts(claims: Claims, *words: str) -> list[str]:
+    """Of the claims whose statement holds all the words."""
+    return [claim.verdict for claim in claims if all(word in claim.statement for word in words)]
+
+
+def made(**changes) -> Claim:
+    values = {
+        "statement": "a",
+        "source": "b",
+        "predicted": 1.0,
+        "measured": 1.05,
+        "uncertainty": 0.0,
+        "n": 1,
+        "tolerance": 0.1,
+        "reason": "r",
+        "control": Control(description="c", measured=2.0),
+    }
+    return Claim(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "holds"),
+        ({"measured": 1.2}, "fails"),
+        ({"measured": 1.2, "uncertainty": 0.11}, "holds"),
+        ({"measured": float("nan")}, "fails"),
+        ({"control": Control(description="c", measured=0.95)}, "void"),
+        ({"measured": 1.2, "control": Control(description="c", measured=0.95)}, "fails"),
+        ({"control": Control(description="c", measured=float("nan"))}, "holds"),
+    ],
+)
+def test_the_verdict(changes, verdict):
+    assert made(**changes).verdict == verdict
+
+
+def test_json_and_frame(tmp_path):
+    claims = Claims("x", (made(), made(measured=float("inf"))))
+    rows = json.loads(claims.to_json(tmp_path / "claims.json"))
+    assert json.loads((tmp_path / "claims.json").read_text()) == rows
+    wanted = {"statement", "source", "predicted", "measured", "uncertainty", "n", "tolerance", "control", "verdict"}
+    assert wanted <= set(rows[0])
+    assert rows[0]["control"] == {"description": "c", "measured": 2.0, "passes": False}
+    assert rows[1]["measured"] == "inf"
+    assert claims.to_frame()["verdict"].tolist() == ["holds", "fails"]
+    assert not claims.passed
+    assert Claims("x", claims.claims[:1]).passed
+
+
+def test_every_tolerance_has_a_reason():
+    assert all(value >= 0 and len(reason) > 5 for value, reason in TOLERANCES.values())
+
+
+HEALTHY = {
+    "unitary, fewer heads": lambda: unitary_model(4),
+    "unitary, as many heads": lambda: unitary_model(D),
+    "unitary, more heads": lambda: unitary_model(D + 3),
+    "kappa 0": lambda: orthogonal_model(D, kappa=0.0),
+    "kappa .4": lambda: orthogonal_model(D, kappa=0.4),
+    "kappa 1, half as many heads": lambda: orthogonal_model(D // 2, kappa=1.0),
+    "kappa 1, one head more": lambda: orthogonal_model(D // 2 + 1, kappa=1.0),
+    "kappa 1, pairs uncovered": lambda: orthogonal_model(2, kappa=1.0),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_no_claim_fails_about_weights_at_a_closed_form(name):
+    claims = ari.verify(HEALTHY[name]())
+    assert [claim.statement for claim in claims if claim.verdict == "fails"] == []
+    assert len(verdicts(claims, "minimum")) == 1
+    assert "holds" in verdicts(claims, "c p_T = 1")
+
+
+def test_verdicts_of_kappa_one_by_hand():
+    claims = ari.verify(orthogonal_model(D // 2, kappa=1.0))
+    assert verdicts(claims, "only kappa = 1") == ["holds"]
+    assert verdicts(claims, "p_{T-1} / p_T = -1/2") == ["holds"]
+    assert verdicts(claims, "trigonometric identity") == ["holds"]
+    assert verdicts(claims, "Heads are orthogonal") == ["holds"]
+    assert verdicts(claims, "of rank 3, one dimension for each pair") == ["void"]  # any 3 heads have rank 3
+    assert verdicts(claims, "cos(theta) can be read") == ["void"]
+    assert verdicts(claims, "sin(theta) cannot be read") == ["holds"]
+
+
+def test_kappa_zero_makes_the_relation_void():
+    """p_{T-1} = 0 whatever its sign: the control passes too."""
+    assert verdicts(ari.verify(orthogonal_model(D, kappa=0.0)), "encoding knows kappa") == ["void"]
+
+
+def test_readability_is_void_with_as_many_heads_as_coordinates():
+    assert verdicts(ari.verify(unitary_model(D)), "can be read") == ["void", "void"]
+
+
+@given(seed=st.integers(0, 10**6), name=st.sampled_from(list(HEALTHY)))
+@settings(max_examples=8, deadline=None)
+def test_the_gauge_changes_no_verdict(seed, name):
+    model = HEALTHY[name]()
+    generator = torch.Generator().manual_seed(seed)
+    random = torch.randn(len(model.A), len(model.A), generator=generator, dtype=torch.float64)
+    U, S, Vh = torch.linalg.svd(random)
+    G = U @ torch.diag(S.clamp(0.5, 2)) @ Vh
+    c = -0.7  # (C, P) -> (c C, P / c) is the other freedom
+    turned = HookedARTransformer.from_diagonal(
+        c * G @ model.A.detach(),
+        torch.linalg.inv(G).T @ model.B.detach(),
+        model.P.detach() / c,
+        process=model.process,
+    )
+    before = [(claim.statement, claim.verdict) for claim in ari.verify(model)]
+    assert [(claim.statement, claim.verdict) for claim in ari.verify(turned)] == before
+
+
+SABOTAGE = {
+    "heads permuted": (lambda A, B, P: (A.roll(1, 0), B, P), "Heads are orthogonal"),
+    "P shifted": (lambda A, B, P: (A, B, P.roll(-1, 1)), "c p_T = 1"),
+    "wrong sign of p_{T-1}": (lambda A, B, P: (A, B, P - 2 * P.diagonal().diag()), "encoding knows kappa"),
+    "one head's sign": (lambda A, B, P: (A * A.new_tensor([[-1.0], [1], [1]]), B, P), "only kappa = 1"),
+    "no previous key": (lambda A, B, P: (A, B, P - P.diagonal().diag()), "trigonometric identity"),
+    "untrained": (lambda A, B, P: tuple(torch.randn_like(x) for x in (A, B, P)), "block-diagonal"),
+}
+
+
+@pytest.mark.parametrize("name", SABOTAGE)
+def test_sabotage_fails(name):
+    sabotage, words = SABOTAGE[name]
+    torch.manual_seed(0)
+    model = orthogonal_model(D // 2, kappa=1.0)
+    weights = sabotage(model.A.detach(), model.B.detach(), model.P.detach())
+    claims = ari.verify(HookedARTransformer.from_diagonal(*weights, process=model.process))
+    assert verdicts(claims, "minimum over") == ["fails"]
+    if name != "one head's sign":  # turning one head swaps its pair's block for its negative: kappa stays 1
+        assert "fails" in verdicts(claims, words)
+    assert not claims.passed
+
+
+def test_a_trapped_model_fails_at_kappa_and_at_the_minimum():
+    from ar_interp.theory import factor_heads, positional_weights
+
+    plus, minus = torch.ones(2, 2), torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    C = torch.block_diag(plus, plus, minus).double()
+    A, B = factor_heads(C, n_heads=3)
+    P = positional_weights(n_ctx=8, previous=-0.5, last=1.0)
+    claims = ari.verify(HookedARTransformer.from_diagonal(A, B, P, process=ari.CommutingOrthogonal(6)))
+    assert verdicts(claims, "minimum over") == ["fails"]
+    assert verdicts(claims, "with the same k") == ["fails"]
+
+
+@pytest.fixture(scope="module")
+def ensemble():
+    """A small run with traps: three heads on three pairs."""
+    return ari.train(
+        ari.ModelConfig.diagonal(dim=6, n_heads=3, n_ctx=8),
+        ari.CommutingOrthogonal(6),
+        ari.TrainConfig(lr=3e-3, steps=6000, n_seeds=24),
+        progress=False,
+    )
+
+
+def test_claims_about_descent_come_with_a_run(ensemble):
+    claims = ari.verify(ensemble)
+    assert verdicts(claims, "predicted level") == ["holds"]
+    assert verdicts(claims, "scale |c|") != []
+    assert [claim.statement for claim in claims if claim.verdict == "fails"] == []
+    assert verdicts(ari.verify(ensemble.model), "predicted level") == []
+
+
+def test_levels_that_are_not_there_fail(ensemble):
+    moved = ensemble.members.assign(loss=ensemble.members["loss"] + 0.05)
+    assert verdicts(ari.verify(replace(ensemble, members=moved)), "predicted level") == ["fails"]
+
+
+def test_positional_only_runs_follow_the_filter():
+    run = ari.train(
+        ari.ModelConfig.positional_only(n_ctx=10),
+        ari.CommutingUnitary(1, mu=60.0),
+        ari.TrainConfig(lr=0.5 / 9, steps=3000, stop_below=1e-3),
+        progress=False,
+    )
+    claims = ari.verify(run)
+    assert [claim.verdict for claim in claims] == ["holds"] * 5
+    late = replace(run, steps=run.steps + 50)
+    assert "fails" in verdicts(ari.verify(late), "filtered e_T")
+
+
+@pytest.mark.parametrize(
+    ("subject", "process", "message"),
+    [
+        (lambda: Foreign(unitary_model(4)), None, "process is needed"),
+        (lambda: unitary_model(4), ari.CommutingUnitary(D, noise=0.1), "must be noiseless with first token 'ones'"),
+        (lambda: unitary_model(4), ari.CommutingUnitary(D, mu=3.0), "process.mu must be 1 for trained heads"),
+    ],
+)
+def test_refusals(subject, process, message):
+    with pytest.raises(ValueError, match=message):
+        ari.verify(subject(), process=process)

@@ -1,0 +1,91 @@
+"""The command line: what it prints, what it writes, how it exits."""
+
+import json
+import re
+
+import pytest
+
+import ar_interp as ari
+from ar_interp import cli
+from ar_interp.recipes import RECIPES
+
+
+def test_list_names_every_recipe(capsys):
+    assert cli.main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in RECIPES)
+
+
+def test_every_recipe_is_shipped():
+    assert set(RECIPES) <= set(ari.available())
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_shipped_checkpoints_are_what_their_recipe_says(name):
+    checkpoint, recipe = ari.load(name), RECIPES[name]
+    assert (checkpoint.config, checkpoint.process, checkpoint.training) == (
+        recipe.config,
+        recipe.process,
+        recipe.training,
+    )
+    card = (checkpoint.path / "README.md").read_text()
+    assert recipe.summary in card
+    assert "What was verified" in card
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_no_claim_fails_about_a_shipped_checkpoint(name):
+    claims = ari.verify(ari.load(name))
+    assert [claim.statement for claim in claims if claim.verdict == "fails"] == []
+    assert len(claims) >= 5
+
+
+def test_training_a_recipe_writes_a_verified_checkpoint(tmp_path, capsys):
+    arguments = ["train", "positional-mu300", "--output", str(tmp_path), "--quiet"]
+    assert cli.main(arguments) == 0
+    assert "every claim holds or is void" in capsys.readouterr().out
+    again = ari.load(tmp_path / "positional-mu300")
+    shipped = ari.load("positional-mu300")
+    assert again.steps == shipped.steps == 473
+    assert (again.model.P - shipped.model.P).abs().max() < 1e-12
+    assert "| predicted | measured |" in (tmp_path / "positional-mu300" / "README.md").read_text()
+
+
+def test_overrides_reach_the_training(tmp_path):
+    overrides = ["--steps", "3", "--seed", "5", "--n-seeds", "2", "--lr", "0.001", "--device", "cpu"]
+    assert cli.main(["train", "diagonal-unitary-h5", "-o", str(tmp_path), "--quiet", *overrides]) == 0
+    training = ari.load(tmp_path / "diagonal-unitary-h5").training
+    assert (training.steps, training.seed, training.n_seeds, training.lr) == (3, 5, 2, 1e-3)
+
+
+def test_verify_writes_json_and_exits_by_the_verdicts(tmp_path, capsys):
+    file = tmp_path / "claims.json"
+    assert cli.main(["verify", "positional-mu50", "--json", str(file)]) == 0
+    assert "5 claims about 1 checkpoint(s): 5 holds, 0 fails, 0 void" in capsys.readouterr().out
+    assert [row["verdict"] for row in json.loads(file.read_text())] == ["holds"] * 5
+
+    assert cli.main(["train", "diagonal-unitary-h5", "-o", str(tmp_path), "--quiet", "--steps", "3"]) == 0
+    assert cli.main(["verify", "positional-mu50", str(tmp_path / "diagonal-unitary-h5"), "--json", str(file)]) == 1
+    lists = json.loads(file.read_text())
+    assert set(lists) == {"positional-mu50", str(tmp_path / "diagonal-unitary-h5")}
+
+
+def test_divergence_keeps_the_last_good_state(tmp_path, capsys):
+    assert cli.main(["train", "diagonal-unitary-h5", "-o", str(tmp_path), "--quiet", "--lr", "10"]) == 1
+    assert "training diverged" in capsys.readouterr().err
+    assert ari.load(tmp_path / "diagonal-unitary-h5-diverged").model.A.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "diagonal-unitary-h11"], "Did you mean 'diagonal-unitary-h10"),
+        (["train", "nothing"], "no recipe nothing"),
+        (["train"], r"no recipe \(none given\)"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error)
