@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ar_interp import checkpoints, estimators, figures, probes, processes, recipes, theory
+    from ar_interp import checkpoints, claims, estimators, figures, probes, processes, recipes, theory
     from ar_interp.checkpoints import Checkpoint, CheckpointError, available, load
     from ar_interp.claims import Claim, Claims, verify
     from ar_interp.models.config import ModelConfig
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ar_interp.training.config import TrainConfig
     from ar_interp.training.loop import DivergenceError, TrainingRun, train
 
-_MODULES = ("checkpoints", "estimators", "figures", "probes", "processes", "recipes", "theory")
+_MODULES = ("checkpoints", "claims", "estimators", "figures", "probes", "processes", "recipes", "theory")
 _NAMES = {
     "Checkpoint": "checkpoints",
     "CheckpointError": "checkpoints",
@@ -61,6 +61,7 @@ __all__ = [
     "TrainingRun",
     "available",
     "checkpoints",
+    "claims",
     "estimators",
     "figures",
     "head_orthogonality",

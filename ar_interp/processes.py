@@ -112,8 +112,8 @@ class CommutingProcess(ABC):
         check_integer("dim", self.dim, low=1, high=MAX_DIM)
         if isinstance(self.first_token, str):
             object.__setattr__(self, "first_token", FirstToken(self.first_token))
-        check_number("noise", self.noise, low=0.0)
-        check_number("mu", self.mu, low=0.0, strict=True)
+        object.__setattr__(self, "noise", check_number("noise", self.noise, low=0.0))
+        object.__setattr__(self, "mu", check_number("mu", self.mu, low=0.0, strict=True))
         if (self.first_token.n_nonzero or 1) > self.dim:
             raise ValueError(f"n_nonzero must be at most dim = {self.dim}, got {self.first_token.n_nonzero}.")
 

@@ -83,7 +83,7 @@ class Expected:
                 return "In theory C = BᵀA has equal 2×2 blocks c [[1, κ], [κ, 1]] and nothing else; any κ but −1"
             if n_heads < dim // 2:
                 return f"In theory C = BᵀA has {n_heads} equal 2×2 blocks of ones, one pair per head; ABᵀ is 2c I"
-            across = "is 2c I" if n_heads == dim // 2 else f"has {dim // 2} eigenvalues 2c, the rest zero"
+            across = "is 2c I" if n_heads == dim // 2 else f"has {dim // 2} eigenvalues 2c"
             return f"In theory C = BᵀA has equal 2×2 blocks of ones (κ = 1), nothing else; ABᵀ {across}"
         if n_heads < dim:
             return f"In theory C = BᵀA is c times a projector of rank {n_heads}, and ABᵀ is c I"
@@ -108,7 +108,7 @@ class Expected:
             return "In theory the projector defect of C vanishes; more heads than pairs leave M and the cosines free"
         if self.n_heads > self.process.dim:
             return "In theory both projector defects vanish; |M/m − I| and the cosines do not (H > d)"
-        return "In theory the defects and cos(a, b) vanish; cos(a, a) is small after descent from small weights"
+        return "In theory the defects and cos(a,b) vanish; cos(a,a) is small after descent from small weights"
 
     @property
     def positional(self) -> str:

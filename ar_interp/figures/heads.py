@@ -37,7 +37,7 @@ def head_matrices(heads: HeadOrthogonality, expected: Expected) -> go.Figure:
         matrices(panels, axes, columns=4),
         title=expected.heads,
         measured=f"|C² − mC|/m² = {number(heads.e_c)}, m = tr M / rank = {number(heads.scale)}, rank {heads.rank}",
-        height=280,
+        height=250,
         wide=True,
         legend=False,
     )

@@ -103,7 +103,9 @@ def recover_context(
     circuits = (model.W_V @ model.W_O)[0].mT.to(tokens.dtype)  # columns act on s_t
     pattern = cache[PATTERN]
     in_context_map = torch.einsum("bhtt,hij->btij", pattern, circuits)
-    past = inputs[:, None] * (inputs.conj() / inputs.abs().square())[:, :, None]  # [batch pos key dim]: D for each
+    energy = inputs.abs().square()
+    inverse = torch.where(energy > 0, inputs.conj() / energy, 0)  # a coordinate that is zero says nothing of W
+    past = inputs[:, None] * inverse[:, :, None]  # [batch pos key dim]: D for each
     estimate = torch.einsum("bhts,hij,btsj->btij", pattern, circuits, past)
 
     rows = [_error_rows("model", estimate, predictions, W, targets)]

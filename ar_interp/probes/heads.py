@@ -62,7 +62,8 @@ def head_orthogonality(model: Any) -> HeadOrthogonality:
     """Measure how orthogonal the heads of a diagonal model are.
 
     At a global minimum of the unitary loss M = c I for n_heads <= dim and M / c is a projector of rank dim above; for
-    conjugate pairs with kappa = 1, M = 2c I for dim / 2 heads and 2c times a projector of rank dim / 2 for more.
+    conjugate pairs with kappa = 1 and dim / 2 heads M = 2c I. With more heads, up to dim, only its dim / 2 eigenvalues
+    2c and zeros are fixed: M is 2c times a projector where the heads are balanced, and C / 2c is one always.
     Source: Sander et al. 2024, non-augmented tokens; M from C^2 = c C with A onto and B^T one-to-one.
 
     Args:

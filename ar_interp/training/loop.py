@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -108,6 +108,7 @@ def train(
     members = [initial_parameters(config, seed=seed) for seed in seeds]
     parameters = {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
     log = _Log(config, process, training, progress)
+    log.keep(0, parameters)
     descend = _minimise if training.optimizer == "lbfgs" else _descend
     try:
         steps = descend(objective, parameters, training, log)
@@ -152,17 +153,21 @@ class _Log:
         self.bar = tqdm(total=total, unit=unit, disable=not progress, leave=False)
 
     def record(self, step: int, losses: Tensor, parameters: Parameters) -> None:
-        """Losses of all members before update `step`; keeps a copy of the parameters that gave them."""
+        """A row of the history: the losses of all members before update `step`, which `parameters` gave."""
         losses = losses.detach() / self.n_lengths
         bad = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
         if bad:
             raise _Divergence(bad, step)
-        self.last_good = {name: tensor.detach().clone() for name, tensor in parameters.items()}
-        self.last_good_step = step
+        self.keep(step, parameters)
         low, middle, high = torch.quantile(losses, torch.tensor([0, 0.5, 1], dtype=losses.dtype).to(losses)).tolist()
         self.rows.append({"step": step, "loss_min": low, "loss_median": middle, "loss_max": high})
         shown = {"loss": f"{low:.4g}"} | ({} if self.minimum is None else {"minimum": f"{self.minimum:g}"})
         self.bar.set_postfix(shown, refresh=False)
+
+    def keep(self, step: int, parameters: Parameters) -> None:
+        """Remember a state to fall back to."""
+        self.last_good = {name: tensor.detach().clone() for name, tensor in parameters.items()}
+        self.last_good_step = step
 
     def close(self) -> None:
         self.bar.close()
@@ -193,25 +198,31 @@ def _descend(objective: Objective, parameters: Parameters, training: TrainConfig
 
 def _minimise(objective: Objective, parameters: Parameters, training: TrainConfig, log: _Log) -> int:
     """SciPy's L-BFGS-B on each member in turn; returns the largest number of iterations."""
-    iterations = 0
+    curves: list[list[float]] = []
     for member in range(training.n_seeds):
         single = {name: tensor[member : member + 1].clone().requires_grad_() for name, tensor in parameters.items()}
-        with torch.no_grad():
-            log.record(member, objective(single), parameters)
         value_and_gradient, scatter = _flat(objective, single)
         start = torch.cat([tensor.detach().flatten() for tensor in single.values()]).cpu().numpy()
+        curve = [value_and_gradient(start)[0]]
+
+        def follow(intermediate_result: OptimizeResult, curve: list[float] = curve) -> None:
+            curve.append(float(intermediate_result.fun))
+
         result = minimize(
-            value_and_gradient, start, jac=True, method="L-BFGS-B",
+            value_and_gradient, start, jac=True, method="L-BFGS-B", callback=follow,
             options={"maxiter": training.steps, "maxfun": 2 * training.steps, "ftol": 0.0, "gtol": 1e-13, "maxcor": 30},
         )  # fmt: skip
-        if not np.isfinite(result.fun):
-            raise _Divergence([member], result.nit)
         scatter(result.x)
         for name, tensor in single.items():
             parameters[name][member] = tensor.detach()[0]
-        iterations = max(iterations, result.nit)
+        curves.append(curve)
         log.bar.update()
-    return iterations
+    longest = max(map(len, curves))
+    losses = np.array([curve + curve[-1:] * (longest - len(curve)) for curve in curves])  # a finished member stays
+    for step in range(0, longest, log.every):
+        log.record(step, torch.from_numpy(losses[:, step]), parameters)
+    log.record(longest - 1, torch.from_numpy(losses[:, -1]), parameters)
+    return longest - 1
 
 
 def _flat(objective: Objective, single: Parameters) -> tuple[Callable, Callable]:

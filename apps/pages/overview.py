@@ -1,0 +1,137 @@
+"""What this model is, and what of the theory holds in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+import streamlit as st
+import view
+
+import ar_interp as ari
+
+SYMBOLS = {
+    "holds": ":blue[**✓\N{NO-BREAK SPACE}holds**]",
+    "fails": ":orange[**✗\N{NO-BREAK SPACE}fails**]",
+    "void": ":gray[**○\N{NO-BREAK SPACE}void**]",
+}
+
+
+@view.cached("Measuring every claim …")
+def verify(checkpoint: ari.Checkpoint) -> ari.Claims:
+    return ari.verify(checkpoint)
+
+
+@view.cached("Computing the levels of the trapped models …")
+def trapped_levels(checkpoint: ari.Checkpoint):
+    config = checkpoint.config
+    return ari.theory.trapped_levels(dim=config.dim, n_heads=config.n_heads, max_length=config.n_ctx)
+
+
+def claims_table(claims: ari.Claims) -> pd.DataFrame:
+    """The claims as a reader wants them: verdict first, in words and a sign."""
+    return pd.DataFrame(
+        {
+            "Verdict": SYMBOLS[claim.verdict],
+            "Statement": view.plain(claim.statement),
+            "Predicted": f"{claim.predicted:.4g}",
+            "Measured": f"{claim.measured + 0:.4g}" + (f" ± {claim.uncertainty:.2g}" if claim.uncertainty else ""),
+            "n": f"{claim.n:,}",
+            "Tolerance": f"{claim.tolerance:.2g}",
+            "Control": f"{claim.control.measured:.3g} ({view.plain(claim.control.description)})",
+        }
+        for claim in claims
+    )
+
+
+selected = view.open_page("Overview", "What this model is, and what of the theory holds in it.")
+checkpoint, expected = selected.checkpoint, selected.expected
+config, process, training = checkpoint.config, checkpoint.process, checkpoint.training
+recipe = ari.recipes.RECIPES.get(selected.name)
+
+st.subheader(checkpoint.name)
+if recipe:
+    st.markdown(view.plain(recipe.summary))
+heads = f"{config.n_heads} diagonal linear" if config.heads == "diagonal" else "none trained (weights 1)"
+updates = f"{training.optimizer}, {checkpoint.steps:,} steps"
+n_seeds = len(checkpoint.members)
+facts = {
+    "Model": {
+        "heads": heads,
+        "dimension d": config.dim,
+        "longest context": config.n_ctx,
+        "precision": config.dtype,
+    },
+    "Process": {
+        "family": process.kind,
+        "angles": "whole circle" if process.mu == 1 else f"(0, 2π/{process.mu:g})",
+        "first token": process.first_token.law,
+        "noise": f"{process.noise:g}",
+    },
+    "Training": {
+        "loss": training.objective,
+        "optimizer": updates + ("" if training.optimizer == "lbfgs" else f", lr {training.lr:.4g}"),
+        "seed": f"{checkpoint.seed}, the best of {n_seeds:,}" if n_seeds > 1 else checkpoint.seed,
+        "device": checkpoint.device,
+    },
+}
+for column, (name, rows) in zip(st.columns(len(facts)), facts.items(), strict=True):
+    with column.container(border=True):
+        st.markdown(f"**{name}**  \n" + "  \n".join(f"{key}: {view.plain(str(value))}" for key, value in rows.items()))
+
+st.subheader("Claims")
+claims_place = st.container()
+
+st.subheader("Training")
+if training.optimizer == "lbfgs":
+    st.markdown("L-BFGS minimises each seed at once and keeps no history of steps.")
+else:
+    selected.show(
+        ari.figures.training_history(checkpoint.history, expected),
+        f"""
+        {view.EXPECTED}
+        ari.figures.training_history(checkpoint.history, expected).show()
+        """,
+    )
+trapped = process.conjugate_pairs and 2 * config.n_heads <= config.dim
+if n_seeds > 1 and trapped:
+    selected.show(
+        ari.figures.member_levels(checkpoint.members, trapped_levels(checkpoint)),
+        """
+        config = checkpoint.config
+        levels = ari.theory.trapped_levels(dim=config.dim, n_heads=config.n_heads, max_length=config.n_ctx)
+        ari.figures.member_levels(checkpoint.members, levels).show()
+        """,
+    )
+elif n_seeds > 1:
+    selected.show(
+        ari.figures.member_levels(checkpoint.members),
+        "ari.figures.member_levels(checkpoint.members).show()",
+    )
+
+with claims_place, view.errors_shown():
+    claims = verify(checkpoint)
+    counts = Counter(claim.verdict for claim in claims)
+    st.markdown(
+        " · ".join(f"{SYMBOLS[verdict]} {count}" for verdict, count in counts.items())
+        + ". A claim *holds* if it is within its tolerance and its control is not; it is *void* if both are."
+    )
+    st.table(claims_table(claims), hide_index=True)
+    with st.expander("Sources, and the reason for each tolerance", icon=":material/menu_book:"):
+        st.table(
+            pd.DataFrame(
+                {
+                    "Statement": view.plain(claim.statement),
+                    "Source": view.plain(claim.source),
+                    "Tolerance": f"{claim.tolerance:.2g}: {view.plain(claim.reason)}",
+                }
+                for claim in claims
+            ),
+            hide_index=True,
+        )
+    selected.show_code(
+        """
+        claims = ari.verify(checkpoint)
+        print(claims.to_frame().to_string())
+        """
+    )

@@ -1,0 +1,180 @@
+"""What the pages share: the selection (sidebar and URL), cached results, figures with their code.
+
+The URL is the one truth about the selection: widgets write to it before a rerun, and are set from it. Streamlit
+empties it when the page changes, so the selection is also remembered in the session and written back.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import runpy
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+import ar_interp as ari
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+EXPLORER = Path(__file__).with_name("explorer.py")
+N_SEQUENCES = 64
+SEED = 0
+DEFAULT = "diagonal-unitary-h10"
+SEQUENCES = f"sequences = checkpoint.process.sample({N_SEQUENCES}, checkpoint.config.n_ctx + 1, seed={SEED})"
+EXPECTED = "expected = ari.figures.Expected(process=checkpoint.process, n_heads=checkpoint.config.n_heads)"
+
+
+@dataclass(frozen=True)
+class View:
+    """What is selected."""
+
+    name: str
+    checkpoint: ari.Checkpoint
+    position: int
+    sequence: int
+
+    @property
+    def expected(self) -> ari.figures.Expected:
+        return ari.figures.Expected(process=self.checkpoint.process, n_heads=self.checkpoint.config.n_heads)
+
+    def show(self, figure: go.Figure, code: str) -> None:
+        """A figure, and under it the lines that reproduce it after `checkpoint = ari.load(...)`."""
+        st.plotly_chart(figure, theme=None, config={"displaylogo": False})
+        self.show_code(code)
+
+    def show_code(self, code: str) -> None:
+        """Lines of Python that run as they are."""
+        with st.expander("Python", icon=":material/code:"):
+            st.code(f"import ar_interp as ari\n\ncheckpoint = ari.load({self.name!r})\n{textwrap.dedent(code).strip()}")
+
+
+def open_page(title: str, summary: str, *, position: bool = False, sequence: bool = False) -> View:
+    """The head of a page and the selection in the sidebar; a checkpoint that cannot be read ends the page.
+
+    Args:
+        position, sequence: whether the page lets one choose them.
+    """
+    _enter_through_explorer()
+    st.title(title)
+    st.markdown(summary)
+    _import_all()
+    name = _select_checkpoint()
+    with errors_shown():
+        checkpoint = ari.load(name)
+    return View(
+        name=name,
+        checkpoint=checkpoint,
+        position=_select_number(
+            "position", "Context length T", 2, checkpoint.config.n_ctx, checkpoint.config.n_ctx // 2, position
+        ),
+        sequence=_select_number("sequence", "Sequence", 0, N_SEQUENCES - 1, 0, sequence),
+    )
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """An error that the package explains is shown on the page and ends it."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        st.stop()
+
+
+def cached(spinner: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Keep a function's result for all sessions, until a file of the checkpoint it was called with changes."""
+    return st.cache_resource(
+        max_entries=32, show_spinner=spinner, hash_funcs={"ar_interp.checkpoints.Checkpoint": _fingerprint}
+    )
+
+
+def plain(text: str) -> str:
+    """Text that Markdown leaves as it is."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|$~:^-])", r"\\\1", text)
+
+
+def _enter_through_explorer() -> None:
+    """Run the explorer where Streamlit has skipped it.
+
+    A server whose first visitor follows a link to a page finds the folder `pages` before it has seen the explorer's
+    navigation, and would run the page's file by itself, with another menu.
+    """
+    context = get_script_run_ctx()
+    if context and Path(context.main_script_path) == EXPLORER and "in explorer" not in st.session_state:
+        runpy.run_path(str(EXPLORER))
+        st.stop()
+
+
+def _fingerprint(checkpoint: ari.Checkpoint) -> list[tuple[str, int]]:
+    return [(str(file.resolve()), file.stat().st_mtime_ns) for file in sorted(checkpoint.path.iterdir())]
+
+
+@st.cache_resource(show_spinner="Importing torch and TransformerLens …")
+def _import_all() -> None:
+    """The heavy imports, once the head of the page is on screen, and out of the garbage collector's sight."""
+    for name in ("models.transformer", "figures"):
+        import_module(f"ar_interp.{name}")
+    import torch
+
+    torch.set_num_threads(1)  # two fall over each other when another session or process is busy
+    gc.collect()
+    gc.freeze()
+
+
+def _select_checkpoint() -> str:
+    names = ari.available()
+    chosen = _recall("checkpoint") or (DEFAULT if DEFAULT in names else (names or [""])[0])
+    shipped = chosen in names
+    st.session_state["shipped"] = chosen if shipped else None
+    st.session_state["folder"] = "" if shipped else chosen
+    with st.sidebar:
+        st.selectbox(
+            "Checkpoint",
+            names,
+            key="shipped",
+            placeholder="a folder of your own",
+            on_change=_take,
+            args=("checkpoint", "shipped"),
+        )
+        st.text_input(
+            "or the folder of your own",
+            key="folder",
+            placeholder="path/to/checkpoint",
+            on_change=_take,
+            args=("checkpoint", "folder"),
+        )
+    return _remember("checkpoint", chosen)
+
+
+def _select_number(name: str, label: str, low: int, high: int, default: int, visible: bool) -> int:
+    """An integer within its bounds; what the URL says outside of them is brought inside."""
+    text = _recall(name)
+    value = min(max(int(text), low), high) if re.fullmatch(r"-?\d{1,9}", text) else default
+    if visible:
+        st.session_state[name] = value
+        st.sidebar.slider(label, low, high, key=name, on_change=_take, args=(name, name))
+    _remember(name, str(value))
+    return value
+
+
+def _take(name: str, widget: str) -> None:
+    st.query_params[name] = str(st.session_state[widget] or "")
+
+
+def _recall(name: str) -> str:
+    return st.query_params.get(name, st.session_state.get(f"remembered {name}", ""))
+
+
+def _remember(name: str, value: str) -> str:
+    st.session_state[f"remembered {name}"] = value
+    st.query_params[name] = value
+    return value

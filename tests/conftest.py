@@ -1,0 +1,44 @@
+"""What every test file shares. The annotations of ar_interp are checked at run time (pyproject.toml)."""
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor
+
+torch.set_num_threads(1)  # the suite's tensors are small, and pytest-xdist brings the parallelism
+
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("suite")
+
+STANDARD_ERRORS = 4
+
+
+@pytest.fixture
+def without_type_checks():
+    """The package as users run it: its own checks answer, not the suite's run-time type checks."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def assert_mean():
+    """assert_mean(samples, truth): the mean over the first axis is `truth` to within four standard errors."""
+
+    def check(samples: Tensor, truth: Tensor | float) -> None:
+        standard_error = samples.std(0) / len(samples) ** 0.5
+        off = (samples.mean(0) - truth).abs() / standard_error
+        assert (off < STANDARD_ERRORS).all(), f"{off.max():.2f} standard errors off"
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def random_tensor():
+    """random_tensor(*shape, seed=...): float64 N(0, 1) entries."""
+
+    def draw(*shape: int, seed: int) -> Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    return draw

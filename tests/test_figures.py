@@ -1,0 +1,233 @@
+"""Figures show the result's own numbers, name their axes, and say what theory expects of the model at hand."""
+
+import math
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import torch
+
+import ar_interp as ari
+from ar_interp.figures import Expected
+
+N_CTX = 7
+SEQUENCE, POSITION = 2, 5
+SETTINGS = {
+    "unitary": (ari.CommutingUnitary(4), ari.ModelConfig.diagonal(dim=4, n_heads=4, n_ctx=N_CTX)),
+    "few heads": (ari.CommutingUnitary(4), ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=N_CTX)),
+    "orthogonal": (ari.CommutingOrthogonal(4), ari.ModelConfig.diagonal(dim=4, n_heads=3, n_ctx=N_CTX)),
+    "positional": (
+        ari.CommutingUnitary(1, mu=50.0),
+        ari.ModelConfig.positional_only(n_ctx=N_CTX, init_scale=0.3),
+    ),
+}
+
+
+class Results:
+    """Every result of one setting, and every figure of them."""
+
+    def __init__(self, setting: str) -> None:
+        self.process, self.config = SETTINGS[setting]
+        self.expected = Expected(process=self.process, n_heads=self.config.n_heads)
+        self.model = ari.HookedARTransformer(self.config, process=self.process, seed=3)
+        self.sequences = self.process.sample(5, N_CTX + 1, seed=0)
+        self.predictions = self.model(self.sequences.tokens[:, :-1]).detach()
+        self.recovered = ari.recover_context(self.model, self.sequences)
+        self.heads = ari.head_orthogonality(self.model)
+        self.untrained = ari.head_orthogonality(self.model.untrained(seed=1))
+        self.structure = ari.positional_structure(self.model)
+        self.run = ari.train(self.config, self.process, ari.TrainConfig(steps=3, n_seeds=4, lr=1e-4, device="cpu"))
+        self.filter = ari.theory.spectral_filter(mu=50.0, length=N_CTX, step_size=0.1, steps=5)
+
+    def figures(self) -> dict[str, go.Figure]:
+        expected, place = self.expected, {"sequence": SEQUENCE, "position": POSITION}
+        figures = {
+            "prediction": ari.figures.prediction(self.sequences, self.predictions, expected, **place),
+            "context_error": ari.figures.context_error(self.recovered, expected),
+            "context_matrices": ari.figures.context_matrices(self.recovered, expected, **place),
+            "phases_on_circle": ari.figures.phases_on_circle(self.recovered, expected, **place),
+            "head_matrices": ari.figures.head_matrices(self.heads, expected),
+            "head_spectrum": ari.figures.head_spectrum(self.heads, expected),
+            "head_statistics": ari.figures.head_statistics(self.heads, self.untrained, expected),
+            "positional_matrix": ari.figures.positional_matrix(self.structure, expected),
+            "positional_rows": ari.figures.positional_rows(self.structure, expected),
+            "positional_ratio": ari.figures.positional_ratio(self.structure, expected),
+            "residual_by_angle": ari.figures.residual_by_angle(self.structure, expected),
+            "filter_profile": ari.figures.filter_profile(self.structure, self.filter),
+            "training_history": ari.figures.training_history(self.run.history, expected),
+            "member_levels": ari.figures.member_levels(self.run.members),
+        }
+        if self.structure.filter_response is not None:
+            figures["filter_response"] = ari.figures.filter_response(self.structure, self.filter)
+        return figures
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Results]:
+    return {setting: Results(setting) for setting in SETTINGS}
+
+
+def trace(figure: go.Figure, name: str) -> go.Scatter:
+    return next(trace for trace in figure.data if trace.name == name)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_figure_has_a_title_named_axes_and_a_signed_scale_centred_at_zero(results, setting):
+    figures = results[setting].figures()
+    assert set(figures) >= set(ari.figures.__all__) - {"Expected", "filter_response"}
+    for name, figure in figures.items():
+        assert len(figure.layout.title.text) > 20, name
+        assert figure.layout.title.subtitle.text, name
+        axes = [*figure.select_xaxes(), *figure.select_yaxes()]
+        assert axes, name
+        assert all(axis.title.text for axis in axes), name
+        heatmaps = [trace for trace in figure.data if trace.type == "heatmap"]
+        assert all(trace.coloraxis == "coloraxis" for trace in heatmaps), name
+        if heatmaps:
+            assert figure.layout.coloraxis.cmid == 0, name
+            assert figure.layout.coloraxis.colorscale is not None, name
+        figure.to_json()
+
+
+def test_no_builder_is_left_out(results):
+    assert set(results["positional"].figures()) == set(ari.figures.__all__) - {"Expected"}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_titles_are_one_line_or_two_that_fit_half_a_page(results, setting):
+    for name, figure in results[setting].figures().items():
+        lines = figure.layout.title.text.replace("<sub>", "").replace("</sub>", "").split("<br>")
+        assert len(lines) <= 2, name
+        assert max(map(len, lines)) <= (104 if len(lines) == 1 else 52), name
+        assert figure.layout.title.subtitle.text.count("<br>") <= 1, name
+
+
+def test_context_error_draws_the_errors_of_every_estimator(results):
+    recovered = results["unitary"].recovered
+    figure = ari.figures.context_error(recovered, results["unitary"].expected)
+    for name, rows in recovered.errors.groupby("estimator"):
+        line = trace(figure, name)
+        assert list(line.x) == list(rows["T"])
+        assert list(line.y) == list(rows["context_error"])
+        assert list(line.error_y.array) == list(rows["context_error_se"])
+    assert figure.layout.yaxis.type == "log"
+
+
+def test_context_matrices_draw_w_and_its_estimate(results):
+    recovered = results["orthogonal"].recovered
+    figure = ari.figures.context_matrices(
+        recovered, results["orthogonal"].expected, sequence=SEQUENCE, position=POSITION
+    )
+    W, estimate = recovered.W[SEQUENCE], recovered.estimate[SEQUENCE, POSITION - 1]
+    for drawn, matrix in zip(figure.data, (W.real, estimate.real, W.imag, estimate.imag), strict=True):
+        assert torch.equal(torch.tensor(drawn.z, dtype=torch.float64), matrix)
+
+
+def test_phases_on_circle_draw_three_sets_of_eigenvalues(results):
+    recovered = results["orthogonal"].recovered
+    figure = ari.figures.phases_on_circle(
+        recovered, results["orthogonal"].expected, sequence=SEQUENCE, position=POSITION
+    )
+    estimates = (m[SEQUENCE, POSITION - 1] for m in (recovered.estimate, recovered.in_context_map))
+    for drawn, matrix in zip(figure.data, (recovered.W[SEQUENCE], *estimates), strict=False):
+        assert list(drawn.x) == matrix.diagonal().real.tolist()
+        assert list(drawn.y) == matrix.diagonal().imag.tolist()
+
+
+def test_prediction_of_a_position_lies_on_the_next_token_of_the_sequence(results):
+    given = results["unitary"]
+    figure = given.figures()["prediction"]
+    over_time, predicted_over_time, target, predicted = figure.data[:4]
+    assert list(over_time.y) == given.sequences.tokens[SEQUENCE, :, 0].real.tolist()
+    at = list(predicted_over_time.x).index(POSITION + 1)
+    assert predicted_over_time.y[at] == given.predictions[SEQUENCE, POSITION - 1, 0].real.item()
+    assert list(target.x) == given.sequences.tokens[SEQUENCE, POSITION].real.tolist()
+    assert list(predicted.y) == given.predictions[SEQUENCE, POSITION - 1].imag.tolist()
+
+
+def test_head_figures_draw_the_weights_and_the_statistics(results):
+    given = results["few heads"]
+    figures = given.figures()
+    for drawn, matrix in zip(
+        figures["head_matrices"].data, (given.heads.A, given.heads.B, given.heads.C, given.heads.M), strict=True
+    ):
+        assert torch.equal(torch.tensor(drawn.z, dtype=torch.float64), matrix)
+    assert list(figures["head_spectrum"].data[0].y) == given.heads.singular_values.tolist()
+    assert given.heads.e_c in trace(figures["head_statistics"], "this model").x
+    assert given.untrained.e_c in trace(figures["head_statistics"], "untrained").x
+
+
+def test_positional_figures_draw_p_and_the_residual(results):
+    given = results["orthogonal"]
+    figures, structure = given.figures(), given.structure
+    drawn = np.array(figures["positional_matrix"].data[0].z, dtype=float)
+    used = np.tril(np.ones_like(drawn), 1) > 0
+    assert (drawn[used] == structure.P.numpy()[used]).all()
+    assert np.isnan(drawn[~used]).all()
+    last_row = figures["positional_rows"].data[0]
+    assert last_row.x[-1] == 0
+    assert list(last_row.y) == structure.P[-1].tolist()
+    assert list(figures["positional_ratio"].data[0].y) == structure.ratio_by_length.tolist()
+    assert list(figures["residual_by_angle"].data[0].y) == structure.residual_by_angle.tolist()
+    line = figures["positional_ratio"].layout.shapes[0]
+    assert line.y0 == ari.theory.kappa_to_ratio(structure.kappa)
+
+
+def test_filter_figures_draw_the_measured_beside_the_theory(results):
+    given = results["positional"]
+    figures = given.figures()
+    assert list(trace(figures["filter_profile"], "trained").y) == given.structure.profile.tolist()
+    assert list(trace(figures["filter_profile"], "filter (theory)").y) == given.filter.p.tolist()
+    assert list(trace(figures["filter_response"], "trained").y) == given.structure.filter_response.tolist()
+
+
+def test_filter_response_needs_a_positional_only_model(results):
+    with pytest.raises(ValueError, match="structure has no filter_response"):
+        ari.figures.filter_response(results["unitary"].structure, results["unitary"].filter)
+
+
+def test_training_figures_draw_the_loss_above_the_minimum_and_the_levels(results):
+    given = results["few heads"]
+    assert given.expected.minimum == 2
+    figure = ari.figures.training_history(given.run.history, given.expected)
+    assert list(trace(figure, "best seed").y) == list(given.run.history["loss_min"] - 2)
+    levels = np.array([0.0, 0.4, 0.9])
+    histogram = ari.figures.member_levels(given.run.members, levels)
+    assert list(histogram.data[0].x) == list(given.run.members["loss"])
+    assert [line.x0 for line in histogram.layout.shapes] == levels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("process", "n_heads", "heads", "spectrum"),
+    [
+        (ari.CommutingUnitary(10), 10, "identity, and ABᵀ too", "10 singular values of C are |c|"),
+        (ari.CommutingUnitary(10), 20, "ABᵀ is c times a projector of rank 10", "10 singular values of C are |c|"),
+        (ari.CommutingUnitary(10), 5, "projector of rank 5, and ABᵀ is c I", "5 singular values of C are |c| and"),
+        (ari.CommutingOrthogonal(10), 3, "3 equal 2×2 blocks of ones", "3 singular values of C are 2|c|"),
+        (ari.CommutingOrthogonal(10), 5, "ABᵀ is 2c I", "5 singular values of C are 2|c|"),
+        (ari.CommutingOrthogonal(10), 8, "ABᵀ has 5 eigenvalues 2c", "5 singular values of C are 2|c|"),
+        (ari.CommutingOrthogonal(10), 10, "any κ but −1", "5 singular values are |c (1 + κ)|"),
+    ],
+)
+def test_titles_say_what_theory_says_of_this_family_and_number_of_heads(process, n_heads, heads, spectrum):
+    expected = Expected(process=process, n_heads=n_heads)
+    assert heads in expected.heads
+    assert spectrum in expected.spectrum
+    assert expected.exact == (expected.minimum == 0)
+
+
+@pytest.mark.parametrize(("n_heads", "kappa"), [(5, 1.0), (10, 0.3)])
+def test_the_expected_spectrum_is_that_of_the_closed_form(n_heads, kappa):
+    """Singular values of c [[1, k], [k, 1]] are |c (1 + k)| and |c (1 - k)|, as the titles say."""
+    C = ari.theory.kappa_family(dim=10, kappa=kappa, n_ctx=3, scale=1.5).C
+    values = torch.linalg.svdvals(C)
+    assert torch.allclose(values[:5], torch.full((5,), 1.5 * (1 + kappa), dtype=torch.float64))
+    assert torch.allclose(values[5:], torch.full((5,), 1.5 * (1 - kappa), dtype=torch.float64))
+    assert Expected(process=ari.CommutingOrthogonal(10), n_heads=n_heads).kappa_is_one == math.isclose(kappa, 1)
+
+
+def test_a_model_that_misses_the_theory_shows_its_own_numbers(results):
+    given = results["unitary"]
+    figure = ari.figures.head_matrices(given.heads, given.expected)
+    assert figure.layout.title.text.startswith("In theory")
+    assert f"{given.heads.e_c:.3g}" in figure.layout.title.subtitle.text

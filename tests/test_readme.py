@@ -1,0 +1,30 @@
+"""The README's Python runs as it stands, and its commands exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_python_runs(block, capsys):
+    exec(block, {})
+    assert "print" not in block or capsys.readouterr().out
+
+
+def test_the_first_example_is_fifteen_lines_of_code():
+    assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) <= 15
+
+
+def test_files_and_commands_exist():
+    for path in re.findall(r"`(ar_interp/[\w/.]+|benchmarks/[\w.]+|trained/)`", README):
+        assert (ROOT / path).exists(), path
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?make (\w+)", README):
+        assert f"\n{target}:" in makefile, target
+    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / picture).is_file(), picture
