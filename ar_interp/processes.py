@@ -101,7 +101,7 @@ class CommutingProcess(ABC):
     """
 
     dim: int
-    first_token: FirstToken = field(default=FirstToken(), kw_only=True)
+    first_token: FirstToken | str = field(default=FirstToken(), kw_only=True)
     noise: float = field(default=0.0, kw_only=True)
     mu: float = field(default=1.0, kw_only=True)
 
@@ -114,8 +114,13 @@ class CommutingProcess(ABC):
             object.__setattr__(self, "first_token", FirstToken(self.first_token))
         object.__setattr__(self, "noise", check_number("noise", self.noise, low=0.0))
         object.__setattr__(self, "mu", check_number("mu", self.mu, low=0.0, strict=True))
-        if (self.first_token.n_nonzero or 1) > self.dim:
-            raise ValueError(f"n_nonzero must be at most dim = {self.dim}, got {self.first_token.n_nonzero}.")
+        if (self.initial.n_nonzero or 1) > self.dim:
+            raise ValueError(f"n_nonzero must be at most dim = {self.dim}, got {self.initial.n_nonzero}.")
+
+    @property
+    def initial(self) -> FirstToken:
+        """The law of s_1."""
+        return self.first_token if isinstance(self.first_token, FirstToken) else FirstToken(self.first_token)
 
     @abstractmethod
     def draw_phases(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch dim"]:
@@ -190,6 +195,13 @@ class CommutingProcess(ABC):
             raise ValueError(f"phases must have shape [batch {self.dim}], got {list(phases.shape)}.")
         if self.conjugate_pairs and not torch.equal(phases[:, 0::2], -phases[:, 1::2]):
             raise ValueError("phases of a conjugate pair (columns 2j and 2j+1) must be opposite numbers.")
+        if self.conjugate_pairs and first_tokens is not None:
+            asymmetry = (first_tokens[:, 0::2] - first_tokens[:, 1::2].conj()).abs().max().item()
+            if asymmetry > 1e-9:
+                raise ValueError(
+                    f"first_tokens of a conjugate pair (columns 2j and 2j+1) must be conjugate; they differ by "
+                    f"{asymmetry:.2g}. Only then is the sequence real in the rotation basis."
+                )
         if first_tokens is None:
             first_tokens = torch.ones_like(phases, dtype=torch.complex128)
         return self._assemble(phases.double(), first_tokens, length, None, basis, dtype)
@@ -236,7 +248,7 @@ class CommutingUnitary(CommutingProcess):
         return _uniform_angles(batch, self.dim, generator) / self.mu
 
     def draw_first_tokens(self, batch: int, generator: torch.Generator) -> Complex[Tensor, "batch dim"]:
-        return self.first_token.draw(batch, self.dim, generator).to(torch.complex128)
+        return self.initial.draw(batch, self.dim, generator).to(torch.complex128)
 
     def draw_noise(self, batch: int, length: int, generator: torch.Generator) -> Complex[Tensor, "batch pos dim"]:
         return torch.randn(
@@ -276,8 +288,8 @@ class CommutingOrthogonal(CommutingProcess):
         return torch.stack([angles, -angles], dim=-1).flatten(1)
 
     def draw_first_tokens(self, batch: int, generator: torch.Generator) -> Complex[Tensor, "batch dim"]:
-        drawn = self.first_token.draw(batch, self.dim, generator).to(torch.complex128)
-        return drawn if self.first_token.law == "ones" else drawn @ self._to_rotation(drawn.device).conj()
+        drawn = self.initial.draw(batch, self.dim, generator).to(torch.complex128)
+        return drawn if self.initial.law == "ones" else drawn @ self._to_rotation(drawn.device).conj()
 
     def draw_noise(self, batch: int, length: int, generator: torch.Generator) -> Complex[Tensor, "batch pos dim"]:
         real = torch.randn(batch, length, self.dim, generator=generator, device=generator.device, dtype=torch.float64)

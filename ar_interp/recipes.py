@@ -71,7 +71,7 @@ RECIPES: dict[str, Recipe] = {
         "Conjugate pairs with as many heads as coordinates: any kappa but -1 is optimal; gradient descent picks one.",
         TrainConfig(optimizer="gd", lr=3e-4, steps=20000),
     ),
-    **{f"positional-mu{mu}": _positional(mu) for mu in (50, 100, 200, 300)},
+    **{f"positional-mu{mu:g}": _positional(mu) for mu in (50.0, 100.0, 200.0, 300.0)},
     "diagonal-unitary-h10-sampled": Recipe(
         summary="As diagonal-unitary-h10, but from fresh sampled batches instead of the exact population loss.",
         config=ModelConfig.diagonal(dim=10, n_heads=10, n_ctx=20),

@@ -10,6 +10,7 @@ seeds end at each predicted level (by number of '-' blocks).
 import sys
 
 import numpy as np
+import torch
 from scipy.stats import binomtest
 
 import ar_interp as ari
@@ -41,6 +42,7 @@ def row(n_heads: int, n_seeds: int, steps: int) -> str:
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     n_seeds, steps = (int(argument) for argument in (*sys.argv[1:], "256", "15000")[:2])
     print(f"d = {DIM}, n_ctx = {N_CTX}, {n_seeds} seeds, {steps} steps at lr 3e-4\n")
     print("| H | minimum | lowest | median | share at the minimum | 2^-H | seeds by number of '-' blocks |")

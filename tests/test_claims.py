@@ -162,6 +162,14 @@ def test_a_trapped_model_fails_at_kappa_and_at_the_minimum():
     assert verdicts(claims, "with the same k") == ["fails"]
 
 
+def test_a_model_with_every_pair_trapped_is_measured_all_the_same():
+    solution = ari.theory.kappa_family(dim=6, kappa=-0.5, n_ctx=8)
+    C = solution.C.sign() * 0.7  # kappa = -1, which no finite ratio fits
+    A, B = ari.theory.factor_heads(C, n_heads=3)
+    model = HookedARTransformer.from_diagonal(A, B, solution.P, process=ari.CommutingOrthogonal(6))
+    assert verdicts(ari.verify(model), "encoding knows kappa") == ["fails"]
+
+
 @pytest.fixture(scope="module")
 def ensemble():
     """A small run with traps: three heads on three pairs."""
@@ -204,6 +212,11 @@ def test_positional_only_runs_follow_the_filter():
     [
         (lambda: Foreign(unitary_model(4)), None, "process is needed"),
         (lambda: unitary_model(4), ari.CommutingUnitary(D, noise=0.1), "must be noiseless with first token 'ones'"),
+        (
+            lambda: HookedARTransformer(ari.ModelConfig.positional_only(n_ctx=5)),
+            ari.CommutingUnitary(1, mu=9),
+            "compared with descent from zero: pass its checkpoint",
+        ),
         (lambda: unitary_model(4), ari.CommutingUnitary(D, mu=3.0), "process.mu must be 1 for trained heads"),
     ],
 )

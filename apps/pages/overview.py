@@ -65,7 +65,7 @@ facts = {
     "Process": {
         "family": process.kind,
         "angles": "whole circle" if process.mu == 1 else f"(0, 2π/{process.mu:g})",
-        "first token": process.first_token.law,
+        "first token": process.initial.law,
         "noise": f"{process.noise:g}",
     },
     "Training": {

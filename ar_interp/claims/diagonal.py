@@ -166,7 +166,7 @@ def _orthogonal_claims(measured: _Measured, control: _Measured) -> list[Claim]:
             "The encoding knows kappa: p_{T-1} / p_T = -kappa / (1 + kappa), kappa read from C",
             source=ZERO_SET,
             tolerance="kappa relation",
-            predicted=kappa_to_ratio(kappa),
+            predicted=kappa_to_ratio(kappa) if kappa != -1 else float("inf"),
             measured=positions.ratio,
             control=("p_{T-1} with its sign turned", flipped.ratio),
         ),

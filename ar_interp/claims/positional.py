@@ -16,9 +16,16 @@ FILTER = "Sander et al. 2024, positional encoding only; the filter by diagonalis
 
 
 def positional_claims(model: Any, process: Process, run: Trained | None) -> list[Claim]:
-    """The profile against the filter, where it is known how far descent went."""
+    """The profile against the filter, which depends on how far descent went.
+
+    Raises:
+        ValueError: no run, or one that is not gradient descent from zero.
+    """
     if run is None or run.training.optimizer != "gd" or run.config.init_scale != 0:
-        return []
+        raise ValueError(
+            "a positional-only model is compared with descent from zero: pass its checkpoint or training run, made "
+            "with optimizer 'gd' and init_scale 0."
+        )
     mu, n_ctx, training = process.mu, run.config.n_ctx, run.training
     step_size = 2 * training.lr
     P = diagonal_weights(model).P

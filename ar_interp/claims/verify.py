@@ -25,7 +25,7 @@ def verify(subject: Any, *, process: Process | None = None) -> Claims:
     process = process_of(subject, process)
     known = isinstance(subject, Trained)
     model = subject.model if known else subject
-    if process.noise or process.first_token.law != "ones" or process.first_token.scale != 1:
+    if process.noise or process.initial.law != "ones" or process.initial.scale != 1:
         raise ValueError(f"process must be noiseless with first token 'ones': theory says nothing of {process}.")
     positional_only = process.dim == 1 and process.mu != 1
     if process.mu != 1 and not positional_only:

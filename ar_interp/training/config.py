@@ -50,6 +50,8 @@ class TrainConfig:
             raise ValueError(
                 "optimizer 'lbfgs' needs the exact gradients of objective 'population'; use 'gd' or 'adam'."
             )
+        if self.optimizer == "lbfgs" and self.stop_below is not None:
+            raise ValueError("stop_below goes with 'gd' and 'adam'; 'lbfgs' runs to convergence or to `steps`.")
         if self.device != "auto":
             try:
                 torch.device(self.device)

@@ -132,7 +132,7 @@ def train(
     if diverged is not None:
         raise DivergenceError(
             f"training diverged by step {diverged.step} (seeds {[seeds[k] for k in diverged.members][:8]}): the loss "
-            f"is not finite. Try a smaller lr than {training.lr}. error.run holds the state at step {steps}.",
+            f"is not finite. Try a smaller lr or init_scale. error.run holds the state at step {steps}.",
             run,
         )
     return run
@@ -203,26 +203,30 @@ def _minimise(objective: Objective, parameters: Parameters, training: TrainConfi
         single = {name: tensor[member : member + 1].clone().requires_grad_() for name, tensor in parameters.items()}
         value_and_gradient, scatter = _flat(objective, single)
         start = torch.cat([tensor.detach().flatten() for tensor in single.values()]).cpu().numpy()
-        curve = [value_and_gradient(start)[0]]
-
-        def follow(intermediate_result: OptimizeResult, curve: list[float] = curve) -> None:
-            curve.append(float(intermediate_result.fun))
-
-        result = minimize(
-            value_and_gradient, start, jac=True, method="L-BFGS-B", callback=follow,
-            options={"maxiter": training.steps, "maxfun": 2 * training.steps, "ftol": 0.0, "gtol": 1e-13, "maxcor": 30},
-        )  # fmt: skip
-        scatter(result.x)
+        x, curve = _lbfgs(value_and_gradient, start, training.steps)
+        scatter(x)
         for name, tensor in single.items():
             parameters[name][member] = tensor.detach()[0]
         curves.append(curve)
         log.bar.update()
     longest = max(map(len, curves))
     losses = np.array([curve + curve[-1:] * (longest - len(curve)) for curve in curves])  # a finished member stays
-    for step in range(0, longest, log.every):
+    for step in range(0, longest - 1, log.every):
         log.record(step, torch.from_numpy(losses[:, step]), parameters)
     log.record(longest - 1, torch.from_numpy(losses[:, -1]), parameters)
     return longest - 1
+
+
+def _lbfgs(value_and_gradient: Callable, start: np.ndarray, steps: int) -> tuple[np.ndarray, list[float]]:
+    """Where L-BFGS-B ends, and the loss before each iteration and at the end."""
+    curve = [value_and_gradient(start)[0]]
+
+    def follow(intermediate_result: OptimizeResult) -> None:
+        curve.append(float(intermediate_result.fun))
+
+    options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 0.0, "gtol": 1e-13, "maxcor": 30}
+    result = minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", callback=follow, options=options)
+    return result.x, curve
 
 
 def _flat(objective: Objective, single: Parameters) -> tuple[Callable, Callable]:

@@ -22,8 +22,8 @@ def has_population_loss(config: ModelConfig, process: Process) -> str | None:
     """None where the exact population loss exists, else the reason why it does not."""
     if process.noise:
         return f"noise is {process.noise}, the closed form holds without noise"
-    if process.first_token.law != "ones" or process.first_token.scale != 1:
-        return f"first_token is {process.first_token}, the closed form holds for ones"
+    if process.initial.law != "ones" or process.initial.scale != 1:
+        return f"first_token is {process.initial}, the closed form holds for ones"
     if config.heads == "diagonal" and process.mu != 1:
         return f"mu is {process.mu}, the closed form of trained heads holds for mu = 1"
     return None
