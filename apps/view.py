@@ -66,7 +66,6 @@ def open_page(title: str, summary: str, *, position: bool = False, sequence: boo
     _enter_through_explorer()
     st.title(title)
     st.markdown(summary)
-    _import_all()
     name = _select_checkpoint()
     with errors_shown():
         checkpoint = ari.load(name)
@@ -118,9 +117,9 @@ def _fingerprint(checkpoint: ari.Checkpoint) -> list[tuple[str, int]]:
     return [(str(file.resolve()), file.stat().st_mtime_ns) for file in sorted(checkpoint.path.iterdir())]
 
 
-@st.cache_resource(show_spinner="Importing torch and TransformerLens …")
-def _import_all() -> None:
-    """The heavy imports, once the head of the page is on screen, and out of the garbage collector's sight."""
+@st.cache_resource(show_spinner="Importing TransformerLens …")
+def import_all() -> None:
+    """The heavy imports, once what needs none is on screen, and out of the garbage collector's sight."""
     for name in ("models.transformer", "figures"):
         import_module(f"ar_interp.{name}")
     import torch

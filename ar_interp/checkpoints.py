@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
@@ -19,6 +20,7 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
 from ar_interp.models.config import ModelConfig
@@ -72,6 +74,8 @@ class Checkpoint:
     """A trained model and where it came from.
 
     Attributes:
+        model: made when it is first asked for, so that all else can be shown without TransformerLens.
+        parameters: its checked weights by name.
         history: a row per logged step, see `TrainingRun`.
         members: a row per seed of the ensemble it was chosen from: seed, loss per context length.
         seed: of the chosen member.
@@ -82,7 +86,7 @@ class Checkpoint:
 
     name: str
     path: Path
-    model: "HookedARTransformer"
+    parameters: dict[str, Tensor]
     config: ModelConfig
     process: Process
     training: TrainConfig
@@ -92,6 +96,15 @@ class Checkpoint:
     steps: int
     device: str
     versions: dict[str, str]
+
+    @cached_property
+    def model(self) -> "HookedARTransformer":
+        from ar_interp.models.transformer import HookedARTransformer
+
+        device = next(iter(self.parameters.values())).device
+        model = HookedARTransformer(self.config, process=self.process, device=device)
+        model.load_state_dict(self.parameters)
+        return model
 
 
 def trained_folder() -> Path:
@@ -140,15 +153,10 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
         raise CheckpointError(f"{where}: {error}") from error
     tensors = _read_tensors(folder / "model.safetensors", config)
     history, members = _read_metrics(folder / "metrics.jsonl")
-
-    from ar_interp.models.transformer import HookedARTransformer
-
-    model = HookedARTransformer(config, process=process)
-    model.load_state_dict(tensors)
     return Checkpoint(
         name=folder.name,
         path=folder,
-        model=model.to(device),
+        parameters={name: tensor.to(device) for name, tensor in tensors.items()},
         config=config,
         process=process,
         training=training,
@@ -313,7 +321,7 @@ def _build_process(values: Any, where: str) -> Process:
     return _build(PROCESSES[values["kind"]], rest, where)
 
 
-def _read_tensors(path: Path, config: ModelConfig) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     where = f"{path.parent.name}/{path.name}"
     shapes = config.parameter_shapes
     dtype = {"float64": "F64", "float32": "F32"}[config.dtype]

@@ -34,7 +34,7 @@ ari.theory.unitary_minimum(dim=4, n_heads=2)
 ari.estimators.OLS()
 ari.recipes.RECIPES
 ari.available()
-ari.load
+ari.load("diagonal-unitary-h5").history
 ari.train
 """
     assert loaded_by(uses) == {"torch"}

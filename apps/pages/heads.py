@@ -25,6 +25,7 @@ if selected.checkpoint.config.heads == "unit":
     st.info("This model has no trained heads: their weights are 1, and only the positional encoding is learned.")
     st.stop()
 
+view.import_all()
 expected = selected.expected
 with view.errors_shown():
     heads, untrained = measure(selected.checkpoint)

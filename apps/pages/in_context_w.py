@@ -22,6 +22,7 @@ selected = view.open_page(
     position=True,
     sequence=True,
 )
+view.import_all()
 expected, T, i = selected.expected, selected.position, selected.sequence
 with view.errors_shown():
     sequences, predictions, recovered = recover(selected.checkpoint)

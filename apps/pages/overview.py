@@ -109,6 +109,7 @@ elif n_seeds > 1:
         "ari.figures.member_levels(checkpoint.members).show()",
     )
 
+view.import_all()
 with claims_place, view.errors_shown():
     claims = verify(checkpoint)
     counts = Counter(claim.verdict for claim in claims)

@@ -20,6 +20,7 @@ selected = view.open_page(
     "P multiplies the attention scores: at context length $T$ the key at position $t$ has the weight $p_t$. For "
     "conjugate pairs it holds the other half of the trigonometric identity λ² = 2 cos(θ) λ − 1.",
 )
+view.import_all()
 expected, checkpoint = selected.expected, selected.checkpoint
 with view.errors_shown():
     structure = measure(checkpoint)
