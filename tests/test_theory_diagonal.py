@@ -376,3 +376,9 @@ EYE = torch.eye(4, dtype=torch.float64)
 def test_refuses(call, message, without_type_checks):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("loss", [theory.unitary_loss, theory.orthogonal_loss, theory.orthogonal_loss_as_squares])
+def test_arrays_are_as_good_as_tensors(loss, random_tensor):
+    C, p = random_tensor(4, 4, seed=0), random_tensor(5, seed=1)
+    assert loss(C.numpy(), p.numpy()) == loss(C, p)

@@ -2,7 +2,7 @@
 
 The model is prediction_j = sum_t p_t sum_i C_ji conj(s_{T-1,i}) s_{t,i} s_{t,j} with target s_{T+1}, and
 s_1 = 1_dim in the eigenbasis (Sander et al. 2024, non-augmented tokens). Losses are sums over the dim coordinates.
-All of them take leading ensemble axes and are differentiable.
+All of them take leading ensemble axes, tensors or arrays, and are differentiable in tensors.
 """
 
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_number
 
+Array = Tensor | np.ndarray
 FAMILIES = ("unitary", "orthogonal")
 
 
@@ -83,7 +84,7 @@ def _partners(C: Tensor) -> Tensor:
 
 
 def unitary_loss(
-    C: Float[Tensor, "*ensemble dim dim"], p: Float[Tensor, "*ensemble pos"]
+    C: Float[Array, "*ensemble dim dim"], p: Float[Array, "*ensemble pos"]
 ) -> Float[Tensor, "*ensemble"]:
     """Population loss for one context length, unitary family.
 
@@ -98,11 +99,12 @@ def unitary_loss(
     Raises:
         ValueError: C is not square, p has fewer than two entries.
     """
+    C, p = torch.as_tensor(C), torch.as_tensor(p)
     return _loss(C, _Weights.of_row(p), conjugate_pairs=False)
 
 
 def orthogonal_loss(
-    C: Float[Tensor, "*ensemble dim dim"], p: Float[Tensor, "*ensemble pos"]
+    C: Float[Array, "*ensemble dim dim"], p: Float[Array, "*ensemble pos"]
 ) -> Float[Tensor, "*ensemble"]:
     """Population loss for one context length, conjugate pairs.
 
@@ -112,17 +114,19 @@ def orthogonal_loss(
 
     Args, Raises: as `unitary_loss`; C of odd size is refused.
     """
+    C, p = torch.as_tensor(C), torch.as_tensor(p)
     return _loss(C, _Weights.of_row(p), conjugate_pairs=True)
 
 
 def orthogonal_loss_as_squares(
-    C: Float[Tensor, "*ensemble dim dim"], p: Float[Tensor, "*ensemble pos"]
+    C: Float[Array, "*ensemble dim dim"], p: Float[Array, "*ensemble pos"]
 ) -> Float[Tensor, "*ensemble"]:
     """`orthogonal_loss` as a sum of squares, by Parseval in the independent phases; free of cancellation.
 
     sum_j (v C_jj - 1)^2 + (sum_{t<=T-2} p_t^2) sum_j C_jj^2 + Q2 sum_j sum_{i not in {j,j'}} C_ji^2
     + sum_j (u R_j + Qs C_jj')^2.
     """
+    C, p = torch.as_tensor(C), torch.as_tensor(p)
     u, v, others, squares = _Weights.of_row(p)
     diagonal, partners, rows = C.diagonal(0, -2, -1), _partners(C), C.sum(-1)
     blocks = torch.block_diag(*[C.new_ones(2, 2)] * (C.shape[-1] // 2))
@@ -136,7 +140,7 @@ def orthogonal_loss_as_squares(
 
 
 def population_loss(
-    C: Float[Tensor, "*ensemble dim dim"], P: Float[Tensor, "*ensemble query key"], *, family: str
+    C: Float[Array, "*ensemble dim dim"], P: Float[Array, "*ensemble query key"], *, family: str
 ) -> Float[Tensor, "*ensemble"]:
     """The training loss: the sum over T = 2..n_ctx of `unitary_loss` or `orthogonal_loss`.
 
@@ -146,6 +150,7 @@ def population_loss(
         family: `unitary` or `orthogonal`.
     """
     check_choice("family", family, FAMILIES)
+    C, P = torch.as_tensor(C), torch.as_tensor(P)
     return _loss(C, _Weights.of_matrix(P), conjugate_pairs=family == "orthogonal").sum(-1)
 
 
