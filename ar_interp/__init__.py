@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ar_interp.probes.context import recover_context
     from ar_interp.probes.heads import head_orthogonality
     from ar_interp.probes.positional import positional_structure
-    from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, Sequences
+    from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal, Sequences
     from ar_interp.training.config import TrainConfig
     from ar_interp.training.loop import DivergenceError, TrainingRun, train
 
@@ -38,6 +38,7 @@ _NAMES = {
     "CommutingOrthogonal": "processes",
     "CommutingUnitary": "processes",
     "FirstToken": "processes",
+    "HaarOrthogonal": "processes",
     "Sequences": "processes",
     "TrainConfig": "training.config",
     "DivergenceError": "training.loop",
@@ -54,6 +55,7 @@ __all__ = [
     "CommutingUnitary",
     "DivergenceError",
     "FirstToken",
+    "HaarOrthogonal",
     "HookedARTransformer",
     "ModelConfig",
     "Sequences",

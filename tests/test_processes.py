@@ -15,6 +15,7 @@ from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToke
 
 LAWS = [
     FirstToken("ones", scale=0.7),
+    FirstToken("unit-ones", scale=1.2),
     FirstToken("gaussian", scale=1.3),
     FirstToken("sphere", scale=2.0),
     FirstToken("signs", scale=0.5),

@@ -140,6 +140,8 @@ def read_phases(
     """
     if len(sequences) < 50:
         raise ValueError(f"a regression probe needs at least 50 sequences to split, got {len(sequences)}.")
+    if sequences.phases is None:
+        raise ValueError("sequences must carry phases: sample them from a commuting family.")
     length = sequences.tokens.shape[1] - 1
     position = check_integer("position", length if position is None else position, low=2, high=length)
     untrained = model.untrained(UNTRAINED_SEED) if untrained is None else untrained

@@ -1,126 +1,37 @@
-"""How sequences arise: s_{t+1} = W s_t, with a fresh random W for every sequence.
+"""The commuting families: W with fixed eigenvectors, sampled by its phases.
 
-States are rows, so a batch of states moves by s_{t+1} = s_t W^T. The commuting families are sampled by their
-phases: in the eigenbasis s_t = lambda^{t-1} * s_1 entrywise, so that no matrix is ever raised to a power and the
-rounding error does not grow with t.
+In the eigenbasis s_t = lambda^{t-1} * s_1 entrywise, so that no matrix is ever raised to a power and the rounding error
+does not grow with t.
 """
 
-from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field, replace
+from abc import abstractmethod
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from jaxtyping import Complex, Float, Inexact
+from jaxtyping import Complex, Float
 from torch import Tensor
 
-from ar_interp._checks import check_choice, check_integer, check_number
-
-MAX_DIM = 4096
-FIRST_TOKEN_LAWS = ("ones", "gaussian", "sphere", "signs", "one-hot", "sparse")
+from ar_interp._checks import check_integer, check_number
+from ar_interp.processes.base import AutoregressiveProcess, Sequences, cast_to, source_of_randomness
 
 
 @dataclass(frozen=True)
-class FirstToken:
-    """The law of s_1, times `scale`.
-
-    Laws: `ones` is 1_dim in the eigenbasis (what the theory of commuting processes assumes); `gaussian` has i.i.d.
-    N(0, 1) coordinates; `sphere` is uniform on the unit sphere; `signs` has i.i.d. +-1 coordinates; `one-hot` has a
-    single 1 at a uniform place; `sparse` has `n_nonzero` entries +-1 at uniform places.
-
-    The random laws are drawn in the eigenbasis for the unitary family, and in the real 2x2-rotation basis for the
-    orthogonal one, so that its sequences are real there.
-    """
-
-    law: str = "ones"
-    scale: float = field(default=1.0, kw_only=True)
-    n_nonzero: int | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        check_choice("first_token", self.law, FIRST_TOKEN_LAWS)
-        check_number("first_token.scale", self.scale, low=0.0, strict=True)
-        if (self.law == "sparse") != (self.n_nonzero is not None):
-            raise ValueError(
-                f"n_nonzero goes with the law 'sparse' and only with it: got law {self.law!r} and "
-                f"n_nonzero={self.n_nonzero}. Write FirstToken('sparse', n_nonzero=3)."
-            )
-        if self.n_nonzero is not None:
-            check_integer("first_token.n_nonzero", self.n_nonzero, low=1, high=MAX_DIM)
-
-    def draw(self, batch: int, dim: int, generator: torch.Generator) -> Float[Tensor, "batch dim"]:
-        """Real first tokens; `ones` gives 1_dim."""
-        device = generator.device
-        options = {"device": device, "dtype": torch.float64}
-        if self.law == "ones":
-            tokens = torch.ones(batch, dim, **options)
-        elif self.law == "signs":
-            tokens = _random_signs(batch, dim, generator)
-        elif self.law in ("one-hot", "sparse"):
-            n_nonzero = self.n_nonzero or 1
-            places = torch.rand(batch, dim, generator=generator, device=device).topk(n_nonzero, dim=-1).indices
-            entries = _random_signs(batch, n_nonzero, generator) if self.law == "sparse" else 1.0
-            tokens = torch.zeros(batch, dim, **options)
-            tokens.scatter_(-1, places, torch.ones(batch, n_nonzero, **options) * entries)
-        else:
-            tokens = torch.randn(batch, dim, generator=generator, **options)
-            if self.law == "sphere":
-                tokens = tokens / tokens.norm(dim=-1, keepdim=True)
-        return self.scale * tokens
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sequences:
-    """A batch of sequences and the W that made each.
-
-    Attributes:
-        tokens: s_1, ..., s_length; complex in the eigenbasis, real in a real basis.
-        W: the true matrix in the same coordinates, tokens[:, t + 1] = W tokens[:, t] + noise.
-        phases: angle of each eigenvalue of W, radians, in the order of the eigenbasis.
-    """
-
-    tokens: Inexact[Tensor, "batch pos dim"]
-    W: Inexact[Tensor, "batch dim dim"]
-    phases: Float[Tensor, "batch dim"]
-
-    def __len__(self) -> int:
-        return self.tokens.shape[0]
-
-    def __getitem__(self, index: slice | Tensor) -> "Sequences":
-        """Some of the sequences."""
-        return replace(self, tokens=self.tokens[index], W=self.W[index], phases=self.phases[index])
-
-
-@dataclass(frozen=True)
-class CommutingProcess(ABC):
+class CommutingProcess(AutoregressiveProcess):
     """A family of normal matrices that share their eigenvectors.
 
     Args:
-        dim: size of s_t.
-        first_token: the law of s_1, a `FirstToken` or its name.
-        noise: standard deviation of the additive noise, s_{t+1} = W s_t + noise * xi_t with E|xi_t|^2 = dim.
+        dim, first_token, noise: see `AutoregressiveProcess`.
         mu: eigenvalues are exp(i theta / mu) with theta uniform on (0, 2 pi); 1 is uniform on the circle.
     """
 
-    dim: int
-    first_token: FirstToken | str = field(default=FirstToken(), kw_only=True)
-    noise: float = field(default=0.0, kw_only=True)
     mu: float = field(default=1.0, kw_only=True)
 
-    kind: ClassVar[str]
     conjugate_pairs: ClassVar[bool]
 
     def __post_init__(self) -> None:
-        check_integer("dim", self.dim, low=1, high=MAX_DIM)
-        if isinstance(self.first_token, str):
-            object.__setattr__(self, "first_token", FirstToken(self.first_token))
-        object.__setattr__(self, "noise", check_number("noise", self.noise, low=0.0))
+        super().__post_init__()
         object.__setattr__(self, "mu", check_number("mu", self.mu, low=0.0, strict=True))
-        if (self.initial.n_nonzero or 1) > self.dim:
-            raise ValueError(f"n_nonzero must be at most dim = {self.dim}, got {self.initial.n_nonzero}.")
-
-    @property
-    def initial(self) -> FirstToken:
-        """The law of s_1."""
-        return self.first_token if isinstance(self.first_token, FirstToken) else FirstToken(self.first_token)
 
     @abstractmethod
     def draw_phases(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch dim"]:
@@ -167,7 +78,7 @@ class CommutingProcess(ABC):
         """
         check_integer("batch", batch, low=1)
         check_integer("length", length, low=1)
-        generator = _generator(seed, generator, device)
+        generator = source_of_randomness(seed, generator, device)
         phases = self.draw_phases(batch, generator)
         first = self.draw_first_tokens(batch, generator)
         noise = self.noise * self.draw_noise(batch, length - 1, generator) if self.noise else None
@@ -227,14 +138,10 @@ class CommutingProcess(ABC):
         tokens = states @ vectors.mT
         W = (vectors * eigenvalues[:, None, :]) @ vectors.mH
         is_real = self.conjugate_pairs and not (isinstance(basis, str) and basis == "eigen")
-        kind = _cast_to(dtype, real=is_real)
+        kind = cast_to(dtype, real=is_real)
         if is_real:
             tokens, W = tokens.real, W.real
         return Sequences(tokens=tokens.to(kind), W=W.to(kind), phases=phases)
-
-    def to_dict(self) -> dict[str, object]:
-        """The kind and the fields, ready for JSON."""
-        return {"kind": self.kind, **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -289,7 +196,7 @@ class CommutingOrthogonal(CommutingProcess):
 
     def draw_first_tokens(self, batch: int, generator: torch.Generator) -> Complex[Tensor, "batch dim"]:
         drawn = self.initial.draw(batch, self.dim, generator).to(torch.complex128)
-        return drawn if self.initial.law == "ones" else drawn @ self._to_rotation(drawn.device).conj()
+        return drawn if self.initial.law in ("ones", "unit-ones") else drawn @ self._to_rotation(drawn.device).conj()
 
     def draw_noise(self, batch: int, length: int, generator: torch.Generator) -> Complex[Tensor, "batch pos dim"]:
         real = torch.randn(batch, length, self.dim, generator=generator, device=generator.device, dtype=torch.float64)
@@ -314,30 +221,9 @@ class CommutingOrthogonal(CommutingProcess):
         return torch.block_diag(*[block] * (self.dim // 2))
 
 
-Process = CommutingUnitary | CommutingOrthogonal
-PROCESSES: dict[str, type[Process]] = {cls.kind: cls for cls in (CommutingUnitary, CommutingOrthogonal)}
-
-
 def _uniform_angles(batch: int, n: int, generator: torch.Generator) -> Float[Tensor, "batch n"]:
     uniform = torch.rand(batch, n, generator=generator, device=generator.device, dtype=torch.float64)
     return 2 * torch.pi * uniform
-
-
-def _random_signs(batch: int, n: int, generator: torch.Generator) -> Float[Tensor, "batch n"]:
-    bits = torch.randint(0, 2, (batch, n), generator=generator, device=generator.device)
-    return 2.0 * bits.double() - 1.0
-
-
-def _generator(
-    seed: int | None, generator: torch.Generator | None, device: str | torch.device | None
-) -> torch.Generator:
-    if (seed is None) == (generator is None):
-        raise ValueError("sample needs its randomness from exactly one of seed and generator; pass e.g. seed=0.")
-    if generator is None:
-        return torch.Generator(device or "cpu").manual_seed(check_integer("seed", seed, low=0))
-    if device is not None and torch.device(device).type != generator.device.type:
-        raise ValueError(f"device is {device} but the generator lives on {generator.device}.")
-    return generator
 
 
 def _orthonormal(basis: Tensor, dim: int) -> Tensor:
@@ -348,15 +234,3 @@ def _orthonormal(basis: Tensor, dim: int) -> Tensor:
     if not defect < 1e-5:  # float32 bases are welcome
         raise ValueError(f"basis must be orthonormal: P P^* differs from the identity by {defect:.2g}.")
     return double
-
-
-def _cast_to(dtype: torch.dtype, *, real: bool) -> torch.dtype:
-    precisions = {
-        torch.float64: (torch.float64, torch.complex128),
-        torch.complex128: (torch.float64, torch.complex128),
-        torch.float32: (torch.float32, torch.complex64),
-        torch.complex64: (torch.float32, torch.complex64),
-    }
-    if dtype not in precisions:
-        raise ValueError(f"dtype must be float64, float32, complex128 or complex64, got {dtype}.")
-    return precisions[dtype][0 if real else 1]
