@@ -20,7 +20,7 @@ from torch import Tensor
 from ar_interp._checks import check_integer, check_number
 from ar_interp.processes.base import AutoregressiveProcess
 
-Tunable = TypeVar("Tunable", bound="GradientDescent | NewtonSchulz")
+Tunable = TypeVar("Tunable", "GradientDescent", "NewtonSchulz")
 
 
 class Estimator(ABC):

@@ -142,7 +142,7 @@ def test_any_conforming_model_can_be_probed():
 
 
 def test_what_a_model_lacks_is_listed():
-    with pytest.raises(ValueError, match=r"type Linear cannot be probed .* lacks the tensor\(s\) W_Q, W_K, W_V"):
+    with pytest.raises(ValueError, match="type Linear cannot be probed: it lacks W_Q, W_K, W_V, W_O, P"):
         ari.head_orthogonality(torch.nn.Linear(2, 2))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer
 from ar_interp.estimators import OLS, DiagonalOLS, Estimator, Zero
+from ar_interp.probes.weights import require
 from ar_interp.processes import Sequences
 
 PATTERN = "blocks.0.attn.hook_pattern"
@@ -93,6 +94,7 @@ def recover_context(
     Raises:
         ValueError: sequences in another basis, or too short.
     """
+    require(model, "W_V", "W_O", "run_with_cache")
     tokens, W = sequences.tokens, sequences.W
     if not tokens.is_complex() or (W - torch.diag_embed(W.diagonal(0, -2, -1))).abs().max() > 1e-9:
         raise ValueError("sequences must be in the eigenbasis (complex tokens, diagonal W): sample with basis='eigen'.")
@@ -138,13 +140,17 @@ def read_phases(
     Raises:
         ValueError: fewer than 50 sequences, a position out of range.
     """
+    require(model, "run_with_cache")
+    if untrained is None:
+        if not hasattr(model, "untrained"):
+            raise ValueError(f"untrained must be given: {type(model).__name__} cannot make its own control.")
+        untrained = model.untrained(UNTRAINED_SEED)
     if len(sequences) < 50:
         raise ValueError(f"a regression probe needs at least 50 sequences to split, got {len(sequences)}.")
     if sequences.phases is None:
         raise ValueError("sequences must carry phases: sample them from a commuting family.")
     length = sequences.tokens.shape[1] - 1
     position = check_integer("position", length if position is None else position, low=2, high=length)
-    untrained = model.untrained(UNTRAINED_SEED) if untrained is None else untrained
     features, control_features = (
         _features(m, sequences.tokens[:, :length], hook, position) for m in (model, untrained)
     )

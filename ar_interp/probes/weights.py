@@ -1,8 +1,9 @@
 """What the probes read of a model: any one-layer model whose heads are diagonal conforms, not only ours.
 
 It must have `W_Q`, `W_K`, `W_V` [layer head d_model d_head], `W_O` [layer head d_head d_model] with one layer, and
-the positional weights `P` [query key] in the layout of `HookedARTransformer.from_diagonal`. Probes of activations also
-call it on tokens [batch pos dim] and its `run_with_cache`.
+the positional weights `P` [query key] in the layout of `HookedARTransformer.from_diagonal`. Probes of predictions call
+it on tokens [batch pos dim]; probes of activations need `run_with_cache(tokens, names_filter=hook)`, which returns the
+predictions and a mapping of hook names to activations, as any TransformerLens HookedRootModule does.
 """
 
 from dataclasses import dataclass
@@ -43,19 +44,28 @@ def diagonal_weights(model: Any) -> DiagonalWeights:
     Raises:
         ValueError: attributes that are missing (all are listed), more than one layer, circuits that are not diagonal.
     """
-    missing = [name for name in WEIGHTS if not isinstance(getattr(model, name, None), Tensor)]
-    if missing:
-        raise ValueError(
-            f"model of type {type(model).__name__} cannot be probed for diagonal heads: it lacks the tensor(s) "
-            f"{', '.join(missing)}. Needed are W_Q, W_K, W_V [1 head d_model d_head], W_O [1 head d_head d_model] and "
-            "P [query key]."
-        )
+    require(model, *WEIGHTS)
     W_Q, W_K, W_V, W_O, P = (getattr(model, name).detach().cpu() for name in WEIGHTS)
     if any(weight.ndim != 4 or len(weight) != 1 for weight in (W_Q, W_K, W_V, W_O)):
         raise ValueError(f"model must have one layer, W_Q [1 head d_model d_head]; got {list(W_Q.shape)}.")
     A = _diagonal("QK = W_Q W_K^T", W_Q[0].double() @ W_K[0].double().mT)
     B = _diagonal("OV = W_V W_O", W_V[0].double() @ W_O[0].double())
     return DiagonalWeights(A=A, B=B, P=P.double())
+
+
+def require(model: Any, *names: str) -> None:
+    """All that a probe needs of a model is there.
+
+    Raises:
+        ValueError: it is not; the message lists what is missing and what a conforming model has.
+    """
+    missing = [name for name in names if getattr(model, name, None) is None]
+    if missing:
+        raise ValueError(
+            f"model of type {type(model).__name__} cannot be probed: it lacks {', '.join(missing)}. A conforming model "
+            "has W_Q, W_K, W_V [1 head d_model d_head], W_O [1 head d_head d_model], P [query key], is called on "
+            "tokens [batch pos dim], and has run_with_cache for probes of activations."
+        )
 
 
 def process_of(model: Any, process: Process | None) -> Process:

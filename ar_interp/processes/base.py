@@ -1,6 +1,6 @@
 """What every process has: a size, the law of the first token, noise; and the sequences it makes."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
@@ -117,6 +117,19 @@ class AutoregressiveProcess(ABC):
     def initial(self) -> FirstToken:
         """The law of s_1."""
         return self.first_token if isinstance(self.first_token, FirstToken) else FirstToken(self.first_token)
+
+    @abstractmethod
+    def sample(
+        self,
+        batch: int,
+        length: int,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> Sequences:
+        """Fresh sequences s_1, ..., s_length, each with its own W."""
 
     def to_dict(self) -> dict[str, object]:
         """The fields and the kind, ready for JSON."""
