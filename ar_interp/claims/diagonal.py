@@ -1,5 +1,7 @@
 """Claims about the weights and predictions of diagonal heads on commuting processes."""
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,10 +24,9 @@ SAMPLE_SEED = 0
 
 def diagonal_claims(model: Any, process: Process) -> list[Claim]:
     """Minimum, structure of C and P, head orthogonality and the identity that the prediction rests on."""
-    measured = _Measured(model, process)
-    control = _Measured(untrained(model, process), process)
+    subject = _Subject(model, process)
     structure = _orthogonal_claims if process.conjugate_pairs else _unitary_claims
-    return [*_loss_claims(measured, control), *structure(measured, control)]
+    return [*_loss_claims(subject), *structure(subject)]
 
 
 class _Measured:
@@ -34,246 +35,263 @@ class _Measured:
     def __init__(self, model: Any, process: Process) -> None:
         self.model, self.process = model, process
         self.weights = diagonal_weights(model)
-        self.n_heads, self.dim = self.weights.A.shape
-        self.n_ctx = len(self.weights.P)
-        self.heads: HeadOrthogonality = head_orthogonality(model)
-        self.positions: PositionalStructure = positional_structure(model, process=process)
+
+    @cached_property
+    def heads(self) -> HeadOrthogonality:
+        return head_orthogonality(self.model)
+
+    @cached_property
+    def positions(self) -> PositionalStructure:
+        return positional_structure(self.model, process=self.process)
 
     @property
     def loss(self) -> float:
         """Population loss per context length."""
+        P = self.weights.P
         family = "orthogonal" if self.process.conjugate_pairs else "unitary"
-        return population_loss(self.weights.C, self.weights.P, family=family).item() / (self.n_ctx - 1)
+        return population_loss(self.weights.C, P, family=family).item() / (len(P) - 1)
 
+    @cached_property
     @torch.no_grad()
     def sampled_loss(self) -> tuple[float, float]:
         """Mean over fresh sequences of the squared error per context length, and its standard error."""
-        sequences = self.process.sample(N_SEQUENCES, self.n_ctx + 1, seed=SAMPLE_SEED, device=self.model.P.device)
+        P = self.model.P
+        sequences = self.process.sample(N_SEQUENCES, len(P) + 1, seed=SAMPLE_SEED, device=P.device)
         error = (self.model(sequences.tokens[:, :-1]) - sequences.tokens[:, 1:])[:, 1:]
         losses = error.abs().square().sum(-1).mean(-1)
         return losses.mean().item(), (losses.std() / N_SEQUENCES**0.5).item()
 
-    def sabotaged(self, sabotage: Any) -> "_Measured":
-        return _Measured(sabotage(self.model, self.process), self.process)
+    @property
+    def eigenvalue_deviation(self) -> float:
+        """Largest deviation of the eigenvalues of C / c (and of M / c, but for zeros) from 1 +- kappa and 0."""
+        dim, covered = self.process.dim, min(self.process.dim // 2, len(self.weights.A))
+        kappa, scale = self.positions.kappa, self.positions.scale
+        expected = [1 + kappa] * covered + [1 - kappa] * covered + [0.0] * (dim - 2 * covered)
+        found = torch.linalg.eigvals(self.weights.C / scale)
+        real = found.real.sort().values - torch.tensor(expected, dtype=torch.float64).sort().values
+        return max(real.abs().max().item(), found.imag.abs().max().item())
 
 
-def _loss_claims(measured: _Measured, control: _Measured) -> list[Claim]:
-    dim, n_heads = measured.dim, measured.n_heads
-    pairs = measured.process.conjugate_pairs
-    minimum = (orthogonal_minimum if pairs else unitary_minimum)(dim=dim, n_heads=n_heads)
+class _Subject(_Measured):
+    """The model that claims are made of, beside the untrained one that is the control of most."""
+
+    def __init__(self, model: Any, process: Process) -> None:
+        super().__init__(model, process)
+        self.n_heads, self.dim = self.weights.A.shape
+        self.untrained = _Measured(untrained(model, process), process)
+
+    def claim(
+        self,
+        statement: str,
+        read: Callable[[_Measured], float],
+        *,
+        source: str,
+        tolerance: str,
+        predicted: float = 0.0,
+        n: int = 1,
+        uncertainty: float = 0.0,
+        control: tuple[str, Callable[..., Any]] | None = None,
+    ) -> Claim:
+        """What `read` says of the model, against what it says of the untrained one, or of a sabotaged copy.
+
+        Args:
+            control: description and sabotage, (model, process) -> model.
+        """
+        description, other = "untrained", self.untrained
+        if control is not None:
+            description, other = control[0], _Measured(control[1](self.model, self.process), self.process)
+        return claim(
+            statement,
+            source=source,
+            tolerance=tolerance,
+            predicted=predicted,
+            measured=read(self),
+            uncertainty=uncertainty,
+            n=n,
+            control=(description, read(other)),
+        )
+
+
+def _loss_claims(subject: _Subject) -> list[Claim]:
+    pairs = subject.process.conjugate_pairs
+    minimum = (orthogonal_minimum if pairs else unitary_minimum)(dim=subject.dim, n_heads=subject.n_heads)
     formula = "max(d - 2H, 0)" if pairs else "d - min(H, d)"
     source = RANK_BOUND if pairs else UNITARY
-    sampled, error = measured.sampled_loss()
     return [
-        claim(
-            f"The loss is at its minimum over {n_heads} heads, {formula}",
+        subject.claim(
+            f"The loss is at its minimum over {subject.n_heads} heads, {formula}",
+            lambda m: m.loss,
             source=source,
             tolerance="minimum",
             predicted=minimum,
-            measured=measured.loss,
-            control=("untrained", control.loss),
         ),
-        claim(
+        subject.claim(
             "So is the error of the hooked model on fresh sequences",
+            lambda m: m.sampled_loss[0],
             source=source,
             tolerance="sampled loss",
             predicted=minimum,
-            measured=sampled,
-            uncertainty=1.96 * error,
+            uncertainty=1.96 * subject.sampled_loss[1],
             n=N_SEQUENCES,
-            control=("untrained", control.sampled_loss()[0]),
         ),
     ]
 
 
-def _unitary_claims(measured: _Measured, control: _Measured) -> list[Claim]:
-    positions = measured.positions
-    rank = min(measured.n_heads, measured.dim)
+def _unitary_claims(subject: _Subject) -> list[Claim]:
+    rank = min(subject.n_heads, subject.dim)
     claims = [
-        _projector_claim(UNITARY, measured, control, rank),
-        *_weights_claims(UNITARY, measured, control),
-        claim(
+        _projector_claim(UNITARY, subject, rank),
+        *_weights_claims(UNITARY, subject),
+        subject.claim(
             "Only the newest key counts: p_{T-1} / p_T vanishes",
+            lambda m: m.positions.ratio,
             source=UNITARY,
             tolerance="ratio zero",
-            predicted=0,
-            measured=positions.ratio,
-            control=("untrained", control.positions.ratio),
         ),
-        *_head_claims(UNITARY, measured, control, rank),
+        *_head_claims(UNITARY, subject, rank),
     ]
-    if rank == measured.dim:
-        claims.append(_identity_claim("prediction = lambda^T, through s_T conj(s_{T-1}) = lambda", UNITARY, measured))
+    if rank == subject.dim:
+        claims.append(_identity_claim("prediction = lambda^T, through s_T conj(s_{T-1}) = lambda", UNITARY, subject))
     return claims
 
 
-def _orthogonal_claims(measured: _Measured, control: _Measured) -> list[Claim]:
-    heads, positions = measured.heads, measured.positions
-    dim, n_heads = measured.dim, measured.n_heads
-    kappa = positions.kappa
+def _orthogonal_claims(subject: _Subject) -> list[Claim]:
+    dim, n_heads = subject.dim, subject.n_heads
+    kappa = subject.positions.kappa
     claims = [
-        claim(
+        subject.claim(
             "C is block-diagonal over the conjugate pairs",
+            lambda m: m.positions.block_mass,
             source=ZERO_SET,
             tolerance="block mass",
-            predicted=0,
-            measured=positions.block_mass,
-            control=("untrained", control.positions.block_mass),
         ),
-        claim(
+        subject.claim(
             "Every block is c [[1, k], [k, 1]] with the same k: largest |k_block - kappa|",
+            lambda m: m.positions.kappa_spread,
             source=ZERO_SET,
             tolerance="kappa",
-            predicted=0,
-            measured=positions.kappa_spread,
-            control=("untrained", control.positions.kappa_spread),
         ),
-        *_weights_claims(ZERO_SET, measured, control),
+        *_weights_claims(ZERO_SET, subject),
     ]
     if n_heads < dim:
-        covered = min(2 * n_heads, dim) // 2
-        claims += [
-            claim(
-                "Fewer heads than coordinates leave only kappa = 1 (read from C)",
-                source=ZERO_SET,
-                tolerance="kappa",
-                predicted=1,
-                measured=kappa,
-                control=("untrained", control.positions.kappa),
-            ),
-            claim(
-                "and p_{T-1} / p_T = -1/2",
-                source=ZERO_SET,
-                tolerance="kappa",
-                predicted=-0.5,
-                measured=positions.ratio,
-                control=("untrained", control.positions.ratio),
-            ),
-            claim(
-                f"and C of rank {covered}, one dimension for each pair",
-                source=ZERO_SET,
-                tolerance="rank",
-                predicted=covered,
-                measured=heads.rank,
-                control=("untrained", control.heads.rank),
-            ),
-            _projector_claim(ZERO_SET, measured, control, covered),
-            *_head_claims(ZERO_SET, measured, control, covered),
-        ]
-    flipped = measured.sabotaged(flipped_previous).positions
+        claims += _kappa_one_claims(subject)
     claims += [
-        claim(
+        subject.claim(
             "The encoding knows kappa: p_{T-1} / p_T = -kappa / (1 + kappa), kappa read from C",
+            lambda m: m.positions.ratio,
             source=ZERO_SET,
             tolerance="kappa relation",
             predicted=kappa_to_ratio(kappa) if kappa != -1 else float("inf"),
-            measured=positions.ratio,
-            control=("p_{T-1} with its sign turned", flipped.ratio),
+            control=("p_{T-1} with its sign turned", flipped_previous),
         ),
-        claim(
+        subject.claim(
             "Eigenvalues of M = A B^T are c(1 + kappa), c(1 - kappa), dim / 2 of each: largest deviation over c",
+            lambda m: m.eigenvalue_deviation,
             source=ZERO_SET,
             tolerance="kappa",
-            predicted=0,
-            measured=_eigenvalue_deviation(measured),
-            control=("untrained", _eigenvalue_deviation(control)),
         ),
     ]
     if 2 * n_heads >= dim:
         statement = "trigonometric identity with its p_{T-1} term for this kappa"
         if n_heads < dim:
             statement = "trigonometric identity s_{T+1} = 2 cos(theta) s_T - s_{T-1}"
-        claims.append(_identity_claim(statement, ORTHOGONAL, measured))
+        claims.append(_identity_claim(statement, ORTHOGONAL, subject))
     return claims
 
 
-def _projector_claim(source: str, measured: _Measured, control: _Measured, rank: int) -> Claim:
-    return claim(
+def _kappa_one_claims(subject: _Subject) -> list[Claim]:
+    """What fewer heads than coordinates leave of the zero-loss set."""
+    covered = min(2 * subject.n_heads, subject.dim) // 2
+    return [
+        subject.claim(
+            "Fewer heads than coordinates leave only kappa = 1 (read from C)",
+            lambda m: m.positions.kappa,
+            source=ZERO_SET,
+            tolerance="kappa",
+            predicted=1,
+        ),
+        subject.claim(
+            "and p_{T-1} / p_T = -1/2",
+            lambda m: m.positions.ratio,
+            source=ZERO_SET,
+            tolerance="kappa",
+            predicted=-0.5,
+        ),
+        subject.claim(
+            f"and C of rank {covered}, one dimension for each pair",
+            lambda m: m.heads.rank,
+            source=ZERO_SET,
+            tolerance="rank",
+            predicted=covered,
+        ),
+        _projector_claim(ZERO_SET, subject, covered),
+        *_head_claims(ZERO_SET, subject, covered),
+    ]
+
+
+def _projector_claim(source: str, subject: _Subject, rank: int) -> Claim:
+    return subject.claim(
         f"C / m is a projector of rank {rank}, m = tr C / rank: |C^2 - mC| / m^2",
+        lambda m: m.heads.e_c,
         source=source,
         tolerance="projector",
-        predicted=0,
-        measured=measured.heads.e_c,
-        control=("untrained", control.heads.e_c),
     )
 
 
-def _weights_claims(source: str, measured: _Measured, control: _Measured) -> list[Claim]:
+def _weights_claims(source: str, subject: _Subject) -> list[Claim]:
     return [
-        claim(
+        subject.claim(
             "c p_T = 1 for every T: largest deviation",
+            lambda m: m.positions.scale_error,
             source=source,
             tolerance="scale product",
-            predicted=0,
-            measured=measured.positions.scale_error,
-            control=("untrained", control.positions.scale_error),
-            n=measured.n_ctx - 1,
+            n=len(subject.weights.P) - 1,
         ),
-        claim(
+        subject.claim(
             "Keys before T-1 carry nothing: their share of |P|^2",
+            lambda m: m.positions.off_mass,
             source=source,
             tolerance="off mass",
-            predicted=0,
-            measured=measured.positions.off_mass,
-            control=("untrained", control.positions.off_mass),
         ),
     ]
 
 
-def _head_claims(source: str, measured: _Measured, control: _Measured, rank: int) -> list[Claim]:
+def _head_claims(source: str, subject: _Subject, rank: int) -> list[Claim]:
     """A B^T = m I where the rank of C is the number of heads; a projector where the heads outnumber the coordinates."""
-    heads, n_heads = measured.heads, measured.n_heads
-    if n_heads > measured.dim:
+    if subject.n_heads > subject.dim:
         return [
-            claim(
+            subject.claim(
                 f"More heads than coordinates: A B^T / m is a projector of rank {rank}",
+                lambda m: m.heads.e_p,
                 source=source,
                 tolerance="heads",
-                predicted=0,
-                measured=heads.e_p,
-                control=("untrained", control.heads.e_p),
             )
         ]
-    if n_heads > rank or n_heads == 1:
+    if subject.n_heads > rank or subject.n_heads == 1:
         return []
     return [
-        claim(
+        subject.claim(
             "Heads are orthogonal: A B^T = m I, E_M",
+            lambda m: m.heads.e_m,
             source=source,
             tolerance="heads",
-            predicted=0,
-            measured=heads.e_m,
-            control=("untrained", control.heads.e_m),
         ),
-        claim(
+        subject.claim(
             "that is, <a_h, b_h'> = 0 for h != h' in every gauge: rms cosine",
+            lambda m: m.heads.cosine_ab,
             source=source,
             tolerance="heads",
-            predicted=0,
-            measured=heads.cosine_ab,
-            control=("keys permuted between heads", measured.sabotaged(permuted_heads).heads.cosine_ab),
+            control=("keys permuted between heads", permuted_heads),
         ),
     ]
 
 
-def _eigenvalue_deviation(measured: _Measured) -> float:
-    """Largest |eigenvalue of C / c - (1 +- kappa or 0)|, matched in order: C and M share their non-zero eigenvalues."""
-    kappa, scale = measured.positions.kappa, measured.positions.scale
-    covered = min(measured.dim // 2, measured.n_heads)
-    expected = [1 + kappa] * covered + [1 - kappa] * covered + [0.0] * (measured.dim - 2 * covered)
-    found = torch.linalg.eigvals(measured.weights.C / scale)
-    real = found.real.sort().values - torch.tensor(expected, dtype=torch.float64).sort().values
-    return max(real.abs().max().item(), found.imag.abs().max().item())
-
-
-def _identity_claim(statement: str, source: str, measured: _Measured) -> Claim:
-    residual = measured.positions
-    return claim(
+def _identity_claim(statement: str, source: str, subject: _Subject) -> Claim:
+    return subject.claim(
         f"The {statement}: sup over angles and T of |prediction - lambda^T|",
+        lambda m: m.positions.residual,
         source=source,
         tolerance="identity",
-        predicted=0,
-        measured=residual.residual,
-        n=len(residual.angles),
-        control=("P shifted by one key", measured.sabotaged(shifted_positions).positions.residual),
+        n=len(subject.positions.angles),
+        control=("P shifted by one key", shifted_positions),
     )
