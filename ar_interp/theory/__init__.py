@@ -13,6 +13,16 @@ Symbols, as in Sander et al. 2024 (arXiv 2402.05787):
     n           n_ctx - 1, the number of context lengths T = 2..n_ctx in a training loss
     mu          eigenvalues are exp(i theta / mu), theta uniform (positional-only attention)
     K           [pos pos]   the kernel of the positional-only loss
+
+and for augmented tokens, Sander et al. 2024 and Zheng et al. 2024 (arXiv 2405.16845):
+
+    eta         step size of one gradient step from W = 0; the layer's a2 b1
+    a1..a4      key-query scalars of <s_t|s_T>, <s_{t-1}|s_T>, <s_t|s_{T-1}>, <s_{t-1}|s_{T-1}>
+    b1, b2      value scalars of s_t and s_{t-1}
+    r_m, t_m    <s_1, W^m s_1> and tr W^m (Haar W)
+    h_T, G_T    sum_{m<T} E r_m^2 and sum_{m,m'<T} E r_m r_m' r_{|m-m'|}: loss = 1 - 2 eta h_T + eta^2 G_T
+    kappa0..3   moments of the first token x_1, see `TokenMoments` (not the kappa of the blocks of C)
+    a b         the product of scalars that is the step size there
 """
 
 from ar_interp.theory.constructions import (
@@ -34,6 +44,31 @@ from ar_interp.theory.diagonal import (
     unitary_loss,
     unitary_minimum,
 )
+from ar_interp.theory.gradient_step import (
+    BlockScalarOptimum,
+    block_scalar_optimum,
+    one_step_loss,
+    one_step_minimum,
+    optimal_step_size,
+    optimal_step_size_at,
+)
+from ar_interp.theory.haar import (
+    haar_error_limit,
+    haar_error_limit_at,
+    haar_one_step_loss,
+    haar_one_step_minimum,
+    haar_step_limit,
+    haar_step_size,
+    haar_step_size_at,
+    ols_error,
+    second_moment,
+)
+from ar_interp.theory.initial_token import (
+    TokenMoments,
+    first_token_moments,
+    initial_token_error,
+    initial_token_product,
+)
 from ar_interp.theory.positional import (
     SpectralFilter,
     descent_steps,
@@ -47,14 +82,32 @@ from ar_interp.theory.positional import (
 from ar_interp.theory.traps import trapped_levels, trapped_matrix
 
 __all__ = [
+    "BlockScalarOptimum",
     "KappaFamily",
     "SpectralFilter",
+    "TokenMoments",
+    "block_scalar_optimum",
     "descent_steps",
     "factor_heads",
+    "first_token_moments",
     "gradient_descent_scale",
+    "haar_error_limit",
+    "haar_error_limit_at",
+    "haar_one_step_loss",
+    "haar_one_step_minimum",
+    "haar_step_limit",
+    "haar_step_size",
+    "haar_step_size_at",
+    "initial_token_error",
+    "initial_token_product",
     "kappa_family",
     "kappa_to_ratio",
     "legendre_profile",
+    "ols_error",
+    "one_step_loss",
+    "one_step_minimum",
+    "optimal_step_size",
+    "optimal_step_size_at",
     "orthogonal_loss",
     "orthogonal_loss_as_squares",
     "orthogonal_minimum",
@@ -66,6 +119,7 @@ __all__ = [
     "positional_weights",
     "projector_family",
     "ratio_to_kappa",
+    "second_moment",
     "spectral_filter",
     "trapped_levels",
     "trapped_matrix",

@@ -83,9 +83,7 @@ def _partners(C: Tensor) -> Tensor:
     return C[..., j, j ^ 1]
 
 
-def unitary_loss(
-    C: Float[Array, "*ensemble dim dim"], p: Float[Array, "*ensemble pos"]
-) -> Float[Tensor, "*ensemble"]:
+def unitary_loss(C: Float[Array, "*ensemble dim dim"], p: Float[Array, "*ensemble pos"]) -> Float[Tensor, "*ensemble"]:
     """Population loss for one context length, unitary family.
 
     E|prediction - s_{T+1}|^2 = |C|^2 Q2 + u^2 sum_j R_j^2 - 2 v tr C + dim, with R_j = sum_i C_ji, u = p_{T-1},
