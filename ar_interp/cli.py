@@ -40,7 +40,7 @@ def train(
 
     Args:
         names: recipes.
-        output: folder for the checkpoints; where the shipped ones lie if left out.
+        output: folder for the checkpoints; ./trained if left out. A checkpoint of that name there is replaced.
         seed: override the recipe's first seed.
         n_seeds: override its number of seeds.
         steps: override its number of updates.
@@ -63,7 +63,11 @@ def train(
         raise ValueError(f"no recipe {', '.join(unknown) or '(none given)'}. Recipes: {', '.join(RECIPES)}, or all.")
     given = {"seed": seed, "n_seeds": n_seeds, "steps": steps, "lr": lr, "batch": batch, "device": device}
     overrides = {key: value for key, value in given.items() if value is not None}
-    folder = output or checkpoints.trained_folder()
+    if overrides.keys() - {"device"} and output is None:
+        raise ValueError(
+            f"--{min(overrides).replace('_', '-')} departs from the recipe: say with --output where to put it."
+        )
+    folder = output or Path("trained")
     for name in names:
         recipe = RECIPES[name]
         try:

@@ -81,6 +81,7 @@ def test_divergence_keeps_the_last_good_state(tmp_path, capsys):
     [
         (["verify", "diagonal-unitary-h11"], "Did you mean 'diagonal-unitary-h10"),
         (["train", "nothing"], "no recipe nothing"),
+        (["train", "diagonal-unitary-h5", "--steps", "3"], "--steps departs from the recipe: say with --output"),
         (["train"], r"no recipe \(none given\)"),
     ],
 )
