@@ -170,6 +170,15 @@ def test_a_model_with_every_pair_trapped_is_measured_all_the_same():
     assert verdicts(ari.verify(model), "encoding knows kappa") == ["fails"]
 
 
+@pytest.mark.parametrize("process", [ari.CommutingUnitary(4), ari.CommutingOrthogonal(4)], ids=lambda p: p.kind)
+@pytest.mark.parametrize("n_heads", [1, 2, 4, 5])
+def test_weights_that_are_zero_are_measured_all_the_same(process, n_heads):
+    zeros = [torch.zeros(n_heads, 4), torch.zeros(n_heads, 4), torch.zeros(3, 3)]
+    claims = ari.verify(HookedARTransformer.from_diagonal(*zeros, process=process))
+    assert verdicts(claims, "minimum over") == ["fails"]
+    json.loads(claims.to_json())
+
+
 @pytest.fixture(scope="module")
 def ensemble():
     """A small run with traps: three heads on three pairs."""
@@ -217,9 +226,10 @@ def test_positional_only_runs_follow_the_filter():
             ari.CommutingUnitary(1, mu=9),
             "compared with descent from zero: pass its checkpoint",
         ),
+        (lambda: unitary_model(4), ari.HaarOrthogonal(D), "process must be a commuting family"),
         (lambda: unitary_model(4), ari.CommutingUnitary(D, mu=3.0), "process.mu must be 1 for trained heads"),
     ],
 )
-def test_refusals(subject, process, message):
+def test_refusals(subject, process, message, without_type_checks):
     with pytest.raises(ValueError, match=message):
         ari.verify(subject(), process=process)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from ar_interp import theory
 from ar_interp.models.config import HEAD_A, HEAD_B, POSITIONAL_P, ModelConfig, initial_parameters
 from ar_interp.models.transformer import HookedARTransformer
-from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken
+from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.loop import DivergenceError, train
 from ar_interp.training.objectives import population_objective, sampled_objective, theoretical_minimum
@@ -305,6 +305,7 @@ def test_cuda_trains_like_the_cpu(how):
 @pytest.mark.parametrize(
     ("config", "process", "message"),
     [
+        (CONFIG, HaarOrthogonal(4), "process must be CommutingUnitary or CommutingOrthogonal: diagonal heads need"),
         (CONFIG, CommutingUnitary(5), "process has dim 5 but the model has dim 4; they must agree"),
         (CONFIG, CommutingUnitary(4, noise=0.1), r"no exact population loss here: noise is 0\.1.*'sampled'"),
         (CONFIG, CommutingUnitary(4, first_token=FirstToken("gaussian")), "first_token is .*gaussian.* holds for ones"),
@@ -313,7 +314,7 @@ def test_cuda_trains_like_the_cpu(how):
         (POSITIONAL, CommutingUnitary(1, noise=0.1, mu=50.0), "no exact population loss here: noise is"),
     ],
 )
-def test_train_refuses(config, process, message):
+def test_train_refuses(config, process, message, without_type_checks):
     with pytest.raises(ValueError, match=message):
         fit(config, process)
 

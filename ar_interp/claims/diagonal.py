@@ -67,7 +67,10 @@ class _Measured:
         dim, covered = self.process.dim, min(self.process.dim // 2, len(self.weights.A))
         kappa, scale = self.positions.kappa, self.positions.scale
         expected = [1 + kappa] * covered + [1 - kappa] * covered + [0.0] * (dim - 2 * covered)
-        found = torch.linalg.eigvals(self.weights.C / scale)
+        scaled = self.weights.C / scale
+        if not scaled.isfinite().all():
+            return float("nan")
+        found = torch.linalg.eigvals(scaled)
         real = found.real.sort().values - torch.tensor(expected, dtype=torch.float64).sort().values
         return max(real.abs().max().item(), found.imag.abs().max().item())
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_number
-from ar_interp.processes import MAX_DIM
+from ar_interp.processes import MAX_DIM, PROCESSES, Process
 
 MAX_CTX = 16384
 MAX_HEADS = 4096
@@ -86,6 +86,19 @@ class ModelConfig:
 HEAD_A = "blocks.0.attn.A"
 HEAD_B = "blocks.0.attn.B"
 POSITIONAL_P = "blocks.0.attn.positional.P"
+
+
+def check_process(config: ModelConfig, process: object) -> None:
+    """The process is one that this model can be about.
+
+    Raises:
+        ValueError: not a commuting family, whose eigenbasis diagonal heads need; or of another dim.
+    """
+    if not isinstance(process, Process):
+        kinds = " or ".join(kind.__name__ for kind in PROCESSES.values())
+        raise ValueError(f"process must be {kinds}: diagonal heads need an eigenbasis. Got {process!r}.")
+    if process.dim != config.dim:
+        raise ValueError(f"process has dim {process.dim} but the model has dim {config.dim}; they must agree.")
 
 
 def initial_parameters(config: ModelConfig, *, seed: int) -> dict[str, Tensor]:

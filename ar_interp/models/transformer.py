@@ -14,7 +14,7 @@ from transformer_lens.hook_points import HookPoint
 
 from ar_interp._checks import as_real_array
 from ar_interp.models.attention import DiagonalAttention
-from ar_interp.models.config import ModelConfig, initial_parameters
+from ar_interp.models.config import ModelConfig, check_process, initial_parameters
 from ar_interp.processes import Process
 
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
@@ -62,8 +62,8 @@ class HookedARTransformer(HookedRootModule):
         device: str | torch.device = "cpu",
     ) -> None:
         super().__init__()
-        if process is not None and process.dim != config.dim:
-            raise ValueError(f"process has dim {process.dim} but the model has dim {config.dim}; they must agree.")
+        if process is not None:
+            check_process(config, process)
         self.config = config
         self.process = process
         self.cfg = TransformerLensConfig(

@@ -160,7 +160,7 @@ def read_phases(
     shuffled = np.random.default_rng(seed).permutation(train)
 
     def held_out(X: np.ndarray, Y: np.ndarray, sources: np.ndarray) -> np.ndarray:
-        scale = np.sqrt(np.mean(X[train] ** 2))
+        scale = np.sqrt(np.mean(X[train] ** 2)) or 1.0  # an activation that is zero holds nothing
         probe = RidgeCV(PENALTIES * len(train)).fit(X[train] / scale, Y[sources])
         return probe.predict(X[test] / scale)
 

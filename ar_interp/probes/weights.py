@@ -71,6 +71,8 @@ def require(model: Any, *names: str) -> None:
 def process_of(model: Any, process: Process | None) -> Process:
     """The process given, else the one the model carries."""
     found = process or getattr(model, "process", None)
+    if found is not None and not isinstance(found, Process):
+        raise ValueError(f"process must be a commuting family for probes of diagonal heads, got {found!r}.")
     if found is None:
         raise ValueError("process is needed to know the family of W; pass process=..., e.g. CommutingOrthogonal(10).")
     return found

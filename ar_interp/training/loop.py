@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ar_interp.checkpoints import save
-from ar_interp.models.config import ModelConfig, initial_parameters
+from ar_interp.models.config import ModelConfig, check_process, initial_parameters
 from ar_interp.processes import Process
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.objectives import (
@@ -95,8 +95,7 @@ def train(
         DivergenceError: a loss is no longer finite; its `run` holds the last good state.
     """
     training = training or TrainConfig()
-    if process.dim != config.dim:
-        raise ValueError(f"process has dim {process.dim} but the model has dim {config.dim}; they must agree.")
+    check_process(config, process)
     device = training.resolve_device()
     seeds = range(training.seed, training.seed + training.n_seeds)
     if training.objective == "population":
