@@ -31,7 +31,14 @@ class Estimator(ABC):
         """Ŵ_T from s_1..s_T alone, for every T."""
 
     def __call__(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
-        return torch.einsum("btij,btj->bti", self.estimate(tokens), tokens)
+        return apply(self.estimate(tokens), tokens)
+
+
+def apply(
+    estimate: Inexact[Tensor, "batch pos dim dim"], tokens: Inexact[Tensor, "batch pos dim"]
+) -> Inexact[Tensor, "batch pos dim"]:
+    """Ŵ_T s_T for every T."""
+    return torch.einsum("btij,btj->bti", estimate, tokens)
 
 
 @dataclass(frozen=True)

@@ -231,3 +231,16 @@ def test_a_model_that_misses_the_theory_shows_its_own_numbers(results):
     figure = ari.figures.head_matrices(given.heads, given.expected)
     assert figure.layout.title.text.startswith("In theory")
     assert f"{given.heads.e_c:.3g}" in figure.layout.title.subtitle.text
+
+
+def test_the_ratio_is_drawn_where_theory_has_none():
+    """kappa = -1: no finite p_{T-1} / p_T fits, so there is no line and the axis is that of the data."""
+    minus = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+    A, B = ari.theory.factor_heads(torch.block_diag(minus, minus), n_heads=2)
+    P = ari.theory.positional_weights(n_ctx=N_CTX, previous=0.5, last=1.0)
+    process = ari.CommutingOrthogonal(4)
+    structure = ari.positional_structure(ari.HookedARTransformer.from_diagonal(A, B, P, process=process))
+    figure = ari.figures.positional_ratio(structure, Expected(process=process, n_heads=2))
+    assert structure.ratio_from_kappa == math.inf
+    assert not figure.layout.shapes
+    assert np.isfinite(figure.layout.yaxis.range).all()

@@ -17,6 +17,7 @@ def test_kappa_is_read_back_from_both_sides(kappa):
     assert structure.kappa == pytest.approx(kappa)
     assert structure.ratio == pytest.approx(-kappa / (1 + kappa), abs=1e-12)
     assert structure.kappa_from_P == pytest.approx(kappa, abs=1e-12)
+    assert structure.ratio_from_kappa == pytest.approx(structure.ratio, abs=1e-12)
     assert structure.kappa_spread < 1e-12
     assert structure.block_mass < 1e-12
     assert structure.off_mass == 0

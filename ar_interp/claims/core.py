@@ -32,7 +32,7 @@ class Claim:
         predicted: by theory.
         uncertainty: half-width of the 95 % interval of `measured`; 0 where it is exact.
         n: sequences, seeds or angles that `measured` rests on.
-        tolerance: set before training, with the reason in `tolerances`.
+        tolerance: from the one table `tolerances`, with its reason.
         reason: why this tolerance.
     """
 

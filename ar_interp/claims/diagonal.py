@@ -1,121 +1,23 @@
 """Claims about the weights and predictions of diagonal heads on commuting processes."""
 
-from collections.abc import Callable
-from functools import cached_property
-from typing import Any
-
-import torch
-
-from ar_interp.claims.controls import flipped_previous, permuted_heads, shifted_positions, untrained
-from ar_interp.claims.core import Claim, claim
-from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
-from ar_interp.probes.positional import PositionalStructure, positional_structure
-from ar_interp.probes.weights import diagonal_weights
-from ar_interp.processes import Process
-from ar_interp.theory import kappa_to_ratio, orthogonal_minimum, population_loss, unitary_minimum
+from ar_interp.claims.controls import flipped_previous, permuted_heads, shifted_positions
+from ar_interp.claims.core import Claim
+from ar_interp.claims.subject import N_SEQUENCES, Subject
+from ar_interp.theory import orthogonal_minimum, unitary_minimum
 
 UNITARY = "Sander et al. 2024, non-augmented tokens, unitary case"
 ORTHOGONAL = "Sander et al. 2024, non-augmented tokens, orthogonal case"
 RANK_BOUND = f"{ORTHOGONAL}; value for few heads by bounding each pair with the projector on the rows of C"
 ZERO_SET = f"{ORTHOGONAL}; complete zero-loss set from the sum-of-squares form"
-N_SEQUENCES = 2048
-SAMPLE_SEED = 0
 
 
-def diagonal_claims(model: Any, process: Process) -> list[Claim]:
+def diagonal_claims(subject: Subject) -> list[Claim]:
     """Minimum, structure of C and P, head orthogonality and the identity that the prediction rests on."""
-    subject = _Subject(model, process)
-    structure = _orthogonal_claims if process.conjugate_pairs else _unitary_claims
+    structure = _orthogonal_claims if subject.process.conjugate_pairs else _unitary_claims
     return [*_loss_claims(subject), *structure(subject)]
 
 
-class _Measured:
-    """A model with all that the probes say of it."""
-
-    def __init__(self, model: Any, process: Process) -> None:
-        self.model, self.process = model, process
-        self.weights = diagonal_weights(model)
-
-    @cached_property
-    def heads(self) -> HeadOrthogonality:
-        return head_orthogonality(self.model)
-
-    @cached_property
-    def positions(self) -> PositionalStructure:
-        return positional_structure(self.model, process=self.process)
-
-    @property
-    def loss(self) -> float:
-        """Population loss per context length."""
-        P = self.weights.P
-        family = "orthogonal" if self.process.conjugate_pairs else "unitary"
-        return population_loss(self.weights.C, P, family=family).item() / (len(P) - 1)
-
-    @cached_property
-    @torch.no_grad()
-    def sampled_loss(self) -> tuple[float, float]:
-        """Mean over fresh sequences of the squared error per context length, and its standard error."""
-        P = self.model.P
-        sequences = self.process.sample(N_SEQUENCES, len(P) + 1, seed=SAMPLE_SEED, device=P.device)
-        error = (self.model(sequences.tokens[:, :-1]) - sequences.tokens[:, 1:])[:, 1:]
-        losses = error.abs().square().sum(-1).mean(-1)
-        return losses.mean().item(), (losses.std() / N_SEQUENCES**0.5).item()
-
-    @property
-    def eigenvalue_deviation(self) -> float:
-        """Largest deviation of the eigenvalues of C / c (and of M / c, but for zeros) from 1 +- kappa and 0."""
-        dim, covered = self.process.dim, min(self.process.dim // 2, len(self.weights.A))
-        kappa, scale = self.positions.kappa, self.positions.scale
-        expected = [1 + kappa] * covered + [1 - kappa] * covered + [0.0] * (dim - 2 * covered)
-        scaled = self.weights.C / scale
-        if not scaled.isfinite().all():
-            return float("nan")
-        found = torch.linalg.eigvals(scaled)
-        real = found.real.sort().values - torch.tensor(expected, dtype=torch.float64).sort().values
-        return max(real.abs().max().item(), found.imag.abs().max().item())
-
-
-class _Subject(_Measured):
-    """The model that claims are made of, beside the untrained one that is the control of most."""
-
-    def __init__(self, model: Any, process: Process) -> None:
-        super().__init__(model, process)
-        self.n_heads, self.dim = self.weights.A.shape
-        self.untrained = _Measured(untrained(model, process), process)
-
-    def claim(
-        self,
-        statement: str,
-        read: Callable[[_Measured], float],
-        *,
-        source: str,
-        tolerance: str,
-        predicted: float = 0.0,
-        n: int = 1,
-        uncertainty: float = 0.0,
-        control: tuple[str, Callable[..., Any]] | None = None,
-    ) -> Claim:
-        """What `read` says of the model, against what it says of the untrained one, or of a sabotaged copy.
-
-        Args:
-            control: description and sabotage, (model, process) -> model.
-        """
-        description, other = "untrained", self.untrained
-        if control is not None:
-            description, other = control[0], _Measured(control[1](self.model, self.process), self.process)
-        return claim(
-            statement,
-            source=source,
-            tolerance=tolerance,
-            predicted=predicted,
-            measured=read(self),
-            uncertainty=uncertainty,
-            n=n,
-            control=(description, read(other)),
-        )
-
-
-def _loss_claims(subject: _Subject) -> list[Claim]:
+def _loss_claims(subject: Subject) -> list[Claim]:
     pairs = subject.process.conjugate_pairs
     minimum = (orthogonal_minimum if pairs else unitary_minimum)(dim=subject.dim, n_heads=subject.n_heads)
     formula = "max(d - 2H, 0)" if pairs else "d - min(H, d)"
@@ -140,7 +42,7 @@ def _loss_claims(subject: _Subject) -> list[Claim]:
     ]
 
 
-def _unitary_claims(subject: _Subject) -> list[Claim]:
+def _unitary_claims(subject: Subject) -> list[Claim]:
     rank = min(subject.n_heads, subject.dim)
     claims = [
         _projector_claim(UNITARY, subject, rank),
@@ -158,9 +60,8 @@ def _unitary_claims(subject: _Subject) -> list[Claim]:
     return claims
 
 
-def _orthogonal_claims(subject: _Subject) -> list[Claim]:
+def _orthogonal_claims(subject: Subject) -> list[Claim]:
     dim, n_heads = subject.dim, subject.n_heads
-    kappa = subject.positions.kappa
     claims = [
         subject.claim(
             "C is block-diagonal over the conjugate pairs",
@@ -184,7 +85,7 @@ def _orthogonal_claims(subject: _Subject) -> list[Claim]:
             lambda m: m.positions.ratio,
             source=ZERO_SET,
             tolerance="kappa relation",
-            predicted=kappa_to_ratio(kappa) if kappa != -1 else float("inf"),
+            predicted=subject.positions.ratio_from_kappa,
             control=("p_{T-1} with its sign turned", flipped_previous),
         ),
         subject.claim(
@@ -202,7 +103,7 @@ def _orthogonal_claims(subject: _Subject) -> list[Claim]:
     return claims
 
 
-def _kappa_one_claims(subject: _Subject) -> list[Claim]:
+def _kappa_one_claims(subject: Subject) -> list[Claim]:
     """What fewer heads than coordinates leave of the zero-loss set."""
     covered = min(2 * subject.n_heads, subject.dim) // 2
     return [
@@ -232,7 +133,7 @@ def _kappa_one_claims(subject: _Subject) -> list[Claim]:
     ]
 
 
-def _projector_claim(source: str, subject: _Subject, rank: int) -> Claim:
+def _projector_claim(source: str, subject: Subject, rank: int) -> Claim:
     return subject.claim(
         f"C / m is a projector of rank {rank}, m = tr C / rank: |C^2 - mC| / m^2",
         lambda m: m.heads.e_c,
@@ -241,7 +142,7 @@ def _projector_claim(source: str, subject: _Subject, rank: int) -> Claim:
     )
 
 
-def _weights_claims(source: str, subject: _Subject) -> list[Claim]:
+def _weights_claims(source: str, subject: Subject) -> list[Claim]:
     return [
         subject.claim(
             "c p_T = 1 for every T: largest deviation",
@@ -259,7 +160,7 @@ def _weights_claims(source: str, subject: _Subject) -> list[Claim]:
     ]
 
 
-def _head_claims(source: str, subject: _Subject, rank: int) -> list[Claim]:
+def _head_claims(source: str, subject: Subject, rank: int) -> list[Claim]:
     """A B^T = m I where the rank of C is the number of heads; a projector where the heads outnumber the coordinates."""
     if subject.n_heads > subject.dim:
         return [
@@ -289,7 +190,7 @@ def _head_claims(source: str, subject: _Subject, rank: int) -> list[Claim]:
     ]
 
 
-def _identity_claim(statement: str, source: str, subject: _Subject) -> Claim:
+def _identity_claim(statement: str, source: str, subject: Subject) -> Claim:
     return subject.claim(
         f"The {statement}: sup over angles and T of |prediction - lambda^T|",
         lambda m: m.positions.residual,

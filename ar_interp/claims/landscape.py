@@ -4,10 +4,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 from ar_interp.checkpoints import Trained
-from ar_interp.claims.controls import untrained
 from ar_interp.claims.core import Claim, claim
-from ar_interp.probes.heads import head_orthogonality
-from ar_interp.probes.positional import positional_structure
+from ar_interp.claims.subject import Subject
 from ar_interp.theory import gradient_descent_scale, orthogonal_minimum, trapped_levels
 
 FLOW = "conservation of |A|^2 - |P|^2 under gradient flow"
@@ -15,18 +13,17 @@ BALANCE = "conservation of A A^T - B B^T under gradient flow from small weights"
 TRAPS = "local minima of the orthogonal loss, by numerical optimisation of their structure"
 REFERENCE = (5, 10, 20)  # n_heads, dim, n_ctx of an earlier run of 256 seeds
 REFERENCE_SHARE = 16 / 256
-ON_LEVEL = 1e-3  # seeds still on their way at the end of training are a few 1e-4 above
+ON_LEVEL = 1e-3  # far below the distance between levels
 ESCAPED = 0.01  # above the global minimum; the next level is .45 higher
 
 
-def landscape_claims(run: Trained) -> list[Claim]:
-    """What theory says of the run's descent."""
+def landscape_claims(subject: Subject, run: Trained) -> list[Claim]:
+    """What theory says of the run's descent; `subject` is its model."""
     config, training, process = run.config, run.training, run.process
     descent = training.optimizer == "gd" and config.heads == "diagonal"
     claims = []
     if descent and (not process.conjugate_pairs or 2 * config.n_heads == config.dim):
-        claims.append(_scale_claim(run))
-        claims += _balance_claims(run)
+        claims += [_scale_claim(subject, run), _balance_claim(subject)]
     if descent and process.conjugate_pairs and 2 * config.n_heads <= config.dim and len(run.members) > 1:
         claims.append(_level_claim(run))
         if (config.n_heads, config.dim, config.n_ctx) == REFERENCE:
@@ -34,49 +31,37 @@ def landscape_claims(run: Trained) -> list[Claim]:
     return claims
 
 
-def _scale_claim(run: Trained) -> Claim:
-    config, process = run.config, run.process
-    family = "orthogonal" if process.conjugate_pairs else "unitary"
+def _scale_claim(subject: Subject, run: Trained) -> Claim:
+    config = run.config
+    family = "orthogonal" if run.process.conjugate_pairs else "unitary"
     predicted = gradient_descent_scale(
         dim=config.dim, n_heads=config.n_heads, max_length=config.n_ctx, init_scale=config.init_scale, family=family
     )
-    control = positional_structure(untrained(run.model, process), process=process)
-    return claim(
+    return subject.claim(
         "The scale |c| that descent picks, from what gradient flow conserves",
+        lambda m: abs(m.positions.scale),
         source=FLOW,
         tolerance="init scale",
         predicted=predicted,
-        measured=abs(positional_structure(run.model, process=process).scale),
-        control=("untrained", abs(control.scale)),
     )
 
 
-def _balance_claims(run: Trained) -> list[Claim]:
+def _balance_claim(subject: Subject) -> Claim:
     """What balance, A A^T ~ B B^T, adds to the minimum; other gauges of the same minimum do not have it."""
-    heads = head_orthogonality(run.model)
-    control = head_orthogonality(untrained(run.model, run.process))
-    n_heads, dim = heads.A.shape
-    if n_heads > dim:
-        return [
-            claim(
-                "More heads than coordinates form a tight frame: E_M = sqrt(1 - d / H)",
-                source=BALANCE,
-                tolerance="balanced frame",
-                predicted=(1 - dim / n_heads) ** 0.5,
-                measured=heads.e_m,
-                control=("untrained", control.e_m),
-            )
-        ]
-    return [
-        claim(
-            "Keys become orthogonal among themselves: rms cos(a_h, a_h')",
+    if subject.n_heads > subject.dim:
+        return subject.claim(
+            "More heads than coordinates form a tight frame: E_M = sqrt(1 - d / H)",
+            lambda m: m.heads.e_m,
             source=BALANCE,
-            tolerance="balanced cosine",
-            predicted=0,
-            measured=heads.cosine_aa,
-            control=("untrained", control.cosine_aa),
+            tolerance="balanced frame",
+            predicted=(1 - subject.dim / subject.n_heads) ** 0.5,
         )
-    ]
+    return subject.claim(
+        "Keys become orthogonal among themselves: rms cos(a_h, a_h')",
+        lambda m: m.heads.cosine_aa,
+        source=BALANCE,
+        tolerance="balanced cosine",
+    )
 
 
 def _level_claim(run: Trained) -> Claim:
@@ -87,8 +72,8 @@ def _level_claim(run: Trained) -> Claim:
     settled = _share_on(losses, trapped_levels(**size, max_length=config.n_ctx))
     low, high = _wilson(round(settled * n), n)
     return claim(
-        f"Seeds end on a predicted level, one for each number of '-' blocks: share within {ON_LEVEL} (the other "
-        f"{round((1 - settled) * n)} of {n} follow a valley to infinity)",
+        f"Seeds end on a predicted level, one for each number of '-' blocks: share within {ON_LEVEL} "
+        f"({round((1 - settled) * n)} of {n} are on none)",
         source=TRAPS,
         tolerance="levels",
         predicted=1,

@@ -1,4 +1,4 @@
-"""Every tolerance with its reason, in one table. They are set before training and never widened to pass."""
+"""Every tolerance with its reason, in one table. None is widened to pass."""
 
 TOLERANCES: dict[str, tuple[float, str]] = {
     "minimum": (1e-8, "float64 descent to convergence; the loss is quadratic in the remaining error"),

@@ -8,6 +8,7 @@ from ar_interp.claims.diagonal import diagonal_claims
 from ar_interp.claims.landscape import landscape_claims
 from ar_interp.claims.positional import positional_claims
 from ar_interp.claims.readability import readability_claims
+from ar_interp.claims.subject import Subject
 from ar_interp.probes.weights import process_of
 from ar_interp.processes import Process
 
@@ -35,9 +36,10 @@ def verify(subject: Any, *, process: Process | None = None) -> Claims:
     if positional_only:
         claims += positional_claims(model, process, subject if known else None)
     else:
-        claims += diagonal_claims(model, process)
-        claims += readability_claims(model, process)
+        measured = Subject(model, process)
+        claims += diagonal_claims(measured)
+        claims += readability_claims(measured)
         if known:
-            claims += landscape_claims(subject)
+            claims += landscape_claims(measured, subject)
     name = subject.name if isinstance(subject, Checkpoint) else type(model).__name__
     return Claims(name, tuple(claims))

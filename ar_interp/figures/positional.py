@@ -18,7 +18,7 @@ from ar_interp.figures.style import (
     threshold,
 )
 from ar_interp.probes.positional import PositionalStructure
-from ar_interp.theory import SpectralFilter, kappa_to_ratio
+from ar_interp.theory import SpectralFilter
 
 N_ROWS = 3  # of P, drawn as lines
 
@@ -83,7 +83,7 @@ def positional_rows(structure: PositionalStructure, expected: Expected) -> go.Fi
 
 def positional_ratio(structure: PositionalStructure, expected: Expected) -> go.Figure:
     """p_{T-1} / p_T for each T, beside what theory makes of the heads' kappa."""
-    predicted = kappa_to_ratio(structure.kappa) if expected.process.conjugate_pairs else 0.0
+    predicted = structure.ratio_from_kappa if expected.process.conjugate_pairs else 0.0
     ratios = structure.ratio_by_length.tolist()
     figure = go.Figure()
     figure.add_scatter(
@@ -94,8 +94,10 @@ def positional_ratio(structure: PositionalStructure, expected: Expected) -> go.F
         name="measured",
         hovertemplate="T = %{x}<br>%{y:.6g}<extra></extra>",
     )
-    threshold(figure, predicted, f"theory: {number(predicted)}")
-    low, high = min([*ratios, predicted, -0.8]), max([*ratios, predicted, 0.3])
+    if np.isfinite(predicted):
+        threshold(figure, predicted, f"theory: {number(predicted)}")
+    shown = [value for value in (*ratios, predicted, -0.8, 0.3) if np.isfinite(value)]
+    low, high = min(shown), max(shown)
     figure.update_xaxes(title_text="context length T")
     figure.update_yaxes(title_text="p<sub>T−1</sub> / p<sub>T</sub>", range=[low - 0.1, high + 0.1])
     kappa = f"κ from the heads {number(structure.kappa)} ± {number(structure.kappa_spread)}, "

@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from ar_interp._checks import check_integer
-from ar_interp.estimators import OLS, DiagonalOLS, Estimator, Zero
+from ar_interp.estimators import OLS, DiagonalOLS, Estimator, Zero, apply
 from ar_interp.probes.weights import require
 from ar_interp.processes import Sequences
 
@@ -112,7 +112,8 @@ def recover_context(
 
     rows = [_error_rows("model", estimate, predictions, W, targets)]
     for name, estimator in ESTIMATORS.items():
-        rows.append(_error_rows(name, estimator.estimate(inputs), estimator(inputs), W, targets))
+        estimated = estimator.estimate(inputs)
+        rows.append(_error_rows(name, estimated, apply(estimated, inputs), W, targets))
     readouts = () if probe_hook is None else read_phases(model, sequences, hook=probe_hook, untrained=untrained)
     return RecoveredContext(
         in_context_map=in_context_map,

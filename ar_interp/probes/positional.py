@@ -12,7 +12,7 @@ from torch import Tensor
 from ar_interp.probes.heads import RANK_TOLERANCE
 from ar_interp.probes.weights import DiagonalWeights, diagonal_weights, process_of
 from ar_interp.processes import Process
-from ar_interp.theory import positional_kernel, ratio_to_kappa
+from ar_interp.theory import kappa_to_ratio, positional_kernel, ratio_to_kappa
 
 N_ANGLES = 360
 N_OFFSETS = 4  # relative angles of the coordinates: all equal, and three random draws
@@ -29,6 +29,7 @@ class PositionalStructure:
         ratio_spread: largest |ratio_by_length - ratio|.
         kappa: sum_j C_jj' / sum_j C_jj, j' the conjugate partner; nan where dim is odd.
         kappa_spread: largest |C_jj' / C_jj - kappa| over the coordinates that C covers.
+        ratio_from_kappa: -kappa / (1 + kappa); equal to ratio at zero loss; inf where kappa is -1.
         kappa_from_P: -ratio / (1 + ratio); equal to kappa at zero loss.
         block_mass: share of |C|^2 outside the 2x2 blocks of the pairs.
         off_mass: share of |P|^2 on keys other than T-1 and T.
@@ -49,6 +50,7 @@ class PositionalStructure:
     ratio_spread: float
     kappa: float
     kappa_spread: float
+    ratio_from_kappa: float
     kappa_from_P: float
     block_mass: float
     off_mass: float
@@ -96,6 +98,7 @@ def positional_structure(model: Any, *, process: Process | None = None) -> Posit
         ratio_spread=(previous / last - ratio).abs().max().item(),
         kappa=kappa,
         kappa_spread=kappa_spread,
+        ratio_from_kappa=kappa_to_ratio(kappa) if kappa != -1 else float("inf"),
         kappa_from_P=ratio_to_kappa(ratio) if ratio != -1 else float("inf"),
         block_mass=block_mass,
         off_mass=((total - previous.square().sum() - last.square().sum()).clamp(min=0) / total).item(),

@@ -18,10 +18,10 @@ FIRST_TOKEN_LAWS = ("ones", "unit-ones", "gaussian", "sphere", "signs", "one-hot
 class FirstToken:
     """The law of s_1, times `scale`.
 
-    Laws: `ones` is 1_dim in the eigenbasis (what the theory of commuting processes assumes) and `unit-ones` is
-    1_dim / sqrt(dim); `gaussian` has i.i.d.
-    N(0, 1) coordinates; `sphere` is uniform on the unit sphere; `signs` has i.i.d. +-1 coordinates; `one-hot` has a
-    single 1 at a uniform place; `sparse` has `n_nonzero` entries +-1 at uniform places.
+    Laws: `ones` is 1_dim in the eigenbasis (what the theory of commuting processes assumes), `unit-ones` is
+    1_dim / sqrt(dim); `gaussian` has i.i.d. N(0, 1) coordinates; `sphere` is uniform on the unit sphere; `signs` has
+    i.i.d. +-1 coordinates; `one-hot` has a single 1 at a uniform place; `sparse` has `n_nonzero` entries +-1 at
+    uniform places.
 
     The random laws are drawn in the eigenbasis for the unitary family, and in the real 2x2-rotation basis for the
     orthogonal one, so that its sequences are real there.
@@ -116,7 +116,8 @@ class AutoregressiveProcess(ABC):
     @property
     def initial(self) -> FirstToken:
         """The law of s_1."""
-        return self.first_token if isinstance(self.first_token, FirstToken) else FirstToken(self.first_token)
+        assert isinstance(self.first_token, FirstToken)  # a name was replaced when the process was made
+        return self.first_token
 
     @abstractmethod
     def sample(
