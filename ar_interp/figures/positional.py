@@ -69,6 +69,7 @@ def positional_rows(structure: PositionalStructure, expected: Expected) -> go.Fi
             showarrow=False,
             xanchor=anchor,
             xshift=10 if anchor == "left" else -10,
+            yshift=0 if anchor == "left" else 14,  # clear of the older keys' markers
             font={"size": 15},
         )
     figure.update_xaxes(title_text="key relative to the newest, t − T", range=[0.5 - n_ctx, 1.6])

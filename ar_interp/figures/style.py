@@ -19,6 +19,7 @@ TITLE_WIDTH = 52  # characters a line where a figure takes half of a page
 TITLE_SIZE, SMALL_SIZE = 16, 13
 SUB, END_SUB = "\ue000", "\ue001"  # private characters
 ROUNDING = float(np.finfo(np.float64).eps)
+SMALLEST = float(np.finfo(np.float64).tiny)
 
 
 def styled(
@@ -159,5 +160,5 @@ def unit_circle(figure: go.Figure, *, limit: float, real: str, imaginary: str, *
 
 
 def number(value: float) -> str:
-    """Three digits, short."""
-    return f"{value:.3g}"
+    """Three digits, short; what no digit of double precision can hold is 0."""
+    return f"{0.0 if abs(value) < SMALLEST else value:.3g}"
