@@ -29,6 +29,13 @@ def check_number(name: str, value: object, *, low: float, strict: bool = False) 
     return float(value)
 
 
+def check_boolean(name: str, value: object) -> bool:
+    """`value` when it is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}.")
+    return value
+
+
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     """`value` when it is one of `choices`."""
     if value not in choices:

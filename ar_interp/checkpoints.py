@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
 from ar_interp.models.config import ModelConfig
-from ar_interp.processes import PROCESSES, FirstToken, Process
+from ar_interp.processes import PROCESSES, CommutingProcess, FirstToken, HaarOrthogonal, Process
 from ar_interp.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -169,6 +169,28 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
     )
 
 
+def from_ical_state_dict(
+    state_dict: Mapping[str, object], *, process: HaarOrthogonal | None = None, dtype: str = "float32"
+) -> "HookedARTransformer":
+    """A model from the weights of one of the authors' two general models (github.com/michaelsdr/ical).
+
+    Which of the two (augmented.py: `ModelConfig.paper_figure5`; non_augmented.py: `ModelConfig.paper_figure7`), its
+    sizes, heads and layers are read off the shapes. Its outputs are those of the authors' code on s_1..s_T; of the
+    augmented model's 3 dim outputs the first dim, the only ones that it is trained on.
+
+    Args:
+        state_dict: names and tensors (or arrays), loaded by the caller. `safetensors.torch.load_file` is safe on files
+            from anybody; `torch.load` only with weights_only=True.
+        process: what the weights were trained on, `HaarOrthogonal(dim)`; optional.
+        dtype: precision of the model, `float32` or `float64`.
+    Raises:
+        ValueError: a name that is missing or unknown, shapes that are not one of the two models', NaN.
+    """
+    from ar_interp.models.ical import from_state_dict
+
+    return from_state_dict(state_dict, process=process, dtype=dtype)
+
+
 def save(run: Trained, path: str | Path, *, card: str | None = None, overwrite: bool = False) -> Path:
     """Write a run as a checkpoint folder, whole or not at all.
 
@@ -211,18 +233,17 @@ def describe(run: Trained, name: str, summary: str = "") -> str:
     """The model card's first part: what the model is and how it was made."""
     model, process, training = run.config, run.process, run.training
     losses = run.members["loss"]
-    heads = (
-        f"{model.n_heads} diagonal linear heads" if model.heads == "diagonal" else "no trained heads (all weights 1)"
-    )
+    commuting = isinstance(process, CommutingProcess)
+    initial = "as of torch.nn.Linear" if model.init == "linear" else f"N(0, {model.init_scale:g}^2)"
     lines = [
         f"# {name}",
         "",
         *([summary, ""] if summary else []),
         "## What it is",
         "",
-        f"- one layer, {heads}, multiplicative positional encoding; d = {model.dim}, n_ctx = {model.n_ctx}",
-        f"- weights: {model.dtype}; tokens complex, in the eigenbasis",
-        f"- process: {process.kind}, mu = {process.mu:g}",
+        f"- {model.summary}; d = {model.dim}, n_ctx = {model.n_ctx}",
+        f"- weights: {model.dtype}; tokens {'complex, in the eigenbasis' if commuting else 'real'}",
+        f"- process: {process.kind}{f', mu = {process.mu:g}' if commuting else ''}, first token {process.initial.law}",
         "",
         "## How it was made",
         "",
@@ -232,7 +253,7 @@ def describe(run: Trained, name: str, summary: str = "") -> str:
         + f", {run.steps} steps"
         + (f", batch {training.batch}" if training.objective == "sampled" else "")
         + ("" if training.stop_below is None else f", stopped below {training.stop_below:g}"),
-        f"- initial weights N(0, {model.init_scale:g}^2); {len(losses)} seed(s) from {training.seed}, "
+        f"- initial weights {initial}; {len(losses)} seed(s) from {training.seed}, "
         f"seed {run.seed} kept; trained on {run.device}",
         f"- final loss per context length {losses.min():.3g}; {(losses < losses.min() + 0.01).sum()} of "
         f"{len(losses)} seed(s) end within .01 of it",

@@ -348,10 +348,8 @@ def test_cache_methods(model, tokens):
     results, labels = cache.stack_head_results(return_labels=True)
     assert labels == ["L0H0", "L0H1", "L0H2"]
     assert_close(results.sum(0), predictions)
-    parts, labels = cache.decompose_resid(return_labels=True)
-    assert labels == ["embed", "0_attn_out"]
-    assert torch.equal(parts[0], tokens)
-    assert torch.equal(parts[1], predictions)
+    with pytest.raises(ValueError, match="decompose_resid needs a residual stream: here each layer replaces its input"):
+        cache.decompose_resid()
     assert torch.equal(cache.accumulated_resid()[-1], predictions)
     assert torch.equal(cache.stack_activation("z")[0], cache["z", 0])
     single = model.run_with_cache(tokens[:1])[1].remove_batch_dim()
@@ -464,7 +462,7 @@ def test_forward_refuses(model, tokens, message, without_type_checks):
         ({"n_ctx": 10**9}, "n_ctx must be at most 16384"),
         ({"n_ctx": 16384}, "ask for 268,435,480 parameters; at most 100,000,000 are allowed"),
         ({"n_heads": 2.0}, r"n_heads must be an integer, got 2\.0"),
-        ({"heads": "full"}, "heads must be one of 'diagonal', 'unit', got 'full'"),
+        ({"heads": "round"}, "heads must be one of 'diagonal', 'unit', 'full', 'block-scalar', got 'round'"),
         ({"init_scale": -1.0}, r"init_scale must be at least 0\.0"),
         ({"init_scale": math.inf}, "init_scale must be a finite number"),
         ({"dtype": "float16"}, "dtype must be one of 'float64', 'float32', got 'float16'"),
@@ -476,5 +474,5 @@ def test_config_refuses(options, message, without_type_checks):
 
 
 def test_config_takes_keywords_it_knows():
-    with pytest.raises(TypeError, match="n_layers"):
-        ModelConfig(dim=4, n_ctx=6, n_heads=3, n_layers=2)
+    with pytest.raises(TypeError, match="layers"):
+        ModelConfig(dim=4, n_ctx=6, n_heads=3, layers=2)

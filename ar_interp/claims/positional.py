@@ -9,13 +9,13 @@ from ar_interp.claims.controls import untrained
 from ar_interp.claims.core import Claim, claim
 from ar_interp.probes.positional import positional_structure
 from ar_interp.probes.weights import diagonal_weights
-from ar_interp.processes import Process
+from ar_interp.processes import CommutingProcess
 from ar_interp.theory import SpectralFilter, descent_steps, positional_loss, positional_optimum, spectral_filter
 
 FILTER = "Sander et al. 2024, positional encoding only; the filter by diagonalising gradient descent"
 
 
-def positional_claims(model: Any, process: Process, run: Trained | None) -> list[Claim]:
+def positional_claims(model: Any, process: CommutingProcess, run: Trained | None) -> list[Claim]:
     """The profile against the filter, which depends on how far descent went.
 
     Raises:

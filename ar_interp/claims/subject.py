@@ -11,7 +11,7 @@ from ar_interp.claims.core import Claim, claim
 from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
 from ar_interp.probes.positional import PositionalStructure, positional_structure
 from ar_interp.probes.weights import diagonal_weights
-from ar_interp.processes import Process
+from ar_interp.processes import CommutingProcess
 from ar_interp.theory import population_loss
 
 N_SEQUENCES = 2048
@@ -21,7 +21,7 @@ SAMPLE_SEED = 0
 class Measured:
     """A model with all that the probes say of it."""
 
-    def __init__(self, model: Any, process: Process) -> None:
+    def __init__(self, model: Any, process: CommutingProcess) -> None:
         self.model, self.process = model, process
         self.weights = diagonal_weights(model)
 
@@ -67,7 +67,7 @@ class Measured:
 class Subject(Measured):
     """The model that claims are made of, beside the untrained one that is the control of most."""
 
-    def __init__(self, model: Any, process: Process) -> None:
+    def __init__(self, model: Any, process: CommutingProcess) -> None:
         super().__init__(model, process)
         self.n_heads, self.dim = self.weights.A.shape
         self.untrained = Measured(untrained(model, process), process)

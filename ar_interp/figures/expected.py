@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ar_interp.processes import Process
+from ar_interp.processes import CommutingProcess
 from ar_interp.theory import orthogonal_minimum, unitary_minimum
 
 
@@ -17,7 +17,7 @@ class Expected:
         n_heads: of the model.
     """
 
-    process: Process
+    process: CommutingProcess
     n_heads: int
 
     @property

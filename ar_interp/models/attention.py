@@ -1,41 +1,142 @@
-"""Diagonal linear heads and the multiplicative positional encoding."""
+"""Attention: heads of three kinds, linear or softmax scores, multiplicative positional encodings.
+
+Rows of `hook_attn_scores` and `hook_pattern` are destinations: with query_lag = 1 row t is asked by token t - 1.
+"""
 
 import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from ar_interp.models.config import ModelConfig
+from ar_interp.models.config import BLOCKS, ModelConfig
 
-QUERY_LAG = 1  # the prediction at position t asks with token t - 1
+Resid = Inexact[Tensor, "batch pos d_model"]
+PerHead = Inexact[Tensor, "batch pos head d_head"]
 
 
 class MultiplicativePositional(nn.Module):
     """Weights P [query key] that multiply the scores.
 
-    Row r belongs to the query token r and so to the prediction one position later: it holds p for T = r + 2 in its
-    first r + 2 entries. What lies right of them, and the last row, is never used.
-    """
-
-    def __init__(self, n_ctx: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.P = nn.Parameter(torch.zeros(n_ctx, n_ctx, dtype=dtype))
-
-    def forward(self, pos: int) -> Float[Tensor, "query key"]:
-        """[pos pos], row t for the prediction at position t; the first row, which has no query, is zero."""
-        first = self.P.new_zeros(1, pos)
-        return torch.cat([first, self.P[: pos - QUERY_LAG, :pos]]).tril()
-
-
-class DiagonalAttention(nn.Module):
-    """Heads with W_K = diag(a_h), W_V = diag(b_h), W_Q = W_O = I, linear attention, the query conjugated.
-
-    scores_h(t, t') = sum_i conj(q_{t-1,i}) k_{t',i}; pattern = scores * P; z_h = sum_t' pattern_h(t, t') v_{t'}.
-    Rows of `hook_attn_scores` and `hook_pattern` are destinations: row t is asked by token t - 1.
+    With query_lag = 1 row r belongs to the query token r and so to the prediction one position later: it holds p for
+    T = r + 2 in its first r + 2 entries. What lies right of them, and the last row, is never used. With query_lag = 0
+    row r holds p for T = r + 1.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.query_lag = config.query_lag
+        self.P = nn.Parameter(torch.zeros(config.n_ctx, config.n_ctx, dtype=config.torch_dtype))
+
+    def forward(self, pos: int) -> Float[Tensor, "query key"]:
+        """[pos pos], row t for the prediction at position t; a row that has no query is zero."""
+        rows = self.P[: pos - self.query_lag, :pos]
+        return torch.cat([self.P.new_zeros(self.query_lag, pos), rows]).tril()
+
+
+class Attention(nn.Module):
+    """One layer of causal attention; subclasses say what the heads are.
+
+    scores_h(t, t') = <query_h(t - query_lag), key_h(t')>; linear: pattern = scores x positional weights / number of
+    keys or pairs where asked for; softmax: as in any transformer. z_h(t) = sum_t' pattern_h(t, t') v_h(t').
+    Of complex tokens the query is conjugated where they are plain and the key where they are augmented: only then does
+    the product reach the target's phases.
+    """
+
+    b_O: Tensor | None
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_parameter("b_O", None)
+        if config.positional == "multiplicative":
+            self.positional = MultiplicativePositional(config)
+        self.hook_q = HookPoint()  # [batch pos head d_head]
+        self.hook_k = HookPoint()  # [batch pos head d_head]
+        self.hook_v = HookPoint()  # [batch pos head d_head]
+        self.hook_attn_scores = HookPoint()  # [batch head query key]
+        if config.positional in ("multiplicative", "softmax"):
+            self.hook_pos_weights = HookPoint()  # [query key], [head query key] for softmax
+        self.hook_pattern = HookPoint()  # [batch head query key]
+        if config.linear:
+            self.hook_kv_state = HookPoint()  # [batch pos head d_head d_head]
+        self.hook_z = HookPoint()  # [batch pos head d_head]
+        self.hook_result = HookPoint()  # [batch pos head d_model]
+
+    def project(self, resid: Resid) -> tuple[PerHead, PerHead, PerHead]:
+        """Queries, keys and values."""
+        raise NotImplementedError
+
+    def output(self, z: PerHead) -> Inexact[Tensor, "batch pos head d_model"]:
+        """What each head writes."""
+        raise NotImplementedError
+
+    def forward(self, resid: Resid, positions: Float[Tensor, "pos d_model"] | None = None) -> Resid:
+        q, k, v = self.project(resid)
+        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
+        asked = self._asked(q)
+        k_asked = k.conj() if self.config.encoding == "augmented" else k
+        scores = torch.einsum("bthi,bshi->bhts", asked * self._scale, k_asked)
+        pos = resid.shape[1]
+        if self.config.linear:
+            scores = self.hook_attn_scores(scores.tril())
+            weights = self._weights(pos, positions)
+            pattern = self.hook_pattern(scores if weights is None else scores * weights)
+        else:
+            future = torch.ones(pos, pos, dtype=torch.bool, device=scores.device).triu(1)
+            scores = self.hook_attn_scores(scores.masked_fill(future, -torch.inf))
+            unasked = (torch.arange(pos, device=scores.device) < self.config.query_lag)[:, None]
+            pattern = self.hook_pattern(scores.softmax(-1).masked_fill(unasked, 0))
+            weights = None
+        z = torch.einsum("bhts,bshj->bthj", pattern, v)
+        if self.config.linear and self.hook_kv_state.has_hooks():
+            z = z + self._state_edit(asked * self._scale, k_asked, v, weights)
+        result = self.hook_result(self.output(self.hook_z(z))).sum(dim=2)
+        return result if self.b_O is None else result + self.b_O.to(result.dtype)
+
+    @property
+    def _scale(self) -> float:
+        return self.config.head_width**-0.5 if self.config.scale_scores else 1.0
+
+    def _asked(self, q: PerHead) -> PerHead:
+        """The query of each destination, conjugated for plain tokens; zero where there is none."""
+        if self.config.encoding == "augmented":
+            return q
+        lag = self.config.query_lag
+        return torch.cat([torch.zeros_like(q[:, :lag]), q[:, : q.shape[1] - lag]], dim=1).conj()
+
+    def _weights(self, pos: int, positions: Tensor | None) -> Float[Tensor, "... query key"] | None:
+        """What multiplies the scores: positions and the number of keys or pairs."""
+        weights = None
+        if self.config.positional == "multiplicative":
+            weights = self.hook_pos_weights(self.positional(pos))
+        elif self.config.positional == "softmax":
+            assert positions is not None
+            q, k, _ = self.project(positions[None, :pos])
+            scores = torch.einsum("bthi,bshi->bhts", self._asked(q) * self._scale, k)[0]
+            future = torch.ones(pos, pos, dtype=torch.bool, device=scores.device).triu(1)
+            weights = self.hook_pos_weights(scores.masked_fill(future, -torch.inf).softmax(-1))
+        if self.config.attention == "linear":
+            return weights
+        device = next(self.parameters()).device
+        fewer = self.config.attention == "linear/pairs"
+        count = torch.arange(1 - fewer, pos + 1 - fewer, device=device, dtype=self.config.torch_dtype).clamp(min=1)
+        share = (1 / count)[:, None]
+        return share.expand(pos, pos) if weights is None else weights * share
+
+    def _state_edit(self, asked: Tensor, k: Tensor, v: Tensor, weights: Tensor | None) -> PerHead:
+        """What a hook on the state sum_t' w(t, t') k(t') v(t')^T changes of z, which is the query times it."""
+        pos = k.shape[1]
+        weights = k.new_ones(pos, pos).tril() if weights is None else weights.tril()
+        per_head = weights.to(k.dtype).expand(k.shape[2], pos, pos)
+        state = torch.einsum("hts,bshi,bshj->bthij", per_head, k, v)
+        return torch.einsum("bthi,bthij->bthj", asked, self.hook_kv_state(state) - state)
+
+
+class DiagonalAttention(Attention):
+    """W_K = diag(a_h), W_V = diag(b_h), W_Q = W_O = I."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
         heads = torch.ones(config.n_heads, config.dim, dtype=config.torch_dtype)
         if config.heads == "diagonal":
             self.A = nn.Parameter(heads.clone())
@@ -43,33 +144,13 @@ class DiagonalAttention(nn.Module):
         else:
             self.register_buffer("A", heads.clone(), persistent=False)
             self.register_buffer("B", heads.clone(), persistent=False)
-        self.positional = MultiplicativePositional(config.n_ctx, config.torch_dtype)
-        self.hook_q = HookPoint()  # [batch pos head d_head]
-        self.hook_k = HookPoint()  # [batch pos head d_head]
-        self.hook_v = HookPoint()  # [batch pos head d_head]
-        self.hook_attn_scores = HookPoint()  # [batch head query key]
-        self.hook_pos_weights = HookPoint()  # [query key]
-        self.hook_pattern = HookPoint()  # [batch head query key]
-        self.hook_kv_state = HookPoint()  # [batch pos head d_head d_head]
-        self.hook_z = HookPoint()  # [batch pos head d_head]
-        self.hook_result = HookPoint()  # [batch pos head d_model]
 
-    def forward(self, resid: Inexact[Tensor, "batch pos d_model"]) -> Inexact[Tensor, "batch pos d_model"]:
+    def project(self, resid: Resid) -> tuple[PerHead, PerHead, PerHead]:
         every_head = resid[:, :, None, :]
-        q = self.hook_q(every_head.expand(-1, -1, self.A.shape[0], -1))
-        k = self.hook_k(every_head * self.A)
-        v = self.hook_v(every_head * self.B)
-        asked = torch.cat([torch.zeros_like(q[:, :QUERY_LAG]), q[:, :-QUERY_LAG]], dim=1).conj()
+        return every_head.expand(-1, -1, self.A.shape[0], -1), every_head * self.A, every_head * self.B
 
-        scores = torch.einsum("bthi,bshi->bhts", asked, k).tril()
-        scores = self.hook_attn_scores(scores)
-        weights = self.hook_pos_weights(self.positional(resid.shape[1]))
-        pattern = self.hook_pattern(scores * weights)
-        z = torch.einsum("bhts,bshj->bthj", pattern, v)
-        if self.hook_kv_state.has_hooks():  # the same sum, keys and values first; what a hook changes is added
-            state = torch.einsum("ts,bshi,bshj->bthij", weights.to(k.dtype), k, v)
-            z = z + torch.einsum("bthi,bthij->bthj", asked, self.hook_kv_state(state) - state)
-        return self.hook_result(self.hook_z(z)).sum(dim=2)
+    def output(self, z: PerHead) -> Inexact[Tensor, "batch pos head d_model"]:
+        return z
 
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
@@ -86,3 +167,96 @@ class DiagonalAttention(nn.Module):
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
         return self.W_Q
+
+
+class BlockScalarAttention(Attention):
+    """Augmented tokens with W_Q = QK_blocks (x) I, W_V = OV_blocks (x) I, W_K = W_O = I.
+
+    Blocks are (read-out, s_t, s_{t-1}): a1..a4 are QK_blocks[1:, 1:] row by row (rows of the query), b1 and b2 are
+    OV_blocks[1:, 0].
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        shape = (config.n_heads, BLOCKS, BLOCKS)
+        self.QK_blocks = nn.Parameter(torch.zeros(shape, dtype=config.torch_dtype))
+        self.OV_blocks = nn.Parameter(torch.zeros(shape, dtype=config.torch_dtype))
+
+    def project(self, resid: Resid) -> tuple[PerHead, PerHead, PerHead]:
+        blocks = resid.unflatten(-1, (BLOCKS, self.config.dim))
+        q, v = (
+            torch.einsum("btci,hce->bthei", blocks, weights.to(resid.dtype)).flatten(-2)
+            for weights in (self.QK_blocks, self.OV_blocks)
+        )
+        return q, resid[:, :, None, :].expand_as(q), v
+
+    def output(self, z: PerHead) -> Inexact[Tensor, "batch pos head d_model"]:
+        return z
+
+    def _times_identity(self, blocks: Tensor) -> Tensor:
+        return torch.kron(blocks, torch.eye(self.config.dim, dtype=blocks.dtype, device=blocks.device))
+
+    @property
+    def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
+        return self._times_identity(self.QK_blocks)
+
+    @property
+    def W_V(self) -> Float[Tensor, "head d_model d_head"]:
+        return self._times_identity(self.OV_blocks)
+
+    @property
+    def W_K(self) -> Float[Tensor, "head d_model d_head"]:
+        width = self.config.d_model
+        identity = torch.eye(width, dtype=self.QK_blocks.dtype, device=self.QK_blocks.device)
+        return identity.expand(self.config.n_heads, width, width)
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        return self.W_K
+
+
+class FullAttention(Attention):
+    """W_Q, W_K, W_V [head d_model d_head] and W_O [head d_head d_model], with or without biases."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        prefix = "blocks.0.attn."
+        for name, shape in config.parameter_shapes.items():
+            part = name.removeprefix(prefix)
+            if name.startswith(prefix) and "." not in part:
+                self.register_parameter(part, nn.Parameter(torch.zeros(shape, dtype=config.torch_dtype)))
+
+    @property
+    def output_weights(self) -> Float[Tensor, "head d_head d_model"]:
+        """W_O of every head."""
+        return self.get_parameter("W_O")
+
+    def project(self, resid: Resid) -> tuple[PerHead, PerHead, PerHead]:
+        def apply(part: str) -> PerHead:
+            W, b = getattr(self, f"W_{part}"), getattr(self, f"b_{part}", None)
+            projected = torch.einsum("btm,hmi->bthi", resid, W.to(resid.dtype))
+            return projected if b is None else projected + b.to(resid.dtype)
+
+        return apply("Q"), apply("K"), apply("V")
+
+    def output(self, z: PerHead) -> Inexact[Tensor, "batch pos head d_model"]:
+        return torch.einsum("bthi,him->bthm", z, self.output_weights.to(z.dtype))
+
+
+class SharedOutputAttention(FullAttention):
+    """Full heads whose sum is multiplied by one W_O."""
+
+    @property
+    def output_weights(self) -> Float[Tensor, "head d_head d_model"]:
+        return self.get_parameter("shared_W_O").expand(self.config.n_heads, -1, -1)
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        return self.output_weights
+
+
+def attention_of(config: ModelConfig) -> Attention:
+    """The layer that the config asks for."""
+    full = SharedOutputAttention if config.shared_output else FullAttention
+    kinds = {"diagonal": DiagonalAttention, "unit": DiagonalAttention, "block-scalar": BlockScalarAttention}
+    return kinds.get(config.heads, full)(config)

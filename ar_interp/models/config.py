@@ -1,34 +1,63 @@
-"""What a model is: sizes, kind of heads, precision. Plain data, so that it loads without TransformerLens."""
+"""What a model is: tokens, heads, attention, depth, precision. Plain data, so that it loads without TransformerLens."""
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from ar_interp._checks import check_choice, check_integer, check_number
-from ar_interp.processes import MAX_DIM, PROCESSES, Process
+from ar_interp._checks import check_boolean, check_choice, check_integer, check_number
+from ar_interp.processes import MAX_DIM, PROCESSES, CommutingProcess, Process
 
 MAX_CTX = 16384
 MAX_HEADS = 4096
+MAX_LAYERS = 256
+MAX_WIDTH = 2**16
 MAX_PARAMETERS = 10**8
-HEADS = ("diagonal", "unit")
+HEADS = ("diagonal", "unit", "full", "block-scalar")
+ENCODINGS = ("plain", "augmented")
+ATTENTIONS = ("linear", "linear/keys", "linear/pairs", "softmax")
+POSITIONALS = ("none", "multiplicative", "additive", "softmax")
+INITS = ("gaussian", "linear")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+BLOCKS = 3  # of an augmented token (0, s_t, s_{t-1})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One attention layer on plain tokens e_t = s_t, linear attention, multiplicative positional encoding.
+    """A causal transformer on continuous tokens. Use the presets; every field can be set by hand.
 
-    Use the presets: `ModelConfig.diagonal(...)`, `ModelConfig.positional_only(...)`.
+    `diagonal` and `positional_only` are the paper's non-augmented setting, `augmented` and `full` the general ones,
+    `paper_figure5` and `paper_figure7` the two models of its experiments.
 
     Attributes:
         dim: size of s_t.
         n_ctx: longest sequence; >= 2.
-        n_heads: number of heads.
-        heads: `diagonal` (W_K = diag(a_h), W_V = diag(b_h), W_Q = W_O = I, trained) or `unit` (all of them I, fixed:
-            only the positional encoding is left).
+        n_heads: number of heads in each layer.
+        heads: `diagonal` (W_K = diag(a_h), W_V = diag(b_h), W_Q = W_O = I), `unit` (all of them I, fixed: only the
+            positional encoding is left), `full` (W_Q, W_K, W_V, W_O), `block-scalar` (augmented tokens: each 3 x 3
+            block of QK and OV is a multiple of the identity).
         init_scale: standard deviation of the Gaussian initial weights.
         dtype: `float64` or `float32`, the precision of the (real) weights.
+        n_layers: attention layers.
+        encoding: `plain` (e_t = s_t) or `augmented` (e_t = (0, s_t, s_{t-1}), s_0 = 0).
+        repeats: a plain token is s_t this many times.
+        d_head: width of a full head; d_model if None.
+        attention: `linear` (scores as they are), `linear/keys` (divided by the number of keys T), `linear/pairs` (by
+            T - 1, the number of pairs), or `softmax`.
+        scale_scores: divide scores by sqrt(d_head).
+        positional: `none`; `multiplicative` (learned P [query key] that multiplies the scores); `additive` (learned,
+            added to the tokens); `softmax` (scores of learned positions through the same queries and keys, softmaxed,
+            multiply the scores).
+        query_lag: 1 asks with s_{T-1}, 0 with s_T.
+        residual: add each layer's output to its input; else it replaces it.
+        layer_norm: LayerNorm on the output of attention.
+        biases: of queries, keys, values and outputs.
+        shared_output: one W_O for all heads of a layer.
+        d_mlp: width of an MLP after attention; 0 is none.
+        unembed: a trained affine read-out; else the first dim coordinates of the residual stream.
+        init: `gaussian`, N(0, init_scale^2), or `linear`, uniform within 1 / sqrt(inputs) as torch.nn.Linear has it
+            (and N(0, 1) for positions).
     """
 
     dim: int
@@ -37,19 +66,70 @@ class ModelConfig:
     heads: str = "diagonal"
     init_scale: float = 0.1
     dtype: str = "float64"
+    n_layers: int = 1
+    encoding: str = "plain"
+    repeats: int = 1
+    d_head: int | None = None
+    attention: str = "linear"
+    scale_scores: bool = False
+    positional: str = "multiplicative"
+    query_lag: int = 1
+    residual: bool = False
+    layer_norm: bool = False
+    biases: bool = False
+    shared_output: bool = False
+    d_mlp: int = 0
+    unembed: bool = False
+    init: str = "gaussian"
 
     def __post_init__(self) -> None:
         check_integer("dim", self.dim, low=1, high=MAX_DIM)
         check_integer("n_ctx", self.n_ctx, low=2, high=MAX_CTX)
         check_integer("n_heads", self.n_heads, low=1, high=MAX_HEADS)
+        check_integer("n_layers", self.n_layers, low=1, high=MAX_LAYERS)
+        check_integer("repeats", self.repeats, low=1, high=MAX_HEADS)
+        check_integer("query_lag", self.query_lag, low=0, high=1)
+        check_integer("d_mlp", self.d_mlp, low=0, high=MAX_WIDTH)
+        if self.d_head is not None:
+            check_integer("d_head", self.d_head, low=1, high=MAX_WIDTH)
         check_choice("heads", self.heads, HEADS)
-        check_number("init_scale", self.init_scale, low=0.0)
+        check_choice("encoding", self.encoding, ENCODINGS)
+        check_choice("attention", self.attention, ATTENTIONS)
+        check_choice("positional", self.positional, POSITIONALS)
+        check_choice("init", self.init, INITS)
         check_choice("dtype", self.dtype, tuple(DTYPES))
+        check_number("init_scale", self.init_scale, low=0.0)
+        for name in ("scale_scores", "residual", "layer_norm", "biases", "shared_output", "unembed"):
+            check_boolean(name, getattr(self, name))
+        self._check_together()
         if self.n_parameters > MAX_PARAMETERS:
             raise ValueError(
-                f"n_heads, dim and n_ctx ask for {self.n_parameters:,} parameters; "
+                f"n_heads, dim, n_ctx and n_layers ask for {self.n_parameters:,} parameters; "
                 f"at most {MAX_PARAMETERS:,} are allowed."
             )
+
+    def _check_together(self) -> None:
+        """Settings that exclude each other."""
+        if self.heads in ("diagonal", "unit"):
+            theirs = ModelConfig.__dataclass_fields__
+            for name in PLAIN_FIELDS:
+                value, only = getattr(self, name), theirs[name].default
+                if value != only:
+                    raise ValueError(f"heads={self.heads!r} goes with {name}={only!r} only, got {value!r}.")
+        elif self.heads == "block-scalar":
+            if self.encoding != "augmented":
+                raise ValueError("heads='block-scalar' are 3 x 3 blocks of augmented tokens: use encoding='augmented'.")
+            for name in ("biases", "shared_output", "scale_scores"):
+                if getattr(self, name):
+                    raise ValueError(f"heads='block-scalar' go without {name}; use heads='full'.")
+        if self.heads != "full" and self.d_head is not None:
+            raise ValueError(f"d_head is d_model unless heads='full', got {self.d_head} with heads={self.heads!r}.")
+        if self.encoding == "augmented" and (self.query_lag or self.repeats != 1):
+            raise ValueError("augmented tokens hold s_{t-1} already: they go with query_lag=0 and repeats=1.")
+        if self.attention == "softmax" and self.positional not in ("none", "additive"):
+            raise ValueError(f"attention='softmax' goes with positional 'none' or 'additive', got {self.positional!r}.")
+        if self.d_mlp and not self.residual:
+            raise ValueError("d_mlp > 0 needs residual=True: an MLP adds to the residual stream.")
 
     @classmethod
     def diagonal(
@@ -63,12 +143,126 @@ class ModelConfig:
         """One coordinate, one head with weights 1: only P is trained, from zero by default."""
         return cls(dim=1, n_ctx=n_ctx, n_heads=1, heads="unit", init_scale=init_scale, dtype=dtype)
 
+    @classmethod
+    def augmented(
+        cls,
+        *,
+        dim: int,
+        n_ctx: int,
+        n_layers: int = 1,
+        n_heads: int = 1,
+        heads: str = "full",
+        attention: str = "linear",
+        init_scale: float = 0.1,
+        dtype: str = "float64",
+        **others: object,
+    ) -> "ModelConfig":
+        """Augmented tokens (0, s_t, s_{t-1}), residual stream read from its first block (Sander et al. 2024).
+
+        Args:
+            heads: `full` or `block-scalar`.
+            others: any further field.
+        """
+        fields = {"encoding": "augmented", "positional": "none", "query_lag": 0, "residual": True, **others}
+        sizes = {"dim": dim, "n_ctx": n_ctx, "n_layers": n_layers, "n_heads": n_heads}
+        return cls(**sizes, heads=heads, attention=attention, init_scale=init_scale, dtype=dtype, **fields)  # type: ignore[arg-type]
+
+    @classmethod
+    def full(
+        cls,
+        *,
+        dim: int,
+        n_ctx: int,
+        n_heads: int,
+        n_layers: int = 1,
+        query_lag: int = 1,
+        positional: str = "multiplicative",
+        init_scale: float = 0.1,
+        dtype: str = "float64",
+        **others: object,
+    ) -> "ModelConfig":
+        """Plain tokens and full d x d heads, asked with s_{T-1} (or s_T: `query_lag` 0).
+
+        Args:
+            others: any further field.
+        """
+        sizes = {"dim": dim, "n_ctx": n_ctx, "n_layers": n_layers, "n_heads": n_heads}
+        fields = {"query_lag": query_lag, "positional": positional, **others}
+        return cls(**sizes, heads="full", init_scale=init_scale, dtype=dtype, **fields)  # type: ignore[arg-type]
+
+    @classmethod
+    def paper_figure5(
+        cls, *, dim: int = 5, n_ctx: int = 50, n_layers: int = 1, dtype: str = "float32"
+    ) -> "ModelConfig":
+        """The paper's general augmented model: biases, scores / sqrt(3 dim), LayerNorm, affine read-out."""
+        fields = dict.fromkeys(("scale_scores", "layer_norm", "biases", "shared_output", "unembed"), True)
+        return cls.augmented(dim=dim, n_ctx=n_ctx, n_layers=n_layers, dtype=dtype, init="linear", **fields)
+
+    @classmethod
+    def paper_figure7(
+        cls, *, dim: int = 5, n_ctx: int = 50, n_heads: int = 1, repeats: int = 2, dtype: str = "float32"
+    ) -> "ModelConfig":
+        """The paper's general non-augmented model: s_t twice, positions softmaxed and multiplied in, asked with s_T."""
+        fields = dict.fromkeys(("scale_scores", "layer_norm", "biases", "shared_output", "unembed"), True)
+        return cls.full(
+            dim=dim, n_ctx=n_ctx, n_heads=n_heads, repeats=repeats, query_lag=0, positional="softmax", dtype=dtype,
+            init="linear", **fields,
+        )  # fmt: skip
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.dim * (BLOCKS if self.encoding == "augmented" else self.repeats)
+
+    @property
+    def head_width(self) -> int:
+        """d_head, d_model unless it is set."""
+        return self.d_head or self.d_model
+
+    @property
+    def linear(self) -> bool:
+        """Attention is linear in queries, keys and values."""
+        return self.attention != "softmax"
+
+    @property
+    def needs_real_tokens(self) -> bool:
+        """Something in it has no complex version."""
+        return self.layer_norm or self.d_mlp > 0 or not self.linear or self.positional == "softmax"
+
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every trained tensor."""
-        size = (self.n_heads, self.dim)
-        heads = {HEAD_A: size, HEAD_B: size} if self.heads == "diagonal" else {}
-        return {**heads, POSITIONAL_P: (self.n_ctx, self.n_ctx)}
+        """Name and shape of every trained tensor, by TransformerLens's names where it has them."""
+        width, head = self.d_model, self.head_width
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.positional in ("additive", "softmax"):
+            shapes["pos_embed.W_pos"] = (self.n_ctx, width)
+        for layer in range(self.n_layers):
+            parts: dict[str, tuple[int, ...]] = {}
+            if self.heads == "diagonal":
+                parts |= {"attn.A": (self.n_heads, self.dim), "attn.B": (self.n_heads, self.dim)}
+            elif self.heads == "block-scalar":
+                parts |= dict.fromkeys(("attn.QK_blocks", "attn.OV_blocks"), (self.n_heads, BLOCKS, BLOCKS))
+            elif self.heads == "full":
+                parts |= {f"attn.W_{part}": (self.n_heads, width, head) for part in "QKV"}
+                parts |= (
+                    {"attn.shared_W_O": (head, width)}
+                    if self.shared_output
+                    else {"attn.W_O": (self.n_heads, head, width)}
+                )
+                if self.biases:
+                    parts |= {f"attn.b_{part}": (self.n_heads, head) for part in "QKV"}
+                    parts["attn.b_O"] = (width,)
+            if self.positional == "multiplicative":
+                parts["attn.positional.P"] = (self.n_ctx, self.n_ctx)
+            if self.layer_norm:
+                parts |= {"ln1_post.w": (width,), "ln1_post.b": (width,)}
+            if self.d_mlp:
+                parts |= {"mlp.W_in": (width, self.d_mlp), "mlp.b_in": (self.d_mlp,)}
+                parts |= {"mlp.W_out": (self.d_mlp, width), "mlp.b_out": (width,)}
+            shapes |= {f"blocks.{layer}.{name}": shape for name, shape in parts.items()}
+        if self.unembed:
+            shapes |= {"unembed.W_U": (width, self.dim), "unembed.b_U": (self.dim,)}
+        return shapes
 
     @property
     def n_parameters(self) -> int:
@@ -78,11 +272,56 @@ class ModelConfig:
     def torch_dtype(self) -> torch.dtype:
         return DTYPES[self.dtype]
 
+    @property
+    def parity_obstruction(self) -> str | None:
+        """Why this model cannot beat the zero predictor, at any depth and number of heads, or None.
+
+        If W and -W have the same law, s_t -> (-1)^{t-1} s_t leaves the law of the sequences as it is. Bias-free linear
+        attention on plain tokens that asks with s_T answers with (-1)^{T-1} times its output, while the target turns by
+        (-1)^T: their mean product is zero, so the loss is at least E|s_{T+1}|^2.
+        """
+        odd = self.encoding == "plain" and self.query_lag == 0 and self.linear
+        escapes = self.biases or self.layer_norm or self.d_mlp or self.unembed or self.positional == "additive"
+        if not odd or escapes:
+            return None
+        return (
+            "bias-free linear attention on plain tokens that asks with s_T is even in W where the target is odd: no "
+            "weights beat predicting zero. Use query_lag=1, encoding='augmented' or biases=True"
+        )
+
+    @property
+    def summary(self) -> str:
+        """The architecture in a line."""
+        heads = {
+            "diagonal": f"{self.n_heads} diagonal linear heads",
+            "unit": "no trained heads (all weights 1)",
+            "full": f"{self.n_heads} full {'head' if self.n_heads == 1 else 'heads'}",
+            "block-scalar": f"{self.n_heads} block-scalar {'head' if self.n_heads == 1 else 'heads'}",
+        }[self.heads]
+        tokens = "augmented tokens" if self.encoding == "augmented" else f"asked with s_{{T{-self.query_lag or ''}}}"
+        parts = [
+            "one layer" if self.n_layers == 1 else f"{self.n_layers} layers",
+            heads,
+            f"{self.attention} attention",
+            tokens,
+            "" if self.positional == "none" else f"{self.positional} positional encoding",
+            "residual stream" if self.residual else "",
+            "LayerNorm after attention" if self.layer_norm else "",
+            "biases" if self.biases else "",
+            f"MLP of width {self.d_mlp}" if self.d_mlp else "",
+            "affine read-out" if self.unembed else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
     def to_dict(self) -> dict[str, object]:
         """The fields, ready for JSON."""
         return asdict(self)
 
 
+PLAIN_FIELDS = (
+    "n_layers", "encoding", "repeats", "attention", "scale_scores", "positional", "query_lag", "residual", "layer_norm",
+    "biases", "shared_output", "d_mlp", "unembed", "init",
+)  # fmt: skip
 HEAD_A = "blocks.0.attn.A"
 HEAD_B = "blocks.0.attn.B"
 POSITIONAL_P = "blocks.0.attn.positional.P"
@@ -92,19 +331,54 @@ def check_process(config: ModelConfig, process: object) -> None:
     """The process is one that this model can be about.
 
     Raises:
-        ValueError: not a commuting family, whose eigenbasis diagonal heads need; or of another dim.
+        ValueError: not a commuting family where diagonal heads need its eigenbasis; complex sequences where something
+            in the model has no complex version; another dim.
     """
+    commuting = isinstance(process, CommutingProcess)
     if not isinstance(process, Process):
-        kinds = " or ".join(kind.__name__ for kind in PROCESSES.values())
+        raise ValueError(
+            f"process must be {' or '.join(kind.__name__ for kind in PROCESSES.values())}, got {process!r}."
+        )
+    if config.heads in ("diagonal", "unit") and not commuting:
+        kinds = " or ".join(kind.__name__ for kind in PROCESSES.values() if issubclass(kind, CommutingProcess))
         raise ValueError(f"process must be {kinds}: diagonal heads need an eigenbasis. Got {process!r}.")
+    if config.needs_real_tokens and commuting:
+        raise ValueError(
+            "process must be HaarOrthogonal: softmax, LayerNorm and MLP need real tokens, and "
+            f"{type(process).__name__} is sampled in its complex eigenbasis."
+        )
     if process.dim != config.dim:
         raise ValueError(f"process has dim {process.dim} but the model has dim {config.dim}; they must agree.")
 
 
 def initial_parameters(config: ModelConfig, *, seed: int) -> dict[str, Tensor]:
-    """Every trained tensor by name, i.i.d. N(0, init_scale^2), drawn in the order of `parameter_shapes`."""
+    """Every trained tensor by name, drawn in the order of `parameter_shapes`; LayerNorm starts at 1 and 0.
+
+    Blocks that cannot matter start at 0: of the first layer those that read the zero block of a token, of the last
+    those that write where nothing reads.
+    """
     generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
-    return {
-        name: (config.init_scale * torch.randn(shape, generator=generator, dtype=torch.float64)).to(config.torch_dtype)
-        for name, shape in config.parameter_shapes.items()
-    }
+    parameters = {}
+    for name, shape in config.parameter_shapes.items():
+        if ".ln1_post." in name:
+            value = torch.full(shape, float(name.endswith(".w")), dtype=torch.float64)
+        elif config.init == "linear" and name != "pos_embed.W_pos":
+            bound = 1 / math.sqrt(_inputs(config, name))
+            value = bound * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
+        else:
+            scale = 1.0 if config.init == "linear" else config.init_scale
+            value = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+        parameters[name] = value.to(config.torch_dtype)
+    if config.heads == "block-scalar" and not config.unembed:
+        first, last = parameters["blocks.0.attn.QK_blocks"], f"blocks.{config.n_layers - 1}.attn.OV_blocks"
+        first[:, 0, :] = first[:, :, 0] = parameters["blocks.0.attn.OV_blocks"][:, 0] = 0
+        parameters[last][:, :, 1:] = 0
+    return parameters
+
+
+def _inputs(config: ModelConfig, name: str) -> int:
+    """Of the affine map that a tensor belongs to."""
+    part = name.rpartition(".")[2]
+    if part in ("W_O", "shared_W_O", "b_O"):
+        return config.head_width
+    return config.d_mlp if part in ("W_out", "b_out") else config.d_model

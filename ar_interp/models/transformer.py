@@ -3,48 +3,134 @@
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Inexact
+from jaxtyping import Float, Inexact, Integer
 from torch import Tensor, nn
-from transformer_lens import ActivationCache, FactoredMatrix, HookedRootModule
+from transformer_lens import FactoredMatrix, HookedRootModule
 from transformer_lens.config import TransformerLensConfig
 from transformer_lens.hook_points import HookPoint
 
 from ar_interp._checks import as_real_array
-from ar_interp.models.attention import DiagonalAttention
+from ar_interp.models.attention import attention_of
+from ar_interp.models.cache import ARCache
 from ar_interp.models.config import ModelConfig, check_process, initial_parameters
+from ar_interp.models.encodings import encode
 from ar_interp.processes import Process
 
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+LAYER_NORM_EPS = 1e-5
 
 
-class Block(nn.Module):
-    """One attention layer, without residual connection."""
+class BlockScalars(NamedTuple):
+    """a1 <s_t|s_T> + a2 <s_{t-1}|s_T> + a3 <s_t|s_{T-1}> + a4 <s_{t-1}|s_{T-1}> times b1 s_t + b2 s_{t-1}."""
+
+    a1: float
+    a2: float
+    a3: float
+    a4: float
+    b1: float
+    b2: float
+
+
+class LayerNorm(nn.Module):
+    """w (x - mean) / sqrt(variance + 1e-5) + b over the last axis."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.w = nn.Parameter(torch.ones(config.d_model, dtype=config.torch_dtype))
+        self.b = nn.Parameter(torch.zeros(config.d_model, dtype=config.torch_dtype))
+        self.hook_scale = HookPoint()  # [batch pos 1]
+        self.hook_normalized = HookPoint()  # [batch pos d_model]
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        x = x - x.mean(-1, keepdim=True)
+        scale = self.hook_scale((x.square().mean(-1, keepdim=True) + LAYER_NORM_EPS).sqrt())
+        return self.hook_normalized(x / scale) * self.w + self.b
+
+
+class MLP(nn.Module):
+    """gelu(x W_in + b_in) W_out + b_out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, d_mlp, dtype = config.d_model, config.d_mlp, config.torch_dtype
+        self.W_in, self.b_in = (
+            nn.Parameter(torch.zeros(width, d_mlp, dtype=dtype)),
+            nn.Parameter(torch.zeros(d_mlp, dtype=dtype)),
+        )
+        self.W_out, self.b_out = (
+            nn.Parameter(torch.zeros(d_mlp, width, dtype=dtype)),
+            nn.Parameter(torch.zeros(width, dtype=dtype)),
+        )
+        self.hook_pre = HookPoint()  # [batch pos d_mlp]
+        self.hook_post = HookPoint()  # [batch pos d_mlp]
+
+    def forward(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        W_in, W_out = self.W_in.to(resid.dtype), self.W_out.to(resid.dtype)
+        post = self.hook_post(nn.functional.gelu(self.hook_pre(resid @ W_in + self.b_in)))
+        return post @ W_out + self.b_out
+
+
+class PosEmbed(nn.Module):
+    """Learned positions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.W_pos = nn.Parameter(torch.zeros(config.n_ctx, config.d_model, dtype=config.torch_dtype))
+
+
+class Unembed(nn.Module):
+    """The affine read-out of s_{t+1} from the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.W_U = nn.Parameter(torch.zeros(config.d_model, config.dim, dtype=config.torch_dtype))
+        self.b_U = nn.Parameter(torch.zeros(config.dim, dtype=config.torch_dtype))
+
+
+class Block(nn.Module):
+    """Attention, LayerNorm on its output and an MLP where the config has them, residual connections or none."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.residual = config.residual
         self.hook_resid_pre = HookPoint()  # [batch pos d_model]
-        self.attn = DiagonalAttention(config)
+        self.attn = attention_of(config)
+        self.ln1_post = LayerNorm(config) if config.layer_norm else nn.Identity()
         self.hook_attn_out = HookPoint()  # [batch pos d_model]
+        self.mlp = MLP(config) if config.d_mlp else None
+        if config.d_mlp:
+            self.hook_resid_mid = HookPoint()  # [batch pos d_model]
+            self.hook_mlp_in = HookPoint()  # [batch pos d_model]
+            self.hook_mlp_out = HookPoint()  # [batch pos d_model]
         self.hook_resid_post = HookPoint()  # [batch pos d_model]
 
-    def forward(self, resid: Inexact[Tensor, "batch pos d_model"]) -> Inexact[Tensor, "batch pos d_model"]:
-        attn_out = self.hook_attn_out(self.attn(self.hook_resid_pre(resid)))
-        return self.hook_resid_post(attn_out)
+    def forward(
+        self, resid: Inexact[Tensor, "batch pos d_model"], positions: Float[Tensor, "pos d_model"] | None = None
+    ) -> Inexact[Tensor, "batch pos d_model"]:
+        resid = self.hook_resid_pre(resid)
+        attn_out = self.hook_attn_out(self.ln1_post(self.attn(resid, positions)))
+        resid = resid + attn_out if self.residual else attn_out
+        if self.mlp is not None:
+            resid = self.hook_resid_mid(resid)
+            resid = resid + self.hook_mlp_out(self.mlp(self.hook_mlp_in(resid)))
+        return self.hook_resid_post(resid)
 
 
 class HookedARTransformer(HookedRootModule):
     """Predicts s_{t+1} from s_1..s_t at every position t; hooks and their shapes are TransformerLens's.
 
-    prediction_T = sum_{t<=T} p_t sum_h b_h * s_t <s_{T-1} | a_h * s_t>, <x|y> = sum_i conj(x_i) y_i
-    (Sander et al. 2024, non-augmented tokens). The first position has no query and predicts zero.
+    The diagonal setting is prediction_T = sum_{t<=T} p_t sum_h b_h * s_t <s_{T-1} | a_h * s_t>,
+    <x|y> = sum_i conj(x_i) y_i (Sander et al. 2024, non-augmented tokens); the config says what else it can be. With
+    query_lag = 1 the first position has no query, and the prediction there is what is left without attention.
 
     Args:
-        config: sizes and kind of heads.
+        config: tokens, heads, attention and sizes.
         process: what the model is about; probes read it to know the family. Optional.
-        seed: of the Gaussian initial weights, N(0, config.init_scale^2).
+        seed: of the initial weights, see `initial_parameters`.
         device: where the weights lie.
 
     Attributes:
@@ -52,6 +138,8 @@ class HookedARTransformer(HookedRootModule):
         cfg: the same as TransformerLens's tools expect it.
         process: as given, or None.
     """
+
+    bank: Tensor | None
 
     def __init__(
         self,
@@ -67,20 +155,28 @@ class HookedARTransformer(HookedRootModule):
         self.config = config
         self.process = process
         self.cfg = TransformerLensConfig(
-            d_model=config.dim,
-            d_head=config.dim,
-            n_layers=1,
+            d_model=config.d_model,
+            d_head=config.head_width,
+            n_layers=config.n_layers,
             n_ctx=config.n_ctx,
             n_heads=config.n_heads,
+            d_mlp=config.d_mlp or None,
+            act_fn="gelu",
             device=str(device),
-            attn_only=True,
+            attn_only=not config.d_mlp,
             normalization_type=None,
-            positional_embedding_type="multiplicative",
+            positional_embedding_type=config.positional,
             use_attn_result=True,
             dtype=config.torch_dtype,
         )
         self.hook_embed = HookPoint()  # [batch pos d_model]
-        self.blocks = nn.ModuleList([Block(config)])
+        if config.positional in ("additive", "softmax"):
+            self.pos_embed = PosEmbed(config)
+        if config.positional == "additive":
+            self.hook_pos_embed = HookPoint()  # [batch pos d_model]
+        self.blocks: Sequence[Block] = nn.ModuleList([Block(config) for _ in range(config.n_layers)])  # type: ignore
+        self.unembed = Unembed(config) if config.unembed else None
+        self.register_buffer("bank", None, persistent=False)
         self.load_state_dict(initial_parameters(config, seed=seed))
         self.setup()
         self.to(device)
@@ -114,69 +210,143 @@ class HookedARTransformer(HookedRootModule):
         return model
 
     def untrained(self, seed: int) -> "HookedARTransformer":
-        """The same architecture with fresh Gaussian weights: the control of a probe.
+        """The same architecture with fresh initial weights: the control of a probe.
 
         A model whose own initial weights are zero gets the standard deviation 0.1.
         """
-        scale = self.config.init_scale or 0.1
-        config = ModelConfig(**{**self.config.to_dict(), "init_scale": scale})
-        return HookedARTransformer(config, process=self.process, seed=seed, device=self.P.device)
+        config = replace(self.config, init_scale=self.config.init_scale or 0.1)
+        device = next(self.parameters()).device
+        return HookedARTransformer(config, process=self.process, seed=seed, device=device)
 
-    def forward(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
-        """The prediction of s_{t+1} at each position t, zero at the first.
+    def forward(
+        self, tokens: Inexact[Tensor, "batch pos dim"] | Integer[Tensor, "batch pos"]
+    ) -> Inexact[Tensor, "batch pos dim"]:
+        """The prediction of s_{t+1} at each position t.
 
+        Computed in the higher of the precisions of tokens and weights.
+
+        Args:
+            tokens: s_t; or the ids that `register_sequences` gave for them.
         Raises:
-            ValueError: tokens that are not [batch pos dim], or longer than n_ctx.
+            ValueError: tokens that are not [batch pos dim], longer than n_ctx, or complex where the model has softmax,
+                LayerNorm or an MLP; ids without registered sequences.
         """
-        if tokens.ndim != 3 or tokens.shape[-1] != self.config.dim:
-            raise ValueError(f"tokens must have shape [batch pos {self.config.dim}], got {list(tokens.shape)}.")
-        if not 1 <= tokens.shape[1] <= self.config.n_ctx:
+        resid = self.hook_embed(encode(self.config, self._checked(tokens)))
+        positions = None
+        if self.config.positional in ("additive", "softmax"):
+            positions = self.pos_embed.W_pos[: resid.shape[1]].to(resid.dtype)
+        if self.config.positional == "additive":
+            assert positions is not None
+            resid = resid + self.hook_pos_embed(positions.expand_as(resid))
+        for block in self.blocks:
+            resid = block(resid, positions)
+        return self.read_out(resid)
+
+    def read_out(self, resid: Inexact[Tensor, "batch pos d_model"]) -> Inexact[Tensor, "batch pos dim"]:
+        """The prediction that the residual stream holds at any depth: its first dim coordinates, or x W_U + b_U."""
+        if self.unembed is None:
+            return resid[..., : self.config.dim]
+        return resid @ self.unembed.W_U.to(resid.dtype) + self.unembed.b_U.to(resid.dtype)
+
+    def register_sequences(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Integer[Tensor, "batch pos"]:
+        """Integer ids that the model takes in place of these tokens.
+
+        TransformerLens's patching counts positions along the last axis of what it is given, which for continuous
+        tokens is `dim`: give it ids instead. The ids are those of the last sequences registered.
+        """
+        self.bank = tokens.flatten(0, 1)
+        return torch.arange(len(self.bank), device=tokens.device).reshape(tokens.shape[:2])
+
+    def _checked(self, tokens: Tensor) -> Inexact[Tensor, "batch pos dim"]:
+        config = self.config
+        if tokens.ndim == 2 and not (tokens.is_floating_point() or tokens.is_complex()):
+            if self.bank is None:
+                raise ValueError("tokens are ids but no sequences are registered: ids = model.register_sequences(...).")
+            tokens = self.bank[tokens]
+        if tokens.ndim != 3 or tokens.shape[-1] != config.dim:
+            raise ValueError(f"tokens must have shape [batch pos {config.dim}], got {list(tokens.shape)}.")
+        if not 1 <= tokens.shape[1] <= config.n_ctx:
             raise ValueError(
-                f"tokens must hold 1 to n_ctx = {self.config.n_ctx} positions, got {tokens.shape[1]}. "
+                f"tokens must hold 1 to n_ctx = {config.n_ctx} positions, got {tokens.shape[1]}. "
                 "Cut the sequences, or make a model with a larger n_ctx."
             )
         if not (tokens.is_floating_point() or tokens.is_complex()):
             raise ValueError(f"tokens must be real or complex floating point, got {tokens.dtype}.")
-        resid = self.hook_embed(tokens)
-        for block in self.blocks:
-            resid = block(resid)
-        return resid
-
-    @property
-    def attn(self) -> DiagonalAttention:
-        """The one attention layer."""
-        return self.blocks[0].attn  # type: ignore[return-value]
+        if tokens.is_complex() and config.needs_real_tokens:
+            raise ValueError(
+                "tokens must be real: softmax, LayerNorm and MLP have no complex version. Sample the sequences in a "
+                "real basis (basis='rotation' for CommutingOrthogonal)."
+            )
+        return tokens.to(torch.promote_types(tokens.dtype, config.torch_dtype))
 
     @property
     def A(self) -> Float[Tensor, "head dim"]:
-        """Key diagonals a_h."""
-        return self.attn.A
+        """Key diagonals a_h of diagonal heads."""
+        return self._first_layer("A", "diagonal heads")
 
     @property
     def B(self) -> Float[Tensor, "head dim"]:
-        """Value diagonals b_h."""
-        return self.attn.B
+        """Value diagonals b_h of diagonal heads."""
+        return self._first_layer("B", "diagonal heads")
 
     @property
     def P(self) -> Float[Tensor, "query key"]:
         """Positional weights in the authors' layout, see `from_diagonal`."""
-        return self.attn.positional.P
+        return self._first_layer("positional", "a multiplicative positional encoding").P
+
+    def _first_layer(self, name: str, what: str) -> Any:
+        found = getattr(self.blocks[0].attn, name, None)
+        if found is None:
+            raise AttributeError(f"this model has no {what}: {self.config.summary}.")
+        return found
+
+    @property
+    def block_scalars(self) -> BlockScalars:
+        """a1..a4, b1, b2 of a one-layer block-scalar model; its prediction depends on their products alone."""
+        if self.config.heads != "block-scalar" or (self.config.n_layers, self.config.n_heads) != (1, 1):
+            raise AttributeError(
+                f"only one layer with one block-scalar head has a1..a4, b1, b2: {self.config.summary}."
+            )
+        QK, OV = (self.get_parameter(f"blocks.0.attn.{name}_blocks")[0] for name in ("QK", "OV"))
+        return BlockScalars(*QK[1:, 1:].flatten().tolist(), *OV[1:, 0].tolist())
+
+    def _stacked(self, name: str) -> Tensor:
+        return torch.stack([getattr(block.attn, name) for block in self.blocks])
 
     @property
     def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
-        return self.attn.W_Q[None]
+        return self._stacked("W_Q")
 
     @property
     def W_K(self) -> Float[Tensor, "layer head d_model d_head"]:
-        return self.attn.W_K[None]
+        return self._stacked("W_K")
 
     @property
     def W_V(self) -> Float[Tensor, "layer head d_model d_head"]:
-        return self.attn.W_V[None]
+        return self._stacked("W_V")
 
     @property
     def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
-        return self.attn.W_O[None]
+        return self._stacked("W_O")
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model dim"]:
+        """What reads the prediction out of the residual stream."""
+        if self.unembed is not None:
+            return self.unembed.W_U
+        return torch.eye(self.config.d_model, self.config.dim, dtype=self.config.torch_dtype)
+
+    def accumulated_bias(
+        self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
+    ) -> Float[Tensor, "d_model"]:
+        """Sum of what the layers before `layer` write whatever their input, for TransformerLens's decompositions."""
+        total = torch.zeros(self.config.d_model, dtype=self.config.torch_dtype, device=next(self.parameters()).device)
+        for i, block in enumerate(self.blocks[: layer + mlp_input]):
+            if block.attn.b_O is not None:
+                total = total + block.attn.b_O
+            if include_mlp_biases and block.mlp is not None and i < layer:
+                total = total + block.mlp.b_out
+        return total
 
     @property
     def QK(self) -> FactoredMatrix:
@@ -194,7 +364,7 @@ class HookedARTransformer(HookedRootModule):
 
     def run_with_cache(  # type: ignore[override] - TransformerLens returns a plain dict
         self, *model_args: Any, names_filter: NamesFilter = None, **kwargs: Any
-    ) -> tuple[Inexact[Tensor, "batch pos dim"], ActivationCache]:
+    ) -> tuple[Inexact[Tensor, "batch pos dim"], ARCache]:
         """The predictions and an ActivationCache of what `names_filter` selects (all if left out).
 
         Raises:
@@ -204,7 +374,7 @@ class HookedARTransformer(HookedRootModule):
         if names_filter is not None and not isinstance(names_filter, str) and not callable(names_filter):
             names_filter = list(names_filter)
         predictions, cache = super().run_with_cache(*model_args, names_filter=names_filter, **kwargs)
-        return predictions, ActivationCache(cache, self)
+        return predictions, ARCache(cache, self)
 
     @contextmanager
     def hooks(
@@ -241,6 +411,7 @@ class HookedARTransformer(HookedRootModule):
             if name not in names:
                 nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
                 raise ValueError(
-                    f"hook {name!r} does not exist (the model has {len(self.blocks)} block). "
+                    f"hook {name!r} does not exist (the model has {len(self.blocks)} "
+                    f"{'block' if len(self.blocks) == 1 else 'blocks'}). "
                     f"Did you mean {nearest[0]!r}? model.hook_names() lists all."
                 )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ar_interp.probes.heads import RANK_TOLERANCE
 from ar_interp.probes.weights import DiagonalWeights, diagonal_weights, process_of
-from ar_interp.processes import Process
+from ar_interp.processes import CommutingProcess
 from ar_interp.theory import kappa_to_ratio, positional_kernel, ratio_to_kappa
 
 N_ANGLES = 360
@@ -71,7 +71,7 @@ class PositionalStructure:
         return pd.DataFrame({"T": lengths, "ratio": self.ratio_by_length, "residual": self.residual_by_length})
 
 
-def positional_structure(model: Any, *, process: Process | None = None) -> PositionalStructure:
+def positional_structure(model: Any, *, process: CommutingProcess | None = None) -> PositionalStructure:
     """Measure the positional encoding of a diagonal model.
 
     At zero loss for conjugate pairs p_{T-1} / p_T = -kappa / (1 + kappa), so that with kappa = 1 the prediction is the
@@ -115,7 +115,7 @@ def positional_structure(model: Any, *, process: Process | None = None) -> Posit
     )
 
 
-def _scale(weights: DiagonalWeights, process: Process) -> float:
+def _scale(weights: DiagonalWeights, process: CommutingProcess) -> float:
     C = weights.C
     if process.conjugate_pairs:
         covered = _covered(C).sum()
@@ -150,7 +150,7 @@ def _pair_structure(C: Float[Tensor, "dim dim"]) -> tuple[float, float, float]:
 
 @torch.no_grad()
 def _residuals(
-    model: Any, process: Process, n_ctx: int
+    model: Any, process: CommutingProcess, n_ctx: int
 ) -> tuple[Float[Tensor, "angle"], Float[Tensor, "offset angle length"]]:
     """sup over coordinates of |prediction - lambda^T|; every coordinate runs over the whole grid at each offset."""
     angles = torch.arange(N_ANGLES, dtype=torch.float64) * (2 * torch.pi / process.mu / N_ANGLES)
@@ -172,7 +172,7 @@ def _residuals(
     return angles, torch.cat(residuals).unflatten(0, (len(offsets), N_ANGLES))
 
 
-def _filter_response(profile: Float[Tensor, "pos"], process: Process) -> Float[Tensor, "mode"]:
+def _filter_response(profile: Float[Tensor, "pos"], process: CommutingProcess) -> Float[Tensor, "mode"]:
     """<u_i, p> / <u_i, e_T> for the kernel's eigenvectors u_i: the measured spectral filter, no step count assumed."""
     modes = torch.linalg.eigh(positional_kernel(mu=process.mu, length=len(profile)))[1].flip(1)
     return (modes.T @ profile) / modes[-1]

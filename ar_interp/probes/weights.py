@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.processes import Process
+from ar_interp.processes import CommutingProcess
 
 WEIGHTS = ("W_Q", "W_K", "W_V", "W_O", "P")
 DIAGONAL_TOLERANCE = 1e-9  # of the largest entry: rounding of float64 products
@@ -68,10 +68,10 @@ def require(model: Any, *names: str) -> None:
         )
 
 
-def process_of(model: Any, process: Process | None) -> Process:
+def process_of(model: Any, process: CommutingProcess | None) -> CommutingProcess:
     """The process given, else the one the model carries."""
     found = process or getattr(model, "process", None)
-    if found is not None and not isinstance(found, Process):
+    if found is not None and not isinstance(found, CommutingProcess):
         raise ValueError(f"process must be a commuting family for probes of diagonal heads, got {found!r}.")
     if found is None:
         raise ValueError("process is needed to know the family of W; pass process=..., e.g. CommutingOrthogonal(10).")

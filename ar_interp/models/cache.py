@@ -1,0 +1,60 @@
+"""TransformerLens's ActivationCache, which refuses the decompositions that would be wrong for a model."""
+
+from typing import Any
+
+from transformer_lens import ActivationCache
+
+from ar_interp.models.config import ModelConfig
+
+
+class ARCache(ActivationCache):
+    """An ActivationCache whose parts add up to the residual stream, or which says why they cannot."""
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config  # type: ignore[attr-defined]
+
+    def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
+        """TransformerLens's: the embedding and what each layer writes.
+
+        Raises:
+            ValueError: each layer replaces the stream, so that they do not add up to it.
+        """
+        self._require_stream("decompose_resid")
+        return super().decompose_resid(*args, **kwargs)
+
+    def stack_head_results(self, *args: Any, **kwargs: Any) -> Any:
+        """TransformerLens's; the heads' results as attention writes them to the stream.
+
+        Raises:
+            ValueError: LayerNorm follows the sum of the heads, or each layer replaces the stream.
+        """
+        if self.config.n_layers > 1:
+            self._require_stream("stack_head_results")
+        self._require_linear_heads("stack_head_results")
+        return super().stack_head_results(*args, **kwargs)
+
+    def get_full_resid_decomposition(self, *args: Any, **kwargs: Any) -> Any:
+        """TransformerLens's: embedding, heads, neurons and biases, which add up to the stream.
+
+        Raises:
+            ValueError: LayerNorm follows the sum of the heads, or each layer replaces the stream.
+        """
+        self._require_stream("get_full_resid_decomposition")
+        self._require_linear_heads("get_full_resid_decomposition")
+        return super().get_full_resid_decomposition(*args, **kwargs)
+
+    def _require_stream(self, name: str) -> None:
+        if not self.config.residual:
+            raise ValueError(
+                f"{name} needs a residual stream: here each layer replaces its input, so that what was there before is "
+                "no part of the output. accumulated_resid shows the stream layer by layer; stack_head_results of a "
+                "single layer adds up to it."
+            )
+
+    def _require_linear_heads(self, name: str) -> None:
+        if self.config.layer_norm:
+            raise ValueError(
+                f"{name} cannot attribute to heads: LayerNorm follows their sum, and is not linear. decompose_resid "
+                "gives each layer's output after it, where there is a residual stream."
+            )
