@@ -37,6 +37,7 @@ FILES = ("model.safetensors", "config.json", "metrics.jsonl", "README.md")
 VERSIONED = ("ar-interp", "torch", "transformer-lens", "numpy", "scipy")
 STEP_COLUMNS = ("step", "loss_min", "loss_median", "loss_max")
 MEMBER_COLUMNS = ("seed", "loss")
+OPTIONAL_MEMBER_COLUMNS = ("trimmed",)
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ class Checkpoint:
         model: made when it is first asked for, so that all else can be shown without TransformerLens.
         parameters: its checked weights by name.
         history: a row per logged step, see `TrainingRun`.
-        members: a row per seed of the ensemble it was chosen from: seed, loss per context length.
+        members: a row per seed of the ensemble it was chosen from: seed, loss per context length, see `TrainingRun`.
         seed: of the chosen member.
         steps: updates made.
         device: where it was trained.
@@ -374,8 +375,8 @@ def _read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     members: list[dict[str, float]] = []
     for number, line in enumerate(_read_text(path, MAX_METRICS_BYTES).splitlines(), start=1):
         row = _parse(line, f"{where} line {number}")
-        columns = MEMBER_COLUMNS if "seed" in row else STEP_COLUMNS
-        _check_keys(row, set(columns), set(columns), f"{where} line {number}")
+        columns, optional = (MEMBER_COLUMNS, OPTIONAL_MEMBER_COLUMNS) if "seed" in row else (STEP_COLUMNS, ())
+        _check_keys(row, {*columns, *optional}, set(columns), f"{where} line {number}")
         try:
             for key, value in row.items():
                 check_number(key, value, low=-math.inf)
@@ -384,4 +385,4 @@ def _read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         (members if "seed" in row else history).append(row)
     if not members:
         raise CheckpointError(f"{where} holds no final loss (a line with seed and loss).")
-    return pd.DataFrame(history, columns=list(STEP_COLUMNS)), pd.DataFrame(members, columns=list(MEMBER_COLUMNS))
+    return pd.DataFrame(history, columns=list(STEP_COLUMNS)), pd.DataFrame(members)

@@ -25,6 +25,13 @@ and for augmented tokens, Sander et al. 2024 and Zheng et al. 2024 (arXiv 2405.1
     a b         the product of scalars that is the step size there
 """
 
+from ar_interp.theory.block_scalars import (
+    BlockScalarMinimum,
+    BlockScalarQuadratic,
+    block_scalar_loss,
+    block_scalar_minimum,
+    block_scalar_quadratic,
+)
 from ar_interp.theory.constructions import (
     KappaFamily,
     factor_heads,
@@ -82,11 +89,16 @@ from ar_interp.theory.positional import (
 from ar_interp.theory.traps import trapped_levels, trapped_matrix
 
 __all__ = [
+    "BlockScalarMinimum",
     "BlockScalarOptimum",
+    "BlockScalarQuadratic",
     "KappaFamily",
     "SpectralFilter",
     "TokenMoments",
+    "block_scalar_loss",
+    "block_scalar_minimum",
     "block_scalar_optimum",
+    "block_scalar_quadratic",
     "descent_steps",
     "factor_heads",
     "first_token_moments",

@@ -34,8 +34,8 @@ def optimal_step_size(*, dim: int, max_length: int) -> float:
     """Step size of the one gradient step that a layer trained on T = 2..max_length takes.
 
     eta = sum_T (T - 1) / sum_T [(T - 1)^2 + (dim - 1) (T - 1)] = 3 / (2 max_length + 3 dim - 4).
-    In the unitary family it is the optimum over all block scalars, and no other product of them is then non-zero; for
-    conjugate pairs it is the best pure gradient step, see `block_scalar_optimum`.
+    In the unitary family it is the optimum over all block scalars, and for max_length > 2 no other product of them is
+    then non-zero; for conjugate pairs it is the best pure gradient step, see `block_scalar_optimum`.
     Source: Sander et al. 2024, augmented tokens; here with the T - 1 pairs that a context of T tokens holds.
 
     Args:
@@ -112,7 +112,8 @@ def block_scalar_optimum(*, dim: int, max_length: int) -> BlockScalarOptimum:
     T = 2..max_length, (a2, a3) = G^{-1} h and the sum of the losses is dim (n - h . G^{-1} h), where
     G22 = sum [(T - 1)^2 + (dim - 1) (T - 1)], G33 = sum [(T + dim - 1)^2 + (dim - 1) (T - 1)],
     G23 = sum (3 T + 2 dim - 6), h = (sum (T - 1), n), n = max_length - 1. The gain over the pure step vanishes with
-    long contexts. For few coordinates and long contexts a non-zero b2 does a little better still.
+    long contexts. For few coordinates or long contexts a non-zero b2 does a little better still, with other signs; see
+    `block_scalar_minimum`.
     Source: not in Sander et al. 2024; by counting modes.
 
     Args:

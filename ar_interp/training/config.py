@@ -1,5 +1,6 @@
 """How a model is trained. Plain data."""
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -8,6 +9,7 @@ from ar_interp._checks import check_choice, check_integer, check_number
 
 OBJECTIVES = ("population", "sampled")
 OPTIMIZERS = ("gd", "adam", "lbfgs")
+SCHEDULES = ("constant", "cosine", "linear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +19,11 @@ class TrainConfig:
     Attributes:
         objective: `population` (the exact expectation) or `sampled` (a fresh batch at each step).
         optimizer: `gd` (plain gradient descent), `adam`, or `lbfgs` (population only: where just the minimum matters).
-        lr: step size, for the loss summed over T = 2..n_ctx and over coordinates; unused by `lbfgs`.
+        lr: step size, for the loss summed over context lengths and over coordinates; unused by `lbfgs`.
+        schedule: of lr over the steps: `constant`, or down to zero as a `cosine` or `linear`.
+        warmup: steps over which lr rises to its value.
+        clip: largest norm of a member's gradient, longer ones are shortened to it; None is never.
+        first_length: shortest context in the loss; the longest is n_ctx.
         steps: updates at most.
         batch: sequences in a sampled batch.
         seed: of the first member; member k starts from, and samples with, seed + k.
@@ -29,6 +35,10 @@ class TrainConfig:
     objective: str = "population"
     optimizer: str = "gd"
     lr: float = 1e-2
+    schedule: str = "constant"
+    warmup: int = 0
+    clip: float | None = None
+    first_length: int = 2
     steps: int = 2000
     batch: int = 256
     seed: int = 0
@@ -39,7 +49,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_choice("objective", self.objective, OBJECTIVES)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
         check_number("lr", self.lr, low=0.0, strict=True)
+        check_integer("warmup", self.warmup, low=0, high=10**9)
+        check_integer("first_length", self.first_length, low=1, high=2**14)
+        if self.clip is not None:
+            check_number("clip", self.clip, low=0.0, strict=True)
         check_integer("steps", self.steps, low=1, high=10**9)
         check_integer("batch", self.batch, low=1, high=10**7)
         check_integer("seed", self.seed, low=0, high=2**62)
@@ -52,6 +67,10 @@ class TrainConfig:
             )
         if self.optimizer == "lbfgs" and self.stop_below is not None:
             raise ValueError("stop_below goes with 'gd' and 'adam'; 'lbfgs' runs to convergence or to `steps`.")
+        if self.objective == "population" and self.first_length != 2:
+            raise ValueError(
+                "first_length must be 2 for objective 'population': its closed form is the sum from T = 2."
+            )
         if self.device != "auto":
             try:
                 torch.device(self.device)
@@ -70,6 +89,12 @@ class TrainConfig:
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError("device is 'cuda' but this machine has no usable GPU; use device='auto' or 'cpu'.")
         return device
+
+    def lr_at(self, step: int) -> float:
+        """The step size of update `step`, counted from 0."""
+        left = 1 - step / self.steps
+        factor = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[self.schedule]
+        return self.lr * factor * min(1.0, (step + 1) / (self.warmup + 1))
 
     def to_dict(self) -> dict[str, object]:
         """The fields, ready for JSON."""

@@ -1,5 +1,6 @@
 """`train`: from a config and a process to a run, one member or an ensemble of seeds."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,9 @@ from ar_interp.training.objectives import (
     Parameters,
     has_population_loss,
     population_objective,
+    predictions_of,
     sampled_objective,
+    squared_errors,
     theoretical_minimum,
 )
 
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
 
 N_LOGGED = 200  # points of the recorded history
 EVALUATION_BATCH = 4096
+EVALUATION_PART = 256  # sequences at once, over all members
 EVALUATION_SEED = 2**40  # apart from every training seed
+TRIM = 0.01  # share of the worst sequences that the trimmed loss leaves out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +101,18 @@ def train(
     """
     training = training or TrainConfig()
     check_process(config, process)
+    if training.first_length > config.n_ctx:
+        raise ValueError(f"first_length must be at most n_ctx = {config.n_ctx}, got {training.first_length}.")
+    if config.parity_obstruction:
+        warnings.warn(f"training is in vain: {config.parity_obstruction}.", stacklevel=2)
     device = training.resolve_device()
     seeds = range(training.seed, training.seed + training.n_seeds)
     if training.objective == "population":
         objective = population_objective(config, process)
     else:
         generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        objective = sampled_objective(config, process, batch=training.batch, generators=generators)
+        sizes = {"batch": training.batch, "first_length": training.first_length}
+        objective = sampled_objective(config, process, generators=generators, **sizes)
 
     members = [initial_parameters(config, seed=seed) for seed in seeds]
     parameters = {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
@@ -116,10 +126,12 @@ def train(
         parameters, steps, diverged = log.last_good, log.last_good_step, stop
     log.close()
 
-    losses = _final_losses(parameters, config, process, training) / (config.n_ctx - 1)
-    table = pd.DataFrame({"seed": list(seeds), "loss": losses.tolist()})
+    final = {
+        name: losses / log.n_lengths for name, losses in _final_losses(parameters, config, process, training).items()
+    }
+    table = pd.DataFrame({"seed": list(seeds)} | {name: losses.tolist() for name, losses in final.items()})
     run = TrainingRun(
-        model=_member(parameters, int(losses.argmin()), config, process),
+        model=_member(parameters, int(final["loss"].argmin()), config, process),
         config=config,
         process=process,
         training=training,
@@ -141,7 +153,7 @@ class _Log:
     """History, progress bar and the last good state."""
 
     def __init__(self, config: ModelConfig, process: Process, training: TrainConfig, progress: bool) -> None:
-        self.n_lengths = config.n_ctx - 1
+        self.n_lengths = config.n_ctx - training.first_length + 1
         self.every = max(1, training.steps // N_LOGGED)
         self.rows: list[dict[str, float]] = []
         self.last_good: Parameters = {}
@@ -174,38 +186,50 @@ class _Log:
 
 def _descend(objective: Objective, parameters: Parameters, training: TrainConfig, log: _Log) -> int:
     """Gradient steps on all members at once; returns how many were made."""
-    tensors = [tensor.requires_grad_() for tensor in parameters.values()]
+    tensors = list(parameters.values())
     optimizer: torch.optim.Optimizer
     if training.optimizer == "gd":
         optimizer = torch.optim.SGD(tensors, lr=training.lr)
     else:
         optimizer = torch.optim.Adam(tensors, lr=training.lr)
     for step in range(training.steps):
-        losses = objective(parameters)
+        losses, gradients = objective(parameters)
         if step % log.every == 0:
             log.record(step, losses, parameters)
         if training.stop_below is not None and (losses < training.stop_below * log.n_lengths).all():
             log.record(step, losses, parameters)
             return step
-        for tensor, gradient in zip(tensors, torch.autograd.grad(losses.sum(), tensors), strict=True):
-            tensor.grad = gradient
+        if training.clip is not None:
+            _clip(list(gradients.values()), training.clip)
+        for name, tensor in parameters.items():
+            tensor.grad = gradients[name]
+        for group in optimizer.param_groups:
+            group["lr"] = training.lr_at(step)
         optimizer.step()
         log.bar.update()
-    log.record(training.steps, objective(parameters), parameters)
+    log.record(training.steps, objective(parameters)[0], parameters)
     return training.steps
+
+
+def _clip(gradients: list[Tensor], largest: float) -> None:
+    """Shorten each member's gradient, in place."""
+    norm = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
+    factor = (largest / norm).clamp(max=1.0)
+    for gradient in gradients:
+        gradient *= factor.reshape(-1, *[1] * (gradient.ndim - 1))
 
 
 def _minimise(objective: Objective, parameters: Parameters, training: TrainConfig, log: _Log) -> int:
     """SciPy's L-BFGS-B on each member in turn; returns the largest number of iterations."""
     curves: list[list[float]] = []
     for member in range(training.n_seeds):
-        single = {name: tensor[member : member + 1].clone().requires_grad_() for name, tensor in parameters.items()}
+        single = {name: tensor[member : member + 1].clone() for name, tensor in parameters.items()}
         value_and_gradient, scatter = _flat(objective, single)
         start = torch.cat([tensor.detach().flatten() for tensor in single.values()]).cpu().numpy()
         x, curve = _lbfgs(value_and_gradient, start, training.steps)
         scatter(x)
         for name, tensor in single.items():
-            parameters[name][member] = tensor.detach()[0]
+            parameters[name][member] = tensor[0]
         curves.append(curve)
         log.bar.update()
     longest = max(map(len, curves))
@@ -234,27 +258,33 @@ def _flat(objective: Objective, single: Parameters) -> tuple[Callable, Callable]
 
     def scatter(x: np.ndarray) -> None:
         pieces = torch.as_tensor(x).split([tensor.numel() for tensor in tensors])
-        with torch.no_grad():
-            for tensor, piece in zip(tensors, pieces, strict=True):
-                tensor.copy_(piece.reshape(tensor.shape))
+        for tensor, piece in zip(tensors, pieces, strict=True):
+            tensor.copy_(piece.reshape(tensor.shape))
 
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
         scatter(x)
-        loss = objective(single)[0]
-        gradients = torch.autograd.grad(loss, tensors)
-        return loss.item(), torch.cat([g.flatten() for g in gradients]).double().cpu().numpy()
+        losses, gradients = objective(single)
+        return losses.item(), torch.cat([gradients[name].flatten() for name in single]).double().cpu().numpy()
 
     return value_and_gradient, scatter
 
 
-@torch.no_grad()
-def _final_losses(parameters: Parameters, config: ModelConfig, process: Process, training: TrainConfig) -> Tensor:
+def _final_losses(
+    parameters: Parameters, config: ModelConfig, process: Process, training: TrainConfig
+) -> dict[str, Tensor]:
     """The population loss where there is one, else the error on one held-out batch that all members share."""
     if has_population_loss(config, process) is None:
-        return population_objective(config, process)(parameters)
+        return {"loss": population_objective(config, process)(parameters)[0]}
     device = next(iter(parameters.values())).device
-    generators = [torch.Generator(device).manual_seed(EVALUATION_SEED) for _ in range(training.n_seeds)]
-    return sampled_objective(config, process, batch=EVALUATION_BATCH, generators=generators)(parameters)
+    generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
+    sequences = process.sample(EVALUATION_BATCH, config.n_ctx + 1, generator=generator, dtype=config.torch_dtype)
+    predict = predictions_of(config, device=device)
+    shared = sequences.tokens.expand(training.n_seeds, -1, -1, -1)
+    parts = shared.split(max(1, EVALUATION_PART // training.n_seeds), dim=1)
+    with torch.no_grad():
+        errors = torch.cat([squared_errors(predict, parameters, part, training.first_length) for part in parts], dim=1)
+    kept = torch.sort(errors, dim=1)[0][:, : round((1 - TRIM) * EVALUATION_BATCH)]
+    return {"loss": errors.mean(1), "trimmed": kept.mean(1)}
 
 
 def _member(parameters: Parameters, index: int, config: ModelConfig, process: Process) -> "HookedARTransformer":

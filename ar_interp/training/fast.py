@@ -1,0 +1,5 @@
+"""placeholder"""
+
+
+def fast_step(config, *, device):
+    return None
