@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ar_interp.claims import Claim, Claims, verify
     from ar_interp.models.config import ModelConfig
     from ar_interp.models.transformer import HookedARTransformer
+    from ar_interp.probes.algorithm import identify_algorithm
     from ar_interp.probes.context import recover_context
     from ar_interp.probes.heads import head_orthogonality
     from ar_interp.probes.positional import positional_structure
@@ -32,6 +33,7 @@ _NAMES = {
     "verify": "claims",
     "ModelConfig": "models.config",
     "HookedARTransformer": "models.transformer",
+    "identify_algorithm": "probes.algorithm",
     "recover_context": "probes.context",
     "head_orthogonality": "probes.heads",
     "positional_structure": "probes.positional",
@@ -67,6 +69,7 @@ __all__ = [
     "estimators",
     "figures",
     "head_orthogonality",
+    "identify_algorithm",
     "load",
     "positional_structure",
     "probes",

@@ -19,7 +19,7 @@ ESCAPED = 0.01  # above the global minimum; the next level is .45 higher
 
 def landscape_claims(subject: Subject, run: Trained) -> list[Claim]:
     """What theory says of the run's descent; `subject` is its model."""
-    config, training, process = run.config, run.training, run.process
+    config, training, process = run.config, run.training, subject.process
     descent = training.optimizer == "gd" and config.heads == "diagonal"
     claims = []
     if descent and (not process.conjugate_pairs or 2 * config.n_heads == config.dim):
@@ -33,7 +33,7 @@ def landscape_claims(subject: Subject, run: Trained) -> list[Claim]:
 
 def _scale_claim(subject: Subject, run: Trained) -> Claim:
     config = run.config
-    family = "orthogonal" if run.process.conjugate_pairs else "unitary"
+    family = "orthogonal" if subject.process.conjugate_pairs else "unitary"
     predicted = gradient_descent_scale(
         dim=config.dim, n_heads=config.n_heads, max_length=config.n_ctx, init_scale=config.init_scale, family=family
     )

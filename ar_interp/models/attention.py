@@ -14,6 +14,14 @@ Resid = Inexact[Tensor, "batch pos d_model"]
 PerHead = Inexact[Tensor, "batch pos head d_head"]
 
 
+class OwnHookPoint(HookPoint):
+    """Gives its hooks a copy: they may write in place, as TransformerLens's patching does, and what comes here is shared
+    with the rest of the forward pass, other heads or the caller's tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone(memory_format=torch.contiguous_format) if self.has_hooks() else x
+
+
 class MultiplicativePositional(nn.Module):
     """Weights P [query key] that multiply the scores.
 
@@ -50,15 +58,15 @@ class Attention(nn.Module):
         self.register_parameter("b_O", None)
         if config.positional == "multiplicative":
             self.positional = MultiplicativePositional(config)
-        self.hook_q = HookPoint()  # [batch pos head d_head]
-        self.hook_k = HookPoint()  # [batch pos head d_head]
+        self.hook_q = OwnHookPoint()  # [batch pos head d_head]
+        self.hook_k = OwnHookPoint()  # [batch pos head d_head]
         self.hook_v = HookPoint()  # [batch pos head d_head]
         self.hook_attn_scores = HookPoint()  # [batch head query key]
         if config.positional in ("multiplicative", "softmax"):
             self.hook_pos_weights = HookPoint()  # [query key], [head query key] for softmax
         self.hook_pattern = HookPoint()  # [batch head query key]
         if config.linear:
-            self.hook_kv_state = HookPoint()  # [batch pos head d_head d_head]
+            self.hook_kv_state = OwnHookPoint()  # [batch pos head d_head d_head]
         self.hook_z = HookPoint()  # [batch pos head d_head]
         self.hook_result = HookPoint()  # [batch pos head d_model]
 
@@ -70,7 +78,7 @@ class Attention(nn.Module):
         """What each head writes."""
         raise NotImplementedError
 
-    def forward(self, resid: Resid, positions: Float[Tensor, "pos d_model"] | None = None) -> Resid:
+    def forward(self, resid: Resid, positions: Inexact[Tensor, "pos d_model"] | None = None) -> Resid:
         q, k, v = self.project(resid)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         asked = self._asked(q)
@@ -79,7 +87,7 @@ class Attention(nn.Module):
         pos = resid.shape[1]
         if self.config.linear:
             scores = self.hook_attn_scores(scores.tril())
-            weights = self._weights(pos, positions)
+            weights = self._weights(pos, positions, scores.real.dtype)
             pattern = self.hook_pattern(scores if weights is None else scores * weights)
         else:
             future = torch.ones(pos, pos, dtype=torch.bool, device=scores.device).triu(1)
@@ -104,7 +112,9 @@ class Attention(nn.Module):
         lag = self.config.query_lag
         return torch.cat([torch.zeros_like(q[:, :lag]), q[:, : q.shape[1] - lag]], dim=1).conj()
 
-    def _weights(self, pos: int, positions: Tensor | None) -> Float[Tensor, "... query key"] | None:
+    def _weights(
+        self, pos: int, positions: Tensor | None, dtype: torch.dtype
+    ) -> Float[Tensor, "... query key"] | None:
         """What multiplies the scores: positions and the number of keys or pairs."""
         weights = None
         if self.config.positional == "multiplicative":
@@ -119,7 +129,7 @@ class Attention(nn.Module):
             return weights
         device = next(self.parameters()).device
         fewer = self.config.attention == "linear/pairs"
-        count = torch.arange(1 - fewer, pos + 1 - fewer, device=device, dtype=self.config.torch_dtype).clamp(min=1)
+        count = torch.arange(1 - fewer, pos + 1 - fewer, device=device, dtype=dtype).clamp(min=1)
         share = (1 / count)[:, None]
         return share.expand(pos, pos) if weights is None else weights * share
 

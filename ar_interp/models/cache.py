@@ -14,6 +14,19 @@ class ARCache(ActivationCache):
     def config(self) -> ModelConfig:
         return self.model.config  # type: ignore[attr-defined]
 
+    def apply_slice_to_batch_dim(self, batch_slice: Any) -> "ARCache":
+        """TransformerLens's; positional weights, which have no batch axis, stay whole."""
+        sliced = super().apply_slice_to_batch_dim(batch_slice)
+        whole = {name: value for name, value in self.items() if name.endswith("hook_pos_weights")}
+        return ARCache({**sliced.cache_dict, **whole}, self.model, has_batch_dim=sliced.has_batch_dim)
+
+    def remove_batch_dim(self, *args: Any, **kwargs: Any) -> "ARCache":
+        """TransformerLens's; positional weights, which have no batch axis, stay whole."""
+        whole = {name: value for name, value in self.items() if name.endswith("hook_pos_weights")}
+        super().remove_batch_dim(*args, **kwargs)
+        self.cache_dict.update(whole)
+        return self
+
     def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
         """TransformerLens's: the embedding and what each layer writes.
 

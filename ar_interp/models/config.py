@@ -278,15 +278,22 @@ class ModelConfig:
 
         If W and -W have the same law, s_t -> (-1)^{t-1} s_t leaves the law of the sequences as it is. Bias-free linear
         attention on plain tokens that asks with s_T answers with (-1)^{T-1} times its output, while the target turns by
-        (-1)^T: their mean product is zero, so the loss is at least E|s_{T+1}|^2.
+        (-1)^T: their mean product is zero, so the loss is at least E|s_{T+1}|^2. A layer that asks with s_{T-1} turns its
+        input once more, so that an even number of them, each of which replaces its input, comes back to (-1)^{T-1}.
         """
-        odd = self.encoding == "plain" and self.query_lag == 0 and self.linear
+        turns = self.query_lag * (1 if self.residual else self.n_layers)
+        bare = self.encoding == "plain" and self.linear
         escapes = self.biases or self.layer_norm or self.d_mlp or self.unembed or self.positional == "additive"
-        if not odd or escapes:
+        if turns % 2 or not bare or escapes:
             return None
+        asks, use = (
+            (f"on plain tokens that asks with s_{{T-1}} {turns} times over", "an odd n_layers, residual=True")
+            if turns
+            else ("on plain tokens that asks with s_T", "query_lag=1")
+        )
         return (
-            "bias-free linear attention on plain tokens that asks with s_T is even in W where the target is odd: no "
-            "weights beat predicting zero. Use query_lag=1, encoding='augmented' or biases=True"
+            f"bias-free linear attention {asks} is even in W where the target is odd: no weights beat predicting zero. "
+            f"Use {use}, encoding='augmented' or biases=True"
         )
 
     @property
@@ -369,10 +376,12 @@ def initial_parameters(config: ModelConfig, *, seed: int) -> dict[str, Tensor]:
             scale = 1.0 if config.init == "linear" else config.init_scale
             value = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
         parameters[name] = value.to(config.torch_dtype)
-    if config.heads == "block-scalar" and not config.unembed:
-        first, last = parameters["blocks.0.attn.QK_blocks"], f"blocks.{config.n_layers - 1}.attn.OV_blocks"
-        first[:, 0, :] = first[:, :, 0] = parameters["blocks.0.attn.OV_blocks"][:, 0] = 0
-        parameters[last][:, :, 1:] = 0
+    if config.heads == "block-scalar":
+        QK, OV = (parameters[f"blocks.0.attn.{name}_blocks"] for name in ("QK", "OV"))
+        if config.positional != "additive":
+            QK[:, 0, :] = QK[:, :, 0] = OV[:, 0] = 0
+        if not (config.unembed or config.layer_norm or config.d_mlp):
+            parameters[f"blocks.{config.n_layers - 1}.attn.OV_blocks"][:, :, 1:] = 0
     return parameters
 
 

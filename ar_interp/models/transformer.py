@@ -14,7 +14,7 @@ from transformer_lens.config import TransformerLensConfig
 from transformer_lens.hook_points import HookPoint
 
 from ar_interp._checks import as_real_array
-from ar_interp.models.attention import attention_of
+from ar_interp.models.attention import OwnHookPoint, attention_of
 from ar_interp.models.cache import ARCache
 from ar_interp.models.config import ModelConfig, check_process, initial_parameters
 from ar_interp.models.encodings import encode
@@ -97,19 +97,19 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.residual = config.residual
-        self.hook_resid_pre = HookPoint()  # [batch pos d_model]
+        self.hook_resid_pre = OwnHookPoint()  # [batch pos d_model]
         self.attn = attention_of(config)
         self.ln1_post = LayerNorm(config) if config.layer_norm else nn.Identity()
         self.hook_attn_out = HookPoint()  # [batch pos d_model]
         self.mlp = MLP(config) if config.d_mlp else None
         if config.d_mlp:
             self.hook_resid_mid = HookPoint()  # [batch pos d_model]
-            self.hook_mlp_in = HookPoint()  # [batch pos d_model]
+            self.hook_mlp_in = OwnHookPoint()  # [batch pos d_model]
             self.hook_mlp_out = HookPoint()  # [batch pos d_model]
         self.hook_resid_post = HookPoint()  # [batch pos d_model]
 
     def forward(
-        self, resid: Inexact[Tensor, "batch pos d_model"], positions: Float[Tensor, "pos d_model"] | None = None
+        self, resid: Inexact[Tensor, "batch pos d_model"], positions: Inexact[Tensor, "pos d_model"] | None = None
     ) -> Inexact[Tensor, "batch pos d_model"]:
         resid = self.hook_resid_pre(resid)
         attn_out = self.hook_attn_out(self.ln1_post(self.attn(resid, positions)))
@@ -169,11 +169,11 @@ class HookedARTransformer(HookedRootModule):
             use_attn_result=True,
             dtype=config.torch_dtype,
         )
-        self.hook_embed = HookPoint()  # [batch pos d_model]
+        self.hook_embed = OwnHookPoint()  # [batch pos d_model]
         if config.positional in ("additive", "softmax"):
             self.pos_embed = PosEmbed(config)
         if config.positional == "additive":
-            self.hook_pos_embed = HookPoint()  # [batch pos d_model]
+            self.hook_pos_embed = OwnHookPoint()  # [batch pos d_model]
         self.blocks: Sequence[Block] = nn.ModuleList([Block(config) for _ in range(config.n_layers)])  # type: ignore
         self.unembed = Unembed(config) if config.unembed else None
         self.register_buffer("bank", None, persistent=False)
@@ -294,6 +294,12 @@ class HookedARTransformer(HookedRootModule):
         """Positional weights in the authors' layout, see `from_diagonal`."""
         return self._first_layer("positional", "a multiplicative positional encoding").P
 
+    def __getattr__(self, name: str) -> Any:
+        """nn.Module's, which would hide why a property of this class has no value."""
+        if isinstance(getattr(type(self), name, None), property):
+            return object.__getattribute__(self, name)
+        return super().__getattr__(name)
+
     def _first_layer(self, name: str, what: str) -> Any:
         found = getattr(self.blocks[0].attn, name, None)
         if found is None:
@@ -334,7 +340,8 @@ class HookedARTransformer(HookedRootModule):
         """What reads the prediction out of the residual stream."""
         if self.unembed is not None:
             return self.unembed.W_U
-        return torch.eye(self.config.d_model, self.config.dim, dtype=self.config.torch_dtype)
+        device = next(self.parameters()).device
+        return torch.eye(self.config.d_model, self.config.dim, dtype=self.config.torch_dtype, device=device)
 
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True

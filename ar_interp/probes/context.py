@@ -1,25 +1,28 @@
-"""Recover the in-context estimate of W: by the exact circuit, and by regression from an activation."""
+"""Recover the in-context estimate of W: by the exact circuit, by Jacobian, and by regression from an activation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float, Inexact
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from ar_interp._checks import check_integer
-from ar_interp.estimators import OLS, DiagonalOLS, Estimator, Zero, apply
+from ar_interp.estimators import OLS, DiagonalOLS, GradientDescent, Zero, apply
+from ar_interp.probes.jacobian import query_jacobian, value_jacobian
 from ar_interp.probes.weights import require
 from ar_interp.processes import Sequences
 
 PATTERN = "blocks.0.attn.hook_pattern"
 SCORES = "blocks.0.attn.hook_attn_scores"
-ESTIMATORS: dict[str, Estimator] = {"OLS": OLS(), "diagonal OLS": DiagonalOLS(), "zero": Zero()}
+ONE_STEP = "one gradient step"
+CHUNK = 256  # sequences at a time: least squares holds [batch pos pair dim]
 PENALTIES = np.logspace(-6, 2, 5)  # per sequence, of features scaled together: what is 1e-3 of the rest is not read
 TEST_SHARE = 0.3
 N_BOOTSTRAP = 200
@@ -56,17 +59,25 @@ class RecoveredContext:
 
     Attributes:
         in_context_map: Γ_T, what the attention multiplies s_T by: the estimate that the heads carry.
-        estimate: Ŵ_T with Ŵ_T s_T = prediction; Γ_T plus what older keys contribute. Zero at the first position.
+        estimate: Ŵ_T. Bare layers on sequences in the eigenbasis: Ŵ_T s_T = prediction, Γ_T plus what older keys
+            contribute, zero at the first position. Augmented tokens: d(prediction_T) / d(s_T) by the query. Other plain
+            tokens: Γ_T. Both are one matrix but in the first case.
         W: the true matrix.
+        step_size: eta of the one gradient step that is nearest to Ŵ, its least-squares coefficient on
+            sum_{t<T} s_{t+1} s_t^* over all sequences and T; on that sum divided by T - 1 where attention normalises.
         errors: a row per estimator (the model first) and T: context_error |Ŵ - W|_F^2 / dim and prediction_error
             |prediction - s_{T+1}|^2 / dim, each with its standard error over the n sequences.
+        distances: a row per reference (`W`, `one gradient step` of that size, `OLS`) and T: the distance
+            |Ŵ - reference|_F^2 / dim and its standard error.
         readouts: of the regression probe, where one was asked for.
     """
 
-    in_context_map: Complex[Tensor, "batch pos dim dim"]
-    estimate: Complex[Tensor, "batch pos dim dim"]
-    W: Complex[Tensor, "batch dim dim"]
+    in_context_map: Inexact[Tensor, "batch pos dim dim"]
+    estimate: Inexact[Tensor, "batch pos dim dim"]
+    W: Inexact[Tensor, "batch dim dim"]
+    step_size: float
     errors: pd.DataFrame
+    distances: pd.DataFrame
     readouts: tuple[Readout, ...]
 
     def to_frame(self) -> pd.DataFrame:
@@ -78,49 +89,135 @@ class RecoveredContext:
 def recover_context(
     model: Any, sequences: Sequences, *, probe_hook: str | None = None, untrained: Any = None
 ) -> RecoveredContext:
-    """Recover the in-context estimate of W of a one-layer model on sequences in the eigenbasis.
+    """Recover the in-context estimate of W, beside W and what a statistician makes of the same context.
 
-    With the attention pattern of a context frozen, prediction_T = sum_t Γ_{T,t} s_t, Γ_{T,t} = sum_h
-    pattern_h(T, t) W_O^T W_V^T. Γ_T := Γ_{T,T} is the in-context map; since W is diagonal, s_t = D s_T with
-    D = diag(s_t conj(s_T) / |s_T|^2), and Ŵ_T = sum_t Γ_{T,t} D is the whole estimate.
+    One bare layer on sequences in the eigenbasis: with the attention pattern of a context frozen, prediction_T =
+    sum_t Γ_{T,t} s_t, Γ_{T,t} = sum_h pattern_h(T, t) W_O^T W_V^T. Γ_T := Γ_{T,T} is the in-context map; since W is
+    diagonal, s_t = D s_T with D = diag(s_t conj(s_T) / |s_T|^2), and Ŵ_T = sum_t Γ_{T,t} D is the whole estimate.
+    Other models: `query_jacobian` for augmented tokens, `value_jacobian` for plain ones.
     Source: Sander et al. 2024 split the network into in-context map and prediction map.
 
     Args:
-        model: has `W_V`, `W_O` (one layer), `run_with_cache` and the hook blocks.0.attn.hook_pattern.
-        sequences: complex tokens in the eigenbasis, one token more than the contexts to look at.
+        model: a `HookedARTransformer`; or any that has `W_V`, `W_O` (one layer), `run_with_cache` and the hook
+            blocks.0.attn.hook_pattern, on sequences in the eigenbasis.
+        sequences: one token more than the contexts to look at; complex in the eigenbasis for diagonal heads.
         probe_hook: also read cos and sin of the phases from this activation at the last position, by ridge
             regression (see `read_phases`).
         untrained: the control model of the regression; `model.untrained(seed)` if left out.
     Raises:
-        ValueError: sequences in another basis, or too short.
+        ValueError: sequences in another basis where heads are diagonal, or too short.
     """
-    require(model, "W_V", "W_O", "run_with_cache")
-    tokens, W = sequences.tokens, sequences.W
-    if not tokens.is_complex() or (W - torch.diag_embed(W.diagonal(0, -2, -1))).abs().max() > 1e-9:
-        raise ValueError("sequences must be in the eigenbasis (complex tokens, diagonal W): sample with basis='eigen'.")
-    if tokens.shape[1] < 3:
-        raise ValueError(f"sequences must have at least 3 tokens (two of context and a target), got {tokens.shape[1]}.")
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    predictions, cache = model.run_with_cache(inputs, names_filter=PATTERN)
-    circuits = (model.W_V @ model.W_O)[0].mT.to(tokens.dtype)  # columns act on s_t
-    pattern = cache[PATTERN]
-    in_context_map = torch.einsum("bhtt,hij->btij", pattern, circuits)
-    energy = inputs.abs().square()
-    inverse = torch.where(energy > 0, inputs.conj() / energy, 0)  # a coordinate that is zero says nothing of W
-    past = inputs[:, None] * inverse[:, :, None]  # [batch pos key dim]: D for each
-    estimate = torch.einsum("bhts,hij,btsj->btij", pattern, circuits, past)
-
-    rows = [_error_rows("model", estimate, predictions, W, targets)]
-    for name, estimator in ESTIMATORS.items():
-        estimated = estimator.estimate(inputs)
-        rows.append(_error_rows(name, estimated, apply(estimated, inputs), W, targets))
-    readouts = () if probe_hook is None else read_phases(model, sequences, hook=probe_hook, untrained=untrained)
+    W, inputs, targets = sequences.W, *contexts_of(sequences)
+    maps = estimates_of(model, sequences)
+    in_context_map, estimate = maps[0], maps[-1]
+    estimates = {"OLS": in_chunks(OLS().estimate, inputs)}
+    gradient = GradientDescent.of_steps(1, 1.0, per_pair=normalises(model)).estimate(inputs)
+    step_size = ((gradient.conj() * estimate).real.sum() / gradient.abs().square().sum()).item()
+    one_step = step_size * gradient
+    distances = [
+        {"reference": name, **_mean_by_length(distance=_distance(estimate, reference))}
+        for name, reference in {"W": W[:, None], ONE_STEP: one_step, "OLS": estimates["OLS"]}.items()
+    ]
+    if _diagonal(sequences):
+        estimates["diagonal OLS"] = DiagonalOLS().estimate(inputs)
+    if not reads_circuit(model, sequences):
+        estimates[ONE_STEP] = one_step
+    estimates["zero"] = Zero().estimate(inputs)
+    candidates = {"model": (estimate, in_chunks(model, inputs))}
+    candidates |= {name: (found, apply(found, inputs)) for name, found in estimates.items()}
+    errors = [
+        {
+            "estimator": name,
+            **_mean_by_length(
+                context_error=_distance(found, W[:, None]),
+                prediction_error=(predictions - targets).abs().square().sum(-1) / inputs.shape[-1],
+            ),
+        }
+        for name, (found, predictions) in candidates.items()
+    ]
     return RecoveredContext(
         in_context_map=in_context_map,
         estimate=estimate,
         W=W,
-        errors=pd.concat(rows, ignore_index=True),
-        readouts=readouts,
+        step_size=step_size,
+        errors=pd.concat(map(pd.DataFrame, errors), ignore_index=True),
+        distances=pd.concat(map(pd.DataFrame, distances), ignore_index=True),
+        readouts=() if probe_hook is None else read_phases(model, sequences, hook=probe_hook, untrained=untrained),
+    )
+
+
+def contexts_of(sequences: Sequences) -> tuple[Tensor, Tensor]:
+    """s_1..s_T and what comes next.
+
+    Raises:
+        ValueError: too short.
+    """
+    tokens = sequences.tokens
+    if tokens.shape[1] < 3:
+        raise ValueError(f"sequences must have at least 3 tokens (two of context and a target), got {tokens.shape[1]}.")
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def estimates_of(
+    model: Any, sequences: Sequences, *, layer: int | None = None
+) -> Inexact[Tensor, "kind batch pos dim dim"]:
+    """Γ_T and Ŵ_T, see `recover_context`; one matrix for both where there is no such difference.
+
+    Args:
+        layer: of the prediction that the stream after this layer holds; the last if left out.
+    """
+    inputs, _ = contexts_of(sequences)
+    if reads_circuit(model, sequences):
+        return in_chunks(lambda tokens: _circuit(model, tokens), inputs, dim=1)
+    jacobian = query_jacobian if model.config.encoding == "augmented" else value_jacobian
+    return in_chunks(lambda tokens: jacobian(model, tokens, layer=layer), inputs)[None]
+
+
+def reads_circuit(model: Any, sequences: Sequences) -> bool:
+    """The model is one bare layer, and the sequences are in the eigenbasis that makes its circuit an estimate.
+
+    Raises:
+        ValueError: the sequences are not, and the heads (diagonal, or of a foreign model) need them to be.
+    """
+    config = getattr(model, "config", None)
+    if config is None:
+        require(model, "W_V", "W_O", "run_with_cache")
+    if config is None or config.heads in ("diagonal", "unit"):
+        if not _diagonal(sequences):
+            raise ValueError(
+                "sequences must be in the eigenbasis (complex tokens, diagonal W): sample with basis='eigen'."
+            )
+        return True
+    dressed = config.residual or config.biases or config.unembed or config.repeats > 1 or config.n_layers > 1
+    return config.encoding == "plain" and not dressed and _diagonal(sequences)
+
+
+def normalises(model: Any) -> bool:
+    """Attention divides by the number of keys, pairs, or by softmax: what to compare steps per pair with."""
+    return getattr(getattr(model, "config", None), "attention", "linear") != "linear"
+
+
+def in_chunks(function: Callable[[Tensor], Tensor], tokens: Tensor, *, dim: int = 0) -> Tensor:
+    """The function on CHUNK sequences at a time; `dim` is the axis of the sequences in its result."""
+    return torch.cat([function(part) for part in tokens.split(CHUNK)], dim=dim)
+
+
+def _diagonal(sequences: Sequences) -> bool:
+    W = sequences.W
+    return sequences.tokens.is_complex() and bool((W - torch.diag_embed(W.diagonal(0, -2, -1))).abs().max() <= 1e-9)
+
+
+def _circuit(model: Any, inputs: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "kind=2 batch pos dim dim"]:
+    pattern = model.run_with_cache(inputs, names_filter=PATTERN)[1][PATTERN]
+    circuits = (model.W_V @ model.W_O)[0].mT.to(inputs.dtype)  # columns act on s_t
+    energy = inputs.abs().square()
+    inverse = torch.where(energy > 0, inputs.conj() / energy, 0)  # a coordinate that is zero says nothing of W
+    past = inputs[:, None] * inverse[:, :, None]  # [batch pos key dim]: D for each
+    return torch.stack(
+        [
+            torch.einsum("bhtt,hij->btij", pattern, circuits),
+            torch.einsum("bhts,hij,btsj->btij", pattern, circuits, past),
+        ]
     )
 
 
@@ -203,12 +300,15 @@ def _bootstrap_error(truth: np.ndarray, predicted: np.ndarray, seed: int) -> flo
     return float(np.std([r2_score(truth[draw], predicted[draw]) for draw in draws], ddof=1))
 
 
-def _error_rows(name: str, estimate: Tensor, predictions: Tensor, W: Tensor, targets: Tensor) -> pd.DataFrame:
-    dim, n = W.shape[-1], len(W)
-    context = (estimate - W[:, None]).abs().square().sum((-1, -2)) / dim
-    prediction = (predictions - targets).abs().square().sum(-1) / dim
-    columns: dict[str, Any] = {"estimator": name, "T": np.arange(1, context.shape[1] + 1), "n": n}
-    for label, error in (("context_error", context), ("prediction_error", prediction)):
-        columns[label] = error.mean(0).cpu().numpy()
-        columns[f"{label}_se"] = (error.std(0) / n**0.5).cpu().numpy() if n > 1 else np.nan
-    return pd.DataFrame(columns)
+def _distance(estimate: Tensor, reference: Tensor) -> Float[Tensor, "batch pos"]:
+    return (estimate - reference).abs().square().sum((-1, -2)) / estimate.shape[-1]
+
+
+def _mean_by_length(**values: Float[Tensor, "batch pos"]) -> dict[str, Any]:
+    """Columns: T, n, and of each value its mean and standard error over the sequences."""
+    n, length = next(iter(values.values())).shape
+    columns: dict[str, Any] = {"T": np.arange(1, length + 1), "n": n}
+    for name, value in values.items():
+        columns[name] = value.mean(0).cpu().numpy()
+        columns[f"{name}_se"] = (value.std(0) / n**0.5).cpu().numpy() if n > 1 else np.nan
+    return columns

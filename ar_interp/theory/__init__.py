@@ -31,6 +31,7 @@ from ar_interp.theory.block_scalars import (
     block_scalar_loss,
     block_scalar_minimum,
     block_scalar_quadratic,
+    minimum_of_quadratic,
 )
 from ar_interp.theory.constructions import (
     KappaFamily,
@@ -115,6 +116,7 @@ __all__ = [
     "kappa_family",
     "kappa_to_ratio",
     "legendre_profile",
+    "minimum_of_quadratic",
     "ols_error",
     "one_step_loss",
     "one_step_minimum",

@@ -100,7 +100,17 @@ def block_scalar_minimum(*, dim: int, max_length: int, conjugate_pairs: bool) ->
 
     Args, Raises: as `block_scalar_quadratic`.
     """
-    h, G, constant = block_scalar_quadratic(dim=dim, max_length=max_length, conjugate_pairs=conjugate_pairs)
+    quadratic = block_scalar_quadratic(dim=dim, max_length=max_length, conjugate_pairs=conjugate_pairs)
+    return minimum_of_quadratic(quadratic, n_lengths=max_length - 1)
+
+
+def minimum_of_quadratic(quadratic: BlockScalarQuadratic, *, n_lengths: int) -> BlockScalarMinimum:
+    """The minimum over g = a b^T of any such quadratic, exact or estimated from sequences; see `block_scalar_minimum`.
+
+    Args:
+        n_lengths: context lengths that the quadratic is the sum over.
+    """
+    h, G, constant = quadratic
 
     def best(share: float) -> BlockScalarMinimum:
         """The best a for b2^2 / (b1^2 + b2^2) = share, in which the loss is smooth."""
@@ -108,7 +118,7 @@ def block_scalar_minimum(*, dim: int, max_length: int, conjugate_pairs: bool) ->
         M = np.kron(np.eye(4), b[:, None])  # g = M a
         a = np.linalg.lstsq(M.T @ G @ M, M.T @ h, rcond=1e-12)[0]  # the smallest a: features coincide at dim = 1
         g = M @ a
-        return BlockScalarMinimum(a * b[0], b / b[0], float(constant + g @ (G @ g - 2 * h)) / (max_length - 1))
+        return BlockScalarMinimum(a * b[0], b / b[0], float(constant + g @ (G @ g - 2 * h)) / n_lengths)
 
     def loss(share: float) -> float:
         return best(share).loss
@@ -118,7 +128,8 @@ def block_scalar_minimum(*, dim: int, max_length: int, conjugate_pairs: bool) ->
     bounds = (max(coarse - step, 0.0), min(coarse + step, shares[-1]))
     search: Any = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12})
     polished = float(search.x)
-    return best(polished if loss(0) - loss(polished) > 1e-12 * dim else 0)  # b2 only for a gain beyond rounding
+    gain = loss(0) - loss(polished)
+    return best(polished if gain > 1e-12 * constant / n_lengths else 0)  # b2 only for a gain beyond rounding
 
 
 @cache

@@ -1,0 +1,229 @@
+"""Claims about one augmented linear-attention layer: it takes one step of gradient descent, and what else it does."""
+
+from ar_interp.claims.core import Claim
+from ar_interp.claims.general import GeneralMeasured, GeneralSubject
+from ar_interp.claims.references import N_SEQUENCES, best_block_scalars
+from ar_interp.probes.context import recover_context
+from ar_interp.processes import CommutingProcess
+from ar_interp.theory import (
+    block_scalar_minimum,
+    haar_one_step_minimum,
+    haar_step_size,
+    one_step_minimum,
+    optimal_step_size,
+)
+
+STEP = "Sander et al. 2024, augmented tokens; exact step size by counting modes"
+PAIRS = "not in Sander et al. 2024: conjugate pairs reach the target through the partner too; by counting modes"
+HAAR = "one gradient step on Haar W by moments of traces; best block scalars by least squares on sequences"
+STEP_PRODUCT, BACK_PRODUCT = (1, 0), (2, 0)  # a2 b1 and a3 b1
+RECOVERED_SEQUENCES = 256
+
+
+def augmented_claims(subject: GeneralSubject, *, exact: bool) -> list[Claim]:
+    """Of a single layer with a single linear head.
+
+    Args:
+        exact: trained on the exact loss, so that its weights should have the theory's digits.
+    """
+    if not isinstance(subject.process, CommutingProcess):
+        return _haar_claims(subject)
+    claims = _loss_claims(subject, exact)
+    claims += _pair_claims(subject, exact) if subject.process.conjugate_pairs else _step_claims(subject, exact)
+    if subject.config.heads == "full":
+        claims += _full_claims(subject)
+    return [*claims, _estimate_claim(subject)]
+
+
+def _loss_claims(subject: GeneralSubject, exact: bool) -> list[Claim]:
+    sizes = {"dim": subject.config.dim, "max_length": subject.config.n_ctx}
+    pairs = subject.process.conjugate_pairs  # type: ignore[attr-defined]
+    source = PAIRS if pairs else STEP
+    minimum = block_scalar_minimum(**sizes, conjugate_pairs=pairs).loss
+    claims = []
+    if exact:
+        claims.append(
+            subject.claim(
+                "The loss is at its minimum over all block scalars",
+                lambda m: m.population_loss,
+                source=source,
+                tolerance="minimum",
+                predicted=minimum,
+            )
+        )
+    claims.append(
+        subject.loss_claim(
+            "The error of the hooked model on fresh sequences, over that minimum",
+            source=source,
+            tolerance="loss ratio",
+            reference=minimum,
+        )
+    )
+    if pairs and exact:
+        pure = one_step_minimum(**sizes)
+        claims.append(
+            subject.claim(
+                f"It lies below the best pure gradient step, {pure:.6g}, by the share of the gain that theory allows",
+                lambda m: (pure - m.population_loss) / (pure - minimum),
+                source=source,
+                tolerance="gain",
+                predicted=1,
+                control=("the best pure gradient step", 0.0),
+            )
+        )
+    return claims
+
+
+def _step_claims(subject: GeneralSubject, exact: bool) -> list[Claim]:
+    kind = "exact" if exact else "sampled"
+    eta = optimal_step_size(dim=subject.config.dim, max_length=subject.config.n_ctx)
+    return [
+        subject.claim(
+            f"The step size a2 b1 over eta = 3 / (2 T_max + 3 d - 4) = {eta:.8f}",
+            lambda m: m.blocks.step_size / eta,
+            source=STEP,
+            tolerance=f"step size, {kind}",
+            predicted=1,
+            control=("the step size for contexts half as long", _half_as_long(subject) / eta),
+        ),
+        subject.claim(
+            "Every other product of scalars is zero: largest, over a2 b1",
+            lambda m: m.other_products,
+            source=STEP,
+            tolerance=f"other scalars, {kind}",
+        ),
+    ]
+
+
+def _half_as_long(subject: GeneralSubject) -> float:
+    return optimal_step_size(dim=subject.config.dim, max_length=subject.config.n_ctx // 2)
+
+
+def _pair_claims(subject: GeneralSubject, exact: bool) -> list[Claim]:
+    kind = "exact" if exact else "sampled"
+    best = block_scalar_minimum(dim=subject.config.dim, max_length=subject.config.n_ctx, conjugate_pairs=True)
+    pure = optimal_step_size(dim=subject.config.dim, max_length=subject.config.n_ctx)
+    return [
+        subject.claim(
+            f"The step size a2 b1 over the optimum's {best.a[1]:.8f}",
+            lambda m: m.blocks.step_size / best.a[1],
+            source=PAIRS,
+            tolerance=f"step size, {kind}",
+            predicted=1,
+            control=("the best pure gradient step", pure / best.a[1]),
+        ),
+        subject.claim(
+            "A second path, a3: it is negative, a3 / a2",
+            lambda m: (m.blocks.products[BACK_PRODUCT] / m.blocks.step_size).item(),
+            source=PAIRS,
+            tolerance=f"other scalars, {kind}",
+            predicted=best.a[2] / best.a[1],
+            control=("the best pure gradient step", 0.0),
+        ),
+        subject.claim(
+            "Every other product of scalars is zero: largest, over a2 b1",
+            lambda m: m.share_beside((STEP_PRODUCT, BACK_PRODUCT)),
+            source=PAIRS,
+            tolerance=f"other scalars, {kind}",
+        ),
+    ]
+
+
+def _full_claims(subject: GeneralSubject) -> list[Claim]:
+    """Nothing forces full matrices to be block-scalar but the law of s_1."""
+    return [
+        subject.claim(
+            "Full matrices: the QK block (s_T, s_{t-1}) is a multiple of the identity, distance over its norm",
+            lambda m: m.blocks.QK_defect[1, 2].item(),
+            source=STEP,
+            tolerance="full blocks",
+        ),
+        subject.claim(
+            "and so is the OV block that writes s_t",
+            lambda m: m.blocks.OV_defect[1, 0].item(),
+            source=STEP,
+            tolerance="full blocks",
+        ),
+        subject.claim(
+            "The other QK blocks carry nothing: largest distance from a multiple of the identity",
+            lambda m: max(m.blocks.QK_defect[i, j].item() for i, j in ((1, 1), (2, 1), (2, 2))),
+            source=STEP,
+            tolerance="full blocks",
+        ),
+    ]
+
+
+def _estimate_claim(subject: GeneralSubject) -> Claim:
+    """What the model applies to s_T, read from its circuit, is the gradient step itself."""
+    sequences = subject.process.sample(RECOVERED_SEQUENCES, subject.config.n_ctx + 1, seed=0)
+
+    def distance(measured: GeneralMeasured) -> float:
+        recovered = recover_context(measured.model, sequences)
+        past, future = sequences.tokens[:, :-2], sequences.tokens[:, 1:-1]
+        step = recovered.step_size * (future[..., :, None] * past[..., None, :].conj()).cumsum(1)
+        estimate = recovered.estimate[:, 1:]
+        return ((estimate - step).norm() / estimate.norm()).item()
+
+    return subject.claim(
+        "The estimate of W in its circuit is eta sum_t s_{t+1} s_t^*: relative distance",
+        distance,
+        source=STEP,
+        tolerance="estimate",
+        n=RECOVERED_SEQUENCES,
+    )
+
+
+def _haar_claims(subject: GeneralSubject) -> list[Claim]:
+    config = subject.config
+    per_key = config.attention != "linear"
+    best = best_block_scalars(subject.process, config.n_ctx, per_key)
+    sizes = {"dim": config.dim, "max_length": config.n_ctx}
+    claims = []
+    if per_key:
+        claims.append(
+            subject.loss_claim(
+                f"The error on fresh sequences is that of the best block scalars, {best.loss:.4f}",
+                source=HAAR,
+                tolerance="loss ratio",
+                reference=best.loss,
+            )
+        )
+    else:
+        pure = haar_one_step_minimum(**sizes)
+        claims += [
+            subject.loss_claim(
+                f"The error on fresh sequences is that of the best block scalars, {best.loss:.4f}, below the best pure "
+                f"gradient step's {pure:.4f}",
+                source=HAAR,
+                tolerance="loss ratio",
+                reference=best.loss,
+                control=("the best pure gradient step", pure / best.loss),
+            ),
+            subject.claim(
+                "The step size a2 b1 over that of the best pure gradient step",
+                lambda m: m.blocks.step_size / haar_step_size(**sizes),
+                source=HAAR,
+                tolerance="step size, Haar",
+                predicted=best.a[1] / haar_step_size(**sizes),
+                n=N_SEQUENCES,
+            ),
+        ]
+    return [
+        *claims,
+        subject.claim(
+            "A second path, a3 / a2, as in the best block scalars",
+            lambda m: (m.blocks.products[BACK_PRODUCT] / m.blocks.step_size).item(),
+            source=HAAR,
+            tolerance="second path, Haar",
+            predicted=best.a[2] / best.a[1],
+            n=N_SEQUENCES,
+        ),
+        subject.claim(
+            "and the value of s_{t-1}: |b2 / b1|",
+            lambda m: abs((m.blocks.OV[2, 0] / m.blocks.OV[1, 0]).item()),
+            source=HAAR,
+            tolerance="second value, Haar",
+            predicted=abs(best.b[1]),
+            n=N_SEQUENCES,
+        ),
+    ]

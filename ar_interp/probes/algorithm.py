@@ -1,0 +1,385 @@
+"""Which estimator a model behaves like, layer by layer: by its predictions, its errors, and its estimate of W.
+
+In the eigenbasis of S_T = sum_{t<T} s_t s_t^* k steps of gradient descent are a filter of the eigenvalues, which makes
+tuning and whole curves of them quick.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Inexact
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from ar_interp._checks import check_integer, check_number
+from ar_interp.estimators import (
+    OLS,
+    DiagonalOLS,
+    Estimator,
+    GradientDescent,
+    Kaczmarz,
+    LastToken,
+    NewtonSchulz,
+    PreviousToken,
+    Ridge,
+    Zero,
+    apply,
+)
+from ar_interp.probes.context import contexts_of, estimates_of, in_chunks, normalises
+from ar_interp.processes import CommutingProcess, Process, Sequences
+
+STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+NEWTON = (2, 3, 4, 5)
+TUNING_BATCH = 1000
+TUNING_SEED = 2**21  # far from the seeds that are measured on
+CHUNK = 1000
+TRIM = 0.01
+N_BOOTSTRAP = 200
+MIN_SEQUENCES = 10
+SMALLEST = float(np.finfo(np.float64).tiny)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmIdentification:
+    """A model beside estimators on the same contexts T = 2..length.
+
+    Layers count from 0 as in `blocks.0`; layer l is the prediction that the stream holds after it, the last one is the
+    model's. Trimmed means leave out the 1 % of sequences where the value is largest: unnormalised deep models, and
+    descent with one step size for all T, explode on rare sequences.
+
+    Attributes:
+        matches: a row per layer and estimator: distance |prediction - estimator's|^2, mean over sequences and T (and
+            trimmed_distance); error_similarity, the cosine between the residuals s_{T+1} - prediction of both over a
+            sequence, mean over sequences; sensitivity, the mean Frobenius cosine between the model's Ŵ_T (as in
+            `recover_context`) and the estimator's; standard errors over sequences.
+        errors: a row per layer ("model, layer 0") and estimator: the error |prediction - s_{T+1}|^2, mean over
+            sequences and T, its standard error, and trimmed_error.
+        steps: a row per layer, normalisation (per_pair) and criterion (by): the number of gradient steps whose trimmed
+            error equals the layer's (`error`, see `equivalent_steps`) or whose predictions are nearest (`distance`),
+            with its bootstrap 95 % interval (low, high) over sequences.
+        by_position: a row per layer and estimator ("model, layer 0") and T: mean error, its 10 % and 90 % quantiles
+            over sequences (low, high).
+        per_pair: the normalisation to read first: steps divided by T - 1 where the model's attention normalises.
+        n: sequences.
+    """
+
+    matches: pd.DataFrame
+    errors: pd.DataFrame
+    steps: pd.DataFrame
+    by_position: pd.DataFrame
+    per_pair: bool
+    n: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """`matches`."""
+        return self.matches
+
+    @property
+    def n_layers(self) -> int:
+        return len(set(self.matches["layer"]))
+
+    def best(self, layer: int | None = None) -> str:
+        """The estimator whose predictions are nearest (trimmed) to those after a layer; the last if left out."""
+        layer = self.n_layers - 1 if layer is None else layer
+        rows = self.matches[self.matches["layer"] == layer].set_index("estimator")
+        return str(rows["trimmed_distance"].astype(float).idxmin())
+
+    @property
+    def equivalent_steps(self) -> float:
+        """Gradient steps with the model's error, in the normalisation to read first."""
+        asked = (self.steps["by"] == "error") & (self.steps["per_pair"] == self.per_pair)
+        return float(self.steps["steps"].to_numpy()[asked.to_numpy()][-1])
+
+
+@np.errstate(over="ignore", invalid="ignore")  # of what explodes
+@torch.no_grad()
+def identify_algorithm(
+    model: Any,
+    sequences: Sequences,
+    *,
+    estimators: Mapping[str, Estimator] | None = None,
+    process: Process | None = None,
+    per_pair: bool | None = None,
+    seed: int = 0,
+) -> AlgorithmIdentification:
+    """Compare a model, layer by layer, with estimators and with k steps of gradient descent on the same sequences.
+
+    Source: distance and sensitivity are those of von Oswald et al. 2023, error similarity that of Fu et al. 2024, who
+    ask the same of in-context linear regression.
+
+    Args:
+        model: a `HookedARTransformer`, or any that `recover_context` takes.
+        sequences: one token more than the contexts to look at; at least 10.
+        estimators: by name; `default_estimators` if left out.
+        process: what the step sizes are tuned on; the model's own if left out.
+        per_pair: compare with steps divided by the number of pairs; if left out, where attention normalises too.
+        seed: of the bootstrap.
+    Raises:
+        ValueError: no process, too few or too short sequences, or such as `recover_context` refuses.
+    """
+    process = process or getattr(model, "process", None)
+    if process is None:
+        raise ValueError("process is needed to tune the step sizes; pass process=..., e.g. HaarOrthogonal(5).")
+    if len(sequences) < MIN_SEQUENCES:
+        raise ValueError(f"sequences must be at least {MIN_SEQUENCES} for an interval, got {len(sequences)}.")
+    inputs, targets = contexts_of(sequences)
+    per_pair = normalises(model) if per_pair is None else per_pair
+    length = inputs.shape[1]
+    descents = {choice: _descents(process, length, choice) for choice in (False, True)}
+    if estimators is None:
+        estimators = default_estimators(process, length=length, per_pair=per_pair)
+    targets, last = targets[:, 1:], inputs[:, 1:]
+    layers = [predictions[:, 1:] for predictions in _predictions_by_layer(model, inputs)]
+    maps = [estimates_of(model, sequences, layer=layer)[-1][:, 1:] for layer in range(len(layers))]
+    errors = {f"model, layer {layer}": _squares(targets - found) for layer, found in enumerate(layers)}
+
+    matches: list[dict[str, Any]] = []
+    distances: dict[str, list[np.ndarray]] = {}
+    for name, estimator in {**descents[False], **descents[True], **estimators}.items():
+        estimated = in_chunks(estimator.estimate, inputs)[:, 1:]
+        predictions = apply(estimated, last)
+        errors[name] = _squares(targets - predictions)
+        distances[name] = [_squares(found - predictions).mean(1) for found in layers]
+        if name not in estimators:
+            continue
+        for layer, (found, W, distance) in enumerate(zip(layers, maps, distances[name], strict=True)):
+            similarity = _cosine(targets - found, targets - predictions)
+            matches.append(
+                {
+                    "layer": layer,
+                    "estimator": name,
+                    **_mean("distance", distance),
+                    **_mean("error_similarity", similarity),
+                    "sensitivity": _cosine(W.flatten(0, 1), estimated.flatten(0, 1)).mean(),
+                    "trimmed_distance": _trimmed(distance[:, None])[0],
+                }
+            )
+    shown = [name for name in errors if name.startswith("model, layer ") or name in estimators]
+    return AlgorithmIdentification(
+        matches=pd.DataFrame(matches).sort_values("layer", kind="stable", ignore_index=True),
+        errors=pd.DataFrame([_error_row(name, errors[name].mean(1)) for name in shown]),
+        steps=pd.DataFrame(_steps_rows(errors, distances, descents, len(layers), seed)),
+        by_position=pd.concat([_by_position(name, errors[name]) for name in shown], ignore_index=True),
+        per_pair=per_pair,
+        n=len(sequences),
+    )
+
+
+def default_estimators(process: Process, *, length: int, per_pair: bool = False) -> dict[str, Estimator]:
+    """Estimators by name, tuned on the process for contexts T = 2..length.
+
+    Zero, the last token, s_{T-1} / dim, least squares, ridge (with the weight of one pair of average size), Kaczmarz,
+    gradient descent with one step size for all T and per pair, and Newton-Schulz iterations, 2^k steps each.
+
+    Args:
+        per_pair: normalisation of the Newton-Schulz iterations.
+    """
+    common, normalised = (_descents(process, length, choice) for choice in (False, True))
+    energy = process.sample(TUNING_BATCH, 1, seed=TUNING_SEED).tokens.abs().square().mean().item()
+    sizes = dict(zip(STEPS, step_sizes(process, length=length, per_pair=per_pair), strict=True))
+    newton = {
+        f"Newton-Schulz {k} = {2**k} steps": NewtonSchulz(iterations=k, step_size=sizes[2**k], per_pair=per_pair)
+        for k in NEWTON
+    }
+    diagonal = {"diagonal OLS": DiagonalOLS()} if isinstance(process, CommutingProcess) else {}
+    return {
+        "last token": LastToken(),
+        "previous token / d": PreviousToken(),
+        **common,
+        **{name: descent for name, descent in normalised.items() if name not in common},
+        "OLS": OLS(),
+        **diagonal,
+        "ridge": Ridge(penalty=energy),
+        **newton,
+        "Kaczmarz": Kaczmarz(),
+    }
+
+
+def step_sizes(
+    process: Process, *, length: int, per_pair: bool = False, steps: tuple[int, ...] = STEPS
+) -> tuple[float, ...]:
+    """For each number of steps k the one step size that is best for contexts T = 2..length on average.
+
+    Tuned as `estimators.tuned` does, on 1000 sequences; kept for the next call.
+    """
+    check_integer("length", length, low=2)
+    return _step_sizes(process, length, per_pair, tuple(check_integer("steps", k, low=1) for k in steps))
+
+
+def gradient_descent_curve(
+    process: Process,
+    *,
+    length: int,
+    per_pair: bool = False,
+    steps: tuple[int, ...] = STEPS,
+    n: int = 4000,
+    seed: int = 1,
+    trim: float = 0.0,
+) -> pd.DataFrame:
+    """The error of k tuned gradient steps, mean over contexts T = 2..length and n fresh sequences.
+
+    Args:
+        per_pair: steps divided by the number of pairs T - 1, instead of one size for all T.
+        steps: the numbers k; k = 0, the zero predictor, is added.
+        trim: share of the sequences with the largest error that each mean leaves out.
+    Returns:
+        k, error, se (standard error over the sequences).
+    """
+    check_integer("n", n, low=2)
+    check_number("trim", trim, low=0.0)
+    errors = _curve(process, per_pair, steps, step_sizes(process, length=length, per_pair=per_pair, steps=steps),
+                    length, n, check_integer("seed", seed, low=0))  # fmt: skip
+    return pd.DataFrame({"k": (0, *steps), "error": _trimmed(errors, trim), "se": errors.std(0, ddof=1) / n**0.5})
+
+
+def equivalent_steps(error: float | Float[np.ndarray, "..."], curve: pd.DataFrame) -> float | Float[np.ndarray, "..."]:
+    """The number of gradient steps with this error: log error is interpolated linearly in k.
+
+    Args:
+        error: a mean error, or many, per context length and summed over coordinates as the curve's.
+        curve: k and error, see `gradient_descent_curve`.
+    Returns:
+        Within the curve's k: the first k (0) for an error as large as there or larger, the last for one as small as
+        there or smaller; nan for nan.
+    """
+    return _interpolate(error, curve["k"].to_numpy(), curve["error"].to_numpy())
+
+
+def _interpolate(error: Any, k: np.ndarray, errors: np.ndarray) -> Any:
+    falling = np.minimum.accumulate(errors)  # as it is in the mean
+    logs = [np.log(np.maximum(value, SMALLEST)) for value in (error, falling)]
+    return np.interp(-logs[0], -logs[1], k)
+
+
+class _Contexts:
+    """Contexts T = 2..length in the eigenbasis of S_T: Ŵ_T s_T = R_T q(S_T) s_T = sum_i q(eigenvalues_i) parts_i."""
+
+    def __init__(self, tokens: Tensor, *, per_pair: bool) -> None:
+        past, last, self.targets = tokens[:, :-2, :, None], tokens[:, 1:-1, :, None], tokens[:, 2:]
+        S, R = ((x @ past.mH).cumsum(1) for x in (past, last))
+        if per_pair:
+            pairs = torch.arange(1, S.shape[1] + 1, device=tokens.device)[:, None, None]
+            S, R = S / pairs, R / pairs
+        self.eigenvalues, vectors = torch.linalg.eigh(S)
+        self.parts = (R @ vectors) * (vectors.mH @ last).mT
+
+    def errors(self, n_steps: int, step_size: float) -> Float[Tensor, "batch pos"]:
+        """|prediction - s_{T+1}|^2 after so many steps: q <- q + eta (1 - eigenvalues q)."""
+        q = torch.zeros_like(self.eigenvalues)
+        for _ in range(n_steps):
+            q = q + step_size * (1 - self.eigenvalues * q)
+        predictions = (self.parts @ q[..., None].to(self.parts.dtype))[..., 0]
+        return (predictions - self.targets).abs().square().sum(-1)
+
+
+@lru_cache(maxsize=64)
+def _step_sizes(process: Process, length: int, per_pair: bool, steps: tuple[int, ...]) -> tuple[float, ...]:
+    tokens = process.sample(TUNING_BATCH, length + 1, seed=TUNING_SEED).tokens
+    contexts = _Contexts(tokens, per_pair=per_pair)
+    unit = 1 / contexts.eigenvalues[:, -1, -1].mean().item()  # of the largest eigenvalue at the longest context
+
+    def best(k: int) -> float:
+        def loss(log_factor: float) -> float:
+            return contexts.errors(k, unit * 2.0**log_factor).mean().nan_to_num(torch.inf).item()
+
+        found = minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-4})
+        return unit * 2.0 ** float(found.x)
+
+    return tuple(best(k) for k in steps)
+
+
+@lru_cache(maxsize=16)
+def _curve(
+    process: Process, per_pair: bool, steps: tuple[int, ...], sizes: tuple[float, ...], length: int, n: int, seed: int
+) -> Float[np.ndarray, "n k"]:
+    tokens = process.sample(n, length + 1, seed=seed).tokens
+    rows = []
+    for part in tokens.split(CHUNK):
+        contexts = _Contexts(part, per_pair=per_pair)
+        pairs = zip((0, *steps), (0.0, *sizes), strict=True)
+        rows.append(torch.stack([contexts.errors(k, size).mean(1) for k, size in pairs], dim=1))
+    return torch.cat(rows).cpu().numpy()
+
+
+def _descents(process: Process, length: int, per_pair: bool) -> dict[str, Estimator]:
+    """Zero and k steps of gradient descent by name."""
+    sizes = step_sizes(process, length=length, per_pair=per_pair)
+    ending = " per pair" if per_pair else ""
+    steps: dict[str, Estimator] = {
+        f"{k} {'step' if k == 1 else 'steps'}{ending}": GradientDescent.of_steps(k, size, per_pair=per_pair)
+        for k, size in zip(STEPS, sizes, strict=True)
+    }
+    return {"zero": Zero(), **steps}
+
+
+def _predictions_by_layer(model: Any, inputs: Inexact[Tensor, "batch pos dim"]) -> list[Tensor]:
+    """What the stream holds after each layer; a foreign model has one."""
+    if not hasattr(model, "read_out"):
+        return [in_chunks(model, inputs)]
+
+    def run(tokens: Tensor) -> Tensor:
+        cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_resid_post"))[1]
+        return torch.stack([model.read_out(cache["resid_post", layer]) for layer in range(model.config.n_layers)])
+
+    return list(in_chunks(run, inputs, dim=1))
+
+
+def _squares(residuals: Inexact[Tensor, "batch pos dim"]) -> Float[np.ndarray, "batch pos"]:
+    return residuals.abs().square().sum(-1).cpu().numpy()
+
+
+def _cosine(x: Inexact[Tensor, "batch ..."], y: Inexact[Tensor, "batch ..."]) -> Float[np.ndarray, "batch"]:
+    x, y = x.flatten(1), y.flatten(1)
+    return ((x.conj() * y).real.sum(1) / (x.norm(dim=1) * y.norm(dim=1))).cpu().numpy()
+
+
+def _mean(name: str, values: Float[np.ndarray, "batch"]) -> dict[str, float]:
+    return {name: values.mean(), f"{name}_se": values.std(ddof=1) / len(values) ** 0.5}
+
+
+def _trimmed(values: Float[np.ndarray, "batch column"], trim: float = TRIM) -> Float[np.ndarray, "column"]:
+    """Means of the columns, each without its largest entries."""
+    kept = len(values) - int(trim * len(values))
+    return np.partition(values, kept - 1, axis=0)[:kept].mean(0)
+
+
+def _error_row(name: str, errors: Float[np.ndarray, "batch"]) -> dict[str, Any]:
+    return {"estimator": name, **_mean("error", errors), "trimmed_error": _trimmed(errors[:, None])[0]}
+
+
+def _by_position(name: str, errors: Float[np.ndarray, "batch pos"]) -> pd.DataFrame:
+    low, high = np.quantile(errors, (0.1, 0.9), axis=0)
+    columns = {"T": np.arange(2, errors.shape[1] + 2), "error": errors.mean(0), "low": low, "high": high}
+    return pd.DataFrame({"estimator": name, **columns})
+
+
+def _steps_rows(
+    errors: Mapping[str, np.ndarray],
+    distances: Mapping[str, list[np.ndarray]],
+    descents: Mapping[bool, Mapping[str, Estimator]],
+    n_layers: int,
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    """The best number of steps and its interval, for every layer, normalisation and criterion."""
+    k = np.array([0, *STEPS])
+    rng = np.random.default_rng(seed)
+    n = len(errors["zero"])
+    draws = [np.arange(n), *rng.integers(n, size=(N_BOOTSTRAP, n))]
+    for per_pair, names in descents.items():
+        curves = np.stack([errors[name].mean(1) for name in names], axis=1)
+        for layer in range(n_layers):
+            own = errors[f"model, layer {layer}"].mean(1, keepdims=True)
+            apart = np.stack([distances[name][layer] for name in names], axis=1)
+            found = {
+                "error": [_interpolate(_trimmed(own[draw])[0], k, _trimmed(curves[draw])) for draw in draws],
+                "distance": [k[_trimmed(apart[draw]).argmin()] for draw in draws],
+            }
+            for by, (steps, *resampled) in found.items():
+                low, high = np.quantile(resampled, (0.025, 0.975), method="nearest")
+                values = {"steps": float(steps), "low": float(low), "high": float(high)}
+                yield {"layer": layer, "per_pair": per_pair, "by": by, **values}

@@ -1,0 +1,82 @@
+"""The block view of an augmented layer: which of the 3 x 3 blocks of QK and OV carry it, and how scalar they are."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ar_interp.probes.weights import require
+
+BLOCKS = 3
+BLOCK_NAMES = ("read-out", "s_t", "s_{t-1}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentedBlocks:
+    """QK = W_Q W_K^T and OV = W_V W_O of a layer's single head, seen as 3 x 3 blocks of size dim.
+
+    Blocks are in the order of the token: read-out, s_t, s_{t-1}; rows of QK are the query's, rows of OV what is read,
+    columns of OV where it is written. The scale of QK against OV is gauge, so only products are comparable.
+
+    Attributes:
+        QK, OV: mean diagonal of each block, [3 3]: the multiple of the identity nearest to it.
+        QK_defect, OV_defect: [3 3], Frobenius norm of what is left of each block, over that of the largest block.
+        step_size: a2 b1, the step of gradient descent: key s_{t-1}, query s_T, value s_t.
+        products: [4 2], (a1, a2, a3, a4) times (b1, b2).
+    """
+
+    QK: Float[Tensor, "3 3"]
+    OV: Float[Tensor, "3 3"]
+    QK_defect: Float[Tensor, "3 3"]
+    OV_defect: Float[Tensor, "3 3"]
+
+    @property
+    def products(self) -> Float[Tensor, "4 2"]:
+        return self.QK[1:, 1:].flatten()[:, None] * self.OV[1:, 0]
+
+    @property
+    def step_size(self) -> float:
+        return self.products[1, 0].item()
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per block: circuit, row, column, scalar and defect."""
+        rows = [
+            {"circuit": name, "row": BLOCK_NAMES[i], "column": BLOCK_NAMES[j], "scalar": scalar[i, j].item(),
+             "defect": defect[i, j].item()}
+            for name, scalar, defect in (("QK", self.QK, self.QK_defect), ("OV", self.OV, self.OV_defect))
+            for i in range(BLOCKS)
+            for j in range(BLOCKS)
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+
+def augmented_blocks(model: Any, *, layer: int = 0) -> AugmentedBlocks:
+    """The block view of one layer of an augmented model with a single head.
+
+    Args:
+        model: has `W_Q`, `W_K`, `W_V` [layer 1 d_model d_head] and `W_O` [layer 1 d_head d_model], d_model = 3 dim.
+        layer: which, from 0.
+    Raises:
+        ValueError: several heads, a width that is not 3 dim, a layer that is not there.
+    """
+    require(model, "W_Q", "W_K", "W_V", "W_O")
+    W_Q, W_K, W_V, W_O = (getattr(model, name).detach().cpu().double() for name in ("W_Q", "W_K", "W_V", "W_O"))
+    if W_Q.shape[1] != 1 or W_Q.shape[2] % BLOCKS:
+        raise ValueError(f"model must have one head and d_model = 3 dim; W_Q has shape {list(W_Q.shape)}.")
+    if not 0 <= layer < len(W_Q):
+        raise ValueError(f"layer must be in 0..{len(W_Q) - 1}, got {layer}.")
+    QK, QK_defect = _scalars(W_Q[layer, 0] @ W_K[layer, 0].mT)
+    OV, OV_defect = _scalars(W_V[layer, 0] @ W_O[layer, 0])
+    return AugmentedBlocks(QK=QK, OV=OV, QK_defect=QK_defect, OV_defect=OV_defect)
+
+
+def _scalars(circuit: Float[Tensor, "d_model d_model"]) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]]:
+    dim = len(circuit) // BLOCKS
+    blocks = circuit.unflatten(0, (BLOCKS, dim)).unflatten(2, (BLOCKS, dim)).transpose(1, 2)  # [3 3 dim dim]
+    means = blocks.diagonal(0, -2, -1).mean(-1)
+    rest = blocks - means[:, :, None, None] * torch.eye(dim, dtype=blocks.dtype)
+    largest = blocks.norm(dim=(-2, -1)).max()
+    return means, rest.norm(dim=(-2, -1)) / largest

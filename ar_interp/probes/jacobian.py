@@ -1,0 +1,127 @@
+"""The estimate of W as a derivative: of the prediction by the last token, through its query or through its value.
+
+Everything at position T but one path of its own token is frozen, so that one backward pass per coordinate gives the
+matrices of all positions at once.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Inexact
+from torch import Tensor
+
+from ar_interp._checks import check_integer
+from ar_interp.probes.weights import require
+
+Hook = tuple[str | Callable[[str], bool], Callable]
+Maps = Inexact[Tensor, "batch pos dim dim"]
+
+
+def query_jacobian(model: Any, tokens: Inexact[Tensor, "batch pos dim"], *, layer: int | None = None) -> Maps:
+    """Ŵ_T = d(prediction_T) / d(s_T) with the keys and values of every layer frozen, for augmented tokens.
+
+    Only the s_T block of e_T = (0, s_T, s_{T-1}) and what is asked with it move; softmax, LayerNorm and MLP stay live.
+    Linear attention without them gives the block of `exact_circuit` (complex too, as its keys are conjugated).
+
+    Args:
+        layer: of the prediction that the stream after this layer holds; the last if left out.
+    Raises:
+        ValueError: plain tokens, a layer that is not there.
+    """
+    _require_encoding(model, "augmented", "query_jacobian", "value_jacobian")
+
+    def detach(value: Tensor, hook: Any) -> Tensor:
+        return value.detach()
+
+    blocks = _jacobian(model, tokens, layer, [(lambda name: name.endswith((".hook_k", ".hook_v")), detach)])
+    return blocks[..., 1, :]
+
+
+def value_jacobian(model: Any, tokens: Inexact[Tensor, "batch pos dim"], *, layer: int | None = None) -> Maps:
+    """Γ_T = d(prediction_T) / d(s_T) with every attention pattern frozen, through T's own value, for plain tokens.
+
+    One bare layer: Γ_T = sum_h pattern_h(T, T) (W_V W_O)_h^T. A residual stream adds its own share, and s_T counts as
+    often as the token repeats it.
+
+    Args:
+        layer: of the prediction that the stream after this layer holds; the last if left out.
+    Raises:
+        ValueError: augmented tokens, a layer that is not there.
+    """
+    _require_encoding(model, "plain", "value_jacobian", "query_jacobian")
+    own: dict[str, Tensor] = {}  # of the layer that runs
+
+    def keep_value(value: Tensor, hook: Any) -> Tensor:
+        own["value"] = value - value.detach()  # zero, with a derivative
+        return value.detach()
+
+    def keep_weight(pattern: Tensor, hook: Any) -> Tensor:
+        own["weight"] = pattern.detach().diagonal(0, -2, -1).mT[..., None]  # [batch pos head 1]
+        return pattern.detach()
+
+    def add_own(z: Tensor, hook: Any) -> Tensor:
+        return z + own["weight"] * own["value"]
+
+    hooks = {".hook_v": keep_value, ".hook_pattern": keep_weight, ".hook_z": add_own}
+    freeze = [((lambda name, end=end: name.endswith(end)), hook) for end, hook in hooks.items()]
+    return _jacobian(model, tokens, layer, freeze).sum(-2)
+
+
+@torch.no_grad()
+def exact_circuit(model: Any, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim d_model"]:
+    """The matrix that takes e_T to prediction_T in a stack of linear attention, from weights and key-value states.
+
+    With keys and values frozen the stream at T moves linearly, x_T -> x_T (I + sum_h W_Q S_{T,h} W_O) in each layer,
+    S_{T,h} = sum_t w(T, t) conj(k_t) v_t^T as in `hook_kv_state`: the product over the layers, read out. Columns
+    [dim, 2 dim) are Ŵ_T, the last dim belong to s_{T-1}; with biases it is the linear part.
+
+    Raises:
+        ValueError: plain tokens, softmax, LayerNorm or an MLP.
+    """
+    _require_encoding(model, "augmented", "exact_circuit", "value_jacobian")
+    config = model.config
+    if config.layer_norm or config.d_mlp or not config.linear:
+        raise ValueError(f"exact_circuit needs linear attention alone, use query_jacobian: {config.summary}.")
+    names = [f"blocks.{layer}.attn.hook_kv_state" for layer in range(config.n_layers)]
+    predictions, states = model.run_with_cache(tokens, names_filter=names)
+    scale = config.head_width**-0.5 if config.scale_scores else 1.0
+    W_Q, W_O, W_U = (W.to(predictions.dtype) for W in (scale * model.W_Q, model.W_O, model.W_U))
+    stream = torch.eye(config.d_model, dtype=predictions.dtype, device=predictions.device)
+    circuit = stream  # rows are states
+    for layer, name in enumerate(names):
+        written = torch.einsum("hmi,bthij,hjn->btmn", W_Q[layer], states[name], W_O[layer])
+        circuit = circuit @ (written + stream if config.residual else written)
+    return (circuit @ W_U).mT
+
+
+@torch.enable_grad()
+def _jacobian(
+    model: Any, tokens: Tensor, layer: int | None, freeze: Iterable[Hook]
+) -> Inexact[Tensor, "batch pos dim block dim"]:
+    """d(prediction_T) / d(e_T) under hooks that leave prediction_T to e_T alone."""
+    last = model.config.n_layers - 1
+    layer = last if layer is None else check_integer("layer", layer, low=0, high=last)
+    found: dict[str, Tensor] = {}
+
+    def start(embedded: Tensor, hook: Any) -> Tensor:
+        found["token"] = embedded.detach().requires_grad_()
+        return found["token"]
+
+    def stop(resid: Tensor, hook: Any) -> None:
+        found["stream"] = resid
+
+    with model.hooks([("hook_embed", start), *freeze, (f"blocks.{layer}.hook_resid_post", stop)]):
+        model(tokens)
+    predictions = model.read_out(found["stream"])
+    rows = [
+        torch.autograd.grad(row.real.sum(), found["token"], retain_graph=True, materialize_grads=True)[0].conj()
+        for row in predictions.unbind(-1)
+    ]  # the gradient of a real part is the conjugate of the complex derivative
+    return torch.stack(rows, dim=-2).resolve_conj().unflatten(-1, (-1, model.config.dim))
+
+
+def _require_encoding(model: Any, encoding: str, name: str, instead: str) -> None:
+    require(model, "config", "read_out", "hooks")
+    if model.config.encoding != encoding:
+        raise ValueError(f"{name} is for {encoding} tokens, these are {model.config.encoding}: use {instead}.")
