@@ -3,8 +3,9 @@
 Titles say what theory expects (see `Expected`), subtitles what was measured: where the two differ, one sees it.
 """
 
+from ar_interp.figures.algorithm import algorithm_match, error_by_position, steps_by_layer
 from ar_interp.figures.context import context_error, context_matrices, phases_on_circle, prediction
-from ar_interp.figures.expected import Expected
+from ar_interp.figures.expected import Expected, ExpectedGeneral, expected_of
 from ar_interp.figures.heads import head_matrices, head_spectrum, head_statistics
 from ar_interp.figures.positional import (
     filter_profile,
@@ -18,8 +19,12 @@ from ar_interp.figures.training import member_levels, training_history
 
 __all__ = [
     "Expected",
+    "ExpectedGeneral",
+    "algorithm_match",
     "context_error",
     "context_matrices",
+    "error_by_position",
+    "expected_of",
     "filter_profile",
     "filter_response",
     "head_matrices",
@@ -32,5 +37,6 @@ __all__ = [
     "positional_rows",
     "prediction",
     "residual_by_angle",
+    "steps_by_layer",
     "training_history",
 ]

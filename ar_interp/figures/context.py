@@ -1,5 +1,6 @@
 """Figures of `RecoveredContext`: the estimate of W, its error, and the prediction made with it."""
 
+import math
 from typing import Any
 
 import plotly.graph_objects as go
@@ -8,12 +9,13 @@ from jaxtyping import Inexact
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from ar_interp.figures.expected import Expected
+from ar_interp.figures.expected import Expected, ExpectedGeneral
 from ar_interp.figures.style import (
     BLACK,
     BLUE,
     GREEN,
     GREY,
+    PURPLE,
     ROUNDING,
     VERMILLION,
     heatmap,
@@ -30,6 +32,7 @@ LINES = {
     "model": (BLUE, "solid", "circle"),
     "OLS": (VERMILLION, "dash", "diamond"),
     "diagonal OLS": (GREEN, "dot", "x"),
+    "one gradient step": (PURPLE, "longdash", "triangle-up-open"),
     "zero": (GREY, "dashdot", "line-ew-open"),
 }
 OPEN = {"symbol": "circle-open", "size": 14, "color": BLACK, "line": {"width": 1.5}}
@@ -37,12 +40,14 @@ DOT = {"symbol": "circle", "size": 7, "color": BLUE}
 CROSS = {"symbol": "x-thin-open", "size": 10, "color": VERMILLION, "line": {"width": 2}}
 
 
-def context_error(recovered: RecoveredContext, expected: Expected) -> go.Figure:
+def context_error(recovered: RecoveredContext, expected: Expected | ExpectedGeneral) -> go.Figure:
     """|Ŵ_T - W|_F^2 / d against T: the model beside what a statistician would do with the same context."""
     errors = recovered.errors
     figure = go.Figure()
     for name, (colour, dash, symbol) in LINES.items():
         rows = errors[errors["estimator"] == name]
+        if rows.empty:
+            continue
         figure.add_scatter(
             x=rows["T"],
             y=rows["context_error"],
@@ -53,9 +58,14 @@ def context_error(recovered: RecoveredContext, expected: Expected) -> go.Figure:
             marker={"symbol": symbol, "size": 7},
             hovertemplate="T = %{x}<br>%{y:.3g}<extra>" + name + "</extra>",
         )
-    rounding(figure, ROUNDING**2, "rounding, (2.2e−16)²")
+    lowest = -36
+    if isinstance(expected, Expected):
+        rounding(figure, ROUNDING**2, "rounding, (2.2e−16)²")
+    else:  # what falls to rounding leaves the frame, so that the rest can be told apart
+        smallest = errors[errors["estimator"] == "model"]["context_error"].min()
+        lowest = max(lowest, math.floor(math.log10(smallest + 1e-36)) - 1)
     figure.update_xaxes(title_text="context length T")
-    figure.update_yaxes(title_text="|Ŵ − W|² / d", type="log", exponentformat="power", range=[-36, 1])
+    figure.update_yaxes(title_text="|Ŵ − W|² / d", type="log", exponentformat="power", range=[lowest, 1])
     last = errors[(errors["estimator"] == "model") & (errors["T"] == errors["T"].max())].iloc[0]
     return styled(
         figure,
@@ -65,19 +75,23 @@ def context_error(recovered: RecoveredContext, expected: Expected) -> go.Figure:
     )
 
 
-def context_matrices(recovered: RecoveredContext, expected: Expected, *, sequence: int, position: int) -> go.Figure:
-    """W and Ŵ_T of one sequence in the eigenbasis, real and imaginary parts on one colour scale.
+def context_matrices(
+    recovered: RecoveredContext, expected: Expected | ExpectedGeneral, *, sequence: int, position: int
+) -> go.Figure:
+    """W and Ŵ_T of one sequence on one colour scale; in the eigenbasis, real and imaginary parts.
 
     Args:
         sequence: which of the batch, from 0.
         position: T, from 1.
     """
     W, estimate = recovered.W[sequence], recovered.estimate[sequence, position - 1]
-    parts = {"Re W": W.real, "Re Ŵ": estimate.real, "Im W": W.imag, "Im Ŵ": estimate.imag}
+    parts = {"W": W, "Ŵ": estimate}
+    if W.is_complex():
+        parts = {"Re W": W.real, "Re Ŵ": estimate.real, "Im W": W.imag, "Im Ŵ": estimate.imag}
     panels = {name: heatmap(part, rows="row", columns="column") for name, part in parts.items()}
     axes: dict[str, tuple[str, str]] = dict.fromkeys(panels, ("row j", "column i"))
     return styled(
-        matrices(panels, axes, columns=4),
+        matrices(panels, axes, columns=len(panels)),
         title=expected.estimate,
         measured=f"sequence {sequence} at T = {position}: largest |Ŵ − W| of an entry "
         f"{number((estimate - W).abs().max().item())}",
@@ -87,7 +101,9 @@ def context_matrices(recovered: RecoveredContext, expected: Expected, *, sequenc
     )
 
 
-def phases_on_circle(recovered: RecoveredContext, expected: Expected, *, sequence: int, position: int) -> go.Figure:
+def phases_on_circle(
+    recovered: RecoveredContext, expected: Expected | ExpectedGeneral, *, sequence: int, position: int
+) -> go.Figure:
     """The eigenvalues of W, the diagonal of Ŵ_T and that of the in-context map Γ_T in the complex plane.
 
     Args:
@@ -119,7 +135,7 @@ def phases_on_circle(recovered: RecoveredContext, expected: Expected, *, sequenc
 def prediction(
     sequences: Sequences,
     predictions: Inexact[Tensor, "batch pos dim"],
-    expected: Expected,
+    expected: Expected | ExpectedGeneral,
     *,
     sequence: int,
     position: int,
@@ -159,15 +175,23 @@ def prediction(
     )  # fmt: skip
     figure.add_vline(x=position + 1, line={"color": VERMILLION, "dash": "dash", "width": 1.5}, **place)
     figure.update_xaxes(title_text="position t", **place)
-    figure.update_yaxes(title_text="real part of s<sub>t,1</sub>", **place)
+    first = "s<sub>t,1</sub>"
+    figure.update_yaxes(title_text=f"real part of {first}" if tokens.is_complex() else first, **place)
 
     target, guess = tokens[position], predicted[position - 1]
-    figure.add_trace(_in_plane(target, "sequence s", OPEN).update(legendgroup="truth", showlegend=False), row=1, col=2)
-    figure.add_trace(
-        _in_plane(guess, "prediction", DOT).update(legendgroup="prediction", showlegend=False), row=1, col=2
-    )
-    largest = max(1.0, torch.stack([target, guess]).abs().nan_to_num().max().item())
-    unit_circle(figure, limit=1.15 * largest, real="real part", imaginary="imaginary part", row=1, col=2)
+    place = dict[str, Any](row=1, col=2)
+    for values, name, group, marker in (
+        (target, "sequence s", "truth", OPEN),
+        (guess, "prediction", "prediction", DOT),
+    ):
+        trace = (_in_plane if tokens.is_complex() else _by_coordinate)(values, name, marker)
+        figure.add_trace(trace.update(legendgroup=group, showlegend=False), **place)
+    if tokens.is_complex():
+        largest = max(1.0, torch.stack([target, guess]).abs().nan_to_num().max().item())
+        unit_circle(figure, limit=1.15 * largest, real="real part", imaginary="imaginary part", **place)
+    else:
+        figure.update_xaxes(title_text="coordinate i", dtick=1, **place)
+        figure.update_yaxes(title_text="s<sub>i</sub>", **place)
     return styled(
         figure,
         title=expected.prediction,
@@ -187,4 +211,16 @@ def _in_plane(values: Tensor, name: str, marker: dict) -> go.Scatter:
         marker=marker,
         name=name,
         hovertemplate="coordinate %{customdata}<br>%{x:.4g} + %{y:.4g} i<extra>" + name + "</extra>",
+    )
+
+
+def _by_coordinate(values: Tensor, name: str, marker: dict) -> go.Scatter:
+    """Real numbers over their coordinate, numbered from one."""
+    return go.Scatter(
+        x=list(range(1, len(values) + 1)),
+        y=values.tolist(),
+        mode="markers",
+        marker=marker,
+        name=name,
+        hovertemplate="coordinate %{x}<br>%{y:.4g}<extra>" + name + "</extra>",
     )

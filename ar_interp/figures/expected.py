@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from ar_interp.processes import CommutingProcess
+from ar_interp.models.config import ModelConfig
+from ar_interp.processes import CommutingProcess, Process
 from ar_interp.theory import orthogonal_minimum, unitary_minimum
 
 
@@ -133,3 +134,48 @@ class Expected:
         if self.exact:
             return "In theory the prediction is exact at every angle, up to rounding"
         return "In theory few heads cannot be exact: the residual stays far from zero at every angle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedGeneral:
+    """What one should see of any other model, where less is known.
+
+    Source: Sander et al. 2024, augmented tokens, for one linear layer.
+
+    Attributes:
+        config: of the model.
+    """
+
+    config: ModelConfig
+
+    @property
+    def minimum(self) -> None:
+        """No closed form."""
+
+    @property
+    def context(self) -> str:
+        config = self.config
+        if config.encoding == "plain":
+            return "What the newest value carries is compared with W; OLS knows W from T = d + 1 on"
+        if config.n_layers == 1 and config.linear and not config.layer_norm and not config.d_mlp:
+            return "In theory one linear layer takes one gradient step: an error remains at every T"
+        return "Deeper than one gradient step the error should fall with T; OLS knows W from T = d + 1 on"
+
+    @property
+    def estimate(self) -> str:
+        return "The nearer the estimate Ŵ is to W, the more alike the panels look"
+
+    @property
+    def circle(self) -> str:
+        return "The diagonal of Ŵ should come to lie on the eigenvalues of W as T grows"
+
+    @property
+    def prediction(self) -> str:
+        return "The better the model knows W, the nearer its dots lie to the circles"
+
+
+def expected_of(config: ModelConfig, process: Process) -> Expected | ExpectedGeneral:
+    """What theory expects of this model."""
+    if config.heads in ("diagonal", "unit") and isinstance(process, CommutingProcess):
+        return Expected(process=process, n_heads=config.n_heads)
+    return ExpectedGeneral(config=config)

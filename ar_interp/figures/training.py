@@ -5,20 +5,21 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from ar_interp.figures.expected import Expected
+from ar_interp.figures.expected import Expected, ExpectedGeneral
 from ar_interp.figures.style import BLACK, BLUE, VERMILLION, number, styled
 
 MEMBERS_NAMED = 40  # more seeds than this are counted in bins
 
 
-def training_history(history: pd.DataFrame, expected: Expected) -> go.Figure:
-    """Loss above the theory's minimum against the step, over the members of the ensemble.
+def training_history(history: pd.DataFrame, expected: Expected | ExpectedGeneral) -> go.Figure:
+    """Loss above the theory's minimum, where there is one, against the step, over the members of the ensemble.
 
     Args:
         history: rows of step, loss_min, loss_median, loss_max, per context length.
     """
     columns = {"loss_min": "best seed", "loss_median": "median seed", "loss_max": "worst seed"}
     one_seed = bool((history["loss_min"] == history["loss_max"]).all())
+    minimum = expected.minimum
     figure = go.Figure()
     for (column, name), colour, dash in zip(
         columns.items(), (BLUE, VERMILLION, BLACK), ("solid", "dash", "dot"), strict=True
@@ -27,7 +28,7 @@ def training_history(history: pd.DataFrame, expected: Expected) -> go.Figure:
             continue
         figure.add_scatter(
             x=history["step"],
-            y=history[column] - expected.minimum,
+            y=history[column] - (minimum or 0),
             name="the seed" if one_seed else name,
             mode="lines+markers",
             line={"color": colour, "dash": dash, "width": 1.5},
@@ -35,14 +36,19 @@ def training_history(history: pd.DataFrame, expected: Expected) -> go.Figure:
             hovertemplate="step %{x}<br>%{y:.3g}<extra></extra>",
         )
     figure.update_xaxes(title_text="training step (log scale, from the first logged one)", type="log")
-    figure.update_yaxes(title_text="loss − minimum (per T)", type="log", exponentformat="power")
+    axis = "loss (per T)" if minimum is None else "loss − minimum (per T)"
+    figure.update_yaxes(title_text=axis, type="log", exponentformat="power")
     first, last = history["loss_min"].iloc[0], history["loss_min"].iloc[-1]
+    measured = f"loss per T of the model kept: {number(first)} at the start, {number(last)} at the end"
+    if minimum is not None:
+        measured += f", {number(minimum)} at the minimum (what is at or below it is rounding, and not drawn)"
     return styled(
         figure,
-        title="The loss should fall to the minimum of the theory and stop there",
+        title="The loss should fall and level off"
+        if minimum is None
+        else "The loss should fall to the minimum of the theory and stop there",
         wide=True,
-        measured=f"loss per T of the model kept: {number(first)} at the start, {number(last)} at the end, "
-        f"{number(expected.minimum)} at the minimum (what is at or below it is rounding, and not drawn)",
+        measured=measured,
         legend=not one_seed,
     )
 

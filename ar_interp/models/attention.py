@@ -15,8 +15,8 @@ PerHead = Inexact[Tensor, "batch pos head d_head"]
 
 
 class OwnHookPoint(HookPoint):
-    """Gives its hooks a copy: they may write in place, as TransformerLens's patching does, and what comes here is shared
-    with the rest of the forward pass, other heads or the caller's tokens."""
+    """Gives its hooks a copy: they may write in place, as TransformerLens's patching does, and what comes here is used
+    elsewhere too, by other heads, the rest of the forward pass or the caller."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone(memory_format=torch.contiguous_format) if self.has_hooks() else x
@@ -112,9 +112,7 @@ class Attention(nn.Module):
         lag = self.config.query_lag
         return torch.cat([torch.zeros_like(q[:, :lag]), q[:, : q.shape[1] - lag]], dim=1).conj()
 
-    def _weights(
-        self, pos: int, positions: Tensor | None, dtype: torch.dtype
-    ) -> Float[Tensor, "... query key"] | None:
+    def _weights(self, pos: int, positions: Tensor | None, dtype: torch.dtype) -> Float[Tensor, "... query key"] | None:
         """What multiplies the scores: positions and the number of keys or pairs."""
         weights = None
         if self.config.positional == "multiplicative":
@@ -239,7 +237,7 @@ class FullAttention(Attention):
     @property
     def output_weights(self) -> Float[Tensor, "head d_head d_model"]:
         """W_O of every head."""
-        return self.get_parameter("W_O")
+        return self._parameters["W_O"]  # type: ignore[return-value]
 
     def project(self, resid: Resid) -> tuple[PerHead, PerHead, PerHead]:
         def apply(part: str) -> PerHead:
@@ -258,7 +256,7 @@ class SharedOutputAttention(FullAttention):
 
     @property
     def output_weights(self) -> Float[Tensor, "head d_head d_model"]:
-        return self.get_parameter("shared_W_O").expand(self.config.n_heads, -1, -1)
+        return self._parameters["shared_W_O"].expand(self.config.n_heads, -1, -1)  # type: ignore[union-attr]
 
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:

@@ -278,8 +278,8 @@ class ModelConfig:
 
         If W and -W have the same law, s_t -> (-1)^{t-1} s_t leaves the law of the sequences as it is. Bias-free linear
         attention on plain tokens that asks with s_T answers with (-1)^{T-1} times its output, while the target turns by
-        (-1)^T: their mean product is zero, so the loss is at least E|s_{T+1}|^2. A layer that asks with s_{T-1} turns its
-        input once more, so that an even number of them, each of which replaces its input, comes back to (-1)^{T-1}.
+        (-1)^T: their mean product is zero, so the loss is at least E|s_{T+1}|^2. A layer that asks with s_{T-1} turns
+        its input once more, so that an even number of them, each of which replaces its input, is back at (-1)^{T-1}.
         """
         turns = self.query_lag * (1 if self.residual else self.n_layers)
         bare = self.encoding == "plain" and self.linear

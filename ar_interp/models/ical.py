@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from ar_interp._checks import as_real_array
@@ -18,36 +18,47 @@ def from_state_dict(
     state_dict: Mapping[str, object], *, process: HaarOrthogonal | None = None, dtype: str = "float32"
 ) -> HookedARTransformer:
     """See `checkpoints.from_ical_state_dict`."""
-    state_dict = {name: _array(name, value) for name, value in state_dict.items()}
-    config = _config(state_dict, dtype)
-    theirs = dict(state_dict)
+    theirs = {name: _array(name, value) for name, value in state_dict.items()}
+    config = _config(theirs, dtype)
+    _check_shapes(config, theirs)
     weights: dict[str, Tensor] = {}
-    positions = theirs.pop("decoder.position_embedding.weight")
     if config.positional == "softmax":
-        weights["pos_embed.W_pos"] = positions
+        weights["pos_embed.W_pos"] = theirs["decoder.position_embedding.weight"]
     for layer in range(config.n_layers):
         prefix, ours = f"decoder.layers.{layer}.", f"blocks.{layer}."
         for part, name in PARTS.items():
-            W, b = (_take(theirs, f"{prefix}attention.{name}.{kind}") for kind in ("weight", "bias"))
+            W, b = (theirs[f"{prefix}attention.{name}.{kind}"] for kind in ("weight", "bias"))
             weights[f"{ours}attn.W_{part}"] = W.unflatten(0, (config.n_heads, -1)).mT
             weights[f"{ours}attn.b_{part}"] = b.unflatten(0, (config.n_heads, -1))
-        weights[f"{ours}attn.shared_W_O"] = _take(theirs, f"{prefix}attention.fc_out.weight").T
-        weights[f"{ours}attn.b_O"] = _take(theirs, f"{prefix}attention.fc_out.bias")
-        weights[f"{ours}ln1_post.w"] = _take(theirs, f"{prefix}norm1.weight")
-        weights[f"{ours}ln1_post.b"] = _take(theirs, f"{prefix}norm1.bias")
-    weights["unembed.W_U"] = _take(theirs, "fc_out.weight")[: config.dim].T  # the rest is never compared with a token
-    weights["unembed.b_U"] = _take(theirs, "fc_out.bias")[: config.dim]
-    left = [name for name in theirs if not any(part in name for part in UNUSED)]
-    if left:
-        raise ValueError(f"state_dict has {left[0]!r}, which neither of the authors' general models has.")
+        weights[f"{ours}attn.shared_W_O"] = theirs[f"{prefix}attention.fc_out.weight"].T
+        weights[f"{ours}attn.b_O"] = theirs[f"{prefix}attention.fc_out.bias"]
+        weights[f"{ours}ln1_post.w"] = theirs[f"{prefix}norm1.weight"]
+        weights[f"{ours}ln1_post.b"] = theirs[f"{prefix}norm1.bias"]
+    weights["unembed.W_U"] = theirs["fc_out.weight"][: config.dim].T  # the rest is never compared with a token
+    weights["unembed.b_U"] = theirs["fc_out.bias"][: config.dim]
     model = HookedARTransformer(config, process=process)
-    for name, shape in config.parameter_shapes.items():
-        if tuple(weights[name].shape) != shape:
-            raise ValueError(
-                f"state_dict does not fit itself: {name} should be {list(shape)}, is {list(weights[name].shape)}."
-            )
     model.load_state_dict(weights)
     return model
+
+
+def _check_shapes(config: ModelConfig, state_dict: Mapping[str, Tensor]) -> None:
+    """Every tensor that the model has, of its shape, and no other."""
+    width, rows = config.d_model, config.d_model * config.n_heads
+    n_out = width if config.encoding == "augmented" else config.dim
+    shapes = {"decoder.position_embedding.weight": (config.n_ctx, width)}
+    shapes |= {"fc_out.weight": (n_out, width), "fc_out.bias": (n_out,)}
+    for layer in range(config.n_layers):
+        prefix = f"decoder.layers.{layer}."
+        for name, size in {**dict.fromkeys(PARTS.values(), rows), "fc_out": width}.items():
+            shapes |= {f"{prefix}attention.{name}.weight": (size, width), f"{prefix}attention.{name}.bias": (size,)}
+        shapes |= {f"{prefix}norm1.weight": (width,), f"{prefix}norm1.bias": (width,)}
+    for name, shape in shapes.items():
+        if name not in state_dict:
+            raise ValueError(f"state_dict lacks {name!r}, which the authors' general models have.")
+        as_real_array(f"state_dict[{name!r}]", state_dict[name], shape=shape)
+    for name in state_dict:
+        if name not in shapes and not any(part in name for part in UNUSED):
+            raise ValueError(f"state_dict has {name!r}, which neither of the authors' general models has.")
 
 
 def _config(state_dict: Mapping[str, Tensor], dtype: str) -> ModelConfig:
@@ -75,11 +86,5 @@ def _config(state_dict: Mapping[str, Tensor], dtype: str) -> ModelConfig:
 
 
 def _array(name: str, value: object) -> Tensor:
-    shape = tuple(value.shape) if isinstance(value, Tensor) else tuple(torch.as_tensor(value).shape)
-    return as_real_array(f"state_dict[{name!r}]", value, shape=shape)
-
-
-def _take(state_dict: dict[str, Tensor], name: str) -> Tensor:
-    if name not in state_dict:
-        raise ValueError(f"state_dict lacks {name!r}, which the authors' general models have.")
-    return state_dict.pop(name)
+    ndim = value.ndim if isinstance(value, (Tensor, np.ndarray)) else np.array(value, dtype=object).ndim
+    return as_real_array(f"state_dict[{name!r}]", value, shape=tuple(f"axis_{i}" for i in range(ndim)))

@@ -1,5 +1,47 @@
-"""placeholder"""
+"""Steps that are faster than differentiating the hooked model, and tested to be equal to it."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ar_interp.models.config import ModelConfig
+from ar_interp.training.linear_stack import is_linear_stack, linear_stack_step
+from ar_interp.training.positional_heads import (
+    figure7_step,
+    is_paper_figure7,
+    is_shared_positions,
+    shared_positions_predictions,
+)
+
+Parameters = dict[str, Tensor]  # name -> [ensemble ...]
+Step = Callable[[Parameters, Tensor, int], tuple[Float[Tensor, "ensemble"], Parameters]]
+Predict = Callable[[Parameters, Tensor], Tensor]  # tokens [ensemble batch pos dim] -> predictions
 
 
-def fast_step(config, *, device):
-    return None
+def fast_step(config: ModelConfig) -> Step | None:
+    """Losses and gradients of every member on real s_1, ..., s_{n+1} [ensemble batch pos dim], written by hand.
+
+    None where there is no such step for the architecture.
+    """
+    alone = linear_stack_step if is_linear_stack(config) else figure7_step if is_paper_figure7(config) else None
+    if alone is None:
+        return None
+
+    def step(parameters: Parameters, tokens: Tensor, first_length: int) -> tuple[Tensor, Parameters]:
+        members = [
+            alone(config, {name: tensor[i] for name, tensor in parameters.items()}, tokens[i], first_length)
+            for i in range(len(tokens))
+        ]
+        losses, gradients = zip(*members, strict=True)
+        return torch.stack(losses), {name: torch.stack([g[name] for g in gradients]) for name in parameters}
+
+    return step
+
+
+def fast_predictions(config: ModelConfig) -> Predict | None:
+    """Predictions of every member on real sequences, to be differentiated; None where there is no faster way."""
+    if not is_shared_positions(config):
+        return None
+    return lambda parameters, tokens: shared_positions_predictions(config, parameters, tokens)

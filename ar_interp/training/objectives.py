@@ -20,11 +20,9 @@ from ar_interp.theory import (
     positional_population_loss,
     unitary_minimum,
 )
-from ar_interp.training.fast import fast_step
+from ar_interp.training.fast import Parameters, Predict, fast_predictions, fast_step
 
-Parameters = dict[str, Tensor]  # name -> [ensemble ...]
 Objective = Callable[[Parameters], tuple[Float[Tensor, "ensemble"], Parameters]]  # losses, gradients
-Predict = Callable[[Parameters, Tensor], Tensor]  # tokens [ensemble batch pos dim] -> predictions
 
 
 def has_population_loss(config: ModelConfig, process: Process) -> str | None:
@@ -86,15 +84,15 @@ def sampled_objective(
 
     Computed by `fast_step` where it knows the architecture, else by differentiating the hooked model.
     """
-    device = generators[0].device
-    step = fast_step(config, device=device)
-    predict = predictions_of(config, device=device)
+    step = None if isinstance(process, CommutingProcess) else fast_step(config)
+    fast = None if isinstance(process, CommutingProcess) else fast_predictions(config)
+    predict = fast or predictions_of(config, device=generators[0].device)
 
     def objective(parameters: Parameters) -> tuple[Float[Tensor, "ensemble"], Parameters]:
         tokens = torch.stack(
             [process.sample(batch, config.n_ctx + 1, generator=g, dtype=config.torch_dtype).tokens for g in generators]
         )
-        if step is not None and not tokens.is_complex():
+        if step is not None:
             return step(parameters, tokens, first_length)
         return value_and_gradients(lambda p: squared_errors(predict, p, tokens, first_length).mean(1), parameters)
 

@@ -1,0 +1,179 @@
+"""Figures of `AlgorithmIdentification`: which estimator the model behaves like, and after how many layers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
+
+from ar_interp.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, number, styled
+from ar_interp.probes.algorithm import AlgorithmIdentification
+
+COMPARED = ("zero", "1 step", "4 steps", "16 steps", "OLS")
+LINES = ((VERMILLION, "dash"), (ORANGE, "dot"), (PURPLE, "dashdot"), (GREEN, "longdash"), (GREY, "longdashdot"))
+FAINT = 0.12
+LEAST = 1e-32  # a logarithmic axis has no zero
+
+
+def error_by_position(identification: AlgorithmIdentification, *, estimators: Sequence[str] | None = None) -> go.Figure:
+    """|prediction - s_{T+1}|^2 against T after each layer and of estimators, with the middle 80 % of the sequences.
+
+    Args:
+        estimators: which to draw; 1, 4 and 16 gradient steps, OLS and zero if left out, as far as they are there.
+    Raises:
+        ValueError: an estimator that was not measured.
+    """
+    drawn = identification.by_position
+    there = list(dict.fromkeys(drawn["estimator"]))
+    if estimators is None:
+        ending = " per pair" if identification.per_pair else ""
+        chosen = [f"{name}{ending}" if "step" in name else name for name in COMPARED]
+        estimators = [name for name in chosen if name in there]
+    for name in estimators:
+        if name not in there:
+            raise ValueError(f"estimators has {name!r}, which was not measured: {', '.join(there)}.")
+    n_layers = identification.n_layers
+    shades = sample_colorscale("Blues", np.linspace(1, 0.4, n_layers)) if n_layers > 1 else [BLUE]
+    layers = [f"model, layer {layer}" for layer in range(n_layers)]
+    figure = go.Figure()
+    for name, shade in zip(layers, reversed(shades), strict=True):
+        _line_and_band(figure, drawn[drawn["estimator"] == name], name, {"color": shade, "width": 2.5})
+    for i, name in enumerate(estimators):
+        colour, dash = LINES[i % len(LINES)]
+        _line_and_band(figure, drawn[drawn["estimator"] == name], name, {"color": colour, "dash": dash})
+    own = drawn[drawn["estimator"].isin(layers)]["error"]
+    lowest = np.floor(np.log10(max(float(own.min()), LEAST)))
+    highest = np.ceil(np.log10(min(max(float(own.median()), 1.0), 1 / LEAST)))
+    figure.update_xaxes(title_text="context length T")
+    figure.update_yaxes(
+        title_text="|prediction − s<sub>T+1</sub>|²",
+        type="log",
+        exponentformat="power",
+        range=[lowest - 1, highest + 1],
+    )
+    last = drawn[drawn["estimator"] == layers[-1]].iloc[-1]
+    return styled(
+        figure,
+        title="Where two curves lie on each other at every T, model and estimator may do the same",
+        measured=f"the model at T = {last['T']}: {number(last['error'])}. Means over {identification.n} sequences; "
+        "bands: the middle 80 % of them",
+        wide=True,
+    )
+
+
+def algorithm_match(identification: AlgorithmIdentification, *, layer: int | None = None) -> go.Figure:
+    """Distance of the predictions to every estimator's, and how alike errors and estimates of W are.
+
+    Args:
+        layer: from 0; the last if left out.
+    """
+    layer = identification.n_layers - 1 if layer is None else layer
+    best = identification.best(layer)
+    matches = identification.matches
+    rows = matches[(matches["layer"] == layer) & [_of_normalisation(identification, e) for e in matches["estimator"]]]
+    if best not in set(rows["estimator"]):
+        rows = pd.concat([rows, matches[(matches["layer"] == layer) & (matches["estimator"] == best)]])
+    rows = rows.iloc[::-1]  # plotly draws the first at the bottom
+    figure = make_subplots(
+        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=["distance", "likeness"]
+    )
+    names, is_best = list(rows["estimator"]), [name == best for name in rows["estimator"]]
+    figure.add_trace(
+        go.Scatter(
+            x=rows["distance"].clip(lower=LEAST).tolist(), y=names, mode="markers", name="distance of predictions",
+            error_x={"array": rows["distance_se"].tolist(), "thickness": 1, "width": 2},
+            marker={"size": [13 if b else 8 for b in is_best], "color": [VERMILLION if b else BLUE for b in is_best]},
+            hovertemplate="%{y}<br>%{x:.3g}<extra></extra>",
+        ),
+        row=1, col=1,
+    )  # fmt: skip
+    likeness: dict[str, tuple[str, dict[str, Any]]] = {
+        "error_similarity": ("cosine of the errors", {"color": GREEN, "symbol": "diamond", "size": 8}),
+        "sensitivity": ("cosine of the estimates of W", {"color": SKY, "symbol": "square-open", "size": 8}),
+    }
+    for column, (name, marker) in likeness.items():
+        figure.add_trace(
+            go.Scatter(
+                x=rows[column].tolist(), y=names, mode="markers", name=name, marker=marker,
+                hovertemplate="%{y}<br>%{x:.3f}<extra>" + name + "</extra>",
+            ),
+            row=1, col=2,
+        )  # fmt: skip
+    figure.update_xaxes(title_text="|prediction − estimator's|²", type="log", exponentformat="power", row=1, col=1)
+    figure.update_xaxes(title_text="cosine, 1 is the same direction", range=[-0.3, 1.05], row=1, col=2)
+    figure.update_yaxes(title_text="estimator", row=1, col=1)
+    figure.update_yaxes(title_text="", row=1, col=2)
+    nearest = rows[rows["estimator"] == best].iloc[0]
+    return styled(
+        figure,
+        title="The model runs the algorithm that is nearest in all three: predictions, errors, estimates of W",
+        measured=f"after layer {layer} the nearest is {best}: distance {number(nearest['distance'])}, cosine of the "
+        f"errors {number(nearest['error_similarity'])}",
+        height=160 + 20 * len(rows),
+        wide=True,
+    )
+
+
+def steps_by_layer(identification: AlgorithmIdentification) -> go.Figure:
+    """How many gradient steps each layer's prediction is worth, by error and by distance, with 95 % intervals."""
+    steps = identification.steps[identification.steps["per_pair"] == identification.per_pair]
+    layers = list(range(identification.n_layers))
+    figure = go.Figure()
+    for factor, dash, name in ((None, "dot", "a step per layer"), (2, "dash", "doubled by each layer")):
+        y = [layer + 1 if factor is None else factor ** (layer + 1) for layer in layers]
+        figure.add_scatter(
+            x=layers, y=y, mode="lines", name=name, line={"color": GREY, "dash": dash, "width": 1.5}, hoverinfo="skip"
+        )
+    for by, colour, symbol in (("error", BLUE, "circle"), ("distance", VERMILLION, "diamond-open")):
+        rows = steps[steps["by"] == by]
+        value, low, high = (rows[column].clip(lower=0.1) for column in ("steps", "low", "high"))
+        figure.add_scatter(
+            x=rows["layer"].tolist(),
+            y=value.tolist(),
+            error_y={"array": (high - value).tolist(), "arrayminus": (value - low).tolist(), "thickness": 1},
+            customdata=rows["steps"].tolist(),
+            mode="markers",
+            name={"error": "the same error", "distance": "the nearest predictions"}[by],
+            marker={"color": colour, "symbol": symbol, "size": 10},
+            hovertemplate="layer %{x}<br>%{customdata:.3g} steps<extra></extra>",
+        )
+    figure.update_xaxes(title_text="after layer", dtick=1)
+    ticks = [0.1, 0.5, 1, 2, 4, 8, 16, 32, 64]
+    figure.update_yaxes(title_text="gradient steps", type="log", tickvals=ticks, range=[-1.05, 1.95])
+    kind = "divided by T − 1" if identification.per_pair else "of one size for all T"
+    return styled(
+        figure,
+        title="Layers that each took one gradient step would lie on the dotted line",
+        measured=f"the model's error is that of {number(identification.equivalent_steps)} steps {kind}; less than 0.1 is "
+        "drawn there, 64 means at least as many",
+    )
+
+
+def _of_normalisation(identification: AlgorithmIdentification, name: str) -> bool:
+    """Not gradient steps of the other normalisation."""
+    is_descent = name.removesuffix(" per pair").endswith((" step", " steps")) and "=" not in name
+    return not is_descent or name.endswith(" per pair") == identification.per_pair
+
+
+def _line_and_band(figure: go.Figure, rows: pd.DataFrame, name: str, line: dict[str, Any]) -> None:
+    x, group = rows["T"].tolist(), {"legendgroup": name}
+    edges = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip", **group}
+    figure.add_scatter(x=x, y=rows["high"].clip(lower=LEAST).tolist(), **edges)
+    band = {"fill": "tonexty", "fillcolor": _faint(line["color"])}
+    figure.add_scatter(x=x, y=rows["low"].clip(lower=LEAST).tolist(), **edges, **band)
+    figure.add_scatter(
+        x=x, y=rows["error"].tolist(), mode="lines", name=name, line=line, **group,
+        hovertemplate="T = %{x}<br>%{y:.3g}<extra>" + name + "</extra>",
+    )  # fmt: skip
+
+
+def _faint(colour: str) -> str:
+    """The colour, nearly transparent."""
+    if colour.startswith("#"):
+        parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    else:
+        parts = [int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+    return f"rgba({parts[0]}, {parts[1]}, {parts[2]}, {FAINT})"
