@@ -30,7 +30,7 @@ verify: setup  ## the claims about every shipped checkpoint
 	$(BIN)/ar-interp verify
 
 train: setup  ## every shipped checkpoint, from scratch
-	$(BIN)/ar-interp train all
+	$(BIN)/ar-interp train all --jobs 2
 
 bench: setup  ## the measured tables of the README that are not claims
 	$(BIN)/python benchmarks/ensemble.py

@@ -2,14 +2,19 @@
 
 import json
 import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional, arg
 
 from ar_interp import checkpoints
+from ar_interp._checks import check_integer
 from ar_interp.recipes import RECIPES
 
 Names = Positional[tuple[str, ...]]
@@ -34,6 +39,7 @@ def train(
     lr: float | None = None,
     batch: int | None = None,
     device: str | None = None,
+    jobs: int = 1,
     quiet: bool = False,
 ) -> int:
     """Train recipes by name (`all` for every one), verify each, and write its checkpoint folder with a model card.
@@ -47,16 +53,9 @@ def train(
         lr: override its step size.
         batch: override its batch of sequences.
         device: auto, cpu or cuda.
+        jobs: recipes to train at once, each in a process of its own.
         quiet: no progress bar.
     """
-    import torch
-
-    from ar_interp.cards import model_card
-    from ar_interp.claims import verify
-    from ar_interp.training.loop import DivergenceError
-    from ar_interp.training.loop import train as train_run
-
-    torch.set_num_threads(1)  # the tensors are small: a second thread gains little and loses all to a busy neighbour
     names = tuple(RECIPES) if names == ("all",) else names
     unknown = [name for name in names if name not in RECIPES]
     if unknown or not names:
@@ -67,20 +66,41 @@ def train(
         raise ValueError(
             f"--{min(overrides).replace('_', '-')} departs from the recipe: say with --output where to put it."
         )
-    folder = output or Path("trained")
-    for name in names:
-        recipe = RECIPES[name]
-        try:
-            run = train_run(recipe.config, recipe.process, replace(recipe.training, **overrides), progress=not quiet)
-        except DivergenceError as error:
-            path = checkpoints.save(error.run, folder / f"{name}-diverged", overwrite=True)
-            print(f"{name}: {error} Saved as {path}.", file=sys.stderr)
-            return 1
-        claims = verify(run)
-        card = model_card(run, name, claims, recipe.summary)
-        path = checkpoints.save(run, folder / name, card=card, overwrite=True)
-        verdict = "every claim holds or is void" if claims.passed else "some claims FAIL"
-        print(f"{name}: loss {run.members['loss'].min():.6g}, {run.steps} steps on {run.device}; {verdict}; {path}")
+    check_integer("jobs", jobs, low=1)
+    job = partial(_train_one, overrides=overrides, folder=output or Path("trained"), progress=not quiet and jobs == 1)
+    if jobs == 1:
+        return max(map(job, names))
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return max(pool.map(job, names))
+
+
+def _train_one(name: str, *, overrides: dict[str, Any], folder: Path, progress: bool) -> int:
+    """Train, verify and save one recipe; the exit code."""
+    import torch
+
+    from ar_interp.cards import model_card
+    from ar_interp.claims import verify
+    from ar_interp.training.loop import DivergenceError
+    from ar_interp.training.loop import train as train_run
+
+    torch.set_num_threads(1)  # the tensors are small: a second thread gains little and loses all to a busy neighbour
+    recipe = RECIPES[name]
+    start = time.perf_counter()
+    try:
+        run = train_run(recipe.config, recipe.process, replace(recipe.training, **overrides), progress=progress)
+    except DivergenceError as error:
+        path = checkpoints.save(error.run, folder / f"{name}-diverged", overwrite=True)
+        print(f"{name}: {error} Saved as {path}.", file=sys.stderr)
+        return 1
+    seconds = time.perf_counter() - start
+    claims = verify(run)
+    card = model_card(run, name, claims, recipe.summary)
+    path = checkpoints.save(run, folder / name, card=card, overwrite=True)
+    verdict = "every claim holds or is void" if claims.passed else "some claims FAIL"
+    loss = run.members["loss"].min()
+    print(
+        f"{name}: loss {loss:.6g}, {run.steps} steps on {run.device} in {seconds:.0f} s; {verdict}; {path}", flush=True
+    )
     return 0
 
 

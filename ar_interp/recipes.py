@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ar_interp.models.config import ModelConfig
-from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, Process
+from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal, Process
 from ar_interp.training.config import TrainConfig
 
 POSITIONAL_LR = 0.5  # on the mean over the n_ctx - 1 context lengths, as the authors train it
@@ -50,6 +50,94 @@ def _positional(mu: float) -> Recipe:
     )
 
 
+def _one_step(summary: str, process: Process, training: TrainConfig, heads: str = "block-scalar") -> Recipe:
+    return Recipe(
+        summary=summary,
+        config=ModelConfig.augmented(dim=10, n_ctx=20, heads=heads),
+        process=process,
+        training=training,
+    )
+
+
+def _first_token(law: FirstToken, finding: str) -> Recipe:
+    return Recipe(
+        summary=f"One augmented layer divided by the number of pairs, first tokens of law {law.law!r}: {finding}.",
+        config=ModelConfig.augmented(dim=5, n_ctx=20, heads="block-scalar", attention="linear/pairs"),
+        process=CommutingUnitary(5, first_token=law),
+        training=TrainConfig(objective="sampled", optimizer="adam", lr=1e-2, schedule="cosine", steps=2000, batch=512),
+    )
+
+
+def _stack(n_layers: int, attention: str, n_ctx: int = 50) -> Recipe:
+    layers = "One augmented layer" if n_layers == 1 else f"{n_layers} augmented layers"
+    raw = attention == "linear"
+    return Recipe(
+        summary=f"{layers} on Haar W, blocks that are multiples of the identity, "
+        + ("scores as they are" if raw else "scores divided by the number of keys")
+        + f"; d = 5, contexts up to {n_ctx}, 8 seeds.",
+        config=ModelConfig.augmented(
+            dim=5,
+            n_ctx=n_ctx,
+            n_layers=n_layers,
+            heads="block-scalar",
+            attention=attention,
+            init_scale=0.05 if raw else 0.3,
+            dtype="float32",
+        ),
+        process=HaarOrthogonal(5),
+        training=TrainConfig(
+            objective="sampled",
+            optimizer="adam",
+            lr=1e-2 if raw else 3e-2,
+            schedule="cosine",
+            warmup=50,
+            clip=10.0,
+            steps=1500,
+            batch=128,
+            n_seeds=8,
+        ),
+    )
+
+
+def _heads(n_heads: int, law: str, query_lag: int = 1) -> Recipe:
+    first = "a fixed first token" if law == "unit-ones" else "first tokens on the sphere"
+    finding = f"asked with s_{{T-1}}, {first}" if query_lag else "asked with s_T: it cannot beat predicting zero"
+    return Recipe(
+        summary=f"One layer, {n_heads} full linear head{'s' if n_heads > 1 else ''}, plain tokens, Haar W, {finding}.",
+        config=ModelConfig.full(dim=5, n_ctx=50, n_heads=n_heads, query_lag=query_lag, init_scale=0.3, dtype="float32"),
+        process=HaarOrthogonal(5, first_token=law),
+        training=TrainConfig(
+            objective="sampled", optimizer="adam", lr=1e-2, schedule="cosine", warmup=50, steps=1500, batch=256
+        ),
+    )
+
+
+def _figure5(n_layers: int) -> Recipe:
+    return Recipe(
+        summary=f"The paper's general augmented model (figure 5), {n_layers} layer{'s' if n_layers > 1 else ''}.",
+        config=ModelConfig.paper_figure5(n_layers=n_layers),
+        process=HaarOrthogonal(5),
+        training=TrainConfig(
+            objective="sampled", optimizer="adam", lr=1e-2, schedule="cosine", warmup=50, first_length=1, steps=1500,
+            batch=256,
+        ),
+    )  # fmt: skip
+
+
+def _figure7(n_heads: int) -> Recipe:
+    return Recipe(
+        summary=f"The paper's general non-augmented model (figure 7), {n_heads} head{'s' if n_heads > 1 else ''}.",
+        config=ModelConfig.paper_figure7(n_heads=n_heads),
+        process=HaarOrthogonal(5),
+        training=TrainConfig(
+            objective="sampled", optimizer="adam", lr=1e-2, schedule="cosine", warmup=50, first_length=1, steps=600,
+            batch=512,
+        ),
+    )  # fmt: skip
+
+
+EXACT = TrainConfig(optimizer="lbfgs", steps=2000, n_seeds=8)
+
 RECIPES: dict[str, Recipe] = {
     "diagonal-unitary-h5": _unitary(5),
     "diagonal-unitary-h10": _unitary(10),
@@ -78,4 +166,37 @@ RECIPES: dict[str, Recipe] = {
         process=CommutingUnitary(10),
         training=TrainConfig(objective="sampled", optimizer="gd", lr=5e-3, steps=1500, batch=128),
     ),
+    "augmented-unitary": _one_step(
+        "One augmented layer on commuting unitary W, block scalars, exact loss: one step of gradient descent.",
+        CommutingUnitary(10),
+        EXACT,
+    ),
+    "augmented-unitary-sampled": _one_step(
+        "As augmented-unitary, but from fresh sampled batches.",
+        CommutingUnitary(10),
+        TrainConfig(objective="sampled", optimizer="adam", lr=1e-2, schedule="cosine", steps=2000, batch=256),
+    ),
+    "augmented-unitary-full": _one_step(
+        "As augmented-unitary with full matrices, sampled; random signs of s_1 make multiples of the identity optimal.",
+        CommutingUnitary(10, first_token="signs"),
+        TrainConfig(objective="sampled", optimizer="adam", lr=1e-2, schedule="cosine", steps=2500, batch=256),
+        heads="full",
+    ),
+    "augmented-orthogonal": _one_step(
+        "One augmented layer on conjugate pairs, block scalars, exact loss: a gradient step and a second path, a3 < 0.",
+        CommutingOrthogonal(10),
+        EXACT,
+    ),
+    "augmented-haar-short": _stack(1, "linear", n_ctx=20),
+    **{f"augmented-haar-l{n_layers}": _stack(n_layers, "linear") for n_layers in (1, 2, 3, 4)},
+    **{f"augmented-haar-l{n_layers}-keys": _stack(n_layers, "linear/keys") for n_layers in (1, 2, 3, 4)},
+    **{f"figure5-l{n_layers}": _figure5(n_layers) for n_layers in (1, 2, 3, 4)},
+    **{f"plain-haar-h{n_heads}": _heads(n_heads, "sphere") for n_heads in (1, 5, 25)},
+    **{f"plain-haar-fixed-h{n_heads}": _heads(n_heads, "unit-ones") for n_heads in (1, 5, 25)},
+    "plain-haar-parity": _heads(5, "sphere", query_lag=0),
+    **{f"figure7-h{n_heads}": _figure7(n_heads) for n_heads in (1, 5, 25)},
+    "initial-gaussian": _first_token(FirstToken("gaussian"), "one gradient step never recovers the sequence"),
+    "initial-onehot": _first_token(FirstToken("one-hot"), "recovered exactly"),
+    "initial-sparse": _first_token(FirstToken("sparse", n_nonzero=3), "recovered in the end"),
+    "initial-ones": _first_token(FirstToken("ones"), "recovered in the end"),
 }

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
-from plotly.subplots import make_subplots
 
 from ar_interp.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, number, styled
 from ar_interp.probes.algorithm import AlgorithmIdentification
@@ -15,7 +14,7 @@ from ar_interp.probes.algorithm import AlgorithmIdentification
 COMPARED = ("zero", "1 step", "4 steps", "16 steps", "OLS")
 LINES = ((VERMILLION, "dash"), (ORANGE, "dot"), (PURPLE, "dashdot"), (GREEN, "longdash"), (GREY, "longdashdot"))
 FAINT = 0.12
-LEAST = 1e-32  # a logarithmic axis has no zero
+LEAST, LEAST_STEPS = 1e-32, 0.1  # a logarithmic axis has no zero
 
 
 def error_by_position(identification: AlgorithmIdentification, *, estimators: Sequence[str] | None = None) -> go.Figure:
@@ -40,13 +39,13 @@ def error_by_position(identification: AlgorithmIdentification, *, estimators: Se
     layers = [f"model, layer {layer}" for layer in range(n_layers)]
     figure = go.Figure()
     for name, shade in zip(layers, reversed(shades), strict=True):
-        _line_and_band(figure, drawn[drawn["estimator"] == name], name, {"color": shade, "width": 2.5})
+        _line_and_band(figure, drawn, name, {"color": shade, "width": 2.5})
     for i, name in enumerate(estimators):
         colour, dash = LINES[i % len(LINES)]
-        _line_and_band(figure, drawn[drawn["estimator"] == name], name, {"color": colour, "dash": dash})
-    own = drawn[drawn["estimator"].isin(layers)]["error"]
-    lowest = np.floor(np.log10(max(float(own.min()), LEAST)))
-    highest = np.ceil(np.log10(min(max(float(own.median()), 1.0), 1 / LEAST)))
+        _line_and_band(figure, drawn, name, {"color": colour, "dash": dash})
+    own = drawn["error"].to_numpy()[drawn["estimator"].isin(layers).to_numpy()]
+    lowest = np.floor(np.log10(max(own.min(), LEAST)))
+    highest = np.ceil(np.log10(min(max(np.median(own), 1), 1 / LEAST)))
     figure.update_xaxes(title_text="context length T")
     figure.update_yaxes(
         title_text="|prediction − s<sub>T+1</sub>|²",
@@ -73,22 +72,19 @@ def algorithm_match(identification: AlgorithmIdentification, *, layer: int | Non
     layer = identification.n_layers - 1 if layer is None else layer
     best = identification.best(layer)
     matches = identification.matches
-    rows = matches[(matches["layer"] == layer) & [_of_normalisation(identification, e) for e in matches["estimator"]]]
-    if best not in set(rows["estimator"]):
-        rows = pd.concat([rows, matches[(matches["layer"] == layer) & (matches["estimator"] == best)]])
+    shown = [name for name in matches["estimator"] if name == best or _of_normalisation(identification, name)]
+    rows = matches[(matches["layer"] == layer) & matches["estimator"].isin(shown)]
     rows = rows.iloc[::-1]  # plotly draws the first at the bottom
-    figure = make_subplots(
-        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=["distance", "likeness"]
-    )
+    figure = go.Figure()
     names, is_best = list(rows["estimator"]), [name == best for name in rows["estimator"]]
+    distances = np.asarray(rows["distance"]).clip(LEAST)
     figure.add_trace(
         go.Scatter(
-            x=rows["distance"].clip(lower=LEAST).tolist(), y=names, mode="markers", name="distance of predictions",
+            x=distances.tolist(), y=names, mode="markers", name="distance of predictions",
             error_x={"array": rows["distance_se"].tolist(), "thickness": 1, "width": 2},
             marker={"size": [13 if b else 8 for b in is_best], "color": [VERMILLION if b else BLUE for b in is_best]},
             hovertemplate="%{y}<br>%{x:.3g}<extra></extra>",
-        ),
-        row=1, col=1,
+        )
     )  # fmt: skip
     likeness: dict[str, tuple[str, dict[str, Any]]] = {
         "error_similarity": ("cosine of the errors", {"color": GREEN, "symbol": "diamond", "size": 8}),
@@ -98,14 +94,15 @@ def algorithm_match(identification: AlgorithmIdentification, *, layer: int | Non
         figure.add_trace(
             go.Scatter(
                 x=rows[column].tolist(), y=names, mode="markers", name=name, marker=marker,
-                hovertemplate="%{y}<br>%{x:.3f}<extra>" + name + "</extra>",
-            ),
-            row=1, col=2,
+                hovertemplate="%{y}<br>%{x:.3f}<extra>" + name + "</extra>", xaxis="x2",
+            )
         )  # fmt: skip
-    figure.update_xaxes(title_text="|prediction − estimator's|²", type="log", exponentformat="power", row=1, col=1)
-    figure.update_xaxes(title_text="cosine, 1 is the same direction", range=[-0.3, 1.05], row=1, col=2)
-    figure.update_yaxes(title_text="estimator", row=1, col=1)
-    figure.update_yaxes(title_text="", row=1, col=2)
+    distance: dict[str, Any] = {"type": "log", "exponentformat": "power", "domain": [0, 0.48]}
+    figure.update_layout(
+        xaxis={"title": {"text": "|prediction − estimator's|²"}, **distance},
+        xaxis2={"title": {"text": "cosine, 1 is the same direction"}, "domain": [0.52, 1], "range": [-0.3, 1.05]},
+        yaxis={"title": {"text": "estimator"}, "dtick": 1},
+    )
     nearest = rows[rows["estimator"] == best].iloc[0]
     return styled(
         figure,
@@ -119,17 +116,17 @@ def algorithm_match(identification: AlgorithmIdentification, *, layer: int | Non
 
 def steps_by_layer(identification: AlgorithmIdentification) -> go.Figure:
     """How many gradient steps each layer's prediction is worth, by error and by distance, with 95 % intervals."""
-    steps = identification.steps[identification.steps["per_pair"] == identification.per_pair]
+    steps = identification.steps
     layers = list(range(identification.n_layers))
     figure = go.Figure()
-    for factor, dash, name in ((None, "dot", "a step per layer"), (2, "dash", "doubled by each layer")):
-        y = [layer + 1 if factor is None else factor ** (layer + 1) for layer in layers]
-        figure.add_scatter(
-            x=layers, y=y, mode="lines", name=name, line={"color": GREY, "dash": dash, "width": 1.5}, hoverinfo="skip"
-        )
+    guides = {"a step per layer": ("dot", [layer + 1 for layer in layers]),
+              "doubled by each layer": ("dash", [2 ** (layer + 1) for layer in layers])}  # fmt: skip
+    for name, (dash, y) in guides.items():
+        line = {"color": GREY, "dash": dash, "width": 1.5}
+        figure.add_scatter(x=layers, y=y, mode="lines", name=name, line=line, hoverinfo="skip")
     for by, colour, symbol in (("error", BLUE, "circle"), ("distance", VERMILLION, "diamond-open")):
-        rows = steps[steps["by"] == by]
-        value, low, high = (rows[column].clip(lower=0.1) for column in ("steps", "low", "high"))
+        rows = steps[(steps["by"] == by) & (steps["per_pair"] == identification.per_pair)]
+        value, low, high = (np.asarray(rows[column]).clip(LEAST_STEPS) for column in ("steps", "low", "high"))
         figure.add_scatter(
             x=rows["layer"].tolist(),
             y=value.tolist(),
@@ -147,8 +144,8 @@ def steps_by_layer(identification: AlgorithmIdentification) -> go.Figure:
     return styled(
         figure,
         title="Layers that each took one gradient step would lie on the dotted line",
-        measured=f"the model's error is that of {number(identification.equivalent_steps)} steps {kind}; less than 0.1 is "
-        "drawn there, 64 means at least as many",
+        measured=f"the model's error: that of {number(identification.equivalent_steps)} steps {kind}. "
+        "0.1 is drawn for less, 64 for more",
     )
 
 
@@ -158,12 +155,13 @@ def _of_normalisation(identification: AlgorithmIdentification, name: str) -> boo
     return not is_descent or name.endswith(" per pair") == identification.per_pair
 
 
-def _line_and_band(figure: go.Figure, rows: pd.DataFrame, name: str, line: dict[str, Any]) -> None:
+def _line_and_band(figure: go.Figure, drawn: pd.DataFrame, name: str, line: dict[str, Any]) -> None:
+    rows = drawn[drawn["estimator"] == name]
     x, group = rows["T"].tolist(), {"legendgroup": name}
     edges = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip", **group}
-    figure.add_scatter(x=x, y=rows["high"].clip(lower=LEAST).tolist(), **edges)
+    figure.add_scatter(x=x, y=np.asarray(rows["high"]).clip(LEAST).tolist(), **edges)
     band = {"fill": "tonexty", "fillcolor": _faint(line["color"])}
-    figure.add_scatter(x=x, y=rows["low"].clip(lower=LEAST).tolist(), **edges, **band)
+    figure.add_scatter(x=x, y=np.asarray(rows["low"]).clip(LEAST).tolist(), **edges, **band)
     figure.add_scatter(
         x=x, y=rows["error"].tolist(), mode="lines", name=name, line=line, **group,
         hovertemplate="T = %{x}<br>%{y:.3g}<extra>" + name + "</extra>",

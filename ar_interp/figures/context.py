@@ -62,8 +62,8 @@ def context_error(recovered: RecoveredContext, expected: Expected | ExpectedGene
     if isinstance(expected, Expected):
         rounding(figure, ROUNDING**2, "rounding, (2.2e−16)²")
     else:  # what falls to rounding leaves the frame, so that the rest can be told apart
-        smallest = errors[errors["estimator"] == "model"]["context_error"].min()
-        lowest = max(lowest, math.floor(math.log10(smallest + 1e-36)) - 1)
+        own = errors["context_error"].to_numpy()[errors["estimator"].to_numpy() == "model"]
+        lowest = max(lowest, math.floor(math.log10(own.min() + 1e-36)) - 1)
     figure.update_xaxes(title_text="context length T")
     figure.update_yaxes(title_text="|Ŵ − W|² / d", type="log", exponentformat="power", range=[lowest, 1])
     last = errors[(errors["estimator"] == "model") & (errors["T"] == errors["T"].max())].iloc[0]

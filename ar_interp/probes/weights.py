@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.processes import CommutingProcess
+from ar_interp.processes import CommutingProcess, Process
 
 WEIGHTS = ("W_Q", "W_K", "W_V", "W_O", "P")
 DIAGONAL_TOLERANCE = 1e-9  # of the largest entry: rounding of float64 products
@@ -68,7 +68,7 @@ def require(model: Any, *names: str) -> None:
         )
 
 
-def process_of(model: Any, process: CommutingProcess | None) -> CommutingProcess:
+def process_of(model: Any, process: Process | None) -> CommutingProcess:
     """The process given, else the one the model carries."""
     found = process or getattr(model, "process", None)
     if found is not None and not isinstance(found, CommutingProcess):

@@ -27,8 +27,9 @@ def is_paper_figure7(config: ModelConfig) -> bool:
 
 def is_shared_positions(config: ModelConfig) -> bool:
     """The architecture that `shared_positions_predictions` computes."""
-    sizes = {"dim": config.dim, "n_ctx": config.n_ctx, "n_heads": config.n_heads, "query_lag": config.query_lag}
-    return config == ModelConfig.full(**sizes, init_scale=config.init_scale, dtype=config.dtype)
+    sizes = {"dim": config.dim, "n_ctx": config.n_ctx, "n_heads": config.n_heads}
+    free = {"init_scale": config.init_scale, "dtype": config.dtype}
+    return config == ModelConfig.full(**sizes, **free, query_lag=config.query_lag)
 
 
 def shared_positions_predictions(
