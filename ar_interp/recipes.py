@@ -81,7 +81,7 @@ def _stack(n_layers: int, attention: str, n_ctx: int = 50) -> Recipe:
             n_layers=n_layers,
             heads="block-scalar",
             attention=attention,
-            init_scale=0.05 if raw else 0.3,
+            init_scale=0.1 if raw else 0.3,
             dtype="float32",
         ),
         process=HaarOrthogonal(5),
@@ -92,7 +92,7 @@ def _stack(n_layers: int, attention: str, n_ctx: int = 50) -> Recipe:
             schedule="cosine",
             warmup=50,
             clip=10.0,
-            steps=1500,
+            steps=2500,
             batch=128,
             n_seeds=8,
         ),
@@ -118,8 +118,8 @@ def _figure5(n_layers: int) -> Recipe:
         config=ModelConfig.paper_figure5(n_layers=n_layers),
         process=HaarOrthogonal(5),
         training=TrainConfig(
-            objective="sampled", optimizer="adam", lr=1e-2, schedule="cosine", warmup=50, first_length=1, steps=1500,
-            batch=256,
+            objective="sampled", optimizer="adam", lr=1.5e-2, schedule="cosine", warmup=50, first_length=1, steps=2500,
+            batch=128,
         ),
     )  # fmt: skip
 
@@ -130,8 +130,8 @@ def _figure7(n_heads: int) -> Recipe:
         config=ModelConfig.paper_figure7(n_heads=n_heads),
         process=HaarOrthogonal(5),
         training=TrainConfig(
-            objective="sampled", optimizer="adam", lr=1e-2, schedule="cosine", warmup=50, first_length=1, steps=600,
-            batch=512,
+            objective="sampled", optimizer="adam", lr=3e-2, schedule="cosine", warmup=50, first_length=1, steps=1500,
+            batch=128,
         ),
     )  # fmt: skip
 

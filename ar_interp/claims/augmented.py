@@ -1,6 +1,13 @@
 """Claims about one augmented linear-attention layer: it takes one step of gradient descent, and what else it does."""
 
-from ar_interp.claims.core import Claim
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ar_interp.claims.core import Claim, claim
+from ar_interp.claims.general import N_SEQUENCES as N_FRESH
 from ar_interp.claims.general import GeneralMeasured, GeneralSubject
 from ar_interp.claims.references import N_SEQUENCES, best_block_scalars
 from ar_interp.probes.context import recover_context
@@ -16,6 +23,7 @@ from ar_interp.theory import (
 STEP = "Sander et al. 2024, augmented tokens; exact step size by counting modes"
 PAIRS = "not in Sander et al. 2024: conjugate pairs reach the target through the partner too; by counting modes"
 HAAR = "one gradient step on Haar W by moments of traces; best block scalars by least squares on sequences"
+GAUGE = "diagonal W commutes with diagonal signs D, so that D Ŵ D errs as Ŵ does"
 STEP_PRODUCT, BACK_PRODUCT = (1, 0), (2, 0)  # a2 b1 and a3 b1
 RECOVERED_SEQUENCES = 256
 
@@ -29,9 +37,11 @@ def augmented_claims(subject: GeneralSubject, *, exact: bool) -> list[Claim]:
     if not isinstance(subject.process, CommutingProcess):
         return _haar_claims(subject)
     claims = _loss_claims(subject, exact)
-    claims += _pair_claims(subject, exact) if subject.process.conjugate_pairs else _step_claims(subject, exact)
     if subject.config.heads == "full":
+        claims.append(_sign_claim(subject))
+        subject = GeneralSubject(without_signs(subject.model), subject.config, subject.process)
         claims += _full_claims(subject)
+    claims += _pair_claims(subject, exact) if subject.process.conjugate_pairs else _step_claims(subject, exact)
     return [*claims, _estimate_claim(subject)]
 
 
@@ -127,6 +137,49 @@ def _pair_claims(subject: GeneralSubject, exact: bool) -> list[Claim]:
             tolerance=f"other scalars, {kind}",
         ),
     ]
+
+
+def without_signs(model: Any, signs: Tensor | None = None) -> Any:
+    """A copy of a full one-layer model whose query and prediction are multiplied by D, a diagonal of signs.
+
+    Diagonal W commutes with D, so D Ŵ D errs as much as Ŵ does: the cross terms between coordinates, which D turns, are
+    uncorrelated with each other and with the target. Full matrices therefore find a gradient step up to D only.
+
+    Args:
+        signs: D [dim]; those of the diagonal of the QK block (s_T, s_{t-1}) if left out, relative to the first.
+    """
+    config = model.config
+    if signs is None:
+        QK = (model.W_Q[0, 0] @ model.W_K[0, 0].T).detach()
+        diagonal = QK[config.dim : 2 * config.dim, 2 * config.dim :].diagonal()
+        signs = (diagonal * diagonal[0]).sign()
+    ones = torch.ones_like(signs)
+    fixed = deepcopy(model).requires_grad_(False)
+    attn = fixed.blocks[0].attn
+    attn.W_Q.mul_(torch.cat([signs] * 3)[:, None])
+    attn.W_O.mul_(torch.cat([signs, ones, ones]))
+    return fixed
+
+
+def _sign_claim(subject: GeneralSubject) -> Claim:
+    """Full matrices have a gauge that block scalars have not."""
+    turned = torch.ones(subject.config.dim, dtype=torch.float64)
+    turned[::2] = -1
+    other = GeneralSubject(without_signs(subject.model, turned), subject.config, subject.process)
+    half = deepcopy(subject.model).requires_grad_(False)
+    half.blocks[0].attn.W_Q.mul_(torch.cat([turned] * 3)[:, None])
+    halved = GeneralSubject(half, subject.config, subject.process)
+    loss = subject.loss()
+    return claim(
+        "A gauge of full matrices: with every other coordinate of query and prediction negated the loss is the same",
+        source=GAUGE,
+        tolerance="loss ratio",
+        predicted=1,
+        measured=other.loss() / loss,
+        uncertainty=2**0.5 * subject.loss_error() / loss,
+        n=N_FRESH,
+        control=("only the query's negated", halved.loss() / loss),
+    )
 
 
 def _full_claims(subject: GeneralSubject) -> list[Claim]:

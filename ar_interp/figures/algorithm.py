@@ -18,7 +18,9 @@ LEAST, LEAST_STEPS = 1e-32, 0.1  # a logarithmic axis has no zero
 
 
 def error_by_position(identification: AlgorithmIdentification, *, estimators: Sequence[str] | None = None) -> go.Figure:
-    """|prediction - s_{T+1}|^2 against T after each layer and of estimators, with the middle 80 % of the sequences.
+    """|prediction - s_{T+1}|^2 against T after each layer and of estimators.
+
+    Bands of the last layer and of the estimators hold the middle 80 % of the sequences.
 
     Args:
         estimators: which to draw; 1, 4 and 16 gradient steps, OLS and zero if left out, as far as they are there.
@@ -39,10 +41,10 @@ def error_by_position(identification: AlgorithmIdentification, *, estimators: Se
     layers = [f"model, layer {layer}" for layer in range(n_layers)]
     figure = go.Figure()
     for name, shade in zip(layers, reversed(shades), strict=True):
-        _line_and_band(figure, drawn, name, {"color": shade, "width": 2.5})
+        _draw(figure, drawn, name, {"color": shade, "width": 2.5}, band=name == layers[-1])
     for i, name in enumerate(estimators):
         colour, dash = LINES[i % len(LINES)]
-        _line_and_band(figure, drawn, name, {"color": colour, "dash": dash})
+        _draw(figure, drawn, name, {"color": colour, "dash": dash})
     own = drawn["error"].to_numpy()[drawn["estimator"].isin(layers).to_numpy()]
     lowest = np.floor(np.log10(max(own.min(), LEAST)))
     highest = np.ceil(np.log10(min(max(np.median(own), 1), 1 / LEAST)))
@@ -146,6 +148,7 @@ def steps_by_layer(identification: AlgorithmIdentification) -> go.Figure:
         title="Layers that each took one gradient step would lie on the dotted line",
         measured=f"the model's error: that of {number(identification.equivalent_steps)} steps {kind}. "
         "0.1 is drawn for less, 64 for more",
+        wide=True,
     )
 
 
@@ -155,13 +158,14 @@ def _of_normalisation(identification: AlgorithmIdentification, name: str) -> boo
     return not is_descent or name.endswith(" per pair") == identification.per_pair
 
 
-def _line_and_band(figure: go.Figure, drawn: pd.DataFrame, name: str, line: dict[str, Any]) -> None:
+def _draw(figure: go.Figure, drawn: pd.DataFrame, name: str, line: dict[str, Any], *, band: bool = True) -> None:
     rows = drawn[drawn["estimator"] == name]
     x, group = rows["T"].tolist(), {"legendgroup": name}
-    edges = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip", **group}
-    figure.add_scatter(x=x, y=np.asarray(rows["high"]).clip(LEAST).tolist(), **edges)
-    band = {"fill": "tonexty", "fillcolor": _faint(line["color"])}
-    figure.add_scatter(x=x, y=np.asarray(rows["low"]).clip(LEAST).tolist(), **edges, **band)
+    if band:
+        edges = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip", **group}
+        filled = {"fill": "tonexty", "fillcolor": _faint(line["color"])}
+        figure.add_scatter(x=x, y=np.asarray(rows["high"]).clip(LEAST).tolist(), **edges)
+        figure.add_scatter(x=x, y=np.asarray(rows["low"]).clip(LEAST).tolist(), **edges, **filled)
     figure.add_scatter(
         x=x, y=rows["error"].tolist(), mode="lines", name=name, line=line, **group,
         hovertemplate="T = %{x}<br>%{y:.3g}<extra>" + name + "</extra>",

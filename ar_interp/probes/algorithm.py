@@ -41,6 +41,7 @@ CHUNK = 1000
 TRIM = 0.01
 N_BOOTSTRAP = 200
 MIN_SEQUENCES = 10
+SLOW = 1e-8  # of a rate below it the difference of powers would be rounding
 SMALLEST = float(np.finfo(np.float64).tiny)
 
 
@@ -138,10 +139,14 @@ def identify_algorithm(
     maps = [estimates_of(model, sequences, layer=layer)[-1][:, 1:] for layer in range(len(layers))]
     errors = {f"model, layer {layer}": _squares(targets - found) for layer, found in enumerate(layers)}
 
+    contexts = {choice: _Contexts(sequences.tokens, per_pair=choice) for choice in (False, True)}
     matches: list[dict[str, Any]] = []
     distances: dict[str, list[np.ndarray]] = {}
     for name, estimator in {**descents[False], **descents[True], **estimators}.items():
-        estimated = in_chunks(estimator.estimate, inputs)[:, 1:]
+        if isinstance(estimator, GradientDescent):
+            estimated = contexts[estimator.per_pair].estimate(estimator)
+        else:
+            estimated = in_chunks(estimator.estimate, inputs)[:, 1:]
         predictions = apply(estimated, last)
         errors[name] = _squares(targets - predictions)
         distances[name] = [_squares(found - predictions).mean(1) for found in layers]
@@ -265,14 +270,21 @@ class _Contexts:
         if per_pair:
             pairs = torch.arange(1, S.shape[1] + 1, device=tokens.device)[:, None, None]
             S, R = S / pairs, R / pairs
-        self.eigenvalues, vectors = torch.linalg.eigh(S)
-        self.parts = (R @ vectors) * (vectors.mH @ last).mT
+        self.eigenvalues, self.vectors = torch.linalg.eigh(S)
+        self.moved = R @ self.vectors
+        self.parts = self.moved * (self.vectors.mH @ last).mT
+
+    def estimate(self, descent: GradientDescent) -> Inexact[Tensor, "batch pos dim dim"]:
+        """Ŵ_T after these steps, q <- q + eta (1 - eigenvalues q)."""
+        q = torch.zeros_like(self.eigenvalues)
+        for eta in descent.step_sizes:
+            q = q + eta * (1 - self.eigenvalues * q)
+        return (self.moved * q[..., None, :]) @ self.vectors.mH
 
     def errors(self, n_steps: int, step_size: float) -> Float[Tensor, "batch pos"]:
-        """|prediction - s_{T+1}|^2 after so many steps: q <- q + eta (1 - eigenvalues q)."""
-        q = torch.zeros_like(self.eigenvalues)
-        for _ in range(n_steps):
-            q = q + step_size * (1 - self.eigenvalues * q)
+        """|prediction - s_{T+1}|^2 after so many steps of one size."""
+        rate = step_size * self.eigenvalues
+        q = torch.where(rate > SLOW, (1 - (1 - rate) ** n_steps) / self.eigenvalues, n_steps * step_size)
         predictions = (self.parts @ q[..., None].to(self.parts.dtype))[..., 0]
         return (predictions - self.targets).abs().square().sum(-1)
 
@@ -287,7 +299,7 @@ def _step_sizes(process: Process, length: int, per_pair: bool, steps: tuple[int,
         def loss(log_factor: float) -> float:
             return contexts.errors(k, unit * 2.0**log_factor).mean().nan_to_num(torch.inf).item()
 
-        found = minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-4})
+        found = minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-3})
         return unit * 2.0 ** float(found.x)
 
     return tuple(best(k) for k in steps)
