@@ -8,6 +8,7 @@ st.navigation(
     [
         st.Page("pages/overview.py", title="Overview", icon=":material/summarize:", default=True),
         st.Page("pages/in_context_w.py", title="In-context W", icon=":material/timeline:", url_path="in_context_w"),
+        st.Page("pages/algorithm.py", title="Algorithm", icon=":material/function:", url_path="algorithm"),
         st.Page("pages/heads.py", title="Heads", icon=":material/grid_on:", url_path="heads"),
         st.Page(
             "pages/positional_encoding.py",

@@ -30,7 +30,7 @@ N_SEQUENCES = 64
 SEED = 0
 DEFAULT = "diagonal-unitary-h10"
 SEQUENCES = f"sequences = checkpoint.process.sample({N_SEQUENCES}, checkpoint.config.n_ctx + 1, seed={SEED})"
-EXPECTED = "expected = ari.figures.Expected(process=checkpoint.process, n_heads=checkpoint.config.n_heads)"
+EXPECTED = "expected = ari.figures.expected_of(checkpoint.config, checkpoint.process)"
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,16 @@ class View:
     sequence: int
 
     @property
-    def expected(self) -> ari.figures.Expected:
-        return ari.figures.Expected(process=self.checkpoint.process, n_heads=self.checkpoint.config.n_heads)
+    def expected(self) -> ari.figures.Expected | ari.figures.ExpectedGeneral:
+        return ari.figures.expected_of(self.checkpoint.config, self.checkpoint.process)
+
+    def of_diagonal_heads(self, lacks: str) -> ari.figures.Expected:
+        """What theory expects of diagonal heads; a model without them ends the page, which says what it lacks."""
+        expected = self.expected
+        if not isinstance(expected, ari.figures.Expected):
+            st.info(f"This model has no {lacks}: {plain(self.checkpoint.config.summary)}.", icon=":material/info:")
+            st.stop()
+        return expected
 
     def show(self, figure: go.Figure, code: str) -> None:
         """A figure, and under it the lines that reproduce it after `checkpoint = ari.load(...)`."""

@@ -7,6 +7,31 @@ from test_heads import N_CTX, D, orthogonal_model, unitary_model
 
 import ar_interp as ari
 from ar_interp.probes.context import SCORES, read_phases
+from ar_interp.probes.jacobian import exact_circuit, query_jacobian, value_jacobian
+
+HAAR = ari.HaarOrthogonal(4)
+STACKS = {
+    "full": {"n_heads": 2, "n_layers": 3},
+    "block-scalar": {"heads": "block-scalar", "n_layers": 3, "attention": "linear/keys"},
+    "dressed": {
+        "n_heads": 2, "n_layers": 2, "scale_scores": True, "biases": True, "unembed": True, "shared_output": True,
+    },
+    "no stream": {"n_layers": 2, "residual": False, "init_scale": 0.5, "d_head": 5, "positional": "multiplicative"},
+    "single precision": {"n_layers": 2, "dtype": "float32"},
+}  # fmt: skip
+
+
+def augmented(process=HAAR, seed: int = 1, **options) -> ari.HookedARTransformer:
+    config = ari.ModelConfig.augmented(**{"dim": 4, "n_ctx": 9, "init_scale": 0.2, **options})
+    return ari.HookedARTransformer(config, process=process, seed=seed)
+
+
+def one_gradient_step(eta: float, process=HAAR) -> ari.HookedARTransformer:
+    model = augmented(process, heads="block-scalar", init_scale=0)
+    with torch.no_grad():
+        model.get_parameter("blocks.0.attn.QK_blocks")[0, 1, 2] = eta
+        model.get_parameter("blocks.0.attn.OV_blocks")[0, 1, 0] = 1
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +145,171 @@ def test_refusals(call, message):
     sequences = model.process.sample(60, N_CTX + 1, seed=0)
     with pytest.raises(ValueError, match=message):
         call(model, sequences)
+
+
+# ---- augmented tokens
+
+
+@pytest.mark.parametrize("process", [HAAR, ari.CommutingUnitary(4)], ids=lambda p: p.kind)
+@pytest.mark.parametrize("stack", STACKS)
+def test_the_query_jacobian_is_the_exact_circuit(process, stack):
+    model, tokens = augmented(process, **STACKS[stack]), process.sample(3, 9, seed=0).tokens
+    jacobian, circuit = query_jacobian(model, tokens), exact_circuit(model, tokens)
+    torch.testing.assert_close(jacobian, circuit[..., 4:8], rtol=1e-9, atol=1e-12)
+    assert jacobian.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("process", [HAAR, ari.CommutingUnitary(4)], ids=lambda p: p.kind)
+def test_one_layer_is_its_circuit_times_both_tokens(process):
+    model, tokens = augmented(process, n_heads=2), process.sample(3, 9, seed=0).tokens
+    circuit = exact_circuit(model, tokens)
+    previous = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], dim=1)
+    parts = (
+        torch.einsum("btij,btj->bti", block, s)
+        for block, s in ((circuit[..., 4:8], tokens), (circuit[..., 8:], previous))
+    )
+    torch.testing.assert_close(sum(parts), model(tokens).detach())
+
+
+def test_of_block_scalars_the_estimate_is_the_naive_sum():
+    process = ari.CommutingUnitary(4)
+    model, tokens = augmented(process, heads="block-scalar", init_scale=1.0), process.sample(2, 9, seed=0).tokens
+    a, jacobian = model.block_scalars, query_jacobian(model, tokens)
+    for T in range(9):
+        expected = torch.zeros(4, 4, dtype=tokens.dtype)
+        for t in range(T + 1):
+            now, before = tokens[1, t], tokens[1, t - 1] if t else torch.zeros_like(tokens[1, 0])
+            expected += torch.outer(a.b1 * now + a.b2 * before, (a.a1 * now + a.a2 * before).conj())
+        torch.testing.assert_close(jacobian[1, T], expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attention": "softmax", "d_mlp": 7, "n_layers": 2, "init_scale": 0.5},
+        {"layer_norm": True, "biases": True, "unembed": True, "scale_scores": True, "n_layers": 2, "init_scale": 0.5},
+    ],
+    ids=["softmax, MLP", "LayerNorm"],
+)
+def test_the_query_jacobian_is_the_difference_with_keys_and_values_held(options):
+    model, tokens = augmented(**options), HAAR.sample(2, 9, seed=0).tokens
+    with torch.no_grad():
+        held = model.run_with_cache(tokens)[1]
+        hooks = [
+            (f"blocks.{layer}.attn.hook_{part}", lambda value, hook: held[hook.name])
+            for layer in range(2)
+            for part in "kv"
+        ]
+
+        def predict(i: int, step: float) -> torch.Tensor:
+            def push(token, hook):
+                token[..., 4 + i] += step
+                return token
+
+            return model.run_with_hooks(tokens, fwd_hooks=[("hook_embed", push), *hooks])
+
+        columns = [(predict(i, 1e-5) - predict(i, -1e-5)) / 2e-5 for i in range(4)]
+    torch.testing.assert_close(query_jacobian(model, tokens), torch.stack(columns, dim=-1), rtol=1e-6, atol=1e-9)
+
+
+def test_a_layer_in_between_is_that_of_the_shorter_stack():
+    deep, tokens = augmented(n_layers=3), HAAR.sample(2, 9, seed=0).tokens
+    short = augmented(n_layers=2)
+    short.load_state_dict({name: value for name, value in deep.state_dict().items() if ".2." not in name})
+    torch.testing.assert_close(query_jacobian(deep, tokens, layer=1), query_jacobian(short, tokens))
+
+
+@pytest.mark.parametrize("process", [HAAR, ari.CommutingUnitary(4)], ids=lambda p: p.kind)
+def test_a_hand_made_gradient_step_is_recovered(process):
+    model, sequences = one_gradient_step(0.13, process), process.sample(20, 10, seed=0)
+    result = ari.recover_context(model, sequences)
+    assert result.step_size == pytest.approx(0.13)
+    distances = result.distances.set_index(["reference", "T"])
+    assert distances.loc["one gradient step", "distance"].max() < 1e-25
+    assert distances.loc["OLS", "distance"].min() >= 0
+    errors = result.errors.set_index(["estimator", "T"])
+    np.testing.assert_allclose(distances.loc["W", "distance"], errors.loc["model", "context_error"])
+    for column in ("context_error", "prediction_error"):
+        np.testing.assert_allclose(errors.loc["one gradient step", column], errors.loc["model", column])
+    assert ("diagonal OLS" in errors.index) == (process is not HAAR)
+    torch.testing.assert_close(result.estimate, result.in_context_map)
+
+
+def test_an_untrained_stack_is_no_gradient_step():
+    """The control: at the best step size there is no step in it, and most of Ŵ is left over."""
+    model, sequences = augmented(n_layers=2), HAAR.sample(50, 10, seed=0)
+    result = ari.recover_context(model, sequences)
+    left = result.distances[result.distances["reference"] == "one gradient step"]["distance"].mean()
+    assert left > 0.8 * result.estimate.square().sum((-1, -2)).mean().item() / 4
+
+
+def test_steps_are_counted_per_pair_where_attention_is():
+    model = augmented(heads="block-scalar", attention="linear/pairs", init_scale=0)
+    model.load_state_dict(one_gradient_step(1.5).state_dict())
+    result = ari.recover_context(model, HAAR.sample(20, 10, seed=0))
+    assert result.step_size == pytest.approx(1.5)
+    assert result.distances.set_index("reference").loc["one gradient step", "distance"].max() < 1e-25
+
+
+# ---- plain tokens and full heads
+
+
+def test_of_full_heads_the_newest_value_is_the_estimate():
+    config = ari.ModelConfig.full(dim=4, n_ctx=9, n_heads=3, init_scale=0.5)
+    model, sequences = ari.HookedARTransformer(config, process=HAAR), HAAR.sample(5, 10, seed=0)
+    result = ari.recover_context(model, sequences)
+    _, cache = model.run_with_cache(sequences.tokens[:, :-1])
+    for T in range(9):
+        naive = sum(cache["pattern", 0][2, h, T, T] * (model.W_V[0, h] @ model.W_O[0, h]).T for h in range(3))
+        torch.testing.assert_close(result.estimate[2, T], naive.detach())
+    assert set(result.errors["estimator"]) == {"model", "OLS", "one gradient step", "zero"}
+
+
+def test_the_value_jacobian_is_the_difference_with_patterns_held():
+    """The paper's model: tokens twice, biases, LayerNorm, positions."""
+    config = ari.ModelConfig.paper_figure7(dim=4, n_ctx=6, n_heads=2, dtype="float64")
+    model, tokens = ari.HookedARTransformer(config, process=HAAR, seed=2), HAAR.sample(2, 6, seed=0).tokens
+    jacobian = value_jacobian(model, tokens)
+    with torch.no_grad():
+        held = model.run_with_cache(tokens)[1]["pattern", 0]
+        hook = ("blocks.0.attn.hook_pattern", lambda pattern, hook: held)
+        for T in range(6):
+            for i in range(4):
+                step = torch.zeros_like(tokens)
+                step[:, T, i] = 1e-5
+                ahead, behind = (model.run_with_hooks(tokens + s, fwd_hooks=[hook])[:, T] for s in (step, -step))
+                torch.testing.assert_close(jacobian[:, T, :, i], (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-8)
+
+
+def test_full_heads_on_the_eigenbasis_are_read_as_diagonal_ones_are():
+    process = ari.CommutingUnitary(4)
+    config = ari.ModelConfig.full(dim=4, n_ctx=9, n_heads=2, init_scale=0.5)
+    model, sequences = ari.HookedARTransformer(config, process=process), process.sample(5, 10, seed=0)
+    applied = torch.einsum("btij,btj->bti", ari.recover_context(model, sequences).estimate, sequences.tokens[:, :-1])
+    torch.testing.assert_close(applied, model(sequences.tokens[:, :-1]).detach())
+
+
+def full_model() -> ari.HookedARTransformer:
+    return ari.HookedARTransformer(ari.ModelConfig.full(dim=4, n_ctx=9, n_heads=1))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda tokens: query_jacobian(full_model(), tokens),
+            "query_jacobian is for augmented tokens, these are plain",
+        ),
+        (
+            lambda tokens: value_jacobian(augmented(), tokens),
+            "value_jacobian is for plain tokens, .* use query_jacobian",
+        ),
+        (lambda tokens: exact_circuit(augmented(layer_norm=True), tokens), "needs linear attention alone"),
+        (lambda tokens: exact_circuit(augmented(attention="softmax"), tokens), "needs linear attention alone"),
+        (lambda tokens: query_jacobian(augmented(), tokens, layer=1), "layer must be at most 0, got 1"),
+        (lambda tokens: ari.recover_context(unitary_model(D), HAAR.sample(4, 6, seed=0)), "must be in the eigenbasis"),
+    ],
+)
+def test_refusals_of_general_models(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(HAAR.sample(2, 9, seed=0).tokens)

@@ -16,14 +16,20 @@ streamlit = pytest.importorskip("streamlit", reason="the explorer needs the extr
 AppTest = pytest.importorskip("streamlit.testing.v1", reason="the explorer needs the extra 'app'").AppTest
 
 APPS = Path(__file__).parents[1] / "apps"
-PAGES = ("overview", "in_context_w", "heads", "positional_encoding")
+PAGES = ("overview", "in_context_w", "algorithm", "heads", "positional_encoding")
 CHECKPOINTS = ("diagonal-unitary-h10", "diagonal-orthogonal-h5", "positional-mu100")
 FIGURES = {  # number on each page
     "overview": (1, 2, 1),
     "in_context_w": (4, 4, 3),
+    "algorithm": (2, 2, 2),
     "heads": (3, 3, 0),
     "positional_encoding": (4, 4, 5),
 }
+GENERAL = {
+    "deep": ari.ModelConfig.augmented(dim=4, n_ctx=8, n_layers=2),
+    "plain": ari.ModelConfig.full(dim=4, n_ctx=8, n_heads=2),
+}
+GENERAL_FIGURES = {"overview": (1, 1), "in_context_w": (3, 3), "algorithm": (3, 2)}
 TIMEOUT = 120
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")  # the app as users run it
@@ -61,9 +67,49 @@ def folder(tmp_path) -> Path:
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_page_draws_its_figures_and_their_code_reproduces_them(page, name, monkeypatch):
     at = open_page(page, checkpoint=name, position=6, sequence=3)
+    check_page(at, FIGURES[page][CHECKPOINTS.index(name)], monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def general(tmp_path_factory) -> dict[str, Path]:
+    """Checkpoints without diagonal heads."""
+    folders = {}
+    training = ari.TrainConfig(objective="sampled", optimizer="adam", lr=1e-3, steps=2, batch=8, device="cpu")
+    for name, config in GENERAL.items():
+        run = ari.train(config, ari.HaarOrthogonal(4), training)
+        folders[name] = ari.checkpoints.save(run, tmp_path_factory.mktemp("general") / name)
+    return folders
+
+
+@pytest.mark.parametrize("page", GENERAL_FIGURES)
+@pytest.mark.parametrize("name", GENERAL)
+def test_page_draws_what_a_general_model_has(page, name, general, monkeypatch):
+    monkeypatch.setattr("ar_interp.claims.verify", lambda checkpoint: ari.Claims(checkpoint.name, ()))
+    at = open_page(page, checkpoint=general[name], position=4, sequence=3)
+    check_page(at, GENERAL_FIGURES[page][list(GENERAL).index(name)], monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("page", "lacks"), [("heads", "no diagonal heads"), ("positional_encoding", "no positional weights")]
+)
+@pytest.mark.parametrize("name", GENERAL)
+def test_what_a_general_model_lacks_is_said(page, lacks, name, general):
+    at = open_page(page, checkpoint=general[name])
     assert not at.exception
     assert not at.error
-    assert len(specs(at)) == FIGURES[page][CHECKPOINTS.index(name)]
+    assert not specs(at)
+    assert lacks in at.info[0].value
+
+
+def test_diagonal_heads_are_told_their_yardstick():
+    assert "diagonal OLS" in open_page("algorithm", checkpoint="diagonal-unitary-h5").info[0].value
+
+
+def check_page(at: AppTest, n_figures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page without faults, whose code reproduces its figures."""
+    assert not at.exception
+    assert not at.error
+    assert len(specs(at)) == n_figures
 
     shown: list[go.Figure] = []
     monkeypatch.setattr(go.Figure, "show", lambda figure: shown.append(figure))

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
@@ -12,6 +13,7 @@ from ar_interp.figures import Expected
 
 N_CTX = 7
 SEQUENCE, POSITION = 2, 5
+NOT_BUILDERS = {"Expected", "ExpectedGeneral", "expected_of"}
 SETTINGS = {
     "unitary": (ari.CommutingUnitary(4), ari.ModelConfig.diagonal(dim=4, n_heads=4, n_ctx=N_CTX)),
     "few heads": (ari.CommutingUnitary(4), ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=N_CTX)),
@@ -37,6 +39,7 @@ class Results:
         self.untrained = ari.head_orthogonality(self.model.untrained(seed=1))
         self.structure = ari.positional_structure(self.model)
         self.run = ari.train(self.config, self.process, ari.TrainConfig(steps=3, n_seeds=4, lr=1e-4, device="cpu"))
+        self.identification = ari.identify_algorithm(self.model, self.process.sample(12, N_CTX + 1, seed=1))
         self.filter = ari.theory.spectral_filter(mu=50.0, length=N_CTX, step_size=0.1, steps=5)
 
     def figures(self) -> dict[str, go.Figure]:
@@ -53,6 +56,9 @@ class Results:
             "positional_rows": ari.figures.positional_rows(self.structure, expected),
             "positional_ratio": ari.figures.positional_ratio(self.structure, expected),
             "residual_by_angle": ari.figures.residual_by_angle(self.structure, expected),
+            "error_by_position": ari.figures.error_by_position(self.identification),
+            "algorithm_match": ari.figures.algorithm_match(self.identification),
+            "steps_by_layer": ari.figures.steps_by_layer(self.identification),
             "filter_profile": ari.figures.filter_profile(self.structure, self.filter),
             "training_history": ari.figures.training_history(self.run.history, expected),
             "member_levels": ari.figures.member_levels(self.run.members),
@@ -71,10 +77,62 @@ def trace(figure: go.Figure, name: str) -> go.Scatter:
     return next(trace for trace in figure.data if trace.name == name)
 
 
+class GeneralResults:
+    """Every figure that a model without diagonal heads has."""
+
+    config: ari.ModelConfig
+
+    def __init__(self, config: ari.ModelConfig) -> None:
+        self.config, self.process = config, ari.HaarOrthogonal(4)
+        self.model = ari.HookedARTransformer(self.config, process=self.process, seed=3)
+        self.expected = ari.figures.expected_of(self.config, self.process)
+        self.sequences = self.process.sample(12, N_CTX + 1, seed=0)
+        self.predictions = self.model(self.sequences.tokens[:, :-1]).detach()
+        self.recovered = ari.recover_context(self.model, self.sequences)
+        self.identification = ari.identify_algorithm(self.model, self.sequences)
+
+    def figures(self) -> dict[str, go.Figure]:
+        expected, place = self.expected, {"sequence": SEQUENCE, "position": POSITION}
+        losses = {f"loss_{which}": [2.0, 1.0] for which in ("min", "median", "max")}
+        history = pd.DataFrame({"step": [1, 2], **losses})
+        return {
+            "prediction": ari.figures.prediction(self.sequences, self.predictions, expected, **place),
+            "context_error": ari.figures.context_error(self.recovered, expected),
+            "context_matrices": ari.figures.context_matrices(self.recovered, expected, **place),
+            "error_by_position": ari.figures.error_by_position(self.identification),
+            "algorithm_match": ari.figures.algorithm_match(self.identification),
+            "steps_by_layer": ari.figures.steps_by_layer(self.identification),
+            "training_history": ari.figures.training_history(history, expected),
+        }
+
+
+GENERAL = {
+    "one layer": ari.ModelConfig.augmented(dim=4, n_ctx=N_CTX),
+    "deep": ari.ModelConfig.augmented(dim=4, n_ctx=N_CTX, n_layers=3, attention="linear/keys"),
+    "plain": ari.ModelConfig.full(dim=4, n_ctx=N_CTX, n_heads=2),
+}
+
+
+@pytest.fixture(scope="module")
+def general() -> dict[str, GeneralResults]:
+    return {setting: GeneralResults(config) for setting, config in GENERAL.items()}
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_every_figure_has_a_title_named_axes_and_a_signed_scale_centred_at_zero(results, setting):
     figures = results[setting].figures()
-    assert set(figures) >= set(ari.figures.__all__) - {"Expected", "filter_response"}
+    check_look(figures)
+    assert set(figures) >= set(ari.figures.__all__) - NOT_BUILDERS - {"filter_response"}
+
+
+@pytest.mark.parametrize("setting", GENERAL)
+def test_figures_of_general_models_look_as_the_others_do(general, setting):
+    figures = general[setting].figures()
+    check_look(figures)
+    check_titles(figures)
+
+
+def check_look(figures: dict[str, go.Figure]) -> None:
     for name, figure in figures.items():
         assert len(figure.layout.title.text) > 20, name
         assert figure.layout.title.subtitle.text, name
@@ -90,16 +148,56 @@ def test_every_figure_has_a_title_named_axes_and_a_signed_scale_centred_at_zero(
 
 
 def test_no_builder_is_left_out(results):
-    assert set(results["positional"].figures()) == set(ari.figures.__all__) - {"Expected"}
+    assert set(results["positional"].figures()) == set(ari.figures.__all__) - NOT_BUILDERS
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_titles_are_one_line_or_two_that_fit_half_a_page(results, setting):
-    for name, figure in results[setting].figures().items():
+    check_titles(results[setting].figures())
+
+
+def check_titles(figures: dict[str, go.Figure]) -> None:
+    for name, figure in figures.items():
         lines = figure.layout.title.text.replace("<sub>", "").replace("</sub>", "").split("<br>")
         assert len(lines) <= 2, name
         assert max(map(len, lines)) <= (104 if len(lines) == 1 else 52), name
         assert figure.layout.title.subtitle.text.count("<br>") <= 1, name
+
+
+def test_algorithm_figures_draw_the_identification(general):
+    found = general["deep"].identification
+    figures = general["deep"].figures()
+    drawn = trace(figures["error_by_position"], "model, layer 2")
+    rows = found.by_position[found.by_position["estimator"] == "model, layer 2"]
+    assert list(drawn.y) == list(rows["error"])
+    assert list(drawn.x) == list(rows["T"])
+    assert {"OLS", "zero", "4 steps per pair"} < {line.name for line in figures["error_by_position"].data}
+    match = trace(figures["algorithm_match"], "distance of predictions")
+    rows = found.matches[found.matches["layer"] == 2].set_index("estimator")
+    assert list(match.x) == [rows.loc[name, "distance"] for name in match.y]
+    assert match.marker.color[match.y.index(found.best())] != match.marker.color[match.y.index("last token")]
+    assert "4 steps" not in match.y  # of the other normalisation
+    steps = trace(figures["steps_by_layer"], "the same error")
+    rows = found.steps[found.steps["per_pair"] & (found.steps["by"] == "error")]
+    assert list(steps.customdata) == list(rows["steps"])
+    assert list(steps.x) == [0, 1, 2]
+
+
+def test_an_estimator_that_was_not_measured_cannot_be_drawn(general):
+    with pytest.raises(ValueError, match="estimators has 'magic', which was not measured: model, layer 0"):
+        ari.figures.error_by_position(general["plain"].identification, estimators=["magic"])
+
+
+def test_real_sequences_are_drawn_as_real_numbers(general):
+    given = general["one layer"]
+    figures = given.figures()
+    W, estimate = given.recovered.W[SEQUENCE], given.recovered.estimate[SEQUENCE, POSITION - 1]
+    for drawn, matrix in zip(figures["context_matrices"].data, (W, estimate), strict=True):
+        assert torch.equal(torch.tensor(drawn.z, dtype=torch.float64), matrix)
+    target, predicted = figures["prediction"].data[2:4]
+    assert list(target.y) == given.sequences.tokens[SEQUENCE, POSITION].tolist()
+    assert list(predicted.y) == given.predictions[SEQUENCE, POSITION - 1].tolist()
+    assert list(trace(figures["training_history"], "the seed").y) == [2.0, 1.0]
 
 
 def test_context_error_draws_the_errors_of_every_estimator(results):

@@ -26,7 +26,7 @@ if selected.checkpoint.config.heads == "unit":
     st.stop()
 
 view.import_all()
-expected = selected.expected
+expected = selected.of_diagonal_heads("diagonal heads, so no A and B to compare")
 with view.errors_shown():
     heads, untrained = measure(selected.checkpoint)
 

@@ -18,7 +18,7 @@ def recover(checkpoint: ari.Checkpoint):
 selected = view.open_page(
     "In-context W",
     "Every sequence has its own W. The model must infer it from the context: Ŵ is the matrix that it applies to "
-    "the last token, read off the circuit exactly; Γ is the part of it that the heads carry at the newest key.",
+    "the last token, read off the circuit; Γ is the part of it that the heads carry at the newest key.",
     position=True,
     sequence=True,
 )
@@ -48,16 +48,19 @@ with left:
         ari.figures.context_error(recovered, expected).show()
         """,
     )
-with right:
-    selected.show(
-        ari.figures.phases_on_circle(recovered, expected, sequence=i, position=T),
-        f"""
-        {view.EXPECTED}
-        {view.SEQUENCES}
-        recovered = ari.recover_context(checkpoint.model, sequences)
-        ari.figures.phases_on_circle(recovered, expected, sequence={i}, position={T}).show()
-        """,
-    )
+if sequences.phases is None:
+    right.info("W of this family is not diagonal in any common basis: there are no phases to draw on the circle.")
+else:
+    with right:
+        selected.show(
+            ari.figures.phases_on_circle(recovered, expected, sequence=i, position=T),
+            f"""
+            {view.EXPECTED}
+            {view.SEQUENCES}
+            recovered = ari.recover_context(checkpoint.model, sequences)
+            ari.figures.phases_on_circle(recovered, expected, sequence={i}, position={T}).show()
+            """,
+        )
 
 if selected.checkpoint.config.dim > 1:
     selected.show(

@@ -52,19 +52,24 @@ recipe = ari.recipes.RECIPES.get(selected.name)
 st.subheader(checkpoint.name)
 if recipe:
     st.markdown(view.plain(recipe.summary))
-heads = f"{config.n_heads} diagonal linear" if config.heads == "diagonal" else "none trained (weights 1)"
+diagonal = isinstance(expected, ari.figures.Expected)
+heads = {"diagonal": f"{config.n_heads} diagonal linear", "unit": "none trained (weights 1)"}
+model = {"heads": heads[config.heads]} if diagonal else {"architecture": config.summary}
+angles = {}
+if isinstance(process, ari.processes.CommutingProcess):
+    angles = {"angles": "whole circle" if process.mu == 1 else f"(0, 2π/{process.mu:g})"}
 updates = f"{training.optimizer}, {checkpoint.steps:,} steps"
 n_seeds = len(checkpoint.members)
 facts = {
     "Model": {
-        "heads": heads,
+        **model,
         "dimension d": config.dim,
         "longest context": config.n_ctx,
         "precision": config.dtype,
     },
     "Process": {
         "family": process.kind,
-        "angles": "whole circle" if process.mu == 1 else f"(0, 2π/{process.mu:g})",
+        **angles,
         "first token": process.initial.law,
         "noise": f"{process.noise:g}",
     },
@@ -93,7 +98,7 @@ else:
         ari.figures.training_history(checkpoint.history, expected).show()
         """,
     )
-trapped = process.conjugate_pairs and 2 * config.n_heads <= config.dim
+trapped = diagonal and expected.process.conjugate_pairs and 2 * config.n_heads <= config.dim
 if n_seeds > 1 and trapped:
     selected.show(
         ari.figures.member_levels(checkpoint.members, trapped_levels(checkpoint)),

@@ -21,7 +21,7 @@ selected = view.open_page(
     "conjugate pairs it holds the other half of the trigonometric identity λ² = 2 cos(θ) λ − 1.",
 )
 view.import_all()
-expected, checkpoint = selected.expected, selected.checkpoint
+expected, checkpoint = selected.of_diagonal_heads("positional weights beside diagonal heads"), selected.checkpoint
 with view.errors_shown():
     structure = measure(checkpoint)
 
@@ -44,7 +44,7 @@ with left:
 with right:
     show("positional_rows")
 
-config, process, training = checkpoint.config, checkpoint.process, checkpoint.training
+config, process, training = checkpoint.config, expected.process, checkpoint.training
 from_zero = training.objective == "population" and training.optimizer == "gd" and config.init_scale == 0
 if config.heads == "unit" and from_zero:
     filter_lines = """

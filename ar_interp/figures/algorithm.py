@@ -108,7 +108,7 @@ def algorithm_match(identification: AlgorithmIdentification, *, layer: int | Non
     nearest = rows[rows["estimator"] == best].iloc[0]
     return styled(
         figure,
-        title="The model runs the algorithm that is nearest in all three: predictions, errors, estimates of W",
+        title="The algorithm that the model runs should be nearest in predictions, errors and estimates of W",
         measured=f"after layer {layer} the nearest is {best}: distance {number(nearest['distance'])}, cosine of the "
         f"errors {number(nearest['error_similarity'])}",
         height=160 + 20 * len(rows),
