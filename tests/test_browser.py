@@ -81,7 +81,7 @@ def test_no_page_shows_an_exception(server, browser):
     page.on("pageerror", lambda error: faults.append(str(error)))
     for name in ("diagonal-unitary-h10", "positional-mu100"):
         page.goto(f"{server}/in_context_w?checkpoint={name}&position=7&sequence=2")  # a shared link is opened first
-        for title in ("In-context W", "Heads", "Positional encoding", "Overview"):
+        for title in ("In-context W", "Algorithm", "Heads", "Positional encoding", "Overview"):
             page.get_by_role("link", name=title).click()
             page.get_by_role("heading", name=title, exact=True).first.wait_for(timeout=60 * SECONDS)
             settle(page)

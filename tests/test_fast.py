@@ -30,6 +30,8 @@ STEPS = {
     "figure 5, four layers": ModelConfig.paper_figure5(**DOUBLE, n_layers=4),
     "figure 7, one head": ModelConfig.paper_figure7(**DOUBLE),
     "figure 7, four heads": ModelConfig.paper_figure7(**DOUBLE, n_heads=4),
+    "figure 7, nine heads": ModelConfig.paper_figure7(**DOUBLE, n_heads=9),
+    "figure 7, nine heads, tokens three times": ModelConfig.paper_figure7(**DOUBLE, n_heads=9, repeats=3),
     "figure 7, tokens three times": ModelConfig.paper_figure7(**DOUBLE, n_heads=2, repeats=3),
 }
 
@@ -67,7 +69,9 @@ def test_step_is_that_of_the_hooked_model(name, first_length, tokens):
         assert_close(gradients[key], truth, rtol=1e-9, atol=1e-11 * truth.abs().max().item() + 1e-14, msg=key)
 
 
-@pytest.mark.parametrize("name", ["block scalars / keys", "figure 5, four layers", "figure 7, four heads"])
+@pytest.mark.parametrize(
+    "name", ["block scalars / keys", "figure 5, four layers", "figure 7, four heads", "figure 7, nine heads"]
+)
 def test_step_takes_shorter_sequences_and_a_large_batch(name, tokens):
     config, parameters = STEPS[name], ensemble(STEPS[name])
     many = HaarOrthogonal(DIM).sample(2 * 1024 + 3, 7, seed=0).tokens.expand(len(SEEDS), -1, -1, -1)

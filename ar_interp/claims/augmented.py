@@ -41,13 +41,17 @@ def augmented_claims(subject: GeneralSubject, *, exact: bool) -> list[Claim]:
         claims.append(_sign_claim(subject))
         subject = GeneralSubject(without_signs(subject.model), subject.config, subject.process)
         claims += _full_claims(subject)
-    claims += _pair_claims(subject, exact) if subject.process.conjugate_pairs else _step_claims(subject, exact)
+    claims += _pair_claims(subject, exact) if _pairs(subject) else _step_claims(subject, exact)
     return [*claims, _estimate_claim(subject)]
+
+
+def _pairs(subject: GeneralSubject) -> bool:
+    return isinstance(subject.process, CommutingProcess) and subject.process.conjugate_pairs
 
 
 def _loss_claims(subject: GeneralSubject, exact: bool) -> list[Claim]:
     sizes = {"dim": subject.config.dim, "max_length": subject.config.n_ctx}
-    pairs = subject.process.conjugate_pairs  # type: ignore[attr-defined]
+    pairs = _pairs(subject)
     source = PAIRS if pairs else STEP
     minimum = block_scalar_minimum(**sizes, conjugate_pairs=pairs).loss
     claims = []
@@ -148,16 +152,14 @@ def without_signs(model: Any, signs: Tensor | None = None) -> Any:
     Args:
         signs: D [dim]; those of the diagonal of the QK block (s_T, s_{t-1}) if left out, relative to the first.
     """
-    config = model.config
-    if signs is None:
-        QK = (model.W_Q[0, 0] @ model.W_K[0, 0].T).detach()
-        diagonal = QK[config.dim : 2 * config.dim, 2 * config.dim :].diagonal()
-        signs = (diagonal * diagonal[0]).sign()
-    ones = torch.ones_like(signs)
+    dim = model.config.dim
+    diagonal = (model.W_Q[0, 0] @ model.W_K[0, 0].T).detach()[dim : 2 * dim, 2 * dim :].diagonal()
+    turn = (diagonal * diagonal[0]).sign() if signs is None else signs
+    ones = torch.ones_like(turn)
     fixed = deepcopy(model).requires_grad_(False)
     attn = fixed.blocks[0].attn
-    attn.W_Q.mul_(torch.cat([signs] * 3)[:, None])
-    attn.W_O.mul_(torch.cat([signs, ones, ones]))
+    attn.W_Q.mul_(torch.cat([turn] * 3)[:, None])
+    attn.W_O.mul_(torch.cat([turn, ones, ones]))
     return fixed
 
 

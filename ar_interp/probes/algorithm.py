@@ -299,7 +299,7 @@ def _step_sizes(process: Process, length: int, per_pair: bool, steps: tuple[int,
         def loss(log_factor: float) -> float:
             return contexts.errors(k, unit * 2.0**log_factor).mean().nan_to_num(torch.inf).item()
 
-        found = minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-3})
+        found: Any = minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-3})
         return unit * 2.0 ** float(found.x)
 
     return tuple(best(k) for k in steps)
