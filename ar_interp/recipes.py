@@ -127,10 +127,17 @@ def _figure5(n_layers: int) -> Recipe:
         config=ModelConfig.paper_figure5(n_layers=n_layers),
         process=HaarOrthogonal(5),
         training=TrainConfig(
-            objective="sampled", optimizer="adam", lr=1.5e-2, schedule="cosine", warmup=50, first_length=1, steps=2500,
+            objective="sampled",
+            optimizer="adam",
+            lr=1e-2,
+            beta2=0.95,
+            schedule="linear",
+            warmup=100,
+            first_length=1,
+            steps=2500,
             batch=128,
         ),
-    )  # fmt: skip
+    )
 
 
 def _figure7(n_heads: int) -> Recipe:
@@ -201,7 +208,7 @@ RECIPES: dict[str, Recipe] = {
     **{f"augmented-haar-l{n_layers}-keys": _stack(n_layers, "linear/keys") for n_layers in (1, 2, 3, 4)},
     **{f"figure5-l{n_layers}": _figure5(n_layers) for n_layers in (1, 2, 3, 4)},
     **{f"plain-haar-h{n_heads}": _heads(n_heads, "sphere") for n_heads in (1, 5, 25)},
-    **{f"plain-haar-fixed-h{n_heads}": _heads(n_heads, "unit-ones") for n_heads in (1, 5, 25)},
+    **{f"plain-haar-fixed-h{n_heads}": _heads(n_heads, "unit-ones") for n_heads in (1, 25, 5)},
     "plain-haar-parity": _heads(5, "sphere", query_lag=0),
     **{f"figure7-h{n_heads}": _figure7(n_heads) for n_heads in (1, 5, 25)},
     "initial-gaussian": _first_token(FirstToken("gaussian"), "one gradient step never recovers the sequence"),

@@ -47,7 +47,7 @@ class Case:
 
 def _schedule(lr: float, batch: int, steps: int) -> ari.TrainConfig:
     return ari.TrainConfig(
-        objective="sampled", optimizer="adam", lr=lr, schedule="linear", warmup=steps // 20, first_length=1,
+        objective="sampled", optimizer="adam", lr=lr, beta2=0.95, schedule="linear", warmup=steps // 20, first_length=1,
         batch=batch, steps=steps, device="cpu",
     )  # fmt: skip
 

@@ -741,7 +741,7 @@ def test_processes_that_fit_are_taken(config):
     [
         (ModelConfig.paper_figure5(n_layers=4), "4 layers, 1 full head, linear attention, augmented tokens, residual "
          "stream, LayerNorm after attention, biases, affine read-out"),
-        (ModelConfig.paper_figure7(n_heads=5), "one layer, 5 full heads, linear attention, asked with s_{T}, softmax "
+        (ModelConfig.paper_figure7(n_heads=5), "one layer, 5 full heads, linear attention, asked with s_T, softmax "
          "positional encoding, LayerNorm after attention, biases, affine read-out"),
         (ARCHITECTURES["deep block-scalar"], "2 layers, 3 block-scalar heads, linear attention, augmented tokens, "
          "residual stream"),

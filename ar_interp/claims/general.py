@@ -17,7 +17,7 @@ from ar_interp.theory import block_scalar_loss
 
 N_SEQUENCES = 4096
 SAMPLE_SEED = 2**42  # apart from training, its evaluation and the references
-PART = 256  # sequences at once
+PART = 64  # sequences at once: scores of many heads stay in the cache
 
 
 class GeneralMeasured:

@@ -84,7 +84,7 @@ def member_levels(members: pd.DataFrame, levels: Float[np.ndarray, "n_minus"] | 
     title = (
         "Seeds should end at the levels of the trapped models, by their number m of blocks with κ = −1"
         if levels is not None
-        else "The leftmost bar holds the seeds that reach the lowest loss; the others were trapped or drawn away"
+        else "The leftmost bar holds the seeds that reach the lowest loss"
     )
     return styled(
         figure,

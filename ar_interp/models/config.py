@@ -305,7 +305,8 @@ class ModelConfig:
             "full": f"{self.n_heads} full {'head' if self.n_heads == 1 else 'heads'}",
             "block-scalar": f"{self.n_heads} block-scalar {'head' if self.n_heads == 1 else 'heads'}",
         }[self.heads]
-        tokens = "augmented tokens" if self.encoding == "augmented" else f"asked with s_{{T{-self.query_lag or ''}}}"
+        tokens = ("asked with s_T", "asked with s_{T-1}")[self.query_lag]
+        tokens = "augmented tokens" if self.encoding == "augmented" else tokens
         parts = [
             "one layer" if self.n_layers == 1 else f"{self.n_layers} layers",
             heads,

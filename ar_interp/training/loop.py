@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 N_LOGGED = 200  # points of the recorded history
 EVALUATION_BATCH = 4096
-EVALUATION_PART = 256  # sequences at once, over all members
+EVALUATION_PART = 64  # sequences at once, over all members: scores of many heads stay in the cache
 EVALUATION_SEED = 2**40  # apart from every training seed
 TRIM = 0.01  # share of the worst sequences that the trimmed loss leaves out
 
@@ -191,7 +191,7 @@ def _descend(objective: Objective, parameters: Parameters, training: TrainConfig
     if training.optimizer == "gd":
         optimizer = torch.optim.SGD(tensors, lr=training.lr)
     else:
-        optimizer = torch.optim.Adam(tensors, lr=training.lr)
+        optimizer = torch.optim.Adam(tensors, lr=training.lr, betas=(0.9, training.beta2))
     for step in range(training.steps):
         losses, gradients = objective(parameters)
         if step % log.every == 0:
