@@ -1,7 +1,7 @@
 """The two general models of the paper and their training loop, written as one would without thinking of speed.
 
 What the fast training steps are compared with. The models follow Sander et al. (2024), figures 5 and 7; the authors'
-code (michaelsdr/ical) does the same work. Parameters carry the names of `ar_interp`'s models, see `load`.
+code (michaelsdr/ical) does the same work.
 
     python benchmarks/reference.py [epochs]
 """
@@ -27,9 +27,9 @@ def causal_mask(batch: int, pos: int) -> Tensor:
 class Attention(nn.Module):
     """Heads of the size of the token, their sum through one output map; linear, or times a positional softmax."""
 
-    def __init__(self, d_model: int, n_heads: int, *, positional: bool) -> None:
+    def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__()
-        self.d_model, self.n_heads, self.positional = d_model, n_heads, positional
+        self.d_model, self.n_heads = d_model, n_heads
         self.queries = nn.Linear(d_model, n_heads * d_model)
         self.keys = nn.Linear(d_model, n_heads * d_model)
         self.values = nn.Linear(d_model, n_heads * d_model)
@@ -47,7 +47,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         mask = causal_mask(x.shape[0], x.shape[1])
         pattern = self.scores(x).masked_fill(mask == 0, 0.0)
-        if self.positional:
+        if positions is not None:
             pattern = pattern * torch.softmax(self.scores(positions).masked_fill(mask == 0, -1e20), dim=-1)
         z = torch.einsum("nhqk,nkhd->nqhd", pattern, self.split(self.values(x)))
         return self.out(z.sum(dim=2))
@@ -58,7 +58,7 @@ class Figure5(nn.Module):
 
     def __init__(self, dim: int, n_layers: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Attention(3 * dim, 1, positional=False) for _ in range(n_layers))
+        self.layers = nn.ModuleList(Attention(3 * dim, 1) for _ in range(n_layers))
         self.norms = nn.ModuleList(nn.LayerNorm(3 * dim) for _ in range(n_layers))
         self.final = nn.Linear(3 * dim, dim)
 
@@ -76,7 +76,7 @@ class Figure7(nn.Module):
     def __init__(self, dim: int, n_heads: int, n_ctx: int) -> None:
         super().__init__()
         self.positions = nn.Embedding(n_ctx, 2 * dim)
-        self.attention = Attention(2 * dim, n_heads, positional=True)
+        self.attention = Attention(2 * dim, n_heads)
         self.norm = nn.LayerNorm(2 * dim)
         self.final = nn.Linear(2 * dim, dim)
 
@@ -85,31 +85,6 @@ class Figure7(nn.Module):
         batch, pos, _ = x.shape
         positions = self.positions(torch.arange(pos).expand(batch, pos))  # [batch pos d_model]
         return self.final(self.norm(self.attention(x, positions)))
-
-
-def load(model: Figure5 | Figure7, parameters: dict[str, Tensor]) -> None:
-    """Copy parameters named as `ar_interp` names them into the model."""
-
-    def linear(module: nn.Linear, weight: Tensor, bias: Tensor) -> None:
-        heads = weight if weight.ndim == 3 else weight[None]  # [head d_model d_head]
-        module.weight.copy_(heads.transpose(1, 2).flatten(0, 1))
-        module.bias.copy_(bias.flatten())
-
-    def layer(attention: Attention, norm: nn.LayerNorm, block: str) -> None:
-        names = {"Q": attention.queries, "K": attention.keys, "V": attention.values, "O": attention.out}
-        for name, module in names.items():
-            linear(module, parameters[f"{block}.attn.W_{name}"], parameters[f"{block}.attn.b_{name}"])
-        norm.weight.copy_(parameters[f"{block}.ln1_post.w"])
-        norm.bias.copy_(parameters[f"{block}.ln1_post.b"])
-
-    with torch.no_grad():
-        if isinstance(model, Figure5):
-            for index, (attention, norm) in enumerate(zip(model.layers, model.norms, strict=True)):
-                layer(attention, norm, f"blocks.{index}")
-        else:
-            layer(model.attention, model.norm, "blocks.0")
-            model.positions.weight.copy_(parameters["pos_embed.W_pos"])
-        linear(model.final, parameters["unembed.W_U"], parameters["unembed.b_U"])
 
 
 class FixedSequences(Dataset):
@@ -123,7 +98,7 @@ class FixedSequences(Dataset):
         return len(self.tokens)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.tokens[index][..., :-1, :], self.tokens[index][..., 1:, :]
+        return self.tokens[index, :-1], self.tokens[index, 1:]
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -154,7 +129,8 @@ def train(model: nn.Module, *, epochs: int = 200, seed: int = 0, verbose: bool =
 @torch.no_grad()
 def held_out_error(model: nn.Module, *, n: int = 2048, seed: int = 2**40) -> float:
     """Mean squared error per coordinate over positions 1..n_ctx, on sequences apart from the training ones."""
-    inputs, targets = FixedSequences(n, seed=seed)[:]
+    tokens = FixedSequences(n, seed=seed).tokens
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
     pieces = zip(inputs.split(256), targets.split(256), strict=True)
     return sum(nn.functional.mse_loss(model(i), t).item() for i, t in pieces) / (n // 256)
 

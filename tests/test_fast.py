@@ -113,3 +113,19 @@ def test_predictions_of_heads_with_shared_positions_are_the_hooked_ones(n_heads,
 def test_other_architectures_are_left_to_the_hooked_model(config):
     assert fast_step(config) is None
     assert fast_predictions(config) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    "name", ["block scalars / keys", "figure 5, four layers", "figure 7, one head", "figure 7, nine heads"]
+)
+def test_step_is_the_same_on_a_gpu(name, tokens):
+    config, parameters = STEPS[name], ensemble(STEPS[name])
+    step = fast_step(config)
+    assert step is not None
+    losses, gradients = step(parameters, tokens, 2)
+    there = {key: tensor.cuda() for key, tensor in parameters.items()}
+    losses_there, gradients_there = step(there, tokens.cuda(), 2)
+    assert_close(losses_there.cpu(), losses, rtol=1e-9, atol=0)
+    for key, gradient in gradients.items():
+        assert_close(gradients_there[key].cpu(), gradient, rtol=1e-7, atol=1e-9)

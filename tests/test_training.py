@@ -1,16 +1,18 @@
 """Training: the same numbers every time, ensembles as loops, objectives that agree, laws that descent conserves."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from ar_interp import theory
+from ar_interp import checkpoints, theory
 from ar_interp.models.config import HEAD_A, HEAD_B, POSITIONAL_P, ModelConfig, initial_parameters
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal
+from ar_interp.training import loop
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.loop import DivergenceError, train
 from ar_interp.training.objectives import population_objective, sampled_objective, theoretical_minimum
@@ -338,3 +340,98 @@ def test_train_refuses(config, process, message, without_type_checks):
 def test_config_refuses(options, message, without_type_checks):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**options)
+
+
+# ---- general models
+
+
+STACK = ModelConfig.augmented(dim=3, n_ctx=6, n_layers=2, heads="block-scalar", dtype="float32")
+HAAR = HaarOrthogonal(3)
+
+
+def test_schedules_and_warmup():
+    steps = {"steps": 10, "lr": 2.0}
+    assert [TrainConfig(**steps).lr_at(k) for k in (0, 9)] == [2.0, 2.0]
+    linear = TrainConfig(**steps, schedule="linear")
+    assert [linear.lr_at(k) for k in (0, 5, 10)] == pytest.approx([2.0, 1.0, 0.0])
+    cosine = TrainConfig(**steps, schedule="cosine")
+    assert [cosine.lr_at(k) for k in (0, 5, 10)] == pytest.approx([2.0, 1.0, 0.0])
+    assert cosine.lr_at(2) > linear.lr_at(2)
+    warm = TrainConfig(**steps, warmup=4)
+    assert [warm.lr_at(k) for k in range(5)] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
+
+
+def test_clipping_shortens_each_members_gradient_alone():
+    gradients = [torch.tensor([[3.0, 0.0], [0.3, 0.0]]), torch.tensor([[[4.0]], [[0.4]]])]
+    loop._clip(gradients, 1.0)
+    assert_close(gradients[0], torch.tensor([[0.6, 0.0], [0.3, 0.0]]))
+    assert_close(gradients[1], torch.tensor([[[0.8]], [[0.4]]]))
+
+
+def test_sampled_runs_know_their_worst_sequences(tmp_path):
+    training = TrainConfig(objective="sampled", optimizer="adam", lr=1e-2, steps=20, batch=16, n_seeds=3, clip=1.0)
+    run = train(STACK, HAAR, training, progress=False)
+    assert (run.members["trimmed"] < run.members["loss"]).all()
+    assert (run.members["trimmed"] > 0.9 * run.members["loss"] - 0.1).all()
+    again = checkpoints.load(run.save(tmp_path / "stack"))
+    assert again.members["trimmed"].tolist() == run.members["trimmed"].tolist()
+    assert (again.config, again.process, again.training) == (STACK, HAAR, training)
+
+
+def test_the_trimmed_loss_leaves_out_the_worst_hundredth(monkeypatch):
+    errors = torch.arange(1.0, 4097.0).flip(0)
+    monkeypatch.setattr(loop, "squared_errors", lambda predict, p, tokens, first: errors[None, : tokens.shape[1]])
+    monkeypatch.setattr(loop, "EVALUATION_PART", 4096)
+    parameters = {name: tensor[None] for name, tensor in initial_parameters(STACK, seed=0).items()}
+    final = loop._final_losses(parameters, STACK, HAAR, TrainConfig(objective="sampled"))
+    assert final["loss"].item() == pytest.approx(errors.mean().item())
+    assert final["trimmed"].item() == pytest.approx(torch.arange(1.0, 1 + round(0.99 * 4096)).mean().item())
+
+
+def test_first_length_chooses_the_contexts_that_count():
+    parameters = {name: tensor[None] for name, tensor in initial_parameters(STACK, seed=0).items()}
+
+    def loss(first_length: int) -> float:
+        generators = [torch.Generator().manual_seed(0)]
+        objective = sampled_objective(STACK, HAAR, batch=8, generators=generators, first_length=first_length)
+        return objective(parameters)[0].item()
+
+    assert loss(1) == pytest.approx(loss(2) + 1.0, abs=0.05)  # at T = 1 a small model predicts about zero
+    training = TrainConfig(objective="sampled", optimizer="adam", steps=2, batch=4, first_length=6)
+    history = train(STACK, HAAR, training, progress=False).history
+    assert history["loss_min"].iloc[0] == pytest.approx(1.0, abs=0.1)  # per context length: of one
+    with pytest.raises(ValueError, match="first_length must be at most n_ctx = 6, got 7"):
+        train(STACK, HAAR, replace(training, first_length=7), progress=False)
+
+
+def test_training_in_vain_warns():
+    config = ModelConfig.full(dim=3, n_ctx=5, n_heads=1, query_lag=0)
+    training = TrainConfig(objective="sampled", optimizer="adam", steps=1, batch=4)
+    with pytest.warns(UserWarning, match="training is in vain: bias-free linear attention on plain tokens"):
+        train(config, HAAR, training, progress=False)
+
+
+@pytest.mark.parametrize("process", [CommutingUnitary(4), CommutingOrthogonal(4)], ids=lambda p: p.kind)
+def test_the_exact_loss_of_block_scalars_is_the_sampled_one(process, assert_mean):
+    config = ModelConfig.augmented(dim=4, n_ctx=5, heads="block-scalar", init_scale=0.3)
+    parameters = {name: tensor[None] for name, tensor in initial_parameters(config, seed=1).items()}
+    exact, truths = population_objective(config, process)(parameters)
+    sampled = sampled_objective(config, process, batch=400, generators=[torch.Generator().manual_seed(1)])
+    losses, estimates = zip(*(sampled(parameters) for _ in range(40)), strict=True)
+    assert_mean(torch.stack(losses), exact)
+    for name, truth in truths.items():
+        used = truth[0] != 0
+        assert_mean(torch.stack([e[name][0][used] for e in estimates]), truth[0][used])
+
+
+@pytest.mark.parametrize(
+    ("config", "process", "reason"),
+    [
+        (ModelConfig.augmented(dim=3, n_ctx=6), CommutingUnitary(3), "heads are full"),
+        (STACK, CommutingUnitary(3), "one layer, one head and plain linear attention"),
+        (STACK, HAAR, "process is haar-orthogonal"),
+    ],
+)
+def test_general_models_without_an_exact_loss_say_so(config, process, reason):
+    with pytest.raises(ValueError, match=f"no exact population loss here: .*{reason}"):
+        population_objective(config, process)

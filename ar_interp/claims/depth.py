@@ -53,7 +53,7 @@ def _steps_claims(run: Trained, per_pair: bool) -> list[Claim]:
     layers = "One layer behaves" if n_layers == 1 else f"{n_layers} layers behave"
     return [
         claim(
-            f"{layers} like {2**doublings} steps of gradient descent: log2 of the number with the same error ({seen})",
+            f"{layers} like {2**doublings} step{'s' if doublings else ''} of gradient descent: log2 of the number with the same error ({seen})",
             source=DOUBLING,
             tolerance="doublings",
             predicted=doublings,

@@ -1,0 +1,354 @@
+"""Move the estimate, not the tokens: does a model use the W that its context carries?"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Inexact
+from torch import Tensor
+
+from ar_interp._checks import check_integer
+from ar_interp.estimators import apply
+from ar_interp.probes.weights import require
+from ar_interp.processes import Sequences
+
+Held = dict[str, Tensor]  # activations by hook name
+Predictions = Inexact[Tensor, "batch pos dim"]
+
+SWAP, CEILING = "swap", "ceiling"
+SAME, OTHER, RANDOM = "same W", "other W", "random state"
+CONTROLS = (SAME, OTHER, RANDOM)
+STATE, PATTERN = ("hook_kv_state",), ("hook_pattern",)
+KEYS_AND_VALUES = ("hook_k", "hook_v")
+WHAT = {STATE: "key-value state", PATTERN: "attention pattern", KEYS_AND_VALUES: "keys and values"}
+CHUNK = 256  # sequences at a time: a layer's states are [batch pos head d_head d_head]
+CERTAIN = 3  # standard errors that a ceiling needs to be divided by
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwappedContext:
+    """What the estimate of another sequence does to a prediction; 0 is nothing, 1 makes it W_source s_T(target).
+
+    Attributes:
+        by_position: a row per condition and T. Conditions are `swap`, `ceiling` and the controls `same W`, `other W`,
+            `random state`, see `swap_context`. Columns: score and its standard error score_se over the n pairs; kept,
+            how much of the target's own prediction is left; normalised, the score over the ceiling's, and
+            normalised_se (nan where the ceiling is within 3 standard errors of 0); projection, the coefficient
+            Re<moved - own, goal - own> / |goal - own|^2, which one number for score and kept = 1 - score would be (a
+            prediction erased has about 1/2 of it); error, |moved - goal|^2 / |goal|^2; change,
+            |moved - own|^2 / |own|^2. All are ratios of sums over the pairs.
+        moved: predictions with the source's estimate, [batch pos dim] at T = positions.
+        own: the target's predictions as they are.
+        goal: W_source s_T(target).
+        positions: T.
+        layers: whose estimate was the source's; the others kept the target's.
+        what: was moved, `key-value state`, `keys and values` or `attention pattern`.
+        n: pairs of sequences.
+    """
+
+    by_position: pd.DataFrame
+    moved: Predictions
+    own: Predictions
+    goal: Predictions
+    positions: tuple[int, ...]
+    layers: tuple[int, ...]
+    what: str
+    n: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """`by_position`."""
+        return self.by_position
+
+    @property
+    def score(self) -> float:
+        """Of the swap at the last position, as all that follow."""
+        return self._last(SWAP, "score")
+
+    @property
+    def standard_error(self) -> float:
+        """Of the score, over the pairs."""
+        return self._last(SWAP, "score_se")
+
+    @property
+    def ceiling(self) -> float:
+        """The score with nothing left of the target's W."""
+        return self._last(CEILING, "score")
+
+    @property
+    def normalised(self) -> float:
+        """score / ceiling: the share of what the model knows of W that was moved; nan if it knows nothing."""
+        return self._last(SWAP, "normalised")
+
+    @property
+    def error(self) -> float:
+        """|moved - goal|^2 / |goal|^2: what the score leaves out, parts of the prediction that are not along W s_T."""
+        return self._last(SWAP, "error")
+
+    @property
+    def controls(self) -> dict[str, float]:
+        """Score by name; each about 0 where the swap moves this source's W and nothing else."""
+        return {name: self._last(name, "score") for name in CONTROLS}
+
+    def _last(self, condition: str, column: str) -> float:
+        rows = self.by_position["condition"].to_numpy() == condition
+        return float(self.by_position[column].to_numpy()[rows][-1])
+
+
+@torch.no_grad()
+def swap_context(
+    model: Any,
+    source: Sequences,
+    target: Sequences,
+    *,
+    layers: Iterable[int] | None = None,
+    positions: Iterable[int] | None = None,
+    seed: int = 0,
+) -> SwappedContext:
+    """Put the source's estimate of W into the target's forward pass: the prediction must become W_source s_T(target).
+
+    What is moved. *Augmented tokens*: the estimate lies in the key-value state S_T = sum_{t<=T} k_t v_t^T and the last
+    token asks, z_T = q_T S_T. The source's S_T goes into every chosen layer (where attention is not linear, all its
+    keys and values); queries and residual stream are the target's, so that one layer predicts Ŵ_source s_T(target).
+    The states of the other layers are held at the target's own: position T is moved through its query path alone, and
+    one forward pass serves all T.
+
+    *Plain tokens* are prediction_T = sum_t Γ_{T,t} s_t, Γ_{T,t} = sum_h pattern_h(T, t) W_O^T W_V^T. Here k_t v_t^T
+    holds s_t itself up to s_T, and the query is s_{T-1}: the source's state would bring the source's last token along
+    and ask for it with the target's. The estimate Γ is in the pattern p_t <s_{T-1}|a_h * s_t>, where the phases of the
+    tokens have cancelled down to those of W; so the source's pattern is moved and the values stay: prediction =
+    sum_t Γ_{T,t}(source) s_t(target), at a minimum of the unitary family λ_source s_T(target). What is multiplied by
+    older values is the rest of the estimate and stays the target's: at a minimum of the orthogonal family with kappa
+    it leaves kappa (conj(λ_source) - conj(λ_target)) s_T, uncorrelated with the goal: it is not in the score but in
+    `error`, 2 kappa^2 of it.
+
+    *Score.* moved = score goal + kept own + rest by least squares over the pairs, goal = W_source s_T(target), own =
+    the unswapped prediction: the projection on the goal with the old prediction allowed for. A swap that does nothing
+    has (score, kept) = (0, 1), a full one (1, 0), an erased or random prediction (0, 0); projection on goal - own alone
+    would credit the erasure with 1/2. Standard errors are the delta method's over pairs.
+
+    *Ceiling.* The same swap, in all layers, into the sequence of W_source that passes through s_T(target) at T:
+    s_t = W_source^{t-T} s_T. Goal and moved estimate are as before, and nothing of the target's W is left in the
+    queries s_{T-1} or the older values; it falls short of 1 as far as the model's own estimate of W does. normalised =
+    score / ceiling is then the share of the estimate that was moved.
+
+    *Controls* do the swap with another state, and must not score. `same W`: of a sequence with the *target's* W and
+    other tokens (it starts at the last token of another source), where also `change` tells how far a prediction
+    depends on more than W. `other W`: of another source sequence. `random state`: Gaussian, of the norm of the
+    source's.
+    Source: activation patching, of the in-context map of Sander et al. 2024.
+
+    Args:
+        model: a `HookedARTransformer`; or any HookedRootModule on plain tokens with hooks blocks.{l}.attn.hook_pattern.
+        source: whose estimate is moved.
+        target: whose tokens stay, pair by pair; one token more than the contexts to look at, both.
+        layers: where the source's estimate goes, from 0; all if left out.
+        positions: T to report, from 2 to the length of the contexts; all if left out.
+        seed: of the random states.
+    Raises:
+        ValueError: source and target that differ in shape or in being complex, that have the same W, fewer than two
+            pairs, contexts shorter than 2, a singular W, layers or positions that are not there, a model without the
+            hooks.
+    """
+    _check_pairs(source, target)
+    names, hooks = _hooks_of(model)
+    chosen = _chosen("layers", layers, low=0, high=len(names) - 1)
+    length = target.tokens.shape[1] - 1
+    asked = _chosen("positions", positions, low=2, high=length)
+    moving = [name for layer in chosen for name in names[layer]]
+    every = [name for layer in names for name in layer]
+    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+    others = torch.roll(source.tokens, 1, dims=0)
+    same = _orbit(target.W, others[:, -1], length)
+    at = torch.tensor(asked, device=target.tokens.device) - 1
+
+    parts = []
+    for start in range(0, len(target), CHUNK):
+        rows = slice(start, start + CHUNK)
+        inputs, W = target.tokens[rows, :-1], source.W[rows]
+        base, held = (_activations(model, tokens, every) for tokens in (inputs, source.tokens[rows, :-1]))
+        states = {
+            SWAP: held,
+            SAME: _activations(model, same[rows], moving),
+            OTHER: _activations(model, others[rows, :-1], moving),
+            RANDOM: {name: _random_like(held[name], name, generator) for name in moving},
+        }
+        moved = {
+            condition: _run(model, inputs, base | {name: state[name] for name in moving})
+            for condition, state in states.items()
+        }
+        moved[CEILING] = _through(model, inputs, W, held, asked, augmented=hooks is not PATTERN)
+        moved["own"] = model(inputs)
+        moved["goal"] = apply(W[:, None].expand(-1, length, -1, -1), inputs)
+        parts.append({name: found[:, at] for name, found in moved.items()})
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return SwappedContext(
+        by_position=_table(found, asked),
+        moved=found[SWAP],
+        own=found["own"],
+        goal=found["goal"],
+        positions=asked,
+        layers=chosen,
+        what=WHAT[hooks],
+        n=len(target),
+    )
+
+
+def _check_pairs(source: Sequences, target: Sequences) -> None:
+    a, b = source.tokens, target.tokens
+    if a.shape != b.shape:
+        raise ValueError(
+            f"source and target must have the same shape [batch pos dim], got {list(a.shape)} and {list(b.shape)}: "
+            "they are swapped pair by pair and position by position."
+        )
+    if a.is_complex() != b.is_complex():
+        kinds = ["complex" if x.is_complex() else "real" for x in (a, b)]
+        raise ValueError(
+            f"source and target must both be real or both complex, got {kinds[0]} and {kinds[1]}: sample both in the "
+            "same basis."
+        )
+    if len(a) < 2:
+        raise ValueError(f"source and target must hold at least 2 sequences, the controls need another; got {len(a)}.")
+    if a.shape[1] < 3:
+        raise ValueError(f"sequences must have at least 3 tokens (a context of two and one more), got {a.shape[1]}.")
+    if torch.equal(source.W, target.W):
+        raise ValueError("source and target have the same W, so there is nothing to move: sample with two seeds.")
+
+
+def _hooks_of(model: Any) -> tuple[list[list[str]], tuple[str, ...]]:
+    """What is moved, the full names of each layer's hooks and their kind."""
+    require(model, "hooks", "run_with_cache", "hook_dict")
+    config = getattr(model, "config", None)
+    if config is None or config.encoding == "plain":
+        hooks = PATTERN
+    else:
+        hooks = STATE if config.linear else KEYS_AND_VALUES
+    n_layers = 1 + max((int(name.split(".")[1]) for name in model.hook_dict if name.startswith("blocks.")), default=0)
+    names = [[f"blocks.{layer}.attn.{hook}" for hook in hooks] for layer in range(n_layers)]
+    for name in sum(names, []):
+        if name not in model.hook_dict:
+            raise ValueError(
+                f"model has no hook {name!r}, which holds its {WHAT[hooks]}; it has {', '.join(model.hook_dict)}."
+            )
+    return names, hooks
+
+
+def _chosen(name: str, values: Iterable[int] | None, *, low: int, high: int) -> tuple[int, ...]:
+    """Sorted and distinct; all if left out."""
+    if values is None:
+        return tuple(range(low, high + 1))
+    found = tuple(sorted({check_integer(name, value, low=low, high=high) for value in values}))
+    if not found:
+        raise ValueError(f"{name} is empty; leave it out for all.")
+    return found
+
+
+def _activations(model: Any, tokens: Predictions, names: list[str]) -> Held:
+    cache = model.run_with_cache(tokens, names_filter=names)[1]
+    return {name: cache[name] for name in names}
+
+
+def _run(model: Any, tokens: Predictions, held: Held, *more: tuple[str, Callable]) -> Predictions:
+    """The predictions with these activations in place of the model's own."""
+
+    def put(value: Tensor, hook: Any) -> Tensor:
+        return held[hook.name]
+
+    with model.hooks(fwd_hooks=[*((name, put) for name in held), *more]):
+        return model(tokens)
+
+
+def _random_like(value: Tensor, name: str, generator: torch.Generator) -> Tensor:
+    """Gaussian, of the same norm per position and head; a pattern stays causal."""
+    drawn = torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
+    drawn = drawn.tril() if name.endswith(PATTERN) else drawn
+    dims = (-2, -1) if name.endswith(STATE) else (-1,)
+    norms = [x.abs().square().sum(dims, keepdim=True).sqrt() for x in (value, drawn)]
+    return drawn * (norms[0] / norms[1])
+
+
+def _orbit(W: Inexact[Tensor, "batch dim dim"], first: Inexact[Tensor, "batch dim"], length: int) -> Predictions:
+    """first, W first, W^2 first, ..."""
+    tokens = [first]
+    for _ in range(length - 1):
+        tokens.append(torch.einsum("bij,bj->bi", W, tokens[-1]))
+    return torch.stack(tokens, dim=1)
+
+
+def _through(
+    model: Any, inputs: Predictions, W: Tensor, held: Held, positions: tuple[int, ...], *, augmented: bool
+) -> Predictions:
+    """The swap into the sequences of W that pass through each s_T of the inputs."""
+    inverse, singular = torch.linalg.inv_ex(W)
+    if singular.any():
+        raise ValueError("source.W must be invertible: the ceiling follows it backwards from the target's tokens.")
+    if augmented:  # of which the query alone is left, and in it s_{T-1}
+        before = apply(inverse[:, None].expand(-1, inputs.shape[1], -1, -1), inputs)
+
+        def ask(embedded: Tensor, hook: Any) -> Tensor:
+            return torch.cat([embedded[..., : -before.shape[-1]], before.to(embedded.dtype)], dim=-1)
+
+        return _run(model, inputs, held, ("hook_embed", ask))
+    found = torch.zeros_like(inputs)
+    for T in positions:
+        tokens = _orbit(inverse, inputs[:, T - 1], T).flip(1)
+        patterns = {name: pattern[..., :T, :T] for name, pattern in held.items()}
+        found[:, T - 1] = _run(model, tokens, patterns)[:, -1].to(found.dtype)
+    return found
+
+
+def _table(found: Mapping[str, Predictions], positions: tuple[int, ...]) -> pd.DataFrame:
+    own, goal = (_double(found[name]) for name in ("own", "goal"))
+    moved = {condition: _double(found[condition]) for condition in (SWAP, CEILING, *CONTROLS)}
+    ceiling, _, ceiling_influence = _steering(moved[CEILING], goal, own)
+    ceiling = np.where(ceiling > CERTAIN * _standard_error(ceiling_influence), ceiling, np.nan)
+    tables = []
+    for condition, predictions in moved.items():
+        score, kept, influence = _steering(predictions, goal, own)
+        columns = {
+            "score": score,
+            "score_se": _standard_error(influence),
+            "kept": kept,
+            "normalised": score / ceiling,
+            "normalised_se": _standard_error((influence - score / ceiling * ceiling_influence) / ceiling),
+            "projection": _ratio(_inner(predictions - own, goal - own), _inner(goal - own, goal - own)),
+            "error": _ratio(_inner(predictions - goal, predictions - goal), _inner(goal, goal)),
+            "change": _ratio(_inner(predictions - own, predictions - own), _inner(own, own)),
+        }
+        tables.append(pd.DataFrame({"condition": condition, "T": positions, "n": len(own), **columns}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _steering(
+    moved: Predictions, goal: Predictions, own: Predictions
+) -> tuple[Float[np.ndarray, "pos"], Float[np.ndarray, "pos"], Float[np.ndarray, "batch pos"]]:
+    """score and kept of moved = score goal + kept own + rest, and how far each pair pulls the score."""
+    parts = torch.stack([goal, own])  # [2 batch pos dim]
+    gram = torch.einsum("anti,bnti->tab", parts.conj(), parts).real
+    inverse = torch.linalg.pinv(gram, hermitian=True)  # a model may predict 0
+    coefficients = torch.einsum("tab,bnti,nti->ta", inverse.to(parts.dtype), parts.conj(), moved).real
+    rest = moved - torch.einsum("ta,anti->nti", coefficients.to(parts.dtype), parts)
+    pulls = torch.einsum("anti,nti->nta", parts.conj(), rest).real
+    influence = torch.einsum("ta,nta->nt", inverse[:, 0], pulls)
+    score, kept = coefficients.cpu().numpy().T
+    return score, kept, influence.cpu().numpy()
+
+
+def _standard_error(influence: Float[np.ndarray, "batch pos"]) -> Float[np.ndarray, "pos"]:
+    n = len(influence)
+    return np.sqrt((influence**2).sum(0) * n / (n - 1))
+
+
+def _double(x: Predictions) -> Predictions:
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+def _inner(x: Predictions, y: Predictions) -> Float[np.ndarray, "pos"]:
+    return (x.conj() * y).real.sum((0, 2)).cpu().numpy()
+
+
+def _ratio(x: Float[np.ndarray, "pos"], y: Float[np.ndarray, "pos"]) -> Float[np.ndarray, "pos"]:
+    """nan where there is nothing to divide by."""
+    return np.divide(x, y, out=np.full_like(x, np.nan), where=y > 0)
