@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ar_interp.probes.algorithm import identify_algorithm
     from ar_interp.probes.context import recover_context
     from ar_interp.probes.heads import head_orthogonality
+    from ar_interp.probes.interventions import swap_context
     from ar_interp.probes.positional import positional_structure
     from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal, Sequences
     from ar_interp.training.config import TrainConfig
@@ -37,6 +38,7 @@ _NAMES = {
     "recover_context": "probes.context",
     "head_orthogonality": "probes.heads",
     "positional_structure": "probes.positional",
+    "swap_context": "probes.interventions",
     "CommutingOrthogonal": "processes",
     "CommutingUnitary": "processes",
     "FirstToken": "processes",
@@ -76,6 +78,7 @@ __all__ = [
     "processes",
     "recipes",
     "recover_context",
+    "swap_context",
     "theory",
     "train",
     "verify",

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 import ar_interp as ari
 from ar_interp.claims import references
+from ar_interp.claims.augmented import without_signs
 from ar_interp.claims.head_count import head_count_claims
 from ar_interp.claims.verify import _kind
 from ar_interp.models.config import ModelConfig, initial_parameters
@@ -122,9 +123,25 @@ def test_full_matrices_are_read_in_every_basis_of_the_head():
     eta = optimal_step_size(dim=DIM, max_length=N_CTX)
     exact = layer([0, eta, 0, 0], process=process)
     claims = ari.verify(full(exact, 0.0))
-    assert [claim.verdict for claim in claims] == ["holds"] * 7
+    assert [claim.verdict for claim in claims] == ["holds"] * 8
     noisy = ari.verify(full(exact, 0.2))
-    assert verdicts(noisy, "multiple of the identity") == ["fails", "fails"]
+    assert verdicts(noisy, "is a multiple of the identity") == ["fails"]
+    assert verdicts(noisy, "OV block that writes s_t") == ["fails"]
+
+
+def test_full_matrices_are_read_up_to_signs_of_query_and_prediction_together():
+    process = ari.CommutingUnitary(DIM, first_token="signs")
+    eta = optimal_step_size(dim=DIM, max_length=N_CTX)
+    exact = full(layer([0, eta, 0, 0], process=process), 0.0)
+    signs = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
+    turned = without_signs(exact, signs)
+    assert not torch.allclose(turned.QK.AB, exact.QK.AB)
+    assert [claim.verdict for claim in ari.verify(turned)] == ["holds"] * 8
+    assert_close(without_signs(turned).QK.AB, exact.QK.AB)
+    half = without_signs(exact, signs)
+    half.blocks[0].attn.W_O.copy_(exact.W_O[0])  # the query's signs alone
+    claims = ari.verify(half)
+    assert verdicts(claims, "error of the hooked model") == verdicts(claims, "step size a2 b1") == ["fails"]
 
 
 def test_block_view_recovers_what_was_put_in():

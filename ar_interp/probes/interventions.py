@@ -11,7 +11,7 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_integer
-from ar_interp.estimators import apply
+from ar_interp.probes.context import reads_circuit
 from ar_interp.probes.weights import require
 from ar_interp.processes import Sequences
 
@@ -79,7 +79,7 @@ class SwappedContext:
 
     @property
     def normalised(self) -> float:
-        """score / ceiling: the share of what the model knows of W that was moved; nan if it knows nothing."""
+        """score / ceiling: 1 if all that the model knows of W was moved; nan if it knows nothing."""
         return self._last(SWAP, "normalised")
 
     @property
@@ -112,8 +112,8 @@ def swap_context(
     What is moved. *Augmented tokens*: the estimate lies in the key-value state S_T = sum_{t<=T} k_t v_t^T and the last
     token asks, z_T = q_T S_T. The source's S_T goes into every chosen layer (where attention is not linear, all its
     keys and values); queries and residual stream are the target's, so that one layer predicts Ŵ_source s_T(target).
-    The states of the other layers are held at the target's own: position T is moved through its query path alone, and
-    one forward pass serves all T.
+    The states of the other layers are held at the target's own (so are patterns, below): position T is moved through
+    its query path alone, and one forward pass serves all T.
 
     *Plain tokens* are prediction_T = sum_t Γ_{T,t} s_t, Γ_{T,t} = sum_h pattern_h(T, t) W_O^T W_V^T. Here k_t v_t^T
     holds s_t itself up to s_T, and the query is s_{T-1}: the source's state would bring the source's last token along
@@ -132,7 +132,8 @@ def swap_context(
     *Ceiling.* The same swap, in all layers, into the sequence of W_source that passes through s_T(target) at T:
     s_t = W_source^{t-T} s_T. Goal and moved estimate are as before, and nothing of the target's W is left in the
     queries s_{T-1} or the older values; it falls short of 1 as far as the model's own estimate of W does. normalised =
-    score / ceiling is then the share of the estimate that was moved.
+    score / ceiling is 1 where all of the estimate was moved. With all layers swapped the two differ in the target's
+    s_{T-1} alone (in its older values for plain tokens), which may add as well as take away: it can be more than 1.
 
     *Controls* do the swap with another state, and must not score. `same W`: of a sequence with the *target's* W and
     other tokens (it starts at the last token of another source), where also `change` tells how far a prediction
@@ -141,19 +142,21 @@ def swap_context(
     Source: activation patching, of the in-context map of Sander et al. 2024.
 
     Args:
-        model: a `HookedARTransformer`; or any HookedRootModule on plain tokens with hooks blocks.{l}.attn.hook_pattern.
+        model: a `HookedARTransformer`; or any that `recover_context` takes, with TransformerLens's `hooks`.
         source: whose estimate is moved.
         target: whose tokens stay, pair by pair; one token more than the contexts to look at, both.
         layers: where the source's estimate goes, from 0; all if left out.
         positions: T to report, from 2 to the length of the contexts; all if left out.
         seed: of the random states.
     Raises:
-        ValueError: source and target that differ in shape or in being complex, that have the same W, fewer than two
-            pairs, contexts shorter than 2, a singular W, layers or positions that are not there, a model without the
-            hooks.
+        ValueError: source and target that differ in shape or in being complex, or that have the same W; fewer than two
+            pairs, contexts shorter than 2, a singular W; sequences in another basis where heads are diagonal; layers
+            or positions that are not there; a model without the hooks.
     """
     _check_pairs(source, target)
     names, hooks = _hooks_of(model)
+    for sequences in (source, target):
+        reads_circuit(model, sequences)  # refuses another basis where heads are diagonal
     chosen = _chosen("layers", layers, low=0, high=len(names) - 1)
     length = target.tokens.shape[1] - 1
     asked = _chosen("positions", positions, low=2, high=length)
@@ -168,7 +171,8 @@ def swap_context(
     for start in range(0, len(target), CHUNK):
         rows = slice(start, start + CHUNK)
         inputs, W = target.tokens[rows, :-1], source.W[rows]
-        base, held = (_activations(model, tokens, every) for tokens in (inputs, source.tokens[rows, :-1]))
+        held = _activations(model, source.tokens[rows, :-1], every)
+        frozen = _activations(model, inputs, [name for name in every if name not in moving])
         states = {
             SWAP: held,
             SAME: _activations(model, same[rows], moving),
@@ -176,13 +180,13 @@ def swap_context(
             RANDOM: {name: _random_like(held[name], name, generator) for name in moving},
         }
         moved = {
-            condition: _run(model, inputs, base | {name: state[name] for name in moving})
+            condition: _run(model, inputs, frozen | {name: state[name] for name in moving})[:, at]
             for condition, state in states.items()
         }
         moved[CEILING] = _through(model, inputs, W, held, asked, augmented=hooks is not PATTERN)
-        moved["own"] = model(inputs)
-        moved["goal"] = apply(W[:, None].expand(-1, length, -1, -1), inputs)
-        parts.append({name: found[:, at] for name, found in moved.items()})
+        moved["own"] = model(inputs)[:, at]
+        moved["goal"] = torch.einsum("bij,btj->bti", W, inputs[:, at])
+        parts.append(moved)
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return SwappedContext(
         by_position=_table(found, asked),
@@ -221,17 +225,15 @@ def _hooks_of(model: Any) -> tuple[list[list[str]], tuple[str, ...]]:
     """What is moved, the full names of each layer's hooks and their kind."""
     require(model, "hooks", "run_with_cache", "hook_dict")
     config = getattr(model, "config", None)
-    if config is None or config.encoding == "plain":
-        hooks = PATTERN
-    else:
+    hooks = PATTERN
+    if config is not None and config.encoding == "augmented":
         hooks = STATE if config.linear else KEYS_AND_VALUES
     n_layers = 1 + max((int(name.split(".")[1]) for name in model.hook_dict if name.startswith("blocks.")), default=0)
     names = [[f"blocks.{layer}.attn.{hook}" for hook in hooks] for layer in range(n_layers)]
-    for name in sum(names, []):
-        if name not in model.hook_dict:
-            raise ValueError(
-                f"model has no hook {name!r}, which holds its {WHAT[hooks]}; it has {', '.join(model.hook_dict)}."
-            )
+    for name in (name for layer in names for name in layer if name not in model.hook_dict):
+        raise ValueError(
+            f"model has no hook {name!r}, where its {WHAT[hooks]} should be; it has {', '.join(model.hook_dict)}."
+        )
     return names, hooks
 
 
@@ -246,6 +248,8 @@ def _chosen(name: str, values: Iterable[int] | None, *, low: int, high: int) -> 
 
 
 def _activations(model: Any, tokens: Predictions, names: list[str]) -> Held:
+    if not names:
+        return {}
     cache = model.run_with_cache(tokens, names_filter=names)[1]
     return {name: cache[name] for name in names}
 
@@ -279,24 +283,24 @@ def _orbit(W: Inexact[Tensor, "batch dim dim"], first: Inexact[Tensor, "batch di
 
 def _through(
     model: Any, inputs: Predictions, W: Tensor, held: Held, positions: tuple[int, ...], *, augmented: bool
-) -> Predictions:
-    """The swap into the sequences of W that pass through each s_T of the inputs."""
+) -> Inexact[Tensor, "batch asked dim"]:
+    """The swap into the sequences of W that pass through s_T of the inputs, for every T asked for."""
     inverse, singular = torch.linalg.inv_ex(W)
     if singular.any():
         raise ValueError("source.W must be invertible: the ceiling follows it backwards from the target's tokens.")
     if augmented:  # of which the query alone is left, and in it s_{T-1}
-        before = apply(inverse[:, None].expand(-1, inputs.shape[1], -1, -1), inputs)
+        before = torch.einsum("bij,btj->bti", inverse, inputs)
 
         def ask(embedded: Tensor, hook: Any) -> Tensor:
             return torch.cat([embedded[..., : -before.shape[-1]], before.to(embedded.dtype)], dim=-1)
 
-        return _run(model, inputs, held, ("hook_embed", ask))
-    found = torch.zeros_like(inputs)
+        return _run(model, inputs, held, ("hook_embed", ask))[:, [T - 1 for T in positions]]
+    found = []
     for T in positions:
         tokens = _orbit(inverse, inputs[:, T - 1], T).flip(1)
         patterns = {name: pattern[..., :T, :T] for name, pattern in held.items()}
-        found[:, T - 1] = _run(model, tokens, patterns)[:, -1].to(found.dtype)
-    return found
+        found.append(_run(model, tokens, patterns)[:, -1])
+    return torch.stack(found, dim=1)
 
 
 def _table(found: Mapping[str, Predictions], positions: tuple[int, ...]) -> pd.DataFrame:
