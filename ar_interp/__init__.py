@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ar_interp.models.config import ModelConfig
     from ar_interp.models.transformer import HookedARTransformer
     from ar_interp.probes.algorithm import identify_algorithm
+    from ar_interp.probes.circuits import circuits
     from ar_interp.probes.context import recover_context
     from ar_interp.probes.heads import head_orthogonality
     from ar_interp.probes.interventions import swap_context
@@ -35,6 +36,7 @@ _NAMES = {
     "ModelConfig": "models.config",
     "HookedARTransformer": "models.transformer",
     "identify_algorithm": "probes.algorithm",
+    "circuits": "probes.circuits",
     "recover_context": "probes.context",
     "head_orthogonality": "probes.heads",
     "positional_structure": "probes.positional",
@@ -67,6 +69,7 @@ __all__ = [
     "TrainingRun",
     "available",
     "checkpoints",
+    "circuits",
     "claims",
     "estimators",
     "figures",

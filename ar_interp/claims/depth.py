@@ -50,10 +50,11 @@ def _steps_claims(run: Trained, per_pair: bool) -> list[Claim]:
     doublings = 0 if n_layers == 1 else n_layers + (not per_pair)
     as_many = float(curve.loc[curve["k"] == n_layers, "error"].iloc[0])
     seen = f"{2 ** logs.mean():.1f} steps, seeds from {steps.min():.1f} to {steps.max():.1f}"
+    worth = "one step" if n_layers == 1 else f"{2**doublings} steps"
     layers = "One layer behaves" if n_layers == 1 else f"{n_layers} layers behave"
     return [
         claim(
-            f"{layers} like {2**doublings} step{'s' if doublings else ''} of gradient descent: log2 of the number with the same error ({seen})",
+            f"{layers} like {worth} of gradient descent: log2 of the number with the same error ({seen})",
             source=DOUBLING,
             tolerance="doublings",
             predicted=doublings,
