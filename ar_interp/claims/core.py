@@ -1,9 +1,10 @@
 """What a claim is: predicted and measured value, a tolerance set beforehand, a control that must fail."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -120,6 +121,41 @@ def claim(
         reason=reason,
         control=Control(description=control[0], measured=float(control[1])),
     )
+
+
+class Compared:
+    """What a subject of claims has beside its own measurements: an untrained model, measured in the same way."""
+
+    untrained: Any
+
+    def claim(
+        self,
+        statement: str,
+        read: Callable[[Any], float],
+        *,
+        source: str,
+        tolerance: str,
+        predicted: float = 0.0,
+        n: int = 1,
+        uncertainty: float = 0.0,
+        control: tuple[str, Any] | None = None,
+    ) -> Claim:
+        """What `read` says of the subject, against what it says of the untrained model, or of another control.
+
+        Args:
+            control: description, and a number or a measured model to read.
+        """
+        description, other = control or ("untrained", self.untrained)
+        return claim(
+            statement,
+            source=source,
+            tolerance=tolerance,
+            predicted=predicted,
+            measured=read(self),
+            uncertainty=uncertainty,
+            n=n,
+            control=(description, other if isinstance(other, float) else read(other)),
+        )
 
 
 def _finite(value: object) -> object:

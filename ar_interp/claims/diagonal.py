@@ -86,7 +86,7 @@ def _orthogonal_claims(subject: Subject) -> list[Claim]:
             source=ZERO_SET,
             tolerance="kappa relation",
             predicted=subject.positions.ratio_from_kappa,
-            control=("p_{T-1} with its sign turned", flipped_previous),
+            control=("p_{T-1} with its sign turned", subject.sabotaged(flipped_previous)),
         ),
         subject.claim(
             "Eigenvalues of M = A B^T are c(1 + kappa), c(1 - kappa), dim / 2 of each: largest deviation over c",
@@ -185,7 +185,7 @@ def _head_claims(source: str, subject: Subject, rank: int) -> list[Claim]:
             lambda m: m.heads.cosine_ab,
             source=source,
             tolerance="heads",
-            control=("keys permuted between heads", permuted_heads),
+            control=("keys permuted between heads", subject.sabotaged(permuted_heads)),
         ),
     ]
 
@@ -197,5 +197,5 @@ def _identity_claim(statement: str, source: str, subject: Subject) -> Claim:
         source=source,
         tolerance="identity",
         n=len(subject.positions.angles),
-        control=("P shifted by one key", shifted_positions),
+        control=("P shifted by one key", subject.sabotaged(shifted_positions)),
     )

@@ -1,6 +1,5 @@
 """What claims of general models are made of: errors on fresh sequences, block scalars, an untrained control."""
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.claims.core import Claim, claim
+from ar_interp.claims.core import Claim, Compared
 from ar_interp.models.config import ModelConfig
 from ar_interp.probes.blocks import AugmentedBlocks, augmented_blocks
 from ar_interp.probes.context import UNTRAINED_SEED
@@ -79,36 +78,12 @@ class GeneralMeasured:
         return loss.item() / (self.config.n_ctx - 1)
 
 
-class GeneralSubject(GeneralMeasured):
+class GeneralSubject(GeneralMeasured, Compared):
     """The model that claims are made of, beside an untrained one of the same architecture."""
 
     def __init__(self, model: Any, config: ModelConfig, process: Process) -> None:
         super().__init__(model, config, process)
         self.untrained = GeneralMeasured(model.untrained(UNTRAINED_SEED), config, process)
-
-    def claim(
-        self,
-        statement: str,
-        read: Callable[[GeneralMeasured], float],
-        *,
-        source: str,
-        tolerance: str,
-        predicted: float = 0.0,
-        n: int = 1,
-        uncertainty: float = 0.0,
-        control: tuple[str, float] | None = None,
-    ) -> Claim:
-        """What `read` says of the model, against what it says of the untrained one, or against a given control."""
-        return claim(
-            statement,
-            source=source,
-            tolerance=tolerance,
-            predicted=predicted,
-            measured=read(self),
-            uncertainty=uncertainty,
-            n=n,
-            control=control or ("untrained", read(self.untrained)),
-        )
 
     def loss_claim(
         self,

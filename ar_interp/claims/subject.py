@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ar_interp.claims.controls import untrained
-from ar_interp.claims.core import Claim, claim
+from ar_interp.claims.core import Compared
 from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
 from ar_interp.probes.positional import PositionalStructure, positional_structure
 from ar_interp.probes.weights import diagonal_weights
@@ -64,7 +64,7 @@ class Measured:
         return max(real.abs().max().item(), found.imag.abs().max().item())
 
 
-class Subject(Measured):
+class Subject(Measured, Compared):
     """The model that claims are made of, beside the untrained one that is the control of most."""
 
     def __init__(self, model: Any, process: CommutingProcess) -> None:
@@ -72,33 +72,6 @@ class Subject(Measured):
         self.n_heads, self.dim = self.weights.A.shape
         self.untrained = Measured(untrained(model, process), process)
 
-    def claim(
-        self,
-        statement: str,
-        read: Callable[[Measured], float],
-        *,
-        source: str,
-        tolerance: str,
-        predicted: float = 0.0,
-        n: int = 1,
-        uncertainty: float = 0.0,
-        control: tuple[str, Callable[..., Any]] | None = None,
-    ) -> Claim:
-        """What `read` says of the model, against what it says of the untrained one, or of a sabotaged copy.
-
-        Args:
-            control: description and sabotage, (model, process) -> model.
-        """
-        description, other = "untrained", self.untrained
-        if control is not None:
-            description, other = control[0], Measured(control[1](self.model, self.process), self.process)
-        return claim(
-            statement,
-            source=source,
-            tolerance=tolerance,
-            predicted=predicted,
-            measured=read(self),
-            uncertainty=uncertainty,
-            n=n,
-            control=(description, read(other)),
-        )
+    def sabotaged(self, sabotage: Callable[[Any, CommutingProcess], Any]) -> Measured:
+        """A copy that `sabotage`, (model, process) -> model, has changed."""
+        return Measured(sabotage(self.model, self.process), self.process)
