@@ -15,7 +15,7 @@ from ar_interp.processes import HaarOrthogonal
 DIM, N_POSITIONS, LENGTH, BATCH = 5, 100, 12, 4
 
 
-# ---- the two models: BASELINE's equations, with the authors' names of the weights
+# ---- the two models, with the authors' names of the weights
 
 
 class PlainAttention(nn.Module):
