@@ -15,7 +15,8 @@ from torch.testing import assert_close
 from transformer_lens.utilities.matrix import composition_scores
 
 import ar_interp as ari
-from ar_interp.probes.circuits import Circuits, circuits, principal_angles, projector
+from ar_interp.probes.circuits import Circuits, circuits
+from ar_interp.probes.subspaces import principal_angles, projector
 
 LAYERS, HEADS, D_MODEL = 3, 2, 6
 SHAPES = [(D_MODEL, 2), (D_MODEL, D_MODEL), (D_MODEL, 9)]

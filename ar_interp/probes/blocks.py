@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp.probes.weights import require
@@ -73,9 +73,16 @@ def augmented_blocks(model: Any, *, layer: int = 0) -> AugmentedBlocks:
     return AugmentedBlocks(QK=QK, OV=OV, QK_defect=QK_defect, OV_defect=OV_defect)
 
 
+def split_blocks(
+    circuits: Inexact[Tensor, "*circuit d_model d_model"], dim: int
+) -> Inexact[Tensor, "*circuit 3 3 dim dim"]:
+    """The 3 x 3 blocks of size dim of each circuit."""
+    return circuits.unflatten(-1, (BLOCKS, dim)).unflatten(-3, (BLOCKS, dim)).transpose(-3, -2)
+
+
 def _scalars(circuit: Float[Tensor, "d_model d_model"]) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]]:
     dim = len(circuit) // BLOCKS
-    blocks = circuit.unflatten(0, (BLOCKS, dim)).unflatten(2, (BLOCKS, dim)).transpose(1, 2)  # [3 3 dim dim]
+    blocks = split_blocks(circuit, dim)
     means = blocks.diagonal(0, -2, -1).mean(-1)
     rest = blocks - means[:, :, None, None] * torch.eye(dim, dtype=blocks.dtype)
     largest = blocks.norm(dim=(-2, -1)).max()

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from ar_interp._checks import check_integer
-from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS
-from ar_interp.probes.weights import DIAGONAL_TOLERANCE, require
+from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS, split_blocks
+from ar_interp.probes.weights import DIAGONAL_TOLERANCE, in_double, require
 
 CIRCUITS = ("QK", "OV")
 COMPOSITIONS = ("Q", "K", "V")
@@ -31,7 +31,8 @@ class Spectrum:
     """Singular values and eigenvalues of one kind of circuit, X = U diag(S) Vh for every layer and head.
 
     U and Vh are torch.linalg's, so Vh is a conjugate transpose; FactoredMatrix.svd returns V with X = U diag(S) V^T
-    instead. Neither is unique where singular values coincide: compare subspaces by `projector` or `principal_angles`.
+    instead. Neither is unique where singular values coincide: compare subspaces by
+    `subspaces.projector` or `subspaces.principal_angles`.
 
     Attributes:
         U: orthonormal columns; with rank = min(d_head, d_model), here and below.
@@ -254,63 +255,10 @@ def circuits(model: Any, *, dim: int | None = None, n_untrained: int = N_UNTRAIN
     )
 
 
-def projector(X: Inexact[Tensor, "n p"]) -> Inexact[Tensor, "n n"]:
-    """The orthogonal projector X (X^H X)^{-1} X^H onto the column space of X, as Q Q^H from its QR.
-
-    Raises:
-        ValueError: X that is not a finite matrix, or has linearly dependent columns.
-    """
-    Q = _basis("X", X)
-    return Q @ Q.mH
-
-
-def principal_angles(X: Inexact[Tensor, "n p"], Y: Inexact[Tensor, "m q"]) -> Float[Tensor, "angle"]:
-    """Principal angles between the column spaces of X and Y, in radians, ascending; min(p, q) of them.
-
-    With orthonormal bases Q_X and Q_Y and p >= q, cos theta_i are the singular values of Q_X^H Q_Y and sin theta_i
-    those of Q_Y - Q_X Q_X^H Q_Y. The sine is used below pi/4, where the cosine would lose half the digits.
-    Source: Björck and Golub 1973; Knyazev and Argentati 2002.
-
-    Raises:
-        ValueError: matrices of different height, not finite, or with linearly dependent columns.
-    """
-    large, small = _basis("X", X), _basis("Y", Y)
-    if len(large) != len(small):
-        raise ValueError(f"X and Y must have as many rows, got {list(X.shape)} and {list(Y.shape)}.")
-    if large.shape[1] < small.shape[1]:
-        large, small = small, large
-    dtype = torch.promote_types(large.dtype, small.dtype)
-    large, small = large.to(dtype), small.to(dtype)
-    inner = large.mH @ small
-    cosines = torch.linalg.svdvals(inner).clamp(max=1)  # descending, so the angles ascend
-    sines = torch.linalg.svdvals(small - large @ inner).flip(0).clamp(max=1)
-    return torch.where(cosines.square() >= 0.5, sines.asin(), cosines.acos())
-
-
-def _basis(name: str, X: Tensor) -> Inexact[Tensor, "n p"]:
-    """Orthonormal, in double precision."""
-    if X.ndim != 2 or 0 in X.shape:
-        raise ValueError(f"{name} must be a matrix [n p] with columns, got shape {list(X.shape)}.")
-    if not torch.isfinite(X).all():
-        raise ValueError(f"{name} has NaN or infinite entries.")
-    Q, R = torch.linalg.qr(_double(X))
-    S = torch.linalg.svdvals(R)
-    if X.shape[1] > X.shape[0] or S[-1] <= max(X.shape) * torch.finfo(S.dtype).eps * S[0]:
-        raise ValueError(
-            f"{name} {list(X.shape)} must have linearly independent columns: pass a basis of its column space, e.g. "
-            "the first columns of U of its singular value decomposition."
-        )
-    return Q
-
-
-def _double(X: Tensor) -> Tensor:
-    return X.detach().cpu().to(torch.complex128 if X.is_complex() else torch.float64)
-
-
 def _weights(model: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     names = ("W_Q", "W_K", "W_V", "W_O")
     require(model, *names)
-    weights = [_double(getattr(model, name)) for name in names]
+    weights = [in_double(getattr(model, name)) for name in names]
     shape = weights[0].shape
     for name, weight in zip(names, weights, strict=True):
         wanted = (*shape[:2], shape[-1], shape[-2]) if name == "W_O" else shape
@@ -397,7 +345,7 @@ def _untrained_composition(d_model: int, d_head: int, dtype: torch.dtype, n: int
 
 def _block_view(QK: FactoredMatrix, OV: FactoredMatrix, dim: int) -> BlockView:
     products = torch.stack([QK.A @ QK.B, OV.A @ OV.B])
-    blocks = products.unflatten(-1, (BLOCKS, dim)).unflatten(-3, (BLOCKS, dim)).transpose(-3, -2)  # [... 3 3 dim dim]
+    blocks = split_blocks(products, dim)
     norms = blocks.norm(dim=(-2, -1))
     diagonals = blocks.diagonal(0, -2, -1)
     scalars = diagonals.mean(-1)

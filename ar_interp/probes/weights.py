@@ -68,6 +68,11 @@ def require(model: Any, *names: str) -> None:
         )
 
 
+def in_double(X: Tensor) -> Tensor:
+    """On the CPU in double precision, without its history."""
+    return X.detach().cpu().to(torch.complex128 if X.is_complex() else torch.float64)
+
+
 def process_of(model: Any, process: Process | None) -> CommutingProcess:
     """The process given, else the one the model carries."""
     found = process or getattr(model, "process", None)
