@@ -11,7 +11,6 @@ from torch.testing import assert_close
 import ar_interp as ari
 from ar_interp.claims import references
 from ar_interp.claims.augmented import without_signs
-from ar_interp.claims.head_count import head_count_claims
 from ar_interp.claims.verify import _kind
 from ar_interp.models.config import ModelConfig, initial_parameters
 from ar_interp.probes.algorithm import gradient_descent_curve
@@ -249,7 +248,6 @@ def test_one_head_is_the_best_for_random_first_tokens_only():
     assert verdicts(ari.verify(model), "One head is as good") == ["fails"]
     fixed = ari.verify(model, process=HAAR)
     assert verdicts(fixed, "errs less than the best invariant head") == ["fails"]
-    assert head_count_claims.__doc__
 
 
 # ---- the paper's models, and what theory says nothing of

@@ -30,12 +30,14 @@ def fast_step(config: ModelConfig) -> Step | None:
         return None
 
     def step(parameters: Parameters, tokens: Tensor, first_length: int) -> tuple[Tensor, Parameters]:
-        members = [
-            alone(config, {name: tensor[i] for name, tensor in parameters.items()}, tokens[i], first_length)
-            for i in range(len(tokens))
-        ]
-        losses, gradients = zip(*members, strict=True)
-        return torch.stack(losses), {name: torch.stack([g[name] for g in gradients]) for name in parameters}
+        losses, gradients = [], []
+        for i, sequences in enumerate(tokens):
+            leaves = {name: tensor[i].detach().requires_grad_() for name, tensor in parameters.items()}
+            loss, products, theirs = alone(config, leaves, sequences, first_length)
+            losses.append(loss)
+            gradients.append(torch.autograd.grad(products, list(leaves.values()), theirs))
+        stacked = (torch.stack(members) for members in zip(*gradients, strict=True))
+        return torch.stack(losses), dict(zip(parameters, stacked, strict=True))
 
     return step
 

@@ -77,20 +77,19 @@ class Stack:
 
 def linear_stack_step(
     config: ModelConfig, parameters: dict[str, Tensor], tokens: Float[Tensor, "batch pos dim"], first_length: int
-) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-    """Of one member: mean over the batch of the squared errors from T = first_length on, and its gradients.
+) -> tuple[Float[Tensor, ""], list[Tensor], list[Tensor]]:
+    """Of one member: mean over the batch of the squared errors from T = first_length on.
 
     Args:
-        parameters: by name, without the ensemble axis.
+        parameters: by name, without the ensemble axis, requiring gradients.
         tokens: s_1, ..., s_{n+1}.
+    Returns:
+        the loss; the products of parameters that it depends on; its gradients with respect to them.
     """
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
-    stack = collapse(config, leaves)
-    outputs = stack.tensors()
+    stack = collapse(config, parameters)
     with torch.no_grad():
         loss, gradients = _loss_and_gradients(config, stack, tokens, first_length)
-    back = torch.autograd.grad(outputs, list(leaves.values()), gradients)
-    return loss, dict(zip(leaves, back, strict=True))
+    return loss, stack.tensors(), gradients
 
 
 def collapse(config: ModelConfig, parameters: dict[str, Tensor]) -> Stack:

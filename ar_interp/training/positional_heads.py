@@ -100,23 +100,23 @@ class Kernel:
 
 def figure7_step(
     config: ModelConfig, parameters: dict[str, Tensor], tokens: Float[Tensor, "batch pos dim"], first_length: int
-) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-    """Of one member: mean over the batch of the squared errors from T = first_length on, and its gradients.
+) -> tuple[Float[Tensor, ""], list[Tensor], list[Tensor]]:
+    """Of one member: mean over the batch of the squared errors from T = first_length on.
 
     Args:
-        parameters: by name, without the ensemble axis.
+        parameters: by name, without the ensemble axis, requiring gradients.
         tokens: s_1, ..., s_{n+1}.
+    Returns:
+        the loss; the products of parameters that it depends on; its gradients with respect to them.
     """
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
-    heads = collapse(config, leaves, n_pos=tokens.shape[1] - 1)
+    heads = collapse(config, parameters, n_pos=tokens.shape[1] - 1)
     collapsed = heads if config.n_heads < FEW_HEADS else sum_of_heads(heads)
     with torch.no_grad():
         if isinstance(collapsed, Heads):
             loss, gradients = _head_by_head(collapsed, tokens.mT, first_length)
         else:
             loss, gradients = _all_heads(collapsed, tokens.permute(1, 2, 0).contiguous(), first_length)
-    back = torch.autograd.grad(collapsed.tensors(), list(leaves.values()), gradients)
-    return loss, dict(zip(leaves, back, strict=True))
+    return loss, collapsed.tensors(), gradients
 
 
 def collapse(config: ModelConfig, parameters: dict[str, Tensor], *, n_pos: int) -> Heads:
