@@ -22,6 +22,8 @@ def verdicts(claims: Claims, *words: str) -> list[str]:
 
 def made(**changes) -> Claim:
     values = {
+        "name": "heads/a",
+        "evidence": "weights",
         "statement": "a",
         "source": "b",
         "predicted": 1.0,
@@ -51,12 +53,19 @@ def test_the_verdict(changes, verdict):
     assert made(**changes).verdict == verdict
 
 
+def test_a_claim_is_found_by_its_name():
+    claims = Claims("x", (made(), made(name="positions/b")))
+    assert claims["positions/b"].structure == "positions"
+    with pytest.raises(KeyError, match=r"no claim 'positions/c' is made of x; made are heads/a, positions/b\."):
+        claims["positions/c"]
+
+
 def test_json_and_frame(tmp_path):
     claims = Claims("x", (made(), made(measured=float("inf"))))
     rows = json.loads(claims.to_json(tmp_path / "claims.json"))
     assert json.loads((tmp_path / "claims.json").read_text()) == rows
     wanted = {"statement", "source", "predicted", "measured", "uncertainty", "n", "tolerance", "control", "verdict"}
-    assert wanted <= set(rows[0])
+    assert wanted | {"name", "evidence", "reason"} == set(rows[0])
     assert rows[0]["control"] == {"description": "c", "measured": 2.0, "passes": False}
     assert rows[1]["measured"] == "inf"
     assert claims.to_frame()["verdict"].tolist() == ["holds", "fails"]

@@ -122,6 +122,8 @@ def check_page(at: AppTest, n_figures: int, monkeypatch: pytest.MonkeyPatch) -> 
 def test_overview_tells_the_verdict_of_every_claim_in_words(monkeypatch):
     def claim(measured: float, control: float) -> ari.Claim:
         return ari.Claim(
+            name="positions/c",
+            evidence="weights",
             statement="p_{T-1} * [c]",
             source="a source",
             predicted=0.0,

@@ -58,6 +58,7 @@ def _loss_claims(subject: GeneralSubject, exact: bool) -> list[Claim]:
     if exact:
         claims.append(
             subject.claim(
+                "loss/minimum",
                 "The loss is at its minimum over all block scalars",
                 lambda m: m.population_loss,
                 source=source,
@@ -67,6 +68,7 @@ def _loss_claims(subject: GeneralSubject, exact: bool) -> list[Claim]:
         )
     claims.append(
         subject.loss_claim(
+            "loss/fresh",
             "The error of the hooked model on fresh sequences, over that minimum",
             source=source,
             tolerance="loss ratio",
@@ -77,6 +79,7 @@ def _loss_claims(subject: GeneralSubject, exact: bool) -> list[Claim]:
         pure = one_step_minimum(**sizes)
         claims.append(
             subject.claim(
+                "loss/gain",
                 f"It lies below the best pure gradient step, {pure:.6g}, by the share of the gain that theory allows",
                 lambda m: (pure - m.population_loss) / (pure - minimum),
                 source=source,
@@ -93,6 +96,7 @@ def _step_claims(subject: GeneralSubject, exact: bool) -> list[Claim]:
     eta = optimal_step_size(dim=subject.config.dim, max_length=subject.config.n_ctx)
     return [
         subject.claim(
+            "step/size",
             f"The step size a2 b1 over eta = 3 / (2 T_max + 3 d - 4) = {eta:.8f}",
             lambda m: m.blocks.step_size / eta,
             source=STEP,
@@ -101,6 +105,7 @@ def _step_claims(subject: GeneralSubject, exact: bool) -> list[Claim]:
             control=("the step size for contexts half as long", _half_as_long(subject) / eta),
         ),
         subject.claim(
+            "step/others",
             "Every other product of scalars is zero: largest, over a2 b1",
             lambda m: m.other_products,
             source=STEP,
@@ -119,6 +124,7 @@ def _pair_claims(subject: GeneralSubject, exact: bool) -> list[Claim]:
     pure = optimal_step_size(dim=subject.config.dim, max_length=subject.config.n_ctx)
     return [
         subject.claim(
+            "step/size",
             f"The step size a2 b1 over the optimum's {best.a[1]:.8f}",
             lambda m: m.blocks.step_size / best.a[1],
             source=PAIRS,
@@ -127,6 +133,7 @@ def _pair_claims(subject: GeneralSubject, exact: bool) -> list[Claim]:
             control=("the best pure gradient step", pure / best.a[1]),
         ),
         subject.claim(
+            "step/second path",
             "A second path, a3: it is negative, a3 / a2",
             lambda m: (m.blocks.products[BACK_PRODUCT] / m.blocks.step_size).item(),
             source=PAIRS,
@@ -135,6 +142,7 @@ def _pair_claims(subject: GeneralSubject, exact: bool) -> list[Claim]:
             control=("the best pure gradient step", 0.0),
         ),
         subject.claim(
+            "step/others",
             "Every other product of scalars is zero: largest, over a2 b1",
             lambda m: m.share_beside((STEP_PRODUCT, BACK_PRODUCT)),
             source=PAIRS,
@@ -173,6 +181,7 @@ def _sign_claim(subject: GeneralSubject) -> Claim:
     halved = GeneralSubject(half, subject.config, subject.process)
     loss = subject.loss()
     return claim(
+        "step/signs",
         "A gauge of full matrices: with every other coordinate of query and prediction negated the loss is the same",
         source=GAUGE,
         tolerance="loss ratio",
@@ -188,18 +197,21 @@ def _full_claims(subject: GeneralSubject) -> list[Claim]:
     """Nothing forces full matrices to be block-scalar but the law of s_1."""
     return [
         subject.claim(
+            "step/QK",
             "Full matrices: the QK block (s_T, s_{t-1}) is a multiple of the identity, distance over its norm",
             lambda m: m.blocks.QK_defect[1, 2].item(),
             source=STEP,
             tolerance="full blocks",
         ),
         subject.claim(
+            "step/OV",
             "and so is the OV block that writes s_t",
             lambda m: m.blocks.OV_defect[1, 0].item(),
             source=STEP,
             tolerance="full blocks",
         ),
         subject.claim(
+            "step/other blocks",
             "The other QK blocks carry nothing: largest distance from a multiple of the identity",
             lambda m: max(m.blocks.QK_defect[i, j].item() for i, j in ((1, 1), (2, 1), (2, 2))),
             source=STEP,
@@ -220,6 +232,7 @@ def _estimate_claim(subject: GeneralSubject) -> Claim:
         return ((estimate - step).norm() / estimate.norm()).item()
 
     return subject.claim(
+        "estimate/step",
         "The estimate of W in its circuit is eta sum_t s_{t+1} s_t^*: relative distance",
         distance,
         source=STEP,
@@ -237,6 +250,7 @@ def _haar_claims(subject: GeneralSubject) -> list[Claim]:
     if per_key:
         claims.append(
             subject.loss_claim(
+                "loss/fresh",
                 f"The error on fresh sequences is that of the best block scalars, {best.loss:.4f}",
                 source=HAAR,
                 tolerance="loss ratio",
@@ -247,6 +261,7 @@ def _haar_claims(subject: GeneralSubject) -> list[Claim]:
         pure = haar_one_step_minimum(**sizes)
         claims += [
             subject.loss_claim(
+                "loss/fresh",
                 f"The error on fresh sequences is that of the best block scalars, {best.loss:.4f}, below the best pure "
                 f"gradient step's {pure:.4f}",
                 source=HAAR,
@@ -255,6 +270,7 @@ def _haar_claims(subject: GeneralSubject) -> list[Claim]:
                 control=("the best pure gradient step", pure / best.loss),
             ),
             subject.claim(
+                "step/size",
                 "The step size a2 b1 over that of the best pure gradient step",
                 lambda m: m.blocks.step_size / haar_step_size(**sizes),
                 source=HAAR,
@@ -266,6 +282,7 @@ def _haar_claims(subject: GeneralSubject) -> list[Claim]:
     return [
         *claims,
         subject.claim(
+            "step/second path",
             "A second path, a3 / a2, as in the best block scalars",
             lambda m: (m.blocks.products[BACK_PRODUCT] / m.blocks.step_size).item(),
             source=HAAR,
@@ -274,6 +291,7 @@ def _haar_claims(subject: GeneralSubject) -> list[Claim]:
             n=N_SEQUENCES,
         ),
         subject.claim(
+            "step/second value",
             "and the value of s_{t-1}: |b2 / b1|",
             lambda m: abs((m.blocks.OV[2, 0] / m.blocks.OV[1, 0]).item()),
             source=HAAR,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ar_interp.claims.catalogue import CATALOGUE, Evidence
 from ar_interp.claims.tolerances import TOLERANCES
 
 VERDICTS = ("holds", "fails", "void")
@@ -29,6 +30,8 @@ class Claim:
     not, it is `void` if both pass (the measurement cannot tell), else it `fails`.
 
     Attributes:
+        name: of the measurement, `structure/what`; unique within a model, the same for every model it applies to.
+        evidence: where it was read, see `catalogue`.
         source: of the statement.
         predicted: by theory.
         uncertainty: half-width of the 95 % interval of `measured`; 0 where it is exact.
@@ -37,6 +40,8 @@ class Claim:
         reason: why this tolerance.
     """
 
+    name: str
+    evidence: Evidence
     statement: str
     source: str
     predicted: float
@@ -46,6 +51,11 @@ class Claim:
     tolerance: float
     reason: str
     control: Control
+
+    @property
+    def structure(self) -> str:
+        """What is claimed to be there: the first half of the name."""
+        return self.name.partition("/")[0]
 
     @property
     def verdict(self) -> str:
@@ -82,6 +92,17 @@ class Claims:
         """No claim fails. (A void claim is no failure: it says that the measurement cannot tell.)"""
         return all(claim.verdict != "fails" for claim in self.claims)
 
+    def __getitem__(self, name: str) -> Claim:
+        """The claim of this name.
+
+        Raises:
+            KeyError: it is not made of this model.
+        """
+        for found in self.claims:
+            if found.name == name:
+                return found
+        raise KeyError(f"no claim {name!r} is made of {self.name}; made are {', '.join(c.name for c in self.claims)}.")
+
     def to_frame(self) -> pd.DataFrame:
         """A row per claim; the control as its description and its value."""
         rows = [claim.to_dict() for claim in self.claims]
@@ -98,6 +119,7 @@ class Claims:
 
 
 def claim(
+    name: str,
     statement: str,
     *,
     source: str,
@@ -108,9 +130,11 @@ def claim(
     n: int = 1,
     uncertainty: float = 0.0,
 ) -> Claim:
-    """A claim whose tolerance is looked up by name in the one table."""
+    """A claim whose evidence and tolerance are looked up, each in its one table."""
     value, reason = TOLERANCES[tolerance]
     return Claim(
+        name=name,
+        evidence=CATALOGUE[name],
         statement=statement,
         source=source,
         predicted=float(predicted),
@@ -130,6 +154,7 @@ class Compared:
 
     def claim(
         self,
+        name: str,
         statement: str,
         read: Callable[[Any], float],
         *,
@@ -147,6 +172,7 @@ class Compared:
         """
         description, other = control or ("untrained", self.untrained)
         return claim(
+            name,
             statement,
             source=source,
             tolerance=tolerance,

@@ -27,6 +27,7 @@ def depth_claims(subject: GeneralSubject, run: Trained | None) -> list[Claim]:
     lead = 0.015 if (config.n_layers, per_pair) == (4, False) else 0.0
     claims.append(
         subject.claim(
+            "loss/blow-ups",
             f"Unseen sequences on which it errs more than predicting zero does, at T = {config.n_ctx}: share"
             + (" (earlier: 1 to 2 %)" if lead else ""),
             _blow_ups,
@@ -54,6 +55,7 @@ def _steps_claims(run: Trained, per_pair: bool) -> list[Claim]:
     layers = "One layer behaves" if n_layers == 1 else f"{n_layers} layers behave"
     return [
         claim(
+            "depth/steps",
             f"{layers} like {worth} of gradient descent: log2 of the number with the same error ({seen})",
             source=DOUBLING,
             tolerance="doublings",
@@ -64,6 +66,7 @@ def _steps_claims(run: Trained, per_pair: bool) -> list[Claim]:
             control=(("as many steps as layers", float(np.log2(n_layers))) if n_layers > 1 else ("two steps", 1.0)),
         ),
         claim(
+            "depth/better",
             f"{n_layers} layer{'s do' if n_layers > 1 else ' does'} better than as many gradient steps, "
             f"{as_many:.4f}: share of seeds",
             source=DOUBLING,

@@ -24,6 +24,7 @@ def _loss_claims(subject: Subject) -> list[Claim]:
     source = RANK_BOUND if pairs else UNITARY
     return [
         subject.claim(
+            "loss/minimum",
             f"The loss is at its minimum over {subject.n_heads} heads, {formula}",
             lambda m: m.loss,
             source=source,
@@ -31,6 +32,7 @@ def _loss_claims(subject: Subject) -> list[Claim]:
             predicted=minimum,
         ),
         subject.claim(
+            "loss/fresh",
             "So is the error of the hooked model on fresh sequences",
             lambda m: m.sampled_loss[0],
             source=source,
@@ -48,6 +50,7 @@ def _unitary_claims(subject: Subject) -> list[Claim]:
         _projector_claim(UNITARY, subject, rank),
         *_weights_claims(UNITARY, subject),
         subject.claim(
+            "positions/newest",
             "Only the newest key counts: p_{T-1} / p_T vanishes",
             lambda m: m.positions.ratio,
             source=UNITARY,
@@ -64,12 +67,14 @@ def _orthogonal_claims(subject: Subject) -> list[Claim]:
     dim, n_heads = subject.dim, subject.n_heads
     claims = [
         subject.claim(
+            "heads/pairs",
             "C is block-diagonal over the conjugate pairs",
             lambda m: m.positions.block_mass,
             source=ZERO_SET,
             tolerance="block mass",
         ),
         subject.claim(
+            "heads/same kappa",
             "Every block is c [[1, k], [k, 1]] with the same k: largest |k_block - kappa|",
             lambda m: m.positions.kappa_spread,
             source=ZERO_SET,
@@ -81,6 +86,7 @@ def _orthogonal_claims(subject: Subject) -> list[Claim]:
         claims += _kappa_one_claims(subject)
     claims += [
         subject.claim(
+            "positions/kappa",
             "The encoding knows kappa: p_{T-1} / p_T = -kappa / (1 + kappa), kappa read from C",
             lambda m: m.positions.ratio,
             source=ZERO_SET,
@@ -89,6 +95,7 @@ def _orthogonal_claims(subject: Subject) -> list[Claim]:
             control=("p_{T-1} with its sign turned", subject.sabotaged(flipped_previous)),
         ),
         subject.claim(
+            "heads/eigenvalues",
             "Eigenvalues of M = A B^T are c(1 + kappa), c(1 - kappa), dim / 2 of each: largest deviation over c",
             lambda m: m.eigenvalue_deviation,
             source=ZERO_SET,
@@ -108,6 +115,7 @@ def _kappa_one_claims(subject: Subject) -> list[Claim]:
     covered = min(2 * subject.n_heads, subject.dim) // 2
     return [
         subject.claim(
+            "heads/kappa one",
             "Fewer heads than coordinates leave only kappa = 1 (read from C)",
             lambda m: m.positions.kappa,
             source=ZERO_SET,
@@ -115,6 +123,7 @@ def _kappa_one_claims(subject: Subject) -> list[Claim]:
             predicted=1,
         ),
         subject.claim(
+            "positions/minus half",
             "and p_{T-1} / p_T = -1/2",
             lambda m: m.positions.ratio,
             source=ZERO_SET,
@@ -122,6 +131,7 @@ def _kappa_one_claims(subject: Subject) -> list[Claim]:
             predicted=-0.5,
         ),
         subject.claim(
+            "heads/rank",
             f"and C of rank {covered}, one dimension for each pair",
             lambda m: m.heads.rank,
             source=ZERO_SET,
@@ -135,6 +145,7 @@ def _kappa_one_claims(subject: Subject) -> list[Claim]:
 
 def _projector_claim(source: str, subject: Subject, rank: int) -> Claim:
     return subject.claim(
+        "heads/projector",
         f"C / m is a projector of rank {rank}, m = tr C / rank: |C^2 - mC| / m^2",
         lambda m: m.heads.e_c,
         source=source,
@@ -145,6 +156,7 @@ def _projector_claim(source: str, subject: Subject, rank: int) -> Claim:
 def _weights_claims(source: str, subject: Subject) -> list[Claim]:
     return [
         subject.claim(
+            "positions/scale",
             "c p_T = 1 for every T: largest deviation",
             lambda m: m.positions.scale_error,
             source=source,
@@ -152,6 +164,7 @@ def _weights_claims(source: str, subject: Subject) -> list[Claim]:
             n=len(subject.weights.P) - 1,
         ),
         subject.claim(
+            "positions/older keys",
             "Keys before T-1 carry nothing: their share of |P|^2",
             lambda m: m.positions.off_mass,
             source=source,
@@ -165,6 +178,7 @@ def _head_claims(source: str, subject: Subject, rank: int) -> list[Claim]:
     if subject.n_heads > subject.dim:
         return [
             subject.claim(
+                "heads/frame",
                 f"More heads than coordinates: A B^T / m is a projector of rank {rank}",
                 lambda m: m.heads.e_p,
                 source=source,
@@ -175,12 +189,14 @@ def _head_claims(source: str, subject: Subject, rank: int) -> list[Claim]:
         return []
     return [
         subject.claim(
+            "heads/orthogonal",
             "Heads are orthogonal: A B^T = m I, E_M",
             lambda m: m.heads.e_m,
             source=source,
             tolerance="heads",
         ),
         subject.claim(
+            "heads/cosine",
             "that is, <a_h, b_h'> = 0 for h != h' in every gauge: rms cosine",
             lambda m: m.heads.cosine_ab,
             source=source,
@@ -192,6 +208,7 @@ def _head_claims(source: str, subject: Subject, rank: int) -> list[Claim]:
 
 def _identity_claim(statement: str, source: str, subject: Subject) -> Claim:
     return subject.claim(
+        "positions/identity",
         f"The {statement}: sup over angles and T of |prediction - lambda^T|",
         lambda m: m.positions.residual,
         source=source,

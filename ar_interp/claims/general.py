@@ -87,6 +87,7 @@ class GeneralSubject(GeneralMeasured, Compared):
 
     def loss_claim(
         self,
+        name: str,
         statement: str,
         *,
         source: str,
@@ -97,6 +98,7 @@ class GeneralSubject(GeneralMeasured, Compared):
     ) -> Claim:
         """The error on fresh sequences over a reference is 1; `control` is another loss over the same reference."""
         return self.claim(
+            name,
             statement,
             lambda m: m.loss(first_length) / reference,
             source=source,

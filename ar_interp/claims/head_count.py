@@ -25,6 +25,7 @@ def head_count_claims(subject: GeneralSubject, run: Trained | None) -> list[Clai
     if subject.config.parity_obstruction:
         return [
             subject.loss_claim(
+                "loss/parity",
                 "Asked with s_T it cannot beat predicting zero: error on fresh sequences",
                 source=PARITY,
                 tolerance="zero predictor",
@@ -35,6 +36,7 @@ def head_count_claims(subject: GeneralSubject, run: Trained | None) -> list[Clai
     if subject.process.initial.law in INVARIANT:
         return [
             subject.loss_claim(
+                "loss/one head",
                 f"One head is as good as any number: the error of {subject.config.n_heads} over that of the best single"
                 f" head with A = B = I, {one_head:.4f}",
                 source=ONE_HEAD,
@@ -44,6 +46,7 @@ def head_count_claims(subject: GeneralSubject, run: Trained | None) -> list[Clai
         ]
     claims = [
         subject.claim(
+            "loss/many heads",
             "With a fixed first token it errs less than the best invariant head can: share of fresh batches",
             lambda m: (m.errors[:, 1:].mean(1).unflatten(0, (-1, BATCH)).mean(1) < one_head).double().mean().item(),
             source=MORE_HEADS,
@@ -57,6 +60,7 @@ def head_count_claims(subject: GeneralSubject, run: Trained | None) -> list[Clai
     if run is not None and run.config.n_heads == dim and one and many:
         claims.append(
             claim(
+                "loss/enough heads",
                 f"dim heads are enough: their final error over that of dim^2 = {dim**2}, which are enough for any map",
                 source=MORE_HEADS,
                 tolerance="loss ratio",

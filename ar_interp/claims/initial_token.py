@@ -22,6 +22,7 @@ def initial_token_claims(subject: GeneralSubject) -> list[Claim]:
     predicted = initial_token_error(moments, product=subject.blocks.step_size, length=config.n_ctx) / moments.kappa0
     return [
         subject.claim(
+            "step/size",
             f"The step size a2 b1 over kappa1 / (kappa2 + kappa3 mean 1/(t-1)) = {product:.5f}",
             lambda m: m.blocks.step_size / product,
             source=LAW,
@@ -33,12 +34,14 @@ def initial_token_claims(subject: GeneralSubject) -> list[Claim]:
             ),
         ),
         subject.claim(
+            "step/others",
             "Every other product of scalars is zero, whatever the law: largest, over a2 b1",
             lambda m: m.other_products,
             source=LAW,
             tolerance="other scalars, sampled",
         ),
         subject.claim(
+            "loss/relative",
             f"Relative error at T = {config.n_ctx}; it tends to {limit:.4g} with long contexts: one step {verdict}",
             lambda m: _relative_error(m, moments),
             source=LAW,

@@ -38,6 +38,7 @@ def _scale_claim(subject: Subject, run: Trained) -> Claim:
         dim=config.dim, n_heads=config.n_heads, max_length=config.n_ctx, init_scale=config.init_scale, family=family
     )
     return subject.claim(
+        "descent/scale",
         "The scale |c| that descent picks, from what gradient flow conserves",
         lambda m: abs(m.positions.scale),
         source=FLOW,
@@ -50,6 +51,7 @@ def _balance_claim(subject: Subject) -> Claim:
     """What balance, A A^T ~ B B^T, adds to the minimum; other gauges of the same minimum do not have it."""
     if subject.n_heads > subject.dim:
         return subject.claim(
+            "descent/balance",
             "More heads than coordinates form a tight frame: E_M = sqrt(1 - d / H)",
             lambda m: m.heads.e_m,
             source=BALANCE,
@@ -57,6 +59,7 @@ def _balance_claim(subject: Subject) -> Claim:
             predicted=(1 - subject.dim / subject.n_heads) ** 0.5,
         )
     return subject.claim(
+        "descent/balance",
         "Keys become orthogonal among themselves: rms cos(a_h, a_h')",
         lambda m: m.heads.cosine_aa,
         source=BALANCE,
@@ -72,6 +75,7 @@ def _level_claim(run: Trained) -> Claim:
     settled = _share_on(losses, trapped_levels(**size, max_length=config.n_ctx))
     low, high = _wilson(round(settled * n), n)
     return claim(
+        "descent/levels",
         f"Seeds end on a predicted level, one for each number of '-' blocks: share within {ON_LEVEL} "
         f"({round((1 - settled) * n)} of {n} are on none)",
         source=TRAPS,
@@ -97,6 +101,7 @@ def _escape_claims(run: Trained) -> list[Claim]:
     independent = 0.5**run.config.n_heads
     return [
         claim(
+            "descent/escape",
             f"Share of seeds that escape every trap, {escaped} of {n}; an earlier run had 16 of 256",
             source=TRAPS,
             tolerance="share",
@@ -107,6 +112,7 @@ def _escape_claims(run: Trained) -> list[Claim]:
             control=("every seed escapes", 1.0),
         ),
         claim(
+            "descent/dependence",
             f"Heads are not trapped independently: 2^-H = {independent:.3g} lies below the 95 % interval of that "
             f"share, [{low:.3g}, {high:.3g}]; by how much it does not",
             source=TRAPS,

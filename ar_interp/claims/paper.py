@@ -18,6 +18,7 @@ def paper_claims(subject: GeneralSubject) -> list[Claim]:
     against = "" if size in reached else f" (of one {'layer' if augmented else 'head'})"
     return [
         subject.claim(
+            "loss/figure",
             f"Figure {figure}, {what}: error per coordinate above the authors' {reference}{against}; "
             f"it is {subject.loss(1) / config.dim:.4f}",
             lambda m: max(0.0, m.loss(1) / config.dim - reference),

@@ -41,6 +41,7 @@ def positional_claims(model: Any, process: CommutingProcess, run: Trained | None
         wanted = {"n_ctx": n_ctx, "step_size": step_size, "stop_below": training.stop_below}
         claims.append(
             claim(
+                "descent/steps",
                 f"Descent falls below {training.stop_below:g} after a predicted number of steps",
                 source=FILTER,
                 tolerance="steps",
@@ -52,6 +53,7 @@ def positional_claims(model: Any, process: CommutingProcess, run: Trained | None
     e_T = positional_optimum(length=n_ctx)
     claims += [
         claim(
+            "filter/rows",
             "Every row of P is the filtered e_T, p = [I - (I - eta K)^k] e_T: largest deviation",
             source=FILTER,
             tolerance="filter",
@@ -61,6 +63,7 @@ def positional_claims(model: Any, process: CommutingProcess, run: Trained | None
             control=("untrained", _largest_deviation(control_P, filters)),
         ),
         claim(
+            "filter/newest",
             f"Weight of the newest key at T = {n_ctx}, far from the optimum's 1",
             source=FILTER,
             tolerance="filter",
@@ -69,6 +72,7 @@ def positional_claims(model: Any, process: CommutingProcess, run: Trained | None
             control=("the exact optimum e_T", 1.0),
         ),
         claim(
+            "filter/rank",
             "Effective rank of the filter, measured mode by mode from p",
             source=FILTER,
             tolerance="filter rank",
@@ -78,6 +82,7 @@ def positional_claims(model: Any, process: CommutingProcess, run: Trained | None
             control=("untrained", control.filter_rank or float("nan")),
         ),
         claim(
+            "filter/unfinished",
             "The optimum is e_T for every mu: its loss, where descent stopped above it",
             source=FILTER,
             tolerance="uniform",

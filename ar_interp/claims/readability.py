@@ -23,16 +23,17 @@ def readability_claims(subject: Subject) -> list[Claim]:
     P = subject.model.P
     sequences = process.sample(N_SEQUENCES, len(P) + 1, seed=SAMPLE_SEED, device=P.device)
     cosine, sine = read_phases(subject.model, sequences, hook=SCORES, untrained=subject.untrained.model)
-    claims = [_claim("cos(theta) can be read from the attention scores: R^2", 1, cosine)]
+    claims = [_claim("estimate/cos", "cos(theta) can be read from the attention scores: R^2", 1, cosine)]
     if process.conjugate_pairs and 2 * n_heads == dim:
-        claims.append(_claim("sin(theta) cannot be read from the attention scores: R^2", 0, sine))
+        claims.append(_claim("estimate/sin", "sin(theta) cannot be read from the attention scores: R^2", 0, sine))
     elif not process.conjugate_pairs or n_heads >= dim:
-        claims.append(_claim("sin(theta) can be read from the attention scores: R^2", 1, sine))
+        claims.append(_claim("estimate/sin", "sin(theta) can be read from the attention scores: R^2", 1, sine))
     return claims
 
 
-def _claim(statement: str, predicted: float, readout: Readout) -> Claim:
+def _claim(name: str, statement: str, predicted: float, readout: Readout) -> Claim:
     return claim(
+        name,
         statement,
         source=SOURCE,
         tolerance="readable",
