@@ -132,8 +132,8 @@ def test_the_gauge_changes_no_verdict(seed, name):
         model.P.detach() / c,
         process=model.process,
     )
-    before = [(claim.statement, claim.verdict) for claim in ari.verify(model)]
-    assert [(claim.statement, claim.verdict) for claim in ari.verify(turned)] == before
+    before = [(claim.name, claim.verdict) for claim in ari.verify(model)]
+    assert [(claim.name, claim.verdict) for claim in ari.verify(turned)] == before
 
 
 SABOTAGE = {

@@ -25,17 +25,19 @@ class GeneralMeasured:
     def __init__(self, model: Any, config: ModelConfig, process: Process) -> None:
         self.model, self.config, self.process = model, config, process
 
+    @property
+    def batches(self) -> tuple[Tensor, ...]:
+        """Fresh sequences [batch pos dim], the same at every call."""
+        sequences = self.process.sample(
+            N_SEQUENCES, self.config.n_ctx + 1, seed=SAMPLE_SEED, dtype=self.config.torch_dtype
+        )
+        return sequences.tokens.split(PART)
+
     @cached_property
     @torch.no_grad()
     def errors(self) -> Float[Tensor, "batch pos"]:
         """|prediction - s_{T+1}|^2 for T = 1..n_ctx."""
-        sequences = self.process.sample(
-            N_SEQUENCES, self.config.n_ctx + 1, seed=SAMPLE_SEED, dtype=self.config.torch_dtype
-        )
-        parts = [
-            (self.model(tokens[:, :-1]) - tokens[:, 1:]).abs().square().sum(-1)
-            for tokens in sequences.tokens.split(PART)
-        ]
+        parts = [(self.model(tokens[:, :-1]) - tokens[:, 1:]).abs().square().sum(-1) for tokens in self.batches]
         return torch.cat(parts).double()
 
     def loss(self, first_length: int = 2) -> float:

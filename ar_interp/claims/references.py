@@ -8,14 +8,9 @@ from functools import cache
 import numpy as np
 import torch
 
-from ar_interp.models.config import ModelConfig
-from ar_interp.models.encodings import encode
+from ar_interp.probes.quadratic import N_SEQUENCES, SEED, sampled_quadratic
 from ar_interp.processes import Process
-from ar_interp.theory import BlockScalarMinimum, BlockScalarQuadratic, minimum_of_quadratic
-
-N_SEQUENCES = 20000
-SEED = 2**41  # apart from training and evaluation
-PART = 500
+from ar_interp.theory import BlockScalarMinimum, minimum_of_quadratic
 
 
 @cache
@@ -27,25 +22,8 @@ def best_block_scalars(process: Process, n_ctx: int, per_key: bool) -> BlockScal
     Args:
         per_key: scores divided by T.
     """
-    return minimum_of_quadratic(_sampled_quadratic(process, n_ctx, per_key), n_lengths=n_ctx - 1)
-
-
-@cache
-def _sampled_quadratic(process: Process, n_ctx: int, per_key: bool) -> BlockScalarQuadratic:
-    tokens = process.sample(N_SEQUENCES, n_ctx + 1, seed=SEED).tokens
-    config = ModelConfig.augmented(dim=process.dim, n_ctx=n_ctx)
-    h, G, constant = np.zeros(8), np.zeros((8, 8)), 0.0
-    for part in tokens.split(PART):
-        context = encode(config, part[:, :-1]).unflatten(-1, (3, process.dim))[:, :, 1:]  # [batch pos 2 dim]
-        scores = torch.einsum("btqi,bski->bqkts", context, context).tril()
-        if per_key:
-            scores = scores / torch.arange(1, n_ctx + 1)[:, None]
-        features = torch.einsum("bqkts,bsvi->qkvbti", scores, context)[..., 1:, :].reshape(8, -1).numpy()
-        target = part[:, 2:].reshape(-1).numpy()
-        h += features @ target
-        G += features @ features.T
-        constant += float(target @ target)
-    return BlockScalarQuadratic(h / N_SEQUENCES, G / N_SEQUENCES, constant / N_SEQUENCES)
+    quadratic = sampled_quadratic(process, n_ctx, "linear/keys" if per_key else "linear")
+    return minimum_of_quadratic(quadratic.mean, n_lengths=quadratic.n_lengths)
 
 
 @cache

@@ -60,5 +60,7 @@ TOLERANCES: dict[str, tuple[float, str]] = {
     "every batch": (0.0, "a universal statement"),
     "blow-ups": (0.01, "a rare event: 40 of 4096 sequences"),
     "zero predictor": (0.01, "sampled training can only add to the loss"),
+    "swap": (0.05, "a twentieth of the prediction may come from elsewhere, or steer where it must not"),
+    "best scale": (0.02, "the step size of sampled training is known to 1 %; twice that for many layers"),
     "figure": (0.0004, "a unit in the last but one digit of the figures, and 1 % of the smallest"),
 }

@@ -4,6 +4,7 @@ from typing import Any
 
 from ar_interp.checkpoints import Checkpoint, Trained
 from ar_interp.claims.augmented import augmented_claims
+from ar_interp.claims.causal import causal_claims, swap_claims
 from ar_interp.claims.core import Claim, Claims
 from ar_interp.claims.depth import depth_claims
 from ar_interp.claims.diagonal import diagonal_claims
@@ -53,7 +54,11 @@ def _diagonal_claims(model: Any, process: CommutingProcess, run: Trained | None)
     if positional_only:
         return positional_claims(model, process, run)
     measured = Subject(model, process)
-    claims = [*diagonal_claims(measured), *readability_claims(measured)]
+    claims = [
+        *diagonal_claims(measured),
+        *readability_claims(measured),
+        *swap_claims(measured.model, process, n_ctx=len(measured.weights.P)),
+    ]
     return claims if run is None else [*claims, *landscape_claims(measured, run)]
 
 
@@ -63,11 +68,15 @@ def _general_claims(model: Any, config: ModelConfig, process: Process, run: Trai
     if kind is None:
         raise ValueError(f"theory says nothing of this model ({config.summary}) on {process}.")
     subject = GeneralSubject(model, config, process)
+    return [*_theory_claims(subject, kind, run), *causal_claims(subject)]
+
+
+def _theory_claims(subject: GeneralSubject, kind: str, run: Trained | None) -> list[Claim]:
     exact = run is not None and run.training.objective == "population"
     if kind == "one step":
         return augmented_claims(subject, exact=exact)
     if kind == "depth":
-        one_layer = augmented_claims(subject, exact=False) if config.n_layers == 1 else []
+        one_layer = augmented_claims(subject, exact=False) if subject.config.n_layers == 1 else []
         return [*one_layer, *depth_claims(subject, run)]
     if kind == "head count":
         return head_count_claims(subject, run)

@@ -26,6 +26,7 @@ KEYS_AND_VALUES = ("hook_k", "hook_v")
 WHAT = {STATE: "key-value state", PATTERN: "attention pattern", KEYS_AND_VALUES: "keys and values"}
 CHUNK = 256  # sequences at a time: a layer's states are [batch pos head d_head d_head]
 CERTAIN = 3  # standard errors that a ceiling needs to be divided by
+ROUNDING = 1e-9  # a ceiling below it is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,7 +308,8 @@ def _table(found: Mapping[str, Predictions], positions: tuple[int, ...]) -> pd.D
     own, goal = (_double(found[name]) for name in ("own", "goal"))
     moved = {condition: _double(found[condition]) for condition in (SWAP, CEILING, *CONTROLS)}
     ceiling, _, ceiling_influence = _steering(moved[CEILING], goal, own)
-    ceiling = np.where(ceiling > CERTAIN * _standard_error(ceiling_influence), ceiling, np.nan)
+    known = ceiling > np.maximum(CERTAIN * _standard_error(ceiling_influence), ROUNDING)
+    ceiling = np.where(known, ceiling, np.nan)
     tables = []
     for condition, predictions in moved.items():
         score, kept, influence = _steering(predictions, goal, own)

@@ -1,0 +1,84 @@
+"""Causal claims hold where the estimate is used, and fail for models whose weights look right but do not use it."""
+
+import math
+
+import pytest
+import torch
+from test_claims_general import DIM, N_CTX, layer, optimal
+from test_heads import D, unitary_model
+
+import ar_interp as ari
+from ar_interp.claims.causal import _best_scale
+from ar_interp.claims.general import GeneralMeasured
+
+UNITARY = ari.CommutingUnitary(DIM)
+
+
+class Copying(ari.HookedARTransformer):
+    """Every weight and hook as it was; the prediction is s_T."""
+
+    def forward(self, tokens):
+        return super().forward(tokens) * 0 + self._checked(tokens)
+
+
+def copying(model):
+    model.__class__ = Copying
+    return model
+
+
+def test_diagonal_heads_use_their_estimate():
+    claims = ari.verify(unitary_model(D))
+    assert claims["estimate/swap"].measured == pytest.approx(1, abs=1e-9)
+    assert claims["estimate/swap"].verdict == claims["estimate/controls"].verdict == "holds"
+
+
+def test_weights_that_look_right_do_not_deceive():
+    claims = ari.verify(copying(unitary_model(D)))
+    assert claims["heads/orthogonal"].verdict == claims["loss/minimum"].verdict == "holds"
+    assert claims["estimate/swap"].verdict == "fails"
+    assert claims["estimate/controls"].verdict == "void"  # nothing steers, the swap as little as its controls
+
+
+def test_a_model_without_an_estimate_has_no_share_of_it():
+    zeros = [torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(5, 5)]
+    claims = ari.verify(ari.HookedARTransformer.from_diagonal(*zeros, process=UNITARY))
+    assert math.isnan(claims["estimate/swap"].measured)
+    assert claims["estimate/swap"].verdict == "fails"
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_the_best_scale_undoes_a_wrong_one(factor):
+    best = GeneralMeasured(optimal(UNITARY), optimal(UNITARY).config, UNITARY)
+    model = optimal(UNITARY)
+    model.blocks[0].attn.OV_blocks.mul_(factor)
+    scaled = GeneralMeasured(model, model.config, UNITARY)
+    assert _best_scale(scaled)[0] == pytest.approx(_best_scale(best)[0] / factor)
+    assert ari.verify(model)["loss/best scale"].verdict == "fails"
+
+
+def test_the_best_scale_is_the_bottom_of_the_parabola_through_three_runs():
+    process = ari.HaarOrthogonal(DIM)
+    config = ari.ModelConfig.augmented(dim=DIM, n_ctx=N_CTX, n_layers=2, init_scale=0.3)
+    model = ari.HookedARTransformer(config, process=process, seed=3).requires_grad_(False)
+    losses = []
+    for factor in (0, 1, 2):
+        hook = ("blocks.1.hook_attn_out", lambda value, hook, factor=factor: factor * value)
+        with model.hooks(fwd_hooks=[hook]):
+            losses.append(GeneralMeasured(model, config, process).loss())
+    bottom = 1 + (losses[0] - losses[2]) / (2 * (losses[0] - 2 * losses[1] + losses[2]))
+    assert _best_scale(GeneralMeasured(model, config, process))[0] == pytest.approx(bottom)
+
+
+def test_an_augmented_layer_uses_its_state():
+    claims = ari.verify(optimal(UNITARY))
+    causal = [claim for claim in claims if claim.evidence == "causal"]
+    assert [claim.verdict for claim in causal] == ["holds"] * len(causal)
+    copied = ari.verify(copying(optimal(UNITARY)))
+    assert copied["step/size"].verdict == "holds"
+    assert copied["estimate/swap"].verdict == copied["loss/best scale"].verdict == "fails"
+
+
+def test_a_state_without_a_query_fails():
+    """a4 alone: keys and values say something, but s_T never asks for it."""
+    claims = ari.verify(layer([0, 0, 0, 0.2], process=UNITARY))
+    assert claims["estimate/swap"].verdict == "fails"
