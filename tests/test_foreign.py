@@ -1,4 +1,6 @@
-"""A model written outside the package, with nothing of ours but the names a conforming model has."""
+"""Two models written outside the package, with nothing of ours but the names in `probes.protocol`."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,8 +9,9 @@ from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 import ar_interp as ari
-from ar_interp.probes.context import SCORES
-from ar_interp.theory import factor_heads, kappa_family
+from ar_interp.probes.blocks import augmented_blocks
+from ar_interp.probes.context import ONE_STEP, SCORES
+from ar_interp.theory import factor_heads, kappa_family, optimal_step_size
 
 
 class Attention(nn.Module):
@@ -17,41 +20,100 @@ class Attention(nn.Module):
     def __init__(self, W_Q, W_K, W_V, W_O, P):
         super().__init__()
         self.W_Q, self.W_K, self.W_V, self.W_O, self.P = W_Q, W_K, W_V, W_O, P
-        self.hook_attn_scores, self.hook_pattern = HookPoint(), HookPoint()
+        for name in ("v", "attn_scores", "pattern", "z"):
+            setattr(self, f"hook_{name}", HookPoint())
 
     def forward(self, x):
         weights = [W.to(x.dtype) for W in (self.W_Q, self.W_K, self.W_V, self.W_O)]
-        q, k, v = (torch.einsum("bti,hij->bhtj", x, W) for W in weights[:3])
+        q, k, v = (torch.einsum("bti,hij->bthj", x, W) for W in weights[:3])
         scores = torch.zeros(len(x), len(self.W_Q), x.shape[1], x.shape[1], dtype=x.dtype)
-        scores[:, :, 1:] = torch.einsum("bhti,bhsi->bhts", q[:, :, :-1].conj(), k)
+        scores[:, :, 1:] = torch.einsum("bthi,bshi->bhts", q[:, :-1].conj(), k)
         rows = torch.zeros_like(self.P)
         rows[1:] = self.P[:-1].tril(1)
         scores = self.hook_attn_scores(scores.tril())
         pattern = self.hook_pattern(scores * rows[: x.shape[1], : x.shape[1]])
-        return torch.einsum("bhts,bhsj,hji->bti", pattern, v, weights[3])
+        z = self.hook_z(torch.einsum("bhts,bshj->bthj", pattern, self.hook_v(v)))
+        return torch.einsum("bthj,hji->bti", z, weights[3])
 
 
-class Foreign(HookedRootModule):
-    def __init__(self, A, B, P):
-        super().__init__()
-        d = A.shape[1]
-        turns = torch.linalg.qr(torch.randn(2, len(A), d, d, dtype=torch.float64))[0]  # any rotation inside the heads
-        attn = Attention(turns[0], torch.diag_embed(A) @ turns[0], torch.diag_embed(B) @ turns[1], turns[1].mT, P)
-        self.blocks = nn.ModuleList([nn.ModuleDict({"attn": attn})])
-        self.setup()
+def rotations(*shape):
+    return torch.linalg.qr(torch.randn(*shape, dtype=torch.float64))[0]
 
-    @property
-    def attn(self):
-        return self.blocks[0]["attn"]
 
+class OneLayer(HookedRootModule):
+    """What probes read weights from."""
+
+    attn = property(lambda self: self.blocks[0]["attn"])
     W_Q = property(lambda self: self.attn.W_Q[None])
     W_K = property(lambda self: self.attn.W_K[None])
     W_V = property(lambda self: self.attn.W_V[None])
     W_O = property(lambda self: self.attn.W_O[None])
+
+
+class Foreign(OneLayer):
+    def __init__(self, A, B, P):
+        super().__init__()
+        d = A.shape[1]
+        turns = rotations(2, len(A), d, d)  # any inside the heads
+        attn = Attention(turns[0], torch.diag_embed(A) @ turns[0], torch.diag_embed(B) @ turns[1], turns[1].mT, P)
+        self.blocks = nn.ModuleList([nn.ModuleDict({"attn": attn, "hook_attn_out": HookPoint()})])
+        self.setup()
+
     P = property(lambda self: self.attn.P)
 
     def forward(self, tokens):
-        return self.attn(tokens)
+        return self.blocks[0]["hook_attn_out"](self.attn(tokens))
+
+
+class AugmentedAttention(nn.Module):
+    """One head of linear attention, read through its key-value state; keys are conjugated."""
+
+    def __init__(self, W_Q, W_K, W_V, W_O):
+        super().__init__()
+        self.W_Q, self.W_K, self.W_V, self.W_O = (nn.Parameter(W) for W in (W_Q, W_K, W_V, W_O))
+        for name in ("q", "k", "v", "attn_scores", "pattern", "kv_state", "z", "result"):
+            setattr(self, f"hook_{name}", HookPoint())
+
+    def forward(self, x):
+        q, k, v = (
+            hook(torch.einsum("btm,hmi->bthi", x, W.to(x.dtype)))
+            for hook, W in ((self.hook_q, self.W_Q), (self.hook_k, self.W_K), (self.hook_v, self.W_V))
+        )
+        scores = self.hook_attn_scores(torch.einsum("bthi,bshi->bhts", q, k.conj()).tril())
+        z = torch.einsum("bhts,bshj->bthj", self.hook_pattern(scores), v)
+        state = torch.einsum("bthi,bthj->bthij", k.conj(), v).cumsum(1)
+        z = z + torch.einsum("bthi,bthij->bthj", q, self.hook_kv_state(state) - state)  # what a hook changes of it
+        return self.hook_result(torch.einsum("bthi,him->bthm", self.hook_z(z), self.W_O.to(x.dtype))).sum(2)
+
+
+class GradientStep(OneLayer):
+    """s_T asks the keys s_{t-1} and is answered with eta s_t, written where the prediction is read."""
+
+    def __init__(self, *, dim, step_size):
+        super().__init__()
+        form = {"attention": "linear", "linear": True, "biases": False, "layer_norm": False}
+        self.config = SimpleNamespace(encoding="augmented", dim=dim, n_layers=1, **form)
+        asks, writes = rotations(2, dim, dim)  # any inside the head
+        W_Q, W_K, W_V, W_O = torch.zeros(4, 3 * dim, dim, dtype=torch.float64)
+        W_Q[dim : 2 * dim] = W_K[2 * dim :] = asks
+        W_V[dim : 2 * dim] = step_size * writes
+        W_O[:dim] = writes
+        attn = AugmentedAttention(W_Q[None], W_K[None], W_V[None], W_O.mT[None])
+        hooks = {f"hook_{name}": HookPoint() for name in ("resid_pre", "attn_out", "resid_post")}
+        self.blocks = nn.ModuleList([nn.ModuleDict({"attn": attn, **hooks})])
+        self.hook_embed = HookPoint()
+        self.W_U = torch.eye(3 * dim, dim, dtype=torch.float64)
+        self.setup()
+
+    def forward(self, tokens):
+        before = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], dim=1)
+        resid = self.hook_embed(torch.cat([torch.zeros_like(tokens), tokens, before], dim=-1))
+        block = self.blocks[0]
+        resid = block["hook_resid_pre"](resid)
+        return self.read_out(block["hook_resid_post"](resid + block["hook_attn_out"](self.attn(resid))))
+
+    def read_out(self, resid):
+        return resid @ self.W_U.to(resid.dtype)
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +155,67 @@ def test_a_control_must_be_given_where_none_can_be_made(foreign, process):
 def test_what_is_missing_is_named(process):
     with pytest.raises(ValueError, match="Linear cannot be probed: it lacks W_V, W_O, run_with_cache"):
         ari.recover_context(nn.Linear(2, 2), process.sample(4, 9, seed=0))
+
+
+# ---- augmented tokens, full matrices
+
+DIM, LENGTH = 4, 8
+ETA = optimal_step_size(dim=DIM, max_length=LENGTH)
+FAMILIES = {"complex": ari.CommutingUnitary(DIM), "real": ari.HaarOrthogonal(DIM)}
+every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+
+
+@pytest.fixture(scope="module")
+def gradient_step():
+    torch.manual_seed(0)
+    return GradientStep(dim=DIM, step_size=ETA)
+
+
+def test_the_blocks_of_full_matrices_are_one_step(gradient_step):
+    blocks = augmented_blocks(gradient_step)
+    expected = torch.zeros(4, 2, dtype=torch.float64)
+    expected[1, 0] = ETA
+    torch.testing.assert_close(blocks.products, expected, rtol=0, atol=1e-15)
+    assert max(blocks.QK_defect.max(), blocks.OV_defect.max()) < 1e-14
+
+
+def test_its_circuits_know_the_tokens_from_its_config(gradient_step):
+    found = ari.circuits(gradient_step)
+    assert found.QK_spectrum.S.shape == (1, 1, DIM)
+    shares = found.blocks.set_index(["circuit", "row", "column"])["share"]
+    assert shares["QK", "s_t", "s_{t-1}"] == pytest.approx(1)
+    assert shares["OV", "s_t", "read-out"] == pytest.approx(1)
+
+
+@every_family
+def test_its_estimate_is_the_sum_of_pairs(gradient_step, family):
+    sequences = family.sample(20, LENGTH + 1, seed=0)
+    recovered = ari.recover_context(gradient_step, sequences)
+    for T in range(1, LENGTH + 1):
+        pairs = zip(sequences.tokens[:, 1:T].unbind(1), sequences.tokens[:, : T - 1].unbind(1), strict=True)
+        naive = sum((torch.einsum("bi,bj->bij", new, old.conj()) for new, old in pairs), 0 * sequences.W)
+        torch.testing.assert_close(recovered.estimate[:, T - 1], ETA * naive, rtol=0, atol=1e-14)
+    assert recovered.step_size == pytest.approx(ETA)
+    assert recovered.distances.set_index("reference").loc[ONE_STEP, "distance"].max() < 1e-28
+
+
+@every_family
+def test_swapping_its_state_moves_all_of_the_estimate(gradient_step, family):
+    source, target = (family.sample(200, LENGTH + 1, seed=seed) for seed in (0, 1))
+    swapped = ari.swap_context(gradient_step, source, target)
+    assert swapped.what == "key-value state"
+    assert swapped.ceiling > 10 * swapped.standard_error
+    assert swapped.score == pytest.approx(swapped.ceiling, rel=1e-12)
+    assert max(abs(score) for score in swapped.controls.values()) < swapped.ceiling / 10
+    estimate = ari.recover_context(gradient_step, source).estimate
+    moved = torch.einsum("btij,btj->bti", estimate, target.tokens[:, :-1])[:, 1:]
+    torch.testing.assert_close(swapped.moved, moved, rtol=0, atol=1e-14)
+    assert not any(hook.has_hooks() for hook in gradient_step.hook_points())
+
+
+def test_it_is_identified_as_one_step(gradient_step):
+    family = FAMILIES["complex"]
+    sequences = family.sample(400, LENGTH + 1, seed=0)
+    identified = ari.identify_algorithm(gradient_step, sequences, process=family)
+    assert identified.best() == "1 step"
+    assert identified.equivalent_steps == pytest.approx(1, abs=0.01)

@@ -31,6 +31,7 @@ from ar_interp.estimators import (
     apply,
 )
 from ar_interp.probes.context import contexts_of, estimates_of, in_chunks, normalises
+from ar_interp.probes.protocol import check
 from ar_interp.processes import CommutingProcess, Process, Sequences
 
 STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -123,6 +124,7 @@ def identify_algorithm(
     Raises:
         ValueError: no process, too few or too short sequences, or such as `recover_context` refuses.
     """
+    check(model, "identify_algorithm")
     process = process or getattr(model, "process", None)
     if process is None:
         raise ValueError("process is needed to tune the step sizes; pass process=..., e.g. HaarOrthogonal(5).")
@@ -330,13 +332,14 @@ def _descents(process: Process, length: int, per_pair: bool) -> dict[str, Estima
 
 
 def _predictions_by_layer(model: Any, inputs: Inexact[Tensor, "batch pos dim"]) -> list[Tensor]:
-    """What the stream holds after each layer; a foreign model has one."""
-    if not hasattr(model, "read_out"):
+    """What the stream holds after each layer; a model without a config has one."""
+    if getattr(model, "config", None) is None:
         return [in_chunks(model, inputs)]
+    names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.config.n_layers)]
 
     def run(tokens: Tensor) -> Tensor:
-        cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_resid_post"))[1]
-        return torch.stack([model.read_out(cache["resid_post", layer]) for layer in range(model.config.n_layers)])
+        cache = model.run_with_cache(tokens, names_filter=names)[1]
+        return torch.stack([model.read_out(cache[name]) for name in names])
 
     return list(in_chunks(run, inputs, dim=1))
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from ar_interp.probes.weights import require
+from ar_interp.probes.protocol import check
 
 BLOCKS = 3
 BLOCK_NAMES = ("read-out", "s_t", "s_{t-1}")
@@ -62,7 +62,7 @@ def augmented_blocks(model: Any, *, layer: int = 0) -> AugmentedBlocks:
     Raises:
         ValueError: several heads, a width that is not 3 dim, a layer that is not there.
     """
-    require(model, "W_Q", "W_K", "W_V", "W_O")
+    check(model, "augmented_blocks")
     W_Q, W_K, W_V, W_O = (getattr(model, name).detach().cpu().double() for name in ("W_Q", "W_K", "W_V", "W_O"))
     if W_Q.shape[1] != 1 or W_Q.shape[2] % BLOCKS:
         raise ValueError(f"model must have one head and d_model = 3 dim; W_Q has shape {list(W_Q.shape)}.")

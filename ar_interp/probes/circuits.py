@@ -18,7 +18,8 @@ from transformer_lens import FactoredMatrix
 
 from ar_interp._checks import check_integer
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS, split_blocks
-from ar_interp.probes.weights import DIAGONAL_TOLERANCE, in_double, require
+from ar_interp.probes.protocol import check
+from ar_interp.probes.weights import DIAGONAL_TOLERANCE, in_double
 
 CIRCUITS = ("QK", "OV")
 COMPOSITIONS = ("Q", "K", "V")
@@ -256,8 +257,8 @@ def circuits(model: Any, *, dim: int | None = None, n_untrained: int = N_UNTRAIN
 
 
 def _weights(model: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check(model, "circuits")
     names = ("W_Q", "W_K", "W_V", "W_O")
-    require(model, *names)
     weights = [in_double(getattr(model, name)) for name in names]
     shape = weights[0].shape
     for name, weight in zip(names, weights, strict=True):

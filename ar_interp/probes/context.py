@@ -1,4 +1,4 @@
-"""Recover the in-context estimate of W: by the exact circuit, by Jacobian, and by regression from an activation."""
+"""Recover the in-context estimate of W: by the exact circuit and by Jacobian; `regression` reads it off activations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,49 +8,19 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Inexact
-from sklearn.linear_model import RidgeCV
-from sklearn.metrics import r2_score
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from ar_interp._checks import check_integer
 from ar_interp.estimators import OLS, DiagonalOLS, GradientDescent, Zero, apply
 from ar_interp.probes.jacobian import query_jacobian, value_jacobian
-from ar_interp.probes.weights import require
+from ar_interp.probes.protocol import check
+from ar_interp.probes.regression import UNTRAINED_SEED as UNTRAINED_SEED
+from ar_interp.probes.regression import Readout, read_phases
 from ar_interp.processes import Sequences
 
 PATTERN = "blocks.0.attn.hook_pattern"
 SCORES = "blocks.0.attn.hook_attn_scores"
 ONE_STEP = "one gradient step"
 CHUNK = 256  # sequences at a time: least squares holds [batch pos pair dim]
-PENALTIES = np.logspace(-6, 2, 5)  # per sequence, of features scaled together: what is 1e-3 of the rest is not read
-TEST_SHARE = 0.3
-N_BOOTSTRAP = 200
-UNTRAINED_SEED = 2**20  # far from the seeds that training uses
-
-
-@dataclass(frozen=True, kw_only=True)
-class Readout:
-    """How well ridge regression reads a quantity off an activation, on held-out sequences.
-
-    Attributes:
-        target: `cos` or `sin` of the phases of W.
-        hook: where it is read; `position` is T.
-        r2: held-out R^2, mean over the phases; 0 is the mean's, 1 is perfect.
-        standard_error: of r2, bootstrap over the held-out sequences.
-        shuffled_r2: the same probe with the training targets permuted between sequences.
-        untrained_r2: the same probe on an untrained model. Where this is as high, readability is no finding.
-        n: held-out sequences.
-    """
-
-    target: str
-    hook: str
-    position: int
-    r2: float
-    standard_error: float
-    shuffled_r2: float
-    untrained_r2: float
-    n: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +68,8 @@ def recover_context(
     Source: Sander et al. 2024 split the network into in-context map and prediction map.
 
     Args:
-        model: a `HookedARTransformer`; or any that has `W_V`, `W_O` (one layer), `run_with_cache` and the hook
-            blocks.0.attn.hook_pattern, on sequences in the eigenbasis.
+        model: a `HookedARTransformer`, or any that conforms to `probes.protocol`; without a config on sequences in the
+            eigenbasis.
         sequences: one token more than the contexts to look at; complex in the eigenbasis for diagonal heads.
         probe_hook: also read cos and sin of the phases from this activation at the last position, by ridge
             regression (see `read_phases`).
@@ -107,6 +77,7 @@ def recover_context(
     Raises:
         ValueError: sequences in another basis where heads are diagonal, or too short.
     """
+    check(model, "recover_context")
     W, inputs, targets = sequences.W, *contexts_of(sequences)
     maps = estimates_of(model, sequences)
     in_context_map, estimate = maps[0], maps[-1]
@@ -180,8 +151,8 @@ def reads_circuit(model: Any, sequences: Sequences) -> bool:
         ValueError: the sequences are not, and the heads (diagonal, or of a foreign model) need them to be.
     """
     config = getattr(model, "config", None)
-    if config is None:
-        require(model, "W_V", "W_O", "run_with_cache")
+    if config is not None and config.encoding == "augmented":
+        return False
     if config is None or config.heads in ("diagonal", "unit"):
         if not _diagonal(sequences):
             raise ValueError(
@@ -189,7 +160,7 @@ def reads_circuit(model: Any, sequences: Sequences) -> bool:
             )
         return True
     dressed = config.residual or config.biases or config.unembed or config.repeats > 1 or config.n_layers > 1
-    return config.encoding == "plain" and not dressed and _diagonal(sequences)
+    return not dressed and _diagonal(sequences)
 
 
 def normalises(model: Any) -> bool:
@@ -219,85 +190,6 @@ def _circuit(model: Any, inputs: Inexact[Tensor, "batch pos dim"]) -> Inexact[Te
             torch.einsum("bhts,hij,btsj->btij", pattern, circuits, past),
         ]
     )
-
-
-def read_phases(
-    model: Any, sequences: Sequences, *, hook: str, position: int | None = None, untrained: Any = None, seed: int = 0
-) -> tuple[Readout, Readout]:
-    """Ridge regression from an activation to cos and sin of the phases of W, with both controls.
-
-    One row per sequence, so the split is by sequence; the penalty is chosen by leave-one-out on the training part.
-    Real and imaginary parts of the activation are separate features, all divided by one number: scaled one by one,
-    rounding errors would count as much as the signal, and could be read. For conjugate pairs the first phase of each
-    pair is the target: a real-valued activation can hold cos(theta) and not the sign of theta.
-
-    Args:
-        hook: `blocks.0.attn.hook_attn_scores`, say; [batch head query key] or [batch pos ...].
-        position: T, from 2 to the length of the sequences; the last if left out.
-        untrained: the control model; `model.untrained(seed)` if left out.
-    Raises:
-        ValueError: fewer than 50 sequences, a position out of range.
-    """
-    require(model, "run_with_cache")
-    if untrained is None:
-        if not hasattr(model, "untrained"):
-            raise ValueError(f"untrained must be given: {type(model).__name__} cannot make its own control.")
-        untrained = model.untrained(UNTRAINED_SEED)
-    if len(sequences) < 50:
-        raise ValueError(f"a regression probe needs at least 50 sequences to split, got {len(sequences)}.")
-    if sequences.phases is None:
-        raise ValueError("sequences must carry phases: sample them from a commuting family.")
-    length = sequences.tokens.shape[1] - 1
-    position = check_integer("position", length if position is None else position, low=2, high=length)
-    features, control_features = (
-        _features(m, sequences.tokens[:, :length], hook, position) for m in (model, untrained)
-    )
-    phases = sequences.phases.cpu().numpy()
-    phases = phases[:, ::2] if np.array_equal(phases[:, ::2], -phases[:, 1::2]) else phases
-    train, test = map(np.asarray, train_test_split(np.arange(len(phases)), test_size=TEST_SHARE, random_state=seed))
-    shuffled = np.random.default_rng(seed).permutation(train)
-
-    def held_out(X: np.ndarray, Y: np.ndarray, sources: np.ndarray) -> np.ndarray:
-        scale = np.sqrt(np.mean(X[train] ** 2)) or 1.0  # an activation that is zero holds nothing
-        probe = RidgeCV(PENALTIES * len(train)).fit(X[train] / scale, Y[sources])
-        return probe.predict(X[test] / scale)
-
-    readouts = []
-    for target, function in (("cos", np.cos), ("sin", np.sin)):
-        Y = function(phases)
-        predicted = held_out(features, Y, train)
-        readouts.append(
-            Readout(
-                target=target,
-                hook=hook,
-                position=position,
-                r2=float(r2_score(Y[test], predicted)),
-                standard_error=_bootstrap_error(Y[test], predicted, seed),
-                shuffled_r2=float(r2_score(Y[test], held_out(features, Y, shuffled))),
-                untrained_r2=float(r2_score(Y[test], held_out(control_features, Y, train))),
-                n=len(test),
-            )
-        )
-    return readouts[0], readouts[1]
-
-
-@torch.no_grad()
-def _features(model: Any, tokens: Tensor, hook: str, position: int) -> Float[np.ndarray, "batch feature"]:
-    activation = model.run_with_cache(tokens, names_filter=hook)[1][hook]
-    if hook.endswith(("hook_attn_scores", "hook_pattern")):
-        chosen = activation[:, :, position - 1]
-    elif activation.ndim >= 3 and activation.shape[1] == tokens.shape[1]:
-        chosen = activation[:, position - 1]
-    else:
-        raise ValueError(f"hook {hook!r} has no batch and position axes to read from: {list(activation.shape)}.")
-    flat = chosen.flatten(1)
-    return (torch.cat([flat.real, flat.imag], dim=1) if flat.is_complex() else flat).cpu().numpy()
-
-
-def _bootstrap_error(truth: np.ndarray, predicted: np.ndarray, seed: int) -> float:
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(len(truth), size=len(truth)) for _ in range(N_BOOTSTRAP))
-    return float(np.std([r2_score(truth[draw], predicted[draw]) for draw in draws], ddof=1))
 
 
 def _distance(estimate: Tensor, reference: Tensor) -> Float[Tensor, "batch pos"]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ar_interp.probes.protocol import check
 from ar_interp.probes.weights import diagonal_weights
 
 RANK_TOLERANCE = 1e-2  # of the largest singular value: far above convergence errors, far below kappa's 1 - k
@@ -67,8 +68,9 @@ def head_orthogonality(model: Any) -> HeadOrthogonality:
     Source: Sander et al. 2024, non-augmented tokens; M from C^2 = c C with A onto and B^T one-to-one.
 
     Args:
-        model: conforming, see `probes.weights`.
+        model: conforming, see `probes.protocol`.
     """
+    check(model, "head_orthogonality")
     weights = diagonal_weights(model)
     A, B, C, M = weights.A, weights.B, weights.C, weights.M
     n_heads, dim = A.shape

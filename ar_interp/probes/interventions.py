@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer
 from ar_interp.probes.context import reads_circuit
-from ar_interp.probes.weights import require
+from ar_interp.probes.protocol import check
 from ar_interp.processes import Sequences
 
 Held = dict[str, Tensor]  # activations by hook name
@@ -143,7 +143,7 @@ def swap_context(
     Source: activation patching, of the in-context map of Sander et al. 2024.
 
     Args:
-        model: a `HookedARTransformer`; or any that `recover_context` takes, with TransformerLens's `hooks`.
+        model: a `HookedARTransformer`, or any that conforms to `probes.protocol`.
         source: whose estimate is moved.
         target: whose tokens stay, pair by pair; one token more than the contexts to look at, both.
         layers: where the source's estimate goes, from 0; all if left out.
@@ -154,6 +154,7 @@ def swap_context(
             pairs, contexts shorter than 2, a singular W; sequences in another basis where heads are diagonal; layers
             or positions that are not there; a model without the hooks.
     """
+    check(model, "swap_context")
     _check_pairs(source, target)
     names, hooks = _hooks_of(model)
     for sequences in (source, target):
@@ -224,18 +225,12 @@ def _check_pairs(source: Sequences, target: Sequences) -> None:
 
 def _hooks_of(model: Any) -> tuple[list[list[str]], tuple[str, ...]]:
     """What is moved, the full names of each layer's hooks and their kind."""
-    require(model, "hooks", "run_with_cache", "hook_dict")
     config = getattr(model, "config", None)
     hooks = PATTERN
     if config is not None and config.encoding == "augmented":
         hooks = STATE if config.linear else KEYS_AND_VALUES
     n_layers = 1 + max((int(name.split(".")[1]) for name in model.hook_dict if name.startswith("blocks.")), default=0)
-    names = [[f"blocks.{layer}.attn.{hook}" for hook in hooks] for layer in range(n_layers)]
-    for name in (name for layer in names for name in layer if name not in model.hook_dict):
-        raise ValueError(
-            f"model has no hook {name!r}, where its {WHAT[hooks]} should be; it has {', '.join(model.hook_dict)}."
-        )
-    return names, hooks
+    return [[f"blocks.{layer}.attn.{hook}" for hook in hooks] for layer in range(n_layers)], hooks
 
 
 def _chosen(name: str, values: Iterable[int] | None, *, low: int, high: int) -> tuple[int, ...]:

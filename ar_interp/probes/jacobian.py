@@ -12,7 +12,7 @@ from jaxtyping import Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_integer
-from ar_interp.probes.weights import require
+from ar_interp.probes.protocol import check
 
 Hook = tuple[str | Callable[[str], bool], Callable]
 Maps = Inexact[Tensor, "batch pos dim dim"]
@@ -122,6 +122,7 @@ def _jacobian(
 
 
 def _require_encoding(model: Any, encoding: str, name: str, instead: str) -> None:
-    require(model, "config", "read_out", "hooks")
-    if model.config.encoding != encoding:
-        raise ValueError(f"{name} is for {encoding} tokens, these are {model.config.encoding}: use {instead}.")
+    found = getattr(getattr(model, "config", None), "encoding", encoding)
+    if found != encoding:
+        raise ValueError(f"{name} is for {encoding} tokens, these are {found}: use {instead}.")
+    check(model, name)

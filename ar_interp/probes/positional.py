@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp.probes.heads import RANK_TOLERANCE
+from ar_interp.probes.protocol import check
 from ar_interp.probes.weights import DiagonalWeights, diagonal_weights, process_of
 from ar_interp.processes import CommutingProcess
 from ar_interp.theory import kappa_to_ratio, positional_kernel, ratio_to_kappa
@@ -78,9 +79,10 @@ def positional_structure(model: Any, *, process: CommutingProcess | None = None)
     trigonometric identity s_{T+1} = 2 cos(theta) s_T - s_{T-1} (Sander et al. 2024, orthogonal case).
 
     Args:
-        model: conforming, see `probes.weights`.
+        model: conforming, see `probes.protocol`.
         process: the family; the model's own if left out.
     """
+    check(model, "positional_structure")
     weights = diagonal_weights(model)
     process = process_of(model, process)
     n_ctx = len(weights.P)

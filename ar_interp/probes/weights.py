@@ -1,9 +1,6 @@
-"""What the probes read of a model: any one-layer model whose heads are diagonal conforms, not only ours.
+"""What the probes of diagonal heads read of a model: one layer, whose QK and OV circuits are diagonal in every head.
 
-It must have `W_Q`, `W_K`, `W_V` [layer head d_model d_head], `W_O` [layer head d_head d_model] with one layer, and
-the positional weights `P` [query key] in the layout of `HookedARTransformer.from_diagonal`. Probes of predictions call
-it on tokens [batch pos dim]; probes of activations need `run_with_cache(tokens, names_filter=hook)`, which returns the
-predictions and a mapping of hook names to activations, as any TransformerLens HookedRootModule does.
+`probes.protocol` says which names a model must have, of these probes and the others.
 """
 
 from dataclasses import dataclass
@@ -54,17 +51,16 @@ def diagonal_weights(model: Any) -> DiagonalWeights:
 
 
 def require(model: Any, *names: str) -> None:
-    """All that a probe needs of a model is there.
+    """The model has these attributes; `protocol.check` asks for all that a probe of the table needs.
 
     Raises:
-        ValueError: it is not; the message lists what is missing and what a conforming model has.
+        ValueError: it has not; the message lists what is missing.
     """
     missing = [name for name in names if getattr(model, name, None) is None]
     if missing:
         raise ValueError(
-            f"model of type {type(model).__name__} cannot be probed: it lacks {', '.join(missing)}. A conforming model "
-            "has W_Q, W_K, W_V [1 head d_model d_head], W_O [1 head d_head d_model], P [query key], is called on "
-            "tokens [batch pos dim], and has run_with_cache for probes of activations."
+            f"model of type {type(model).__name__} cannot be probed: it lacks {', '.join(missing)}. "
+            "probes.protocol.NAMES says what they stand for, probes.protocol.conformance(model) what else is missing."
         )
 
 

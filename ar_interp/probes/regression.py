@@ -1,0 +1,297 @@
+"""What can be read off activations by ridge or logistic regression, beside controls that say what that means."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Shaped
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from torch import Tensor
+
+from ar_interp._checks import check_integer
+from ar_interp.probes.probe_fits import Split, discrete, fit_probe, held_out, interval, penalty_of, scores_of
+from ar_interp.probes.probe_targets import Target, as_columns, cosines, phases, resolve, sines, target_values, varies
+from ar_interp.probes.weights import require
+from ar_interp.processes import Sequences
+
+HOOKS = ("hook_embed", "hook_resid_pre", "hook_resid_post", "attn.hook_attn_scores", "attn.hook_pattern",
+         "attn.hook_z", "attn.hook_kv_state")  # fmt: skip
+POSITIONS = (2, 5, 10, 20, 50, 100, 200, 500)
+CONTROLS = ("shuffled", "projection", "untrained")
+CHUNK = 256  # sequences at a time: a cache holds whole contexts
+UNTRAINED_SEED = 2**20  # far from the seeds that training uses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readout:
+    """How well ridge regression reads a quantity off an activation, on held-out sequences.
+
+    Attributes:
+        target: `cos` or `sin` of the phases of W.
+        hook: where it is read; `position` is T.
+        r2: held-out R^2, mean over the phases; 0 is the mean's, 1 is perfect.
+        standard_error: of r2, bootstrap over the held-out sequences.
+        shuffled_r2: the same probe with the training targets permuted between sequences.
+        untrained_r2: the same probe on an untrained model. Where this is as high, readability is no finding.
+        n: held-out sequences.
+    """
+
+    target: str
+    hook: str
+    position: int
+    r2: float
+    standard_error: float
+    shuffled_r2: float
+    untrained_r2: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSweep:
+    """Probes of many activations and their controls, all on the same held-out sequences.
+
+    Attributes:
+        frame: a row per layer (-1 outside the blocks), hook, T and target, in this order:
+            metric: `r2`, mean over the values of the target, or `accuracy`, mean over its classifiers;
+            score: on the held-out sequences; low and high, its bootstrap 95 % interval over them;
+            baseline: the score of the training part's mean or most frequent class;
+            shuffled, projection, untrained: scores of the controls, see `probe_activations`;
+            selectivity: score - the largest of these three; selectivity_low and selectivity_high, its interval over the
+            same resampled sequences. An interval below 0 says that a control beats the model. The past tokens are
+            themselves linear in the input, so that a projection of enough dimensions reads them without fail: with such
+            a target the rows to compare with are those of the embedding, and `untrained`;
+            penalty: the chosen one, per training sequence and for features of mean square 1;
+            n_features (those that vary between sequences), n_train, n_test.
+    """
+
+    frame: pd.DataFrame
+
+    def to_frame(self) -> pd.DataFrame:
+        """`frame`."""
+        return self.frame
+
+    def best(self, target: str | None = None) -> pd.Series:
+        """The row of the largest selectivity, of one target or of all.
+
+        Raises:
+            ValueError: a target that was not probed.
+        """
+        rows: Any = self.frame if target is None else self.frame[self.frame["target"] == target]
+        if rows.empty:
+            probed = ", ".join(map(repr, dict.fromkeys(self.frame["target"])))
+            raise ValueError(f"target {target!r} was not probed, only {probed}.")
+        return rows.loc[rows["selectivity"].idxmax()]
+
+
+def probe_activations(
+    model: Any,
+    sequences: Sequences,
+    *,
+    hooks: str | Sequence[str] | Callable[[str], bool] | None = None,
+    positions: Sequence[int] | None = None,
+    target: str | Target | Sequence[str | Target] = "W",
+    untrained: Any = None,
+    seed: int = 0,
+) -> ProbeSweep:
+    """Read targets off activations, over layers, hooks and positions, with controls and intervals.
+
+    Ridge regression, or a logistic regression per value where the target is discrete, from the real and imaginary parts
+    of an activation at T. A row is a sequence, so the split is by sequence; it is the same for all. The penalty is
+    chosen inside the training part, see `probe_fits.fit_probe`. Controls, each fitted in the same way with a penalty of
+    its own:
+
+    - `shuffled`: the training targets permuted between sequences, which only memorising could fit; a control task in
+      the sense of Hewitt and Liang 2019.
+    - `projection`: in place of the activation a random Gaussian linear map of the context s_1..s_T, of as many
+      dimensions as the activation has features that vary. What is linear in the input is no work of the model.
+    - `untrained`: the same hook of an untrained model of the same architecture.
+
+    Args:
+        model: has `run_with_cache` and `hook_dict`, as every HookedRootModule.
+        sequences: at least 50, each with its own W, one token longer than the longest context to look at.
+        hooks: names, or a filter of names; if left out the embedding, the residual stream, and the attention's scores,
+            pattern, z and key-value state of every layer, where the model has them.
+        positions: T, from 2 to the length; if left out 2, 5, 10, 20, 50, ... and the length, each where the target is
+            not the same in every sequence.
+        target: a name in `probe_targets.TARGETS`; a function of sequences and T that gives [batch value], integers or
+            booleans for classes; or several of these.
+        untrained: the control model; `model.untrained(seed)` if left out.
+        seed: of the split, the bootstrap and the controls.
+    Raises:
+        ValueError: hooks that do not exist, have no batch and position axes, or are not finite; a position out of
+            range; an unknown target, or one that is the same in every sequence; too few sequences, in all or of a
+            class.
+    """
+    length, given = sequences.tokens.shape[1] - 1, positions
+    split = Split.of(len(sequences), seed=seed)
+    positions = [*(T for T in POSITIONS if length > T), length] if given is None else given
+    positions = sorted({check_integer("positions", T, low=2, high=length) for T in positions})
+    targets = [target] if isinstance(target, str) or callable(target) else target
+    names = [resolve(wanted)[0] for wanted in targets]
+    if len(set(names)) < len(names):
+        raise ValueError(f"target must hold each name once, got {names}; functions go by their __name__.")
+    values = {(T, resolve(wanted)[0]): target_values(wanted, sequences, T) for T in positions for wanted in targets}
+    if given is None:
+        values = {key: Y for key, Y in values.items() if Y.shape[1]} or values
+    for (T, name), Y in values.items():
+        if not Y.shape[1]:
+            raise ValueError(f"target {name!r} is the same in every sequence at T = {T}: leave that position out.")
+    hooks = hooks_of(model, hooks)
+    features = probe_features(model, sequences, hooks=hooks, positions=positions, untrained=untrained, seed=seed)
+    rows = [
+        {"layer": layer_of(hook), "hook": hook, "T": T, "target": name, **_row(features[hook, T], Y, split)}
+        for hook in hooks
+        for (T, name), Y in values.items()
+    ]
+    return ProbeSweep(frame=pd.DataFrame(rows).sort_values(["layer", "T"], kind="stable", ignore_index=True))
+
+
+def read_phases(
+    model: Any, sequences: Sequences, *, hook: str, position: int | None = None, untrained: Any = None, seed: int = 0
+) -> tuple[Readout, Readout]:
+    """Ridge regression from an activation to cos and sin of the phases of W, with both controls.
+
+    `probe_activations` of one hook at one T, without the random projection. For conjugate pairs the first phase of each
+    pair is the target: a real-valued activation can hold cos(theta) and not the sign of theta.
+
+    Args:
+        hook: `blocks.0.attn.hook_attn_scores`, say; [batch head query key] or [batch pos ...].
+        position: T, from 2 to the length of the sequences; the last if left out.
+        untrained: the control model; `model.untrained(seed)` if left out.
+    Raises:
+        ValueError: fewer than 50 sequences, a position out of range.
+    """
+    split = Split.of(len(sequences), seed=seed)
+    phases(sequences)
+    length = sequences.tokens.shape[1] - 1
+    T = check_integer("position", length if position is None else position, low=2, high=length)
+    features = probe_features(model, sequences, hooks=[hook], positions=[T], untrained=untrained, seed=seed)[hook, T]
+    readouts = []
+    for target, function in (("cos", cosines), ("sin", sines)):
+        Y = function(sequences, T).cpu().numpy()
+        scores = {source: held_out(features[source], Y, split, source) for source in ("model", "shuffled", "untrained")}
+        readouts.append(
+            Readout(
+                target=target,
+                hook=hook,
+                position=T,
+                r2=float(scores["model"][0]),
+                standard_error=float(np.std(scores["model"][1:], ddof=1)),
+                shuffled_r2=float(scores["shuffled"][0]),
+                untrained_r2=float(scores["untrained"][0]),
+                n=len(split.test),
+            )
+        )
+    return readouts[0], readouts[1]
+
+
+def hooks_of(model: Any, hooks: str | Sequence[str] | Callable[[str], bool] | None) -> list[str]:
+    """The names that are given or that a filter selects, see `probe_activations`.
+
+    Raises:
+        ValueError: none.
+    """
+    require(model, "run_with_cache", "hook_dict")
+    if hooks is None or callable(hooks):
+        chosen = [name for name in model.hook_dict if (hooks(name) if hooks else name.endswith(HOOKS))]
+    else:
+        chosen = [hooks] if isinstance(hooks, str) else list(dict.fromkeys(hooks))
+    if not chosen:
+        raise ValueError(f"hooks selects no hook of this model; it has {', '.join(model.hook_dict)}.")
+    return chosen
+
+
+def layer_of(hook: str) -> int:
+    """The number of the block, -1 outside them."""
+    parts = hook.split(".")
+    return int(parts[1]) if parts[0] == "blocks" and len(parts) > 2 else -1
+
+
+def probe_features(
+    model: Any, sequences: Sequences, *, hooks: Sequence[str], positions: Sequence[int], untrained: Any, seed: int
+) -> dict[tuple[str, int], dict[str, Float[np.ndarray, "batch feature"]]]:
+    """For each hook and T what probes of the model and of each control are given.
+
+    Raises:
+        ValueError: no control model, and none can be made; see `activations`.
+    """
+    require(model, "run_with_cache")
+    if untrained is None:
+        if not hasattr(model, "untrained"):
+            raise ValueError(f"untrained must be given: {type(model).__name__} cannot make its own control.")
+        untrained = model.untrained(UNTRAINED_SEED)
+    inputs = sequences.tokens[:, :-1]
+    trained, control = (activations(m, inputs, hooks, positions) for m in (model, untrained))
+    found = {}
+    for (hook, T), X in trained.items():
+        context = as_columns(inputs[:, :T].cpu().numpy())
+        directions = np.random.default_rng(seed).standard_normal((context.shape[1], max(varies(X).sum(), 1)))
+        projection = context @ directions
+        found[hook, T] = {"model": X, "shuffled": X, "projection": projection, "untrained": control[hook, T]}
+    return found
+
+
+@torch.no_grad()
+def activations(
+    model: Any, tokens: Tensor, hooks: Sequence[str], positions: Sequence[int]
+) -> dict[tuple[str, int], Float[np.ndarray, "batch feature"]]:
+    """Real and imaginary parts of each hook at each T, float64: the row of the query T for scores and pattern.
+
+    Raises:
+        ValueError: a hook that does not exist, has no batch and position axes, or is not finite.
+    """
+    parts: dict[tuple[str, int], list[np.ndarray]] = {(hook, T): [] for hook in hooks for T in positions}
+    for chunk in tokens.split(CHUNK):
+        cache = model.run_with_cache(chunk, names_filter=list(hooks))[1]
+        for hook, T in parts:
+            if hook not in cache:
+                raise ValueError(
+                    f"hook {hook!r} does not exist; model.hook_dict lists those of {type(model).__name__}."
+                )
+            activation = cache[hook]
+            if hook.endswith(("hook_attn_scores", "hook_pattern")):
+                chosen = activation[:, :, T - 1].clone()
+                chosen[..., T:] = 0  # keys to come, -inf before a softmax
+            elif activation.ndim >= 3 and activation.shape[:2] == chunk.shape[:2]:
+                chosen = activation[:, T - 1]
+            else:
+                shape = list(activation.shape)
+                raise ValueError(f"hook {hook!r} has no batch and position axes to read from: {shape}.")
+            parts[hook, T].append(as_columns(chosen.cpu().numpy()).astype(np.float64))
+    found = {key: np.concatenate(values) for key, values in parts.items()}
+    for (hook, T), X in found.items():
+        if not np.isfinite(X).all():
+            raise ValueError(f"hook {hook!r} has NaN or infinite entries at T = {T}: does the model explode?")
+    return found
+
+
+def _row(
+    features: dict[str, Float[np.ndarray, "batch feature"]], Y: Shaped[np.ndarray, "batch value"], split: Split
+) -> dict[str, Any]:
+    """The columns of `ProbeSweep` that are measured."""
+    X, train, test = features["model"], split.train, split.test
+    probe = fit_probe(X[train], Y[train])
+    scores = scores_of(Y[test], np.asarray(probe.predict(X[test])), split.counts)
+    controls = {source: held_out(features[source], Y, split, source) for source in CONTROLS}
+    score, low, high = interval(scores)
+    selectivity, selectivity_low, selectivity_high = interval(scores - np.max(list(controls.values()), axis=0))
+    dummy = DummyClassifier(strategy="most_frequent") if discrete(Y) else DummyRegressor()
+    constant = np.asarray(dummy.fit(X[train], Y[train]).predict(X[test]))
+    return {
+        "metric": "accuracy" if discrete(Y) else "r2",
+        "score": score,
+        "low": low,
+        "high": high,
+        "baseline": scores_of(Y[test], constant, split.counts)[0],
+        **{source: values[0] for source, values in controls.items()},
+        "selectivity": selectivity,
+        "selectivity_low": selectivity_low,
+        "selectivity_high": selectivity_high,
+        "penalty": penalty_of(probe, len(train)),
+        "n_features": int(varies(X).sum()),
+        "n_train": len(train),
+        "n_test": len(test),
+    }

@@ -1,0 +1,304 @@
+"""The table of what probes need, against what they read: a model that has only this, and remembers what was used."""
+
+import re
+from dataclasses import asdict
+from functools import cache
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from test_context import HAAR, augmented
+from test_foreign import Foreign, GradientStep
+from torch import nn
+
+import ar_interp as ari
+from ar_interp.probes import protocol
+from ar_interp.probes.ablations import ablate_heads, ablate_positions
+from ar_interp.probes.blocks import augmented_blocks
+from ar_interp.probes.context import SCORES
+from ar_interp.probes.data_efficiency import data_efficiency
+from ar_interp.probes.jacobian import exact_circuit, query_jacobian, value_jacobian
+from ar_interp.probes.paths import path_contributions
+from ar_interp.probes.protocol import NAMES, PROTOCOL, check, conformance, missing, needed
+from ar_interp.probes.regression import probe_activations, read_phases
+from ar_interp.probes.scrubbing import scrub
+from ar_interp.theory import factor_heads, kappa_family, optimal_step_size
+
+DIM, N_CTX = 4, 8
+PAIRS = ari.CommutingOrthogonal(DIM)
+
+
+class Only:
+    """A model that has these names and no others, and remembers in `read` which of them were used."""
+
+    def __init__(self, model, names, read=None, prefix=""):
+        self._model, self._names, self._prefix = model, names, prefix
+        self.read = set() if read is None else read
+        self._by_hook = {hook: name for name in names if "hook_" in name for hook in self._either(name)}
+
+    def __getattr__(self, name):
+        path = self._prefix + name
+        if path == "hook_dict":
+            return {hook: self._model.hook_dict.get(hook) for hook in self._by_hook}
+        if path in self._names:
+            self.read.add(path)
+            return {"run_with_cache": self._run_with_cache, "hooks": self._hooks}.get(path, getattr(self._model, name))
+        if any(known.startswith(f"{path}.") for known in self._names):
+            return Only(getattr(self._model, name), self._names, self.read, f"{path}.")
+        raise AttributeError(f"{path} is not in the table")
+
+    def __call__(self, tokens):
+        return self.forward(tokens)
+
+    def _run_with_cache(self, tokens, names_filter):
+        return self._model.run_with_cache(tokens, names_filter=self._chosen(names_filter))
+
+    def _hooks(self, fwd_hooks):
+        chosen = [(name, hook) for names_filter, hook in fwd_hooks for name in self._chosen(names_filter)]
+        return self._model.hooks(fwd_hooks=chosen)
+
+    def _either(self, name):
+        """The hook of that name, or with | between names those that the model has."""
+        *parts, last = name.split(".")
+        hooks = [".".join([*parts, hook]) for hook in last.split("|")]
+        return [hook for hook in hooks if len(hooks) == 1 or hook in self._model.hook_dict]
+
+    def _chosen(self, names_filter):
+        if callable(names_filter):
+            chosen = [name for name in self.hook_dict if names_filter(name)]
+        else:
+            chosen = [names_filter] if isinstance(names_filter, str) else list(names_filter)
+        assert set(chosen) <= set(self._by_hook), f"{chosen} are not all in the table"
+        self.read.update(self._by_hook[name] for name in chosen)
+        return chosen
+
+
+@cache
+def model_of(name):
+    torch.manual_seed(0)
+    solution = kappa_family(dim=DIM, kappa=1.0, n_ctx=N_CTX)
+    sizes = {"dim": DIM, "n_ctx": N_CTX, "n_heads": 2}
+    return {
+        "diagonal": lambda: Foreign(*factor_heads(solution.C, n_heads=2, seed=1), solution.P),
+        "step": lambda: GradientStep(dim=DIM, step_size=optimal_step_size(dim=DIM, max_length=N_CTX)),
+        "our diagonal": lambda: ari.HookedARTransformer(ari.ModelConfig.diagonal(**sizes), process=PAIRS),
+        "our bare": lambda: ari.HookedARTransformer(ari.ModelConfig.full(**sizes)),
+        "our plain": lambda: ari.HookedARTransformer(ari.ModelConfig.full(**sizes, n_layers=2)),
+        "our linear": lambda: augmented(n_layers=2, scale_scores=True),
+        "our softmax": lambda: augmented(n_layers=2, attention="softmax"),
+    }[name]()
+
+
+DIAGONAL = ("diagonal", "our diagonal")
+AUGMENTED = ("step", "our linear", "our softmax")
+EIGENBASIS = (*DIAGONAL, "our bare")
+GENERAL = (*AUGMENTED, "our plain")
+ALL = (*EIGENBASIS, *GENERAL)
+
+
+def sample(name, n, seed=0):
+    return (PAIRS if name in EIGENBASIS else HAAR).sample(n, N_CTX + 1, seed=seed)
+
+
+def inputs(name):
+    return sample(name, 3).tokens[:, :-1]
+
+
+def identify(model, name):
+    process = PAIRS if name in EIGENBASIS else HAAR
+    return ari.identify_algorithm(model, sample(name, 12), process=process, estimators={"OLS": ari.estimators.OLS()})
+
+
+USES = {
+    "circuits": (ALL, lambda model, name: ari.circuits(model, n_untrained=2)),
+    "augmented_blocks": (("step", "our linear"), lambda model, name: augmented_blocks(model)),
+    "head_orthogonality": (DIAGONAL, lambda model, name: ari.head_orthogonality(model)),
+    "positional_structure": (DIAGONAL, lambda model, name: ari.positional_structure(model, process=PAIRS)),
+    "recover_context": (ALL, lambda model, name: ari.recover_context(model, sample(name, 3))),
+    "query_jacobian": (AUGMENTED, lambda model, name: query_jacobian(model, inputs(name))),
+    "value_jacobian": (("our plain",), lambda model, name: value_jacobian(model, inputs(name))),
+    "exact_circuit": (("our linear",), lambda model, name: exact_circuit(model, inputs(name))),
+    "identify_algorithm": (ALL, identify),
+    "swap_context": (ALL, lambda model, name: ari.swap_context(model, sample(name, 3), sample(name, 3, seed=1))),
+    "ablate_heads": (GENERAL, lambda model, name: ablate_heads(model, sample(name, 3))),
+    "ablate_positions": (GENERAL, lambda model, name: ablate_positions(model, sample(name, 3))),
+    "path_contributions": (("step",), lambda model, name: path_contributions(model, sample(name, 3))),
+    "scrub": (("our diagonal", "step"), lambda model, name: scrub(model, sample(name, 9))),
+    "read_phases": (
+        DIAGONAL,
+        lambda model, name: read_phases(model, sample(name, 60), hook=SCORES, untrained=model_of("our diagonal")),
+    ),
+    "probe_activations": (
+        DIAGONAL,
+        lambda model, name: probe_activations(
+            model, sample(name, 60), hooks=SCORES, positions=[N_CTX], target="cos", untrained=model_of("our diagonal")
+        ),
+    ),
+    "data_efficiency": (
+        DIAGONAL,
+        lambda model, name: data_efficiency(
+            model, sample(name, 120), hook=SCORES, target="cos", untrained=model_of("our diagonal")
+        ),
+    ),
+    "verify": (("diagonal",), lambda model, name: ari.verify(model, process=PAIRS)),
+}
+READERS = ("read_phases", "probe_activations", "data_efficiency")
+THE_CALLERS = {probe: {SCORES} for probe in READERS} | {"scrub": {"process"}}  # and not in the table
+DOORS = (
+    "circuits", "augmented_blocks", "head_orthogonality", "positional_structure", "query_jacobian", "value_jacobian",
+    "exact_circuit", "identify_algorithm", "recover_context", "swap_context", "path_contributions", "scrub",
+)  # fmt: skip
+every_use = pytest.mark.parametrize(
+    ("probe", "name"), [(probe, name) for probe, (names, _) in USES.items() for name in names]
+)
+
+
+def names_of(probe, model):
+    """What the table asks of a model of this kind that is not ours."""
+    config = getattr(model, "config", None)
+    if config is not None:
+        names = ("encoding", "heads", "linear", "n_layers")
+        config = SimpleNamespace(**{name: getattr(config, name, None) for name in names})
+    return needed(SimpleNamespace(config=config, hook_dict=model.hook_dict), probe)
+
+
+def of_any_layer(name):
+    return re.sub(r"^blocks\.\d+", "blocks.{layer}", name)
+
+
+def stripped_of(probe, name):
+    """Models that lack one thing each; of a config and of the last layer something else is left."""
+    model = model_of(name)
+    names = names_of(probe, model)
+    there = {f"blocks.{len(model.blocks) - 1}.hook_x"}
+    if any(needed.startswith("config.") for needed in names):
+        there.add("config.x")
+    return [(lacking, Only(model, {*names, *there} - {lacking})) for lacking in names]
+
+
+def numbers(result):
+    if isinstance(result, tuple):
+        return pd.DataFrame(map(asdict, result))
+    return pd.DataFrame(result.flatten()) if isinstance(result, torch.Tensor) else result.to_frame()
+
+
+@cache
+def use(probe, name):
+    """What a probe finds in a model that has what the table lists alone, and what it read, without the check."""
+    model = model_of(name)
+    only = Only(model, {*names_of(probe, model)} | THE_CALLERS.get(probe, set()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "missing", lambda model, probe: ())
+        result = USES[probe][1](only, name)
+    return result, only.read
+
+
+def test_every_probe_of_the_table_is_used_here():
+    assert set(USES) == set(PROTOCOL)
+
+
+def test_the_table_has_every_public_probe():
+    probes = {name for name, module in ari._NAMES.items() if module.startswith("probes.")}
+    assert len(probes) >= 6
+    assert probes | {"verify"} <= set(PROTOCOL)
+
+
+def test_all_names_are_needed_and_mean_something():
+    used = {name for needs in PROTOCOL.values() for names in (needs.always, *needs.when.values()) for name in names}
+    assert {of_any_layer(name) for name in used} == set(NAMES)
+
+
+@every_use
+def test_a_model_with_what_the_table_lists_and_nothing_else_will_do(probe, name):
+    model = model_of(name)
+    check(Only(model, names_of(probe, model)), probe)
+    pd.testing.assert_frame_equal(numbers(use(probe, name)[0]), numbers(USES[probe][1](model, name)))
+
+
+@pytest.mark.parametrize("probe", USES)
+def test_nothing_is_asked_for_that_is_not_read(probe):
+    asked, read = {}, {}
+    for name in USES[probe][0]:
+        config = getattr(model_of(name), "config", None)
+        kind = tuple(getattr(config, field, None) for field in ("encoding", "heads", "linear"))
+        asked.setdefault(kind, set()).update(map(of_any_layer, names_of(probe, model_of(name))))
+        found = use(probe, name)[1] - THE_CALLERS.get(probe, set())
+        read.setdefault(kind, set()).update(map(of_any_layer, found))
+    assert read == asked
+
+
+@every_use
+def test_each_thing_that_is_missing_is_named(probe, name):
+    for lacking, stripped in stripped_of(probe, name):
+        assert lacking in missing(stripped, probe)
+        what = re.escape(f"{lacking} {NAMES[of_any_layer(lacking)]}")
+        with pytest.raises(ValueError, match=f"type Only cannot be probed: it lacks .*{probe} needs .*{what}"):
+            check(stripped, probe)
+
+
+@pytest.mark.parametrize("probe", DOORS)
+def test_the_probe_itself_refuses(probe):
+    names, call = USES[probe]
+    for name in names:
+        for lacking, stripped in stripped_of(probe, name):
+            with pytest.raises(ValueError, match=f"it lacks .*{re.escape(lacking)}.* {probe} needs"):
+                call(stripped, name)
+
+
+def test_what_to_do_is_said():
+    model = SimpleNamespace(W_Q=torch.ones(1, 1, 2, 2), W_K=None, W_V=torch.ones(1, 1, 2, 2))
+    with pytest.raises(ValueError, match="SimpleNamespace") as refusal:
+        check(model, "circuits")
+    assert str(refusal.value) == (
+        "model of type SimpleNamespace cannot be probed: it lacks W_K, W_O. circuits needs W_K [layer head d_model "
+        "d_head]; W_O [layer head d_head d_model]. Give it weights and config as attributes or properties, hooks as "
+        "HookPoints of these names before it calls setup(); probes.protocol.conformance(model) says what the other "
+        "probes need."
+    )
+
+
+def test_hooks_are_asked_for_in_every_layer_of_the_config():
+    config = SimpleNamespace(encoding="augmented", linear=False, n_layers=3)
+    hooks = {f"blocks.{layer}.attn.hook_{x}": None for layer in range(3) for x in "kv"}
+    model = SimpleNamespace(config=config, hook_dict=hooks)
+    assert not any("hook_k" in name for name in missing(model, "swap_context"))
+    del hooks["blocks.2.attn.hook_k"]
+    assert [name for name in missing(model, "swap_context") if "hook_k" in name] == ["blocks.2.attn.hook_k"]
+    del hooks["blocks.2.attn.hook_v"]  # by the config alone there is a third layer
+    assert "blocks.2.attn.hook_v" in missing(model, "swap_context")
+
+
+@pytest.mark.parametrize(
+    ("name", "usable"),
+    [
+        ("diagonal", {"head_orthogonality", "positional_structure", "verify"}),
+        ("step", {"query_jacobian", "path_contributions"}),
+    ],
+)  # fmt: skip
+def test_conformance_is_a_row_per_probe(name, usable):
+    frame = conformance(model_of(name))
+    assert frame.columns.tolist() == ["probe", "usable", "missing", "scope"]
+    assert frame["probe"].tolist() == list(PROTOCOL)
+    by_any = {"circuits", "augmented_blocks", "recover_context", "identify_algorithm", "swap_context"}
+    by_any |= {"ablate_heads", "ablate_positions", "scrub", *READERS}
+    assert set(frame["probe"][frame["usable"]]) == by_any | usable
+    of_another_kind = (frame["missing"] == "") & ~frame["usable"]
+    assert frame["scope"][of_another_kind].isin(["plain tokens"]).all()
+    assert frame["scope"].str.len().gt(0).all()
+
+
+def test_conformance_says_what_is_missing():
+    rows = conformance(model_of("step")).set_index("probe")["missing"]
+    assert rows["head_orthogonality"] == "P"
+    assert conformance(nn.Linear(2, 2)).set_index("probe")["missing"]["read_phases"] == "run_with_cache"
+
+
+@pytest.mark.parametrize("name", ["our diagonal", "our linear"])
+def test_every_claim_of_this_package_is_about_its_own_models(name):
+    assert missing(model_of(name), "verify") == ()
+
+
+def test_a_probe_that_is_not_in_the_table_is_refused():
+    with pytest.raises(ValueError, match=r"probe must be one of 'circuits', .*, got 'heads'"):
+        missing(nn.Identity(), "heads")
