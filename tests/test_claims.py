@@ -220,7 +220,7 @@ def test_positional_only_runs_follow_the_filter():
         progress=False,
     )
     claims = ari.verify(run)
-    assert [claim.verdict for claim in claims] == ["holds"] * 5
+    assert [claim.verdict for claim in claims] == ["holds"] * 6
     late = replace(run, steps=run.steps + 50)
     assert "fails" in verdicts(ari.verify(late), "filtered e_T")
 

@@ -10,6 +10,7 @@ from ar_interp.claims.core import Claim, claim
 from ar_interp.claims.general import N_SEQUENCES as N_FRESH
 from ar_interp.claims.general import GeneralMeasured, GeneralSubject
 from ar_interp.claims.references import N_SEQUENCES, best_block_scalars
+from ar_interp.claims.removal import step_removal_claim
 from ar_interp.probes.context import recover_context
 from ar_interp.processes import CommutingProcess
 from ar_interp.theory import (
@@ -42,7 +43,7 @@ def augmented_claims(subject: GeneralSubject, *, exact: bool) -> list[Claim]:
         subject = GeneralSubject(without_signs(subject.model), subject.config, subject.process)
         claims += _full_claims(subject)
     claims += _pair_claims(subject, exact) if _pairs(subject) else _step_claims(subject, exact)
-    return [*claims, _estimate_claim(subject)]
+    return [*claims, _estimate_claim(subject), step_removal_claim(subject)]
 
 
 def _pairs(subject: GeneralSubject) -> bool:
@@ -299,4 +300,5 @@ def _haar_claims(subject: GeneralSubject) -> list[Claim]:
             predicted=abs(best.b[1]),
             n=N_SEQUENCES,
         ),
+        step_removal_claim(subject),
     ]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from ar_interp.claims.core import Claim
 from ar_interp.claims.general import N_SEQUENCES, GeneralMeasured, GeneralSubject
+from ar_interp.claims.removal import step_removal_claim
 from ar_interp.processes import FirstToken
 from ar_interp.theory import TokenMoments, first_token_moments, initial_token_error, initial_token_product
 
@@ -54,6 +55,7 @@ def initial_token_claims(subject: GeneralSubject) -> list[Claim]:
                 _relative_error(elsewhere, _moments(other, config.dim)),
             ),
         ),
+        step_removal_claim(subject),
     ]
 
 

@@ -7,6 +7,7 @@ import torch
 from ar_interp.checkpoints import Trained
 from ar_interp.claims.controls import untrained
 from ar_interp.claims.core import Claim, claim
+from ar_interp.claims.removal import filter_removal_claim
 from ar_interp.probes.positional import positional_structure
 from ar_interp.probes.weights import diagonal_weights
 from ar_interp.processes import CommutingProcess
@@ -90,6 +91,7 @@ def positional_claims(model: Any, process: CommutingProcess, run: Trained | None
             measured=positional_loss(e_T, mu=mu).item(),
             control=("the profile that descent reached", positional_loss(structure.profile, mu=mu).item()),
         ),
+        filter_removal_claim(model, process, filters),
     ]
     return claims
 

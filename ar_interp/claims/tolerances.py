@@ -62,5 +62,8 @@ TOLERANCES: dict[str, tuple[float, str]] = {
     "zero predictor": (0.01, "sampled training can only add to the loss"),
     "swap": (0.05, "a twentieth of the prediction may come from elsewhere, or steer where it must not"),
     "best scale": (0.02, "the step size of sampled training is known to 1 %; twice that for many layers"),
+    "removal": (0.01, "exact at a minimum, of which the weights miss 1e-3 at most; the rest is sampling, added"),
+    "scrubbed keys": (1e-3, "older keys carry 1e-5 of the weights or less, and their square of the loss"),
+    "scrubbed paths": (0.05, "as the second path: sampled training leaves the weak paths known to a twentieth of a2"),
     "figure": (0.0004, "a unit in the last but one digit of the figures, and 1 % of the smallest"),
 }

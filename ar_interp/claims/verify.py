@@ -15,6 +15,7 @@ from ar_interp.claims.landscape import landscape_claims
 from ar_interp.claims.paper import paper_claims
 from ar_interp.claims.positional import positional_claims
 from ar_interp.claims.readability import readability_claims
+from ar_interp.claims.removal import diagonal_removal_claims
 from ar_interp.claims.subject import Subject
 from ar_interp.models.config import ModelConfig, check_process
 from ar_interp.probes.weights import process_of
@@ -56,8 +57,9 @@ def _diagonal_claims(model: Any, process: CommutingProcess, run: Trained | None)
     measured = Subject(model, process)
     claims = [
         *diagonal_claims(measured),
+        *diagonal_removal_claims(measured),
         *readability_claims(measured),
-        *swap_claims(measured.model, process, n_ctx=len(measured.weights.P)),
+        *swap_claims(model, process, n_ctx=len(measured.weights.P)),
     ]
     return claims if run is None else [*claims, *landscape_claims(measured, run)]
 

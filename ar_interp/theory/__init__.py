@@ -25,6 +25,7 @@ and for augmented tokens, Sander et al. 2024 and Zheng et al. 2024 (arXiv 2405.1
     a b         the product of scalars that is the step size there
 """
 
+from ar_interp.theory.ablations import head_removal_cost, position_removal_cost, removal_cost_at_minimum
 from ar_interp.theory.block_scalars import (
     BlockScalarMinimum,
     BlockScalarQuadratic,
@@ -111,6 +112,7 @@ __all__ = [
     "haar_step_limit",
     "haar_step_size",
     "haar_step_size_at",
+    "head_removal_cost",
     "initial_token_error",
     "initial_token_product",
     "kappa_family",
@@ -126,6 +128,7 @@ __all__ = [
     "orthogonal_loss_as_squares",
     "orthogonal_minimum",
     "population_loss",
+    "position_removal_cost",
     "positional_kernel",
     "positional_loss",
     "positional_optimum",
@@ -133,6 +136,7 @@ __all__ = [
     "positional_weights",
     "projector_family",
     "ratio_to_kappa",
+    "removal_cost_at_minimum",
     "second_moment",
     "spectral_filter",
     "trapped_levels",

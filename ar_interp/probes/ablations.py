@@ -1,0 +1,366 @@
+"""Remove a head, or the key at a distance: what is the loss without it, and what must it be?"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Inexact
+from torch import Tensor
+
+from ar_interp._checks import check_choice, check_integer
+from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.probes.context import contexts_of
+from ar_interp.probes.weights import DiagonalWeights, diagonal_weights, require
+from ar_interp.processes import CommutingProcess, FirstToken, Process, Sequences
+from ar_interp.theory import head_removal_cost, population_loss, position_removal_cost, positional_population_loss
+from ar_interp.theory.ablations import METHODS
+
+Tokens = Inexact[Tensor, "batch pos dim"]
+
+OUTPUTS, PATTERNS = ("hook_result", "hook_z"), ("hook_pattern",)
+BUDGET = 2**22  # batch * head * pos^2 of one forward pass, the size of its scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """The loss without each component. Losses are means over sequences and T = 2..length, sums over coordinates.
+
+    Attributes:
+        by_component: a row per layer and head, or per layer and offset (k for the key s_{T-k}). Columns: loss without
+            it; cost, that loss minus the loss with everything; cost_se, its standard error over the sequences (of
+            paired differences); predicted, what theory expects of the cost, nan where it says nothing; n.
+        loss: with everything.
+        loss_se: its standard error over the sequences.
+        method: `zero`, `mean` or `resample`.
+        hook: where components were removed, such as `hook_result`.
+        n: sequences.
+    """
+
+    by_component: pd.DataFrame
+    loss: float
+    loss_se: float
+    method: str
+    hook: str
+    n: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """`by_component`."""
+        return self.by_component
+
+
+class DiagonalTheory(NamedTuple):
+    """What the closed forms of `theory` need to know of a model with diagonal heads and its process."""
+
+    weights: DiagonalWeights
+    family: str
+    mu: float
+
+    @property
+    def loss(self) -> float:
+        """Of these weights, mean over T = 2..n_ctx."""
+        C, P = self.weights.C, self.weights.P
+        if self.mu == 1:
+            total = population_loss(C, P, family=self.family)
+        else:
+            total = positional_population_loss(C * P, mu=self.mu)  # C is one number
+        return total.item() / (len(P) - 1)
+
+
+class _Component(NamedTuple):
+    """A part of an activation, as a view into it."""
+
+    hook: str
+    view: Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def ablate_heads(
+    model: Any,
+    sequences: Sequences,
+    *,
+    method: str = "zero",
+    layers: Iterable[int] | None = None,
+    process: Process | None = None,
+    seed: int = 0,
+) -> Ablation:
+    """Remove the output of each head by itself, at all positions, where it is written to the residual stream.
+
+    `zero` leaves it out; `mean` puts its mean over the sequences in its place, at each position; `resample` that of
+    another sequence. What diagonal heads cost on a commuting process is known, `theory.head_removal_cost`: at a minimum
+    of the unitary family with n_heads <= dim 1 / cos^2(a_h, b_h), and twice that for `resample`.
+    The mean of n sequences contains each by itself, which takes 1/n off the cost of `mean`: so does `predicted`.
+    Source: ablations are standard; the predicted costs are derived in `theory.ablations`.
+
+    Args:
+        model: a `HookedARTransformer`, or any with TransformerLens's `hooks`, `run_with_cache` and `hook_dict` and the
+            hook `blocks.{l}.attn.hook_result` [batch pos head d_model], or else `hook_z` [batch pos head d_head].
+        sequences: one token more than the contexts to look at.
+        layers: whose heads, from 0; all if left out.
+        process: what the sequences are of; the model's own if left out. Without one nothing is predicted.
+        seed: of which sequence gets which other one's output.
+    Raises:
+        ValueError: an unknown method, layers that are not there, a model without the hooks, fewer than two sequences or
+            three tokens, a process of another dim.
+    """
+    names = _hooks_of(model, OUTPUTS)
+    chosen = _chosen("layers", layers, high=len(names) - 1)
+    example = _example(model, sequences, names[0])  # [1 pos head d_model]
+    n_heads = example.shape[2]
+    components = [
+        _Component(names[layer], lambda activation, head=head: activation[:, :, head])
+        for layer in chosen
+        for head in range(n_heads)
+    ]
+    labels = {"layer": np.repeat(chosen, n_heads), "head": np.tile(np.arange(n_heads), len(chosen))}
+
+    def predict(known: DiagonalTheory, length: int) -> Tensor:
+        A, B, P = known.weights.A, known.weights.B, known.weights.P[:length, :length]
+        return head_removal_cost(A, B, P, family=known.family, mu=known.mu, method=method)
+
+    size = max(example.numel(), n_heads * example.shape[1] ** 2)
+    return _ablate(model, sequences, components, labels, predict, method, process, seed, size)
+
+
+@torch.no_grad()
+def ablate_positions(
+    model: Any,
+    sequences: Sequences,
+    *,
+    method: str = "zero",
+    offsets: Iterable[int] | None = None,
+    layer: int = 0,
+    process: Process | None = None,
+    seed: int = 0,
+) -> Ablation:
+    """Cut the attention of every T to its key s_{T-k}, for each offset k by itself: 0 is s_T, 1 is s_{T-1}.
+
+    What is removed is the attention pattern of all heads there; values stay. `zero` cuts it; `mean` puts its mean over
+    the sequences in its place, so that the key's token is still added but not weighted by what the context says of W;
+    `resample` puts that of another sequence. Contexts shorter than k + 1 have no such key, and count as they are.
+    Source and predicted costs: `theory.position_removal_cost`; less 1/n for `mean`, as in `ablate_heads`.
+
+    Args:
+        model: as for `ablate_heads`, with the hook `blocks.{l}.attn.hook_pattern` [batch head query key].
+        offsets: k, from 0 to the length of the contexts less 1; all if left out.
+        layer: whose attention.
+        sequences, process, seed: as for `ablate_heads`.
+    Raises:
+        ValueError: as `ablate_heads`; offsets that are not there.
+    """
+    names = _hooks_of(model, PATTERNS)
+    name = names[check_integer("layer", layer, low=0, high=len(names) - 1)]
+    example = _example(model, sequences, name)  # [1 head query key]
+    chosen = _chosen("offsets", offsets, high=sequences.tokens.shape[1] - 2)
+    components = [
+        _Component(name, lambda pattern, offset=offset: pattern.diagonal(-offset, -2, -1)) for offset in chosen
+    ]
+
+    def predict(known: DiagonalTheory, length: int) -> Tensor:
+        C, P = known.weights.C, known.weights.P[:length, :length]
+        return position_removal_cost(C, P, family=known.family, mu=known.mu, method=method)[list(chosen)]
+
+    labels = {"layer": np.full(len(chosen), layer), "offset": np.array(chosen)}
+    return _ablate(model, sequences, components, labels, predict, method, process, seed, example.numel())
+
+
+def diagonal_theory(model: Any, process: Process | None) -> DiagonalTheory | None:
+    """What the closed forms need, or None where they do not hold.
+
+    They do for diagonal heads, also those of models without a config, on noiseless commuting processes with s_1 = 1_dim
+    and uniform phases (mu = 1), or with a single coordinate and any mu.
+
+    Args:
+        process: the model's own if left out.
+    """
+    process = process or getattr(model, "process", None)
+    heads = getattr(getattr(model, "config", None), "heads", "diagonal")
+    if heads not in ("diagonal", "unit") or not isinstance(process, CommutingProcess):
+        return None
+    if process.noise or process.initial != FirstToken() or (process.mu != 1 and process.dim != 1):
+        return None
+    try:
+        weights = diagonal_weights(model)
+    except ValueError:
+        return None
+    return DiagonalTheory(weights, "orthogonal" if process.conjugate_pairs else "unitary", process.mu)
+
+
+def _ablate(
+    model: Any,
+    sequences: Sequences,
+    components: Sequence[_Component],
+    labels: dict[str, np.ndarray],
+    predict: Callable[[DiagonalTheory, int], Tensor],
+    method: str,
+    process: Process | None,
+    seed: int,
+    size: int,
+) -> Ablation:
+    """Every component by itself; `size` is the number of elements that one sequence has in the largest activation."""
+    check_choice("method", method, METHODS)
+    n, dim = len(sequences), sequences.tokens.shape[-1]
+    if process is not None and process.dim != dim:
+        raise ValueError(f"process has dim {process.dim} but the sequences have dim {dim}; they must agree.")
+    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+    cycle = torch.randperm(n, generator=generator)  # everybody's other sequence is the one before it on the cycle
+    losses = _losses(model, sequences.tokens, components, method, cycle, size)
+    costs = losses[:-1] - losses[-1]
+    known = diagonal_theory(model, process) if _in_theorys_basis(sequences) else None
+    predicted: Any = float("nan")
+    if known is not None:
+        predicted = predict(known, sequences.tokens.shape[1] - 1).numpy() * (1 - 1 / n if method == "mean" else 1)
+    table = {
+        **labels,
+        "loss": losses[:-1].mean(1),
+        "cost": costs.mean(1),
+        "cost_se": _standard_errors(costs[:, cycle], chained=method == "resample"),
+        "predicted": predicted,
+        "n": n,
+    }
+    return Ablation(
+        by_component=pd.DataFrame(table),
+        loss=losses[-1].mean().item(),
+        loss_se=(losses[-1].std() / n**0.5).item(),
+        method=method,
+        hook=components[0].hook.rpartition(".")[2],
+        n=n,
+    )
+
+
+def _losses(
+    model: Any, tokens: Tokens, components: Sequence[_Component], method: str, cycle: Tensor, size: int
+) -> Float[Tensor, "component batch"]:
+    """Mean over T >= 2 of the squared error: without each component, and in the last row with all of them.
+
+    One forward pass serves all components of a layer, on as many sequences as BUDGET allows.
+    """
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    n, names = len(inputs), list(dict.fromkeys(component.hook for component in components))
+    n_rows = max(1, BUDGET // size)
+    groups = [group for name in names for group in _split([c for c in components if c.hook == name], n_rows)]
+    n_sequences = max(1, n_rows // max(map(len, groups)))
+    others = torch.empty_like(cycle)
+    others[cycle] = cycle.roll(1)
+    parts = [slice(start, start + n_sequences) for start in range(0, n, n_sequences)]
+    replacements: dict[str, Tensor] = {}
+    if method == "mean":
+        for part in parts:
+            for name, value in _activations(model, inputs[part], names).items():
+                replacements[name] = replacements.get(name, 0) + value.sum(0, keepdim=True) / n
+    found = torch.empty(len(components) + 1, n, dtype=torch.float64)
+    for part in parts:
+        if method == "resample":
+            replacements = _activations(model, inputs[others[part].to(inputs.device)], names)
+        predictions = [_run(model, inputs[part], group, replacements.get(group[0].hook)) for group in groups]
+        predictions = torch.cat([*predictions, model(inputs[part])[None]])
+        errors = (predictions - targets[part])[:, :, 1:].abs().square().sum(-1).mean(-1)
+        found[:, part] = errors.double().cpu()
+    return found
+
+
+def _split(components: list[_Component], size: int) -> list[list[_Component]]:
+    return [components[start : start + size] for start in range(0, len(components), size)]
+
+
+def _run(
+    model: Any, inputs: Tokens, group: Sequence[_Component], replacement: Tensor | None
+) -> Inexact[Tensor, "component batch pos dim"]:
+    """The predictions without each component of a group of one layer; without a replacement there is zero.
+
+    The tokens are repeated, once for each. Up to where they begin to differ a model of ours works on the first copy
+    alone; there a change of the pattern is made where it first tells, in z = pattern v.
+    """
+    name, n = group[0].hook, len(inputs)
+    block, _, kind = name.partition(".attn.")
+    shared = isinstance(model, HookedARTransformer)
+    seen: dict[str, Tensor] = {}
+
+    def repeat(value: Tensor, hook: Any = None) -> Tensor:
+        return value.repeat(len(group), *[1] * (value.ndim - 1))
+
+    def once(value: Tensor, hook: Any) -> Tensor:
+        seen[hook.name] = value[:n]
+        return value[:n]
+
+    def remove(value: Tensor, hook: Any) -> Tensor:
+        value = repeat(value) if shared else value.clone(memory_format=torch.contiguous_format)
+        for copy, component in zip(value.unflatten(0, (len(group), n)), group, strict=True):
+            component.view(copy).copy_(value.new_zeros(()) if replacement is None else component.view(replacement))
+        return value
+
+    def remove_from_pattern(z: Tensor, hook: Any) -> Tensor:
+        z, v = repeat(z), seen[f"{block}.attn.hook_v"]
+        for copy, component in zip(z.unflatten(0, (len(group), n)), group, strict=True):
+            change = -component.view(seen[name])  # [batch head pos - offset]
+            change = change if replacement is None else change + component.view(replacement)
+            length = change.shape[-1]
+            copy[:, -length:] += torch.einsum("bht,bthi->bthi", change, v[:, :length])
+        return z
+
+    hooks: list[tuple[str, Callable]] = [(name, remove)]
+    if shared:
+        if kind in PATTERNS:
+            hooks = [(name, once), (f"{block}.attn.hook_z", remove_from_pattern)]
+        layer = int(block.split(".")[1])
+        hooks += [
+            (f"blocks.{i}.attn.{hook}", once) for i in range(layer + 1) for hook in ("hook_q", "hook_k", "hook_v")
+        ]
+        hooks += [(f"blocks.{i}.attn.hook_result", repeat) for i in range(layer)]
+    with model.hooks(fwd_hooks=hooks):
+        return model(repeat(inputs)).unflatten(0, (len(group), n))
+
+
+def _activations(model: Any, inputs: Tokens, names: list[str]) -> dict[str, Tensor]:
+    cache = model.run_with_cache(inputs, names_filter=names)[1]
+    return {name: cache[name] for name in names}
+
+
+def _standard_errors(costs: Float[Tensor, "component batch"], *, chained: bool) -> Float[Tensor, "component"]:
+    """Of the means; `chained`: neighbours share a sequence, and with it a part of their deviations."""
+    centred = costs - costs.mean(1, keepdim=True)
+    variance = centred.square().sum(1)
+    if chained:
+        variance = variance + 2 * (centred * centred.roll(1, 1)).sum(1).clamp(min=0)
+    n = costs.shape[1]
+    return (variance / (n * (n - 1))).sqrt()
+
+
+def _in_theorys_basis(sequences: Sequences) -> bool:
+    """s_1 = 1_dim and W diagonal."""
+    W, first = sequences.W, sequences.tokens[:, 0]
+    return bool((first == 1).all() and (W - torch.diag_embed(W.diagonal(0, -2, -1))).abs().max() <= 1e-9)
+
+
+def _hooks_of(model: Any, kinds: Sequence[str]) -> list[str]:
+    """Of each layer, the first kind that the model has."""
+    require(model, "hooks", "run_with_cache", "hook_dict")
+    n_layers = 1 + max((int(name.split(".")[1]) for name in model.hook_dict if name.startswith("blocks.")), default=0)
+    for kind in kinds:
+        names = [f"blocks.{layer}.attn.{kind}" for layer in range(n_layers)]
+        if all(name in model.hook_dict for name in names):
+            return names
+    raise ValueError(
+        f"model has no hook 'blocks.0.attn.{kinds[0]}' in every layer{''.join(f', nor {kind!r}' for kind in kinds[1:])}"
+        f"; it has {', '.join(model.hook_dict)}."
+    )
+
+
+def _example(model: Any, sequences: Sequences, name: str) -> Tensor:
+    """The activation of one sequence."""
+    if len(sequences) < 2:
+        raise ValueError(f"sequences must be at least 2, for means, others and standard errors; got {len(sequences)}.")
+    inputs, _ = contexts_of(sequences)
+    return _activations(model, inputs[:1], [name])[name]
+
+
+def _chosen(name: str, values: Iterable[int] | None, *, high: int) -> tuple[int, ...]:
+    """Sorted and distinct; all if left out."""
+    if values is None:
+        return tuple(range(high + 1))
+    found = tuple(sorted({check_integer(name, value, low=0, high=high) for value in values}))
+    if not found:
+        raise ValueError(f"{name} is empty; leave it out for all.")
+    return found

@@ -1,0 +1,318 @@
+"""Edit a weight that has a meaning, by one number: does the loss move as theory says it must?"""
+
+import math
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ar_interp._checks import check_choice, check_integer, check_number
+from ar_interp.models.config import ModelConfig, check_process
+from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.probes.ablations import diagonal_theory
+from ar_interp.probes.quadratic import sampled_quadratic
+from ar_interp.processes import CommutingProcess, FirstToken, Process
+from ar_interp.theory import block_scalar_loss
+
+EXACT, ESTIMATED, NONE = "exact", "estimated", "none"
+BUDGET = 2**20  # batch * head * pos^2 of one forward pass: the size of its scores
+N_PARTS = 25  # batches of 200 sequences that an expectation is estimated from
+UNIT = (FirstToken("ones"), FirstToken("signs"))  # coordinates of modulus 1 in the eigenbasis
+PARALLEL = 1e-6  # of its norm: less of b_1 orthogonal to b_0 is rounding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """A change of a model's weights by one number.
+
+    Attributes:
+        name: its key in `EDITS`.
+        what: it does, a sentence.
+        meaning: of the number.
+        neutral: the number that changes nothing.
+        span: numbers worth looking at, from and to; others are allowed.
+        applies: whether a model has what it changes.
+        change: of a model in place, (model, value).
+    """
+
+    name: str
+    what: str
+    meaning: str
+    neutral: float
+    span: tuple[float, float]
+    applies: Callable[[Any], bool]
+    change: Callable[[Any, float], None]
+
+    @torch.no_grad()
+    def apply(self, model: Any, value: float) -> Any:
+        """A copy of the model with the edit; the model stays as it is.
+
+        Raises:
+            ValueError: the edit does not apply to the model, a value that is not a finite number.
+        """
+        value = check_number("value", value, low=-float("inf"))
+        if not self.applies(model):
+            names = ", ".join(map(repr, _applying(model))) or "none"
+            raise ValueError(f"edit {self.name!r} does not apply to this model; those that do: {names}.")
+        edited = deepcopy(model)
+        self.change(edited, value)
+        return edited
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditLosses:
+    """The loss of a model under one edit; means over T = 2..n_ctx, sums over coordinates.
+
+    Attributes:
+        by_value: a row per value. Columns: value; predicted, the expectation of the edited weights, and predicted_se,
+            its standard error (0 where it is exact, nan where there is none); measured by the hooked model, the mean
+            over n sequences, the same for all values, and its standard error measured_se; n.
+        edit: its name.
+        source: of the predictions: `exact` (a closed form), `estimated` (the quadratic in the block scalars, from other
+            sequences) or `none`.
+        n: sequences.
+    """
+
+    by_value: pd.DataFrame
+    edit: str
+    source: str
+    n: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """`by_value`."""
+        return self.by_value
+
+
+class ExpectedLoss(NamedTuple):
+    """Of a model's weights; `source` as in `EditLosses`."""
+
+    loss: float
+    standard_error: float
+    source: str
+
+
+@torch.no_grad()
+def edit_losses(
+    model: Any,
+    edit: str,
+    values: Iterable[float],
+    *,
+    process: Process | None = None,
+    n: int = 2048,
+    seed: int = 0,
+) -> EditLosses:
+    """The loss of the edited model, as theory expects it and as measured on fresh sequences.
+
+    Args:
+        model: a `HookedARTransformer`; it stays as it is.
+        edit: one of `available_edits(model)`.
+        values: of the edit, each by itself.
+        process: that the sequences are of; the model's own if left out.
+        n: sequences; >= 2.
+        seed: of the sequences.
+    Raises:
+        ValueError: an unknown edit or one that does not apply, no values or some that are not finite, no process or one
+            that does not go with the model, n < 2.
+    """
+    chosen = EDITS[check_choice("edit", edit, tuple(EDITS))]
+    check_integer("n", n, low=2)
+    values = [check_number("values", value, low=-float("inf")) for value in values]
+    if not values:
+        raise ValueError(f"values is empty; {chosen.meaning}, e.g. {chosen.neutral:g}.")
+    edited = [chosen.apply(model, value) for value in values]
+    process = _process_of(model, process)
+    tokens = process.sample(
+        n, model.config.n_ctx + 1, seed=seed, device=next(model.parameters()).device, dtype=model.config.torch_dtype
+    ).tokens
+    expected = [expected_loss(changed, process) for changed in edited]
+    measured = torch.stack([_measured(changed, tokens) for changed in edited]).cpu()
+    table = {
+        "value": values,
+        "predicted": [found.loss for found in expected],
+        "predicted_se": [found.standard_error for found in expected],
+        "measured": measured.mean(1),
+        "measured_se": measured.std(1) / n**0.5,
+        "n": n,
+    }
+    return EditLosses(by_value=pd.DataFrame(table), edit=edit, source=expected[0].source, n=n)
+
+
+def available_edits(model: Any, process: Process | None = None) -> tuple[str, ...]:
+    """The names of the edits that apply to a model; none to a foreign one.
+
+    Args:
+        process: that it would be measured on; the model's own if left out.
+    Raises:
+        ValueError: no process, or one that does not go with the model.
+    """
+    names = _applying(model)
+    if names:
+        _process_of(model, process)
+    return names
+
+
+def expected_loss(model: HookedARTransformer, process: Process) -> ExpectedLoss:
+    """The expectation of a model's loss, mean over T = 2..n_ctx, where theory has it.
+
+    Exact for diagonal heads (`theory.population_loss`, and `positional_population_loss` for one coordinate) on
+    noiseless commuting processes with s_1 = 1_dim, and for a bare layer of block scalars (`theory.block_scalar_loss`;
+    scores divided by n_T are block scalars a / n_T at each T) where the coordinates of s_1 are 1, or random signs. Such
+    a layer's loss on any other process is a quadratic too, which is estimated from 5000 sequences.
+    """
+    known = diagonal_theory(model, process)
+    if known is not None:
+        return ExpectedLoss(known.loss, 0.0, EXACT)
+    config = model.config
+    if not _is_bare_layer(config):
+        return ExpectedLoss(float("nan"), float("nan"), NONE)
+    scalars = np.array(model.block_scalars)
+    a, b = scalars[:4], scalars[4:]
+    if isinstance(process, CommutingProcess) and (process.mu, process.noise) == (1, 0) and process.initial in UNIT:
+        return ExpectedLoss(_block_scalar_loss(a, b, config, process.conjugate_pairs), 0.0, EXACT)
+    loss, standard_error = sampled_quadratic(process, config.n_ctx, config.attention, N_PARTS).loss(a, b)
+    return ExpectedLoss(loss, standard_error, ESTIMATED)
+
+
+def _is_bare_layer(config: ModelConfig) -> bool:
+    dressed = config.layer_norm or config.d_mlp or config.unembed or config.positional != "none" or not config.linear
+    return config.heads == "block-scalar" and (config.n_layers, config.n_heads) == (1, 1) and not dressed
+
+
+def _block_scalar_loss(
+    a: Float[np.ndarray, "4"], b: Float[np.ndarray, "2"], config: ModelConfig, conjugate_pairs: bool
+) -> float:
+    def total(a: Float[np.ndarray, "4"], max_length: int) -> float:
+        if max_length < 2:
+            return 0.0
+        sizes = {"dim": config.dim, "max_length": max_length}
+        return block_scalar_loss(a, b, **sizes, conjugate_pairs=conjugate_pairs).item()
+
+    n_ctx = config.n_ctx
+    if config.attention == "linear":
+        return total(a, n_ctx) / (n_ctx - 1)
+    fewer = config.attention == "linear/pairs"
+    losses = [total(a / (T - fewer), T) - total(a / (T - fewer), T - 1) for T in range(2, n_ctx + 1)]
+    return float(np.mean(losses))
+
+
+def _measured(model: HookedARTransformer, tokens: Tensor) -> Float[Tensor, "batch"]:
+    size = max(1, BUDGET // (model.config.n_heads * model.config.n_ctx**2))
+    parts = [(model(part[:, :-1]) - part[:, 1:])[:, 1:].abs().square().sum(-1).mean(-1) for part in tokens.split(size)]
+    return torch.cat(parts).double()
+
+
+def _process_of(model: HookedARTransformer, process: Process | None) -> Process:
+    process = process or model.process
+    if process is None:
+        raise ValueError("process is needed to sample sequences; pass process=..., e.g. CommutingOrthogonal(10).")
+    check_process(model.config, process)
+    return process
+
+
+def _applying(model: Any) -> tuple[str, ...]:
+    return tuple(name for name, edit in EDITS.items() if edit.applies(model))
+
+
+def _has_positions(model: Any) -> bool:
+    if not isinstance(model, HookedARTransformer):
+        return False
+    return (model.config.positional, model.config.n_layers) == ("multiplicative", 1)
+
+
+def _scale_previous(model: HookedARTransformer, value: float) -> None:
+    model.P.diagonal(model.config.query_lag - 1).mul_(value)  # with query_lag = 0 row r holds p for T = r + 1
+
+
+def _scale_positions(model: HookedARTransformer, value: float) -> None:
+    model.P.mul_(value)
+
+
+def _has_two_directions(model: Any) -> bool:
+    if not isinstance(model, HookedARTransformer) or model.config.heads != "diagonal" or model.config.n_heads < 2:
+        return False
+    return bool(_second_direction(model).norm() > PARALLEL * model.B[1].norm())
+
+
+def _second_direction(model: HookedARTransformer) -> Float[Tensor, "dim"]:
+    """What of b_1 is orthogonal to b_0."""
+    b_0, b_1 = model.B[:2].detach()
+    return b_1 - b_0 * (b_0 @ b_1) / (b_0 @ b_0)
+
+
+def _rotate_head(model: HookedARTransformer, value: float) -> None:
+    """The edit is the same whatever the scales of a_h against b_h (a sign turns the angle's), not however the heads are
+    mixed; but at a minimum of the unitary family with n_heads <= dim it costs 2 (1 - cos value) / cos^2(a_0, b_0) in
+    any gauge, whatever the plane."""
+    b_0, direction = model.B[0].clone(), _second_direction(model)
+    model.B[0] = math.cos(value) * b_0 + math.sin(value) * b_0.norm() / direction.norm() * direction
+
+
+def _has_scalars(model: Any) -> bool:
+    return isinstance(model, HookedARTransformer) and hasattr(model, "block_scalars")
+
+
+def _scale_step(model: HookedARTransformer, value: float) -> None:
+    model.get_parameter("blocks.0.attn.QK_blocks")[:, 1, 2] *= value
+
+
+def _scale_second_path(model: HookedARTransformer, value: float) -> None:
+    model.get_parameter("blocks.0.attn.QK_blocks")[:, 2, 1] *= value
+
+
+EDITS: dict[str, Edit] = {
+    edit.name: edit
+    for edit in (
+        Edit(
+            name="previous position",
+            what="Multiplies the positional weight p_{T-1} of s_{T-1}, at every T.",
+            meaning="factor; 0 removes p_{T-1}, -1 turns its sign",
+            neutral=1.0,
+            span=(-1.0, 3.0),
+            applies=_has_positions,
+            change=_scale_previous,
+        ),
+        Edit(
+            name="positional scale",
+            what="Multiplies all positional weights, and with them the prediction.",
+            meaning="factor; 0 predicts nothing",
+            neutral=1.0,
+            span=(0.0, 2.0),
+            applies=_has_positions,
+            change=_scale_positions,
+        ),
+        Edit(
+            name="head rotation",
+            what="Turns the value diagonal b_0 toward b_1, in their plane and at its length, so that head 0 comes to "
+            "write what head 1 writes.",
+            meaning="angle in radians; pi turns the sign of the head",
+            neutral=0.0,
+            span=(-math.pi, math.pi),
+            applies=_has_two_directions,
+            change=_rotate_head,
+        ),
+        Edit(
+            name="step size",
+            what="Multiplies a2, the key-query scalar of <s_{t-1}|s_T>: all of the gradient step a2 b1.",
+            meaning="factor; 0 takes no step",
+            neutral=1.0,
+            span=(-1.0, 3.0),
+            applies=_has_scalars,
+            change=_scale_step,
+        ),
+        Edit(
+            name="second path",
+            what="Multiplies a3, the key-query scalar of <s_t|s_{T-1}>: the path beside the gradient step.",
+            meaning="factor; 0 cuts the path, -1 turns its sign",
+            neutral=1.0,
+            span=(-3.0, 3.0),
+            applies=_has_scalars,
+            change=_scale_second_path,
+        ),
+    )
+}
