@@ -34,5 +34,6 @@ train: setup  ## every shipped checkpoint, from scratch
 
 bench: setup  ## the measured tables of the README that are not claims
 	$(BIN)/python benchmarks/ensemble.py
+	$(BIN)/python benchmarks/interventions.py
 	$(BIN)/python benchmarks/landscape.py
 	$(BIN)/python benchmarks/training.py

@@ -11,6 +11,15 @@ POSITIONAL_STOP = 1e-3
 BLOW_UPS = (
     "Unseen sequences on which it errs more"  # 1.4 % of them at two raw layers, .1 % at four: not 0, not 1 to 2 %
 )
+SHORT_SWAP = (
+    "Another sequence's key-value state"  # moves .83 to .93 of what is possible: queries of later layers read s_{T-1}
+)
+STACK_FAILURES = {
+    ("linear", 1): (BLOW_UPS,),
+    ("linear", 2): (BLOW_UPS,),
+    ("linear", 4): (BLOW_UPS,),
+    ("linear/keys", 2): (SHORT_SWAP,),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +113,7 @@ def _stack(n_layers: int, attention: str, n_ctx: int = 50) -> Recipe:
             batch=128,
             n_seeds=8,
         ),
-        known_failures=(BLOW_UPS,) if raw and n_layers != 3 else (),
+        known_failures=STACK_FAILURES.get((attention, n_layers), ()),
     )
 
 
@@ -137,6 +146,7 @@ def _figure5(n_layers: int) -> Recipe:
             steps=2500,
             batch=128,
         ),
+        known_failures=(SHORT_SWAP,) if n_layers >= 3 else (),
     )
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from ar_interp._checks import check_choice, check_integer
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes.context import contexts_of
-from ar_interp.probes.weights import DiagonalWeights, diagonal_weights, require
+from ar_interp.probes.protocol import check
+from ar_interp.probes.weights import DiagonalWeights, diagonal_weights
 from ar_interp.processes import CommutingProcess, FirstToken, Process, Sequences
 from ar_interp.theory import head_removal_cost, population_loss, position_removal_cost, positional_population_loss
 from ar_interp.theory.ablations import METHODS
@@ -22,6 +23,7 @@ Tokens = Inexact[Tensor, "batch pos dim"]
 
 OUTPUTS, PATTERNS = ("hook_result", "hook_z"), ("hook_pattern",)
 BUDGET = 2**22  # batch * head * pos^2 of one forward pass, the size of its scores
+COPIES = 8  # outputs of heads, [batch pos head d_head], count as much: every component has its own, in the cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +107,9 @@ def ablate_heads(
         ValueError: an unknown method, layers that are not there, a model without the hooks, fewer than two sequences or
             three tokens, a process of another dim.
     """
-    names = _hooks_of(model, OUTPUTS)
+    names = _hooks_of(model, "ablate_heads", OUTPUTS)
     chosen = _chosen("layers", layers, high=len(names) - 1)
-    example = _example(model, sequences, names[0])  # [1 pos head d_model]
-    n_heads = example.shape[2]
+    n_heads = _example(model, sequences, names[0]).shape[2]  # [1 pos head d_model]
     components = [
         _Component(names[layer], lambda activation, head=head: activation[:, :, head])
         for layer in chosen
@@ -120,8 +121,7 @@ def ablate_heads(
         A, B, P = known.weights.A, known.weights.B, known.weights.P[:length, :length]
         return head_removal_cost(A, B, P, family=known.family, mu=known.mu, method=method)
 
-    size = max(example.numel(), n_heads * example.shape[1] ** 2)
-    return _ablate(model, sequences, components, labels, predict, method, process, seed, size)
+    return _ablate(model, sequences, components, labels, predict, method, process, seed, n_heads)
 
 
 @torch.no_grad()
@@ -150,9 +150,9 @@ def ablate_positions(
     Raises:
         ValueError: as `ablate_heads`; offsets that are not there.
     """
-    names = _hooks_of(model, PATTERNS)
+    names = _hooks_of(model, "ablate_positions", PATTERNS)
     name = names[check_integer("layer", layer, low=0, high=len(names) - 1)]
-    example = _example(model, sequences, name)  # [1 head query key]
+    n_heads = _example(model, sequences, name).shape[1]  # [1 head query key]
     chosen = _chosen("offsets", offsets, high=sequences.tokens.shape[1] - 2)
     components = [
         _Component(name, lambda pattern, offset=offset: pattern.diagonal(-offset, -2, -1)) for offset in chosen
@@ -163,7 +163,7 @@ def ablate_positions(
         return position_removal_cost(C, P, family=known.family, mu=known.mu, method=method)[list(chosen)]
 
     labels = {"layer": np.full(len(chosen), layer), "offset": np.array(chosen)}
-    return _ablate(model, sequences, components, labels, predict, method, process, seed, example.numel())
+    return _ablate(model, sequences, components, labels, predict, method, process, seed, n_heads)
 
 
 def diagonal_theory(model: Any, process: Process | None) -> DiagonalTheory | None:
@@ -197,16 +197,15 @@ def _ablate(
     method: str,
     process: Process | None,
     seed: int,
-    size: int,
+    n_heads: int,
 ) -> Ablation:
-    """Every component by itself; `size` is the number of elements that one sequence has in the largest activation."""
     check_choice("method", method, METHODS)
     n, dim = len(sequences), sequences.tokens.shape[-1]
     if process is not None and process.dim != dim:
         raise ValueError(f"process has dim {process.dim} but the sequences have dim {dim}; they must agree.")
     generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
     cycle = torch.randperm(n, generator=generator)  # everybody's other sequence is the one before it on the cycle
-    losses = _losses(model, sequences.tokens, components, method, cycle, size)
+    losses = _losses(model, sequences.tokens, components, method, cycle, n_heads)
     costs = losses[:-1] - losses[-1]
     known = diagonal_theory(model, process) if _in_theorys_basis(sequences) else None
     predicted: Any = float("nan")
@@ -231,15 +230,17 @@ def _ablate(
 
 
 def _losses(
-    model: Any, tokens: Tokens, components: Sequence[_Component], method: str, cycle: Tensor, size: int
+    model: Any, tokens: Tokens, components: Sequence[_Component], method: str, cycle: Tensor, n_heads: int
 ) -> Float[Tensor, "component batch"]:
     """Mean over T >= 2 of the squared error: without each component, and in the last row with all of them.
 
     One forward pass serves all components of a layer, on as many sequences as BUDGET allows.
     """
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    n, names = len(inputs), list(dict.fromkeys(component.hook for component in components))
-    n_rows = max(1, BUDGET // size)
+    names = list(dict.fromkeys(component.hook for component in components))
+    n, length, dim = inputs.shape
+    width = getattr(getattr(model, "config", None), "d_model", dim)
+    n_rows = max(1, BUDGET // (n_heads * length * max(length, COPIES * width)))
     groups = [group for name in names for group in _split([c for c in components if c.hook == name], n_rows)]
     n_sequences = max(1, n_rows // max(map(len, groups)))
     others = torch.empty_like(cycle)
@@ -304,11 +305,9 @@ def _run(
     if shared:
         if kind in PATTERNS:
             hooks = [(name, once), (f"{block}.attn.hook_z", remove_from_pattern)]
-        layer = int(block.split(".")[1])
-        hooks += [
-            (f"blocks.{i}.attn.{hook}", once) for i in range(layer + 1) for hook in ("hook_q", "hook_k", "hook_v")
-        ]
-        hooks += [(f"blocks.{i}.attn.hook_result", repeat) for i in range(layer)]
+        hooks += [(f"{block}.attn.{hook}", once) for hook in ("hook_q", "hook_k", "hook_v")]
+        below = [f"blocks.{layer}" for layer in range(int(block.split(".")[1]))]
+        hooks += [hook for b in below for hook in ((f"{b}.hook_resid_pre", once), (f"{b}.hook_resid_post", repeat))]
     with model.hooks(fwd_hooks=hooks):
         return model(repeat(inputs)).unflatten(0, (len(group), n))
 
@@ -334,18 +333,14 @@ def _in_theorys_basis(sequences: Sequences) -> bool:
     return bool((first == 1).all() and (W - torch.diag_embed(W.diagonal(0, -2, -1))).abs().max() <= 1e-9)
 
 
-def _hooks_of(model: Any, kinds: Sequence[str]) -> list[str]:
-    """Of each layer, the first kind that the model has."""
-    require(model, "hooks", "run_with_cache", "hook_dict")
-    n_layers = 1 + max((int(name.split(".")[1]) for name in model.hook_dict if name.startswith("blocks.")), default=0)
-    for kind in kinds:
-        names = [f"blocks.{layer}.attn.{kind}" for layer in range(n_layers)]
-        if all(name in model.hook_dict for name in names):
-            return names
-    raise ValueError(
-        f"model has no hook 'blocks.0.attn.{kinds[0]}' in every layer{''.join(f', nor {kind!r}' for kind in kinds[1:])}"
-        f"; it has {', '.join(model.hook_dict)}."
-    )
+def _hooks_of(model: Any, probe: str, kinds: Sequence[str]) -> list[str]:
+    """Of each layer, the first kind that it has."""
+    check(model, probe)
+    n_layers = 1 + max(int(name.split(".")[1]) for name in model.hook_dict if name.startswith("blocks."))
+    return [
+        next(name for kind in kinds if (name := f"blocks.{layer}.attn.{kind}") in model.hook_dict)
+        for layer in range(n_layers)
+    ]
 
 
 def _example(model: Any, sequences: Sequences, name: str) -> Tensor:
