@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from ar_interp import checkpoints
-from ar_interp.checkpoints import Trained
+from ar_interp.checkpoints import Trained, available, load
 from ar_interp.claims.core import Claim, claim
 from ar_interp.claims.general import N_SEQUENCES, GeneralSubject
 from ar_interp.claims.references import best_equivariant_head
@@ -79,6 +78,6 @@ def _sibling_loss(run: Trained | None, n_heads: int) -> float | None:
         return None
     wanted = replace(run.config, n_heads=n_heads)
     for name, recipe in RECIPES.items():
-        if (recipe.config, recipe.process) == (wanted, run.process) and name in checkpoints.available():
-            return checkpoints.load(name).members["loss"].to_numpy().min()
+        if (recipe.config, recipe.process) == (wanted, run.process) and name in available():
+            return load(name).members["loss"].to_numpy().min()
     return None

@@ -1,0 +1,374 @@
+"""Assertions for a project's own tests: a structure is there, or the message says what was measured and likely wrong.
+
+    import ar_interp as ari
+
+    def test_heads():
+        ari.testing.assert_heads_orthogonal("runs/mine")
+
+Each takes a model, a checkpoint, a training run, or the name or folder of a checkpoint, and returns what the probe
+found. It raises AssertionError where the structure is absent, and where an untrained model passes as well, so that the
+measurement could not tell; ValueError where the model is none that could have it. With pytest's `--ar-checkpoint DIR`
+all claims about a checkpoint are tests of their own, see `pytest_plugin`. Would the claims notice a broken model?
+`run_battery` asks them about the sabotaged and innocent ones of `BATTERY`, `sensitivity` about noise on the weights.
+"""
+
+from collections.abc import Callable, Iterable
+from math import isfinite
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ar_interp import diagnoses
+from ar_interp._checks import check_choice, check_integer, check_number
+from ar_interp.checkpoints import Trained, load
+from ar_interp.claims.augmented import without_signs
+from ar_interp.claims.controls import untrained as untrained_heads
+from ar_interp.claims.tolerances import TOLERANCES
+from ar_interp.diagnoses import Check, Sign
+from ar_interp.models.config import ModelConfig, check_process
+from ar_interp.probes.blocks import BLOCKS, AugmentedBlocks, augmented_blocks
+from ar_interp.probes.context import ONE_STEP, UNTRAINED_SEED, RecoveredContext, recover_context
+from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
+from ar_interp.probes.interventions import CONTROLS, SWAP, SwappedContext, swap_context
+from ar_interp.probes.positional import PositionalStructure, positional_structure
+from ar_interp.probes.protocol import check, missing
+from ar_interp.probes.weights import process_of
+from ar_interp.processes import CommutingProcess, Process
+from ar_interp.sabotage import BATTERY, BatteryResult, Sabotage, Sensitivity, run_battery, sensitivity
+
+__all__ = [
+    "BATTERY",
+    "BatteryResult",
+    "Sabotage",
+    "Sensitivity",
+    "assert_context_is_causal",
+    "assert_gradient_step",
+    "assert_heads_orthogonal",
+    "assert_recovers_context",
+    "assert_trigonometric_encoding",
+    "run_battery",
+    "sensitivity",
+]
+
+N_SEQUENCES = 256
+SEED = 2**44  # apart from training, its evaluation and the claims
+REFERENCES = {"W": TOLERANCES["identity"][0], "OLS": TOLERANCES["identity"][0], ONE_STEP: TOLERANCES["estimate"][0]}
+
+Found = TypeVar("Found")
+Reading = tuple[Found, list[Check]]
+
+
+def assert_recovers_context(
+    subject: Any,
+    *,
+    reference: str = "W",
+    tolerance: float | None = None,
+    length: int | None = None,
+    process: Process | None = None,
+    untrained: Any = None,
+) -> RecoveredContext:
+    """The model's estimate of W is W, or what an estimator makes of the same context.
+
+    Measured is |Ŵ - reference|_F / |Ŵ|_F at T = `length`, over 256 fresh sequences, with Ŵ as in `recover_context`.
+    Diagonal heads recover W where there are enough of them; one augmented layer takes one gradient step, and cannot.
+
+    Args:
+        subject: a conforming model, a `Checkpoint`, a `TrainingRun`, or the name or folder of a checkpoint.
+        reference: `W`, `OLS` (least squares), or `one gradient step`, of the size nearest to the model's.
+        tolerance: if left out .001 for W and least squares, as far as a degenerate minimum (kappa = 1) leaves the
+            weights, and .1 for the gradient step, which for conjugate pairs and Haar W comes with a second path.
+        length: T, at least 2; the longest that the model takes if left out.
+        process: the family; the subject's own if left out.
+        untrained: the control model; made from the subject if left out.
+    """
+    __tracebackhide__ = True
+    check_choice("reference", reference, tuple(REFERENCES))
+    tolerance = REFERENCES[reference] if tolerance is None else check_number("tolerance", tolerance, low=0.0)
+    model, process = _resolve(subject, process, "recover_context")
+    length = _length("length", length, model)
+    sequences = process.sample(N_SEQUENCES, length + 1, seed=SEED, device=_device(model))
+
+    def read(model: Any) -> Reading[RecoveredContext]:
+        found = recover_context(model, sequences)
+        distance = diagnoses.relative_distances(found)[reference]
+        return found, [Check(f"|Ŵ - {reference}| / |Ŵ| at T = {length}", distance, 0, tolerance)]
+
+    return _settle(
+        f"the estimate of W is not {reference}",
+        (model, process, untrained),
+        read,
+        lambda found, beside: diagnoses.context_signs(found, beside, model, process, REFERENCES),
+    )
+
+
+def assert_heads_orthogonal(
+    subject: Any,
+    *,
+    tolerance: float = TOLERANCES["heads"][0],
+    process: Process | None = None,
+    untrained: Any = None,
+) -> HeadOrthogonality:
+    """The heads of a diagonal model are orthogonal, <a_h, b_h'> = 0 for h != h', as far as their number allows.
+
+    With M = A B^T and C = B^T A: E_M = |M / m - I| / sqrt(n_heads) is zero where C has a dimension for each head; where
+    heads outnumber the coordinates M / m is a projector, and in between (conjugate pairs, kappa = 1) C / m is one. C
+    must have all the dimensions that so many heads can give it.
+
+    Args:
+        subject: a conforming model, a `Checkpoint`, a `TrainingRun`, or the name or folder of a checkpoint.
+        tolerance: 1e-5, first order in the weights: about the square root of what float64 descent leaves of the loss.
+        process: the family; the subject's own if left out.
+        untrained: the control model; made from the subject if left out.
+    """
+    __tracebackhide__ = True
+    tolerance = check_number("tolerance", tolerance, low=0.0)
+    model, family = _resolve_diagonal(subject, process, "head_orthogonality")
+
+    def read(model: Any) -> Reading[HeadOrthogonality]:
+        found = head_orthogonality(model)
+        n_heads, dim = found.A.shape
+        full = min(n_heads, dim // 2 if family.conjugate_pairs else dim)
+        if found.kind == "identity":
+            statistic = Check("E_M", found.e_m, 0, tolerance)
+        elif n_heads > dim:
+            statistic = Check("|M^2 - m M| / m^2", found.e_p, 0, tolerance)
+        else:
+            statistic = Check("|C^2 - m C| / m^2", found.e_c, 0, tolerance)
+        return found, [statistic, Check("rank C", found.rank, max(full, found.rank), 0)]
+
+    return _settle(
+        "heads are not orthogonal",
+        (model, family, untrained),
+        read,
+        lambda found, _: diagnoses.head_signs(found, model, family),
+    )
+
+
+def assert_trigonometric_encoding(
+    subject: Any,
+    *,
+    tolerance: float = TOLERANCES["identity"][0],
+    process: Process | None = None,
+    untrained: Any = None,
+) -> PositionalStructure:
+    """The positional encoding of a diagonal model on conjugate pairs holds the trigonometric identity.
+
+    p_{T-1} / p_T = -kappa / (1 + kappa) with kappa read from C, no older key has a weight, and the prediction is
+    lambda^T for every angle and T; for kappa = 1 it is s_{T+1} = 2 cos(theta) s_T - s_{T-1}.
+
+    Args:
+        subject: a conforming model, a `Checkpoint`, a `TrainingRun`, or the name or folder of a checkpoint.
+        tolerance: .001, of three amplitudes: the minimum at kappa = 1 is degenerate, so that the loss leaves the
+            weights 1e-4 or so.
+        process: the family; the subject's own if left out.
+        untrained: the control model; made from the subject if left out.
+    """
+    __tracebackhide__ = True
+    tolerance = check_number("tolerance", tolerance, low=0.0)
+    model, family = _resolve_diagonal(subject, process, "positional_structure")
+    if not family.conjugate_pairs:
+        raise ValueError(
+            f"process must have conjugate pairs, got {family}: the identity needs the partner's eigenvalue; pass "
+            "process=CommutingOrthogonal(dim) if that is what the model was trained on."
+        )
+
+    def read(model: Any) -> Reading[PositionalStructure]:
+        found = positional_structure(model, process=family)
+        return found, [
+            Check("p_{T-1} / p_T", found.ratio, found.ratio_from_kappa, tolerance),
+            Check("norm of P on keys before T-1 over |P|", found.off_mass**0.5, 0, tolerance),
+            Check("sup |prediction - lambda^T|", found.residual, 0, tolerance),
+        ]
+
+    return _settle(
+        "the positional encoding does not hold the trigonometric identity",
+        (model, family, untrained),
+        read,
+        lambda found, beside: diagnoses.positional_signs(found, beside, model, family),
+    )
+
+
+def assert_gradient_step(
+    subject: Any,
+    *,
+    tolerance: float = TOLERANCES["other scalars, sampled"][0],
+    max_length: int | None = None,
+    process: Process | None = None,
+    untrained: Any = None,
+) -> AugmentedBlocks:
+    """One augmented layer with one linear head takes the step of gradient descent that is best on its process.
+
+    Measured are the step size a2 b1 over the best block scalars' (eta of `theory.optimal_step_size` on the unitary
+    family), how far the other products are from theirs, over a2 b1, and how far the blocks are from multiples of the
+    identity. The others vanish on the unitary family; conjugate pairs and Haar W have a second path a3. Where theory
+    has no closed form the best are estimated from 5000 sequences, to about .02. Signs D of full matrices, D Ŵ D, are
+    gauge.
+
+    Args:
+        subject: a conforming model, a `Checkpoint`, a `TrainingRun`, or the name or folder of a checkpoint.
+        tolerance: .05, gradient noise of sampled training in the least determined products; training on the exact loss
+            leaves 1e-5. With Haar W and contexts of 50 tokens the loss is flat along b2 and .1 is needed.
+        max_length: the longest context trained on; the longest that the model takes if left out.
+        process: the family; the subject's own if left out.
+        untrained: the control model; made from the subject if left out.
+    """
+    __tracebackhide__ = True
+    tolerance = check_number("tolerance", tolerance, low=0.0)
+    model, process = _resolve(subject, process, "augmented_blocks")
+    config = getattr(model, "config", None)
+    attention, shape = getattr(config, "attention", "linear"), (1, 1, BLOCKS * process.dim)
+    dressed = isinstance(config, ModelConfig) and (config.unembed or config.layer_norm or config.d_mlp or config.biases)
+    if tuple(model.W_Q.shape[:3]) != shape or attention == "softmax" or dressed:
+        raise ValueError(
+            f"model must be one bare layer with a linear head on tokens (0, s_t, s_{{t-1}}), W_Q {[*shape, 'd_head']}; "
+            f"got {getattr(config, 'summary', attention)}, W_Q {list(model.W_Q.shape)}: see identify_algorithm."
+        )
+    max_length = _length("max_length", max_length, model)
+    best = diagnoses.best_products(process, max_length, attention)
+    signed = isinstance(config, ModelConfig) and config.heads == "full" and isinstance(process, CommutingProcess)
+
+    def read(model: Any) -> Reading[AugmentedBlocks]:
+        found = augmented_blocks(without_signs(model) if signed else model)
+        defect = max(found.QK_defect[1:, 1:].max().item(), found.OV_defect[1:, 0].max().item())
+        return found, [
+            *diagnoses.product_checks(found, best, tolerance),
+            Check("distance of the blocks from multiples of the identity", defect, 0, tolerance),
+        ]
+
+    return _settle(
+        "the layer does not take the best gradient step",
+        (model, process, untrained),
+        read,
+        lambda found, _: diagnoses.step_signs(found, process, max_length, attention, tolerance),
+    )
+
+
+def assert_context_is_causal(
+    subject: Any,
+    *,
+    tolerance: float = TOLERANCES["swap"][0],
+    length: int | None = None,
+    process: Process | None = None,
+    untrained: Any = None,
+) -> SwappedContext:
+    """The prediction follows the estimate of W that is put in its place, and nothing else.
+
+    The estimate of one sequence is moved into another, for 256 fresh pairs (`swap_context`). The score, as a share of
+    what is possible, must be 1 (or more), nothing of the target's own prediction may be left, and the controls (a state
+    of the same W, of another sequence, a random one) must not score. Of scores the 95 % interval over pairs is added.
+
+    Args:
+        subject: a conforming model, a `Checkpoint`, a `TrainingRun`, or the name or folder of a checkpoint.
+        tolerance: .05: a twentieth of the prediction may come from elsewhere, or steer where it must not.
+        length: T, at least 2; the longest that the model takes if left out.
+        process: the family; the subject's own if left out.
+        untrained: the control model; made from the subject if left out.
+    """
+    __tracebackhide__ = True
+    tolerance = check_number("tolerance", tolerance, low=0.0)
+    model, process = _resolve(subject, process, "swap_context")
+    length = _length("length", length, model)
+    pairs = [process.sample(N_SEQUENCES, length + 1, seed=seed, device=_device(model)) for seed in (SEED + 1, SEED + 2)]
+
+    def read(model: Any) -> Reading[SwappedContext]:
+        found = swap_context(model, *pairs, positions=[length])
+        rows = found.by_position.set_index("condition").to_dict("index")
+        share, left = found.normalised, rows[SWAP]["kept"]
+        unit = "normalised" if isfinite(share) else "score"  # of what is possible, if that is known
+        score, spread = ({name: row[column] for name, row in rows.items()} for column in (unit, f"{unit}_se"))
+        return found, [
+            Check(f"share of the possible score at T = {length}", min(share, 1), 1, tolerance, 1.96 * spread[SWAP]),
+            Check("share of the target's own prediction that is left", max(left, 0), 0, tolerance),
+            *(Check(f"score of {name}", score[name], 0, tolerance, 1.96 * spread[name]) for name in CONTROLS),
+        ]
+
+    return _settle(
+        "the context is not causal",
+        (model, process, untrained),
+        read,
+        lambda found, _: diagnoses.swap_signs(
+            found, tolerance, lambda layer: swap_context(model, *pairs, positions=[length], layers=[layer])
+        ),
+    )
+
+
+def _settle(
+    absent: str,
+    subject: tuple[Any, Process, Any],
+    read: Callable[[Any], Reading[Found]],
+    signs: Callable[[Found, Found], Iterable[Sign]],
+) -> Found:
+    """What `read` finds of the model, where its checks pass and those of the control do not.
+
+    Args:
+        absent: what to say where they do not.
+        subject: model, process, and the control model, made here if None.
+        signs: of what is likely wrong, from the findings about model and control.
+    """
+    __tracebackhide__ = True
+    model, process, untrained = subject
+    found, checks = read(model)
+    beside, controls = read(_control(model, process) if untrained is None else untrained)
+    failed = [
+        f"{check}, expected {check.expected:.4g} within {check.tolerance:g} (untrained {control.measured:.3g})"
+        for check, control in zip(checks, controls, strict=True)
+        if not check.passes
+    ]
+    if failed:
+        cause = diagnoses.likely_cause(model, process, read, signs(found, beside))
+        raise AssertionError(f"{absent}: {'; '.join(failed)}.\nLikely cause: {cause}")
+    if all(control.passes for control in controls):
+        exact = all(control.measured == control.expected for control in controls)
+        cause = "so small a model cannot lack the structure" if exact else "the tolerance is too wide"
+        raise AssertionError(
+            f"nothing is shown: an untrained model passes too, with {', '.join(map(str, controls))} within "
+            f"{checks[0].tolerance:g}.\nLikely cause: {cause}."
+        )
+    return found
+
+
+def _resolve(subject: Any, process: Process | None, probe: str) -> tuple[Any, Process]:
+    """The model, checked for the probe, and its process."""
+    if isinstance(subject, (str, Path)):
+        subject = load(subject)
+    model = subject.model if isinstance(subject, Trained) else subject
+    check(model, probe)
+    process = process or getattr(subject, "process", None)
+    if process is None:
+        raise ValueError("process is needed to sample sequences of it; pass process=..., e.g. CommutingUnitary(10).")
+    if isinstance(config := getattr(model, "config", None), ModelConfig):
+        check_process(config, process)
+    return model, process
+
+
+def _resolve_diagonal(subject: Any, process: Process | None, probe: str) -> tuple[Any, CommutingProcess]:
+    model, process = _resolve(subject, process, probe)
+    return model, process_of(model, process)
+
+
+def _length(name: str, given: int | None, model: Any) -> int:
+    """What was given, else the longest context that the model takes."""
+    found = getattr(getattr(model, "config", None), "n_ctx", None)
+    if found is None and not missing(model, "head_orthogonality"):
+        found = len(model.P)
+    if given is None and found is None:
+        raise ValueError(f"{name} is needed: {type(model).__name__} has no config.n_ctx; pass {name}=...")
+    return check_integer(name, found if given is None else given, low=2, high=found)
+
+
+def _device(model: Any) -> torch.device:
+    parameters = getattr(model, "parameters", tuple)
+    return getattr(next(iter(parameters()), None), "device", torch.device("cpu"))
+
+
+def _control(model: Any, process: Process) -> Any:
+    """An untrained model of the same architecture."""
+    if hasattr(model, "untrained"):
+        return model.untrained(UNTRAINED_SEED)
+    if isinstance(process, CommutingProcess) and not missing(model, "head_orthogonality"):
+        return untrained_heads(model, process)
+    raise ValueError(
+        f"untrained must be given: {type(model).__name__} cannot make its own control. Pass the same architecture with "
+        "fresh weights."
+    )

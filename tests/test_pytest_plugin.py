@@ -1,0 +1,206 @@
+"""`pytest --ar-checkpoint DIR`, run by a project that is not ours."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import ar_interp as ari
+from ar_interp.claims.core import Claim, Claims, Control
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = "positional-mu100"
+BY_HAND = ("-p", "no:ar_interp", "-p", "ar_interp.pytest_plugin", "-p", "no:cacheprovider")  # installed or not
+OURS = """
+    import sys
+
+    def test_nothing_heavy_is_loaded_and_the_package_can_still_be_instrumented():
+        assert not {"torch", "transformer_lens", "ar_interp"} & set(sys.modules)
+"""
+
+
+@pytest.fixture
+def run(pytester):
+    """The plugin in this process, whatever is installed."""
+    return lambda *options: pytester.runpytest_inprocess(*BY_HAND, *options)
+
+
+@pytest.fixture
+def broken(pytester) -> str:
+    """A copy of a shipped checkpoint whose P is one key too early; its name is the folder's."""
+    folder = Path(shutil.copytree(ari.checkpoints.trained_folder() / SHIPPED, pytester.path / "runs" / "broken"))
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: P.roll(-1, 1).contiguous() for name, P in weights.items()}, folder / "model.safetensors")
+    return "runs/broken"
+
+
+def made(name: str, measured: float, control: float, statement: str = "A statement") -> Claim:
+    return Claim(
+        name=name, evidence="weights", statement=statement, source="a source", predicted=1.0, measured=measured,
+        uncertainty=0.01, n=7, tolerance=0.1, reason="a reason",
+        control=Control(description="a control", measured=control),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def claims(monkeypatch):
+    """Claims of every verdict in place of what `verify` says."""
+    blow_up = made("loss/blow-ups", 3, 5, "Unseen sequences on which it errs more than predicting zero does")
+    found = (made("heads/holds", 1.05, 3), made("heads/void", 1.05, 0.95), made("heads/fails", 2.5, 3), blow_up)
+    monkeypatch.setattr(ari.claims, "verify", lambda checkpoint: Claims(checkpoint.name, found))
+
+
+def test_every_claim_of_a_checkpoint_is_a_test(run):
+    names = [claim.name for claim in ari.verify(ari.load(SHIPPED))]
+    result = run("--ar-checkpoint", SHIPPED, "-v")
+    result.assert_outcomes(passed=len(names))
+    result.stdout.fnmatch_lines([f"{SHIPPED}::{name} PASSED*" for name in names])
+    assert result.ret == pytest.ExitCode.OK
+
+
+def test_a_claim_that_fails_says_what_was_measured_and_shows_no_traceback(run, broken):
+    result = run("--ar-checkpoint", broken)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    rows = ari.verify(ari.load(broken))["filter/rows"]
+    result.stdout.fnmatch_lines(
+        [
+            "*runs/broken::filter/rows*",
+            f"The claim fails: {rows.statement.replace('[', '[[]')}",
+            "  predicted  0, within 1e-08: the filter is exact; rounding over about a thousand steps",
+            f"  measured   {rows.measured:.6g} (n = 29, from weights)",
+            f"  control    {rows.control.measured:.6g}, untrained",
+            "  source     Sander et al. 2024, positional encoding only; *",
+            "FAILED runs/broken::filter/rows - The claim fails: *",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*pytest_plugin.py*")
+
+
+def test_verdicts_become_outcomes(run, claims, broken):
+    result = run("--ar-checkpoint", broken, "-v", "-rs")
+    result.assert_outcomes(passed=1, skipped=1, failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "runs/broken::heads/holds PASSED*",
+            "runs/broken::heads/void SKIPPED*",
+            "runs/broken::heads/fails FAILED*",
+            "  measured   2.5 ± 0.01 (n = 7, from weights)",
+            "SKIPPED*void, the control passes too: A statement",
+        ]
+    )
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_is_known_to_fail_is_expected_of_the_shipped_checkpoint_alone(run, claims, pytester, copied):
+    name = "augmented-haar-l2"
+    if copied:
+        shutil.copytree(ari.checkpoints.trained_folder() / name, pytester.path / "runs" / name)
+        name = f"runs/{name}"
+    result = run("--ar-checkpoint", name, "-k", "blow-ups", "-rx")
+    result.assert_outcomes(failed=int(copied), xfailed=int(not copied), deselected=3)
+    if not copied:
+        result.stdout.fnmatch_lines([f"XFAIL {name}::loss/blow-ups - known to fail, which is a finding*"])
+
+
+def test_checkpoints_stand_beside_the_project_s_own_tests(run, pytester, broken):
+    pytester.makepyfile(test_mine="def test_mine(): pass")
+    result = run(
+        "--ar-checkpoint", broken, "--ar-checkpoint", SHIPPED, "--ar-checkpoint", broken, "--collect-only", "-q"
+    )
+    claims = [claim.name for claim in ari.verify(ari.load(SHIPPED))]
+    collected = [line for line in result.outlines if "::" in line]
+    assert collected == ["test_mine.py::test_mine", *(f"{name}::{c}" for name in (broken, SHIPPED) for c in claims)]
+    run("--ar-checkpoint", SHIPPED, "-k", "mine or rank").assert_outcomes(passed=2, deselected=len(claims) - 1)
+
+
+def test_without_the_option_nothing_is_added(run, pytester):
+    pytester.makepyfile("def test_mine(): pass")
+    run().assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "no checkpoint 'runs/broken': neither a shipped name nor a folder."),
+        (lambda folder: (folder / "config.json").write_text("{"), "broken/config.json is not valid JSON: "),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"?"), "broken/model.safetensors cannot be read: "),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_is_an_error_in_a_line(run, pytester, broken, spoil, message):
+    spoil(pytester.path / broken)
+    pytester.makepyfile("def test_mine(): pass")
+    result = run("--ar-checkpoint", broken)
+    result.assert_outcomes(errors=1)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines([f"*ERROR collecting {broken}*", f"--ar-checkpoint {broken}: {message}*"])
+    result.stdout.no_fnmatch_line("*pytest_plugin.py*")
+    run("--ar-checkpoint", broken, "--continue-on-collection-errors").assert_outcomes(errors=1, passed=1)
+
+
+def test_a_checkpoint_that_theory_does_not_speak_of_is_an_error(run, pytester):
+    checkpoint = ari.load("augmented-unitary")
+    noisy = replace(checkpoint, process=ari.CommutingUnitary(10, noise=0.1))
+    ari.checkpoints.save(noisy, pytester.path / "noisy")
+    result = run("--ar-checkpoint", "noisy")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["--ar-checkpoint noisy: theory says nothing of this model*"])
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> dict[str, str]:
+    """The environment of a project that has installed our wheel and nothing else of ours."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(folder / "site")
+    return {**os.environ, "PYTHONPATH": str(folder / "site"), "OMP_NUM_THREADS": "1"}
+
+
+def outside(project: Path, environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_every_run_of_pytest_stays_light(installed, tmp_path):
+    (tmp_path / "test_light.py").write_text(OURS.replace("\n    ", "\n"))
+    result = outside(tmp_path, installed)
+    assert result.returncode == 0, result.stdout
+    assert "plugins:" in result.stdout
+    assert "ar-interp-" in result.stdout
+
+
+def test_an_outside_project_asserts_and_verifies_on_two_workers(installed, tmp_path):
+    (tmp_path / "test_mine.py").write_text(
+        "import ar_interp as ari\n\n"
+        "def test_where():\n"
+        f"    assert ari.__file__.startswith({installed['PYTHONPATH']!r})\n\n"
+        "def test_heads():\n"
+        "    ari.testing.assert_heads_orthogonal('diagonal-orthogonal-h10')\n"
+    )
+    result = outside(tmp_path, installed, "--ar-checkpoint", SHIPPED, "-n", "2", "-W", "error")
+    n_claims = len(ari.verify(ari.load(SHIPPED)))
+    assert f"1 failed, {n_claims + 1} passed" in result.stdout, result.stdout + result.stderr
+    assert "AssertionError: heads are not orthogonal: E_M = 0.05122, expected 0 within 1e-05" in result.stdout
+    assert "Likely cause: kappa = -0.0511: M has the eigenvalues" in result.stdout
+    assert "testing.py" not in result.stdout  # the frames of the assertion are hidden
+    assert result.returncode == 1
+
+
+def test_run_time_type_checkers_of_the_package_still_work(installed, tmp_path):
+    (tmp_path / "test_types.py").write_text(
+        "import jaxtyping\nimport pytest\nimport ar_interp as ari\n\n"
+        "def test_types():\n"
+        "    with pytest.raises(jaxtyping.TypeCheckError):\n"
+        "        ari.theory.optimal_step_size(dim='two', max_length=3)\n"
+    )
+    result = outside(tmp_path, installed, "--jaxtyping-packages=ar_interp,beartype.beartype")
+    assert result.returncode == 0, result.stdout + result.stderr
