@@ -16,5 +16,7 @@ st.navigation(
             icon=":material/stacked_line_chart:",
             url_path="positional_encoding",
         ),
+        st.Page("pages/circuits.py", title="Circuits", icon=":material/account_tree:", url_path="circuits"),
+        st.Page("pages/interventions.py", title="Interventions", icon=":material/tune:", url_path="interventions"),
     ]
 ).run()

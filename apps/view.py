@@ -7,6 +7,7 @@ empties it when the page changes, so the selection is also remembered in the ses
 from __future__ import annotations
 
 import gc
+import math
 import re
 import runpy
 import textwrap
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 EXPLORER = Path(__file__).with_name("explorer.py")
 N_SEQUENCES = 64
 SEED = 0
+STEP = 0.05  # of sliders of real numbers
 DEFAULT = "diagonal-unitary-h10"
 SEQUENCES = f"sequences = checkpoint.process.sample({N_SEQUENCES}, checkpoint.config.n_ctx + 1, seed={SEED})"
 EXPECTED = "expected = ari.figures.expected_of(checkpoint.config, checkpoint.process)"
@@ -80,11 +82,48 @@ def open_page(title: str, summary: str, *, position: bool = False, sequence: boo
     return View(
         name=name,
         checkpoint=checkpoint,
-        position=_select_number(
-            "position", "Context length T", 2, checkpoint.config.n_ctx, checkpoint.config.n_ctx // 2, position
+        position=select_number(
+            "position", "Context length T", 2, checkpoint.config.n_ctx, checkpoint.config.n_ctx // 2, visible=position
         ),
-        sequence=_select_number("sequence", "Sequence", 0, N_SEQUENCES - 1, 0, sequence),
+        sequence=select_number("sequence", "Sequence", 0, N_SEQUENCES - 1, visible=sequence),
     )
+
+
+def select_number(name: str, label: str, low: int, high: int, default: int = 0, *, visible: bool = True) -> int:
+    """An integer from the URL or from a slider in the sidebar; what is out of bounds is brought inside.
+
+    Args:
+        name: in the URL.
+        visible: no slider where this is False, or where there is nothing to choose.
+    """
+    text = _recall(name)
+    asked = int(text) if re.fullmatch(r"-?\d{1,9}", text) else default
+    value = min(max(asked, low), high)
+    if visible and low < high:
+        st.session_state[name] = value
+        st.sidebar.slider(label, low, high, key=name, on_change=_take, args=(name, name))
+    _remember(name, str(value))
+    return value
+
+
+def select_value(name: str, label: str, low: float, high: float, default: float, *, meaning: str) -> float:
+    """A real number from the URL or from a slider where this is called; brought inside as by `select_number`.
+
+    Args:
+        name: in the URL.
+        low, high: the slider ends at the last multiples of its step within them.
+        meaning: of the number, shown on demand.
+    """
+    try:
+        asked = float(_recall(name))
+    except ValueError:
+        asked = math.nan
+    low, high = (math.trunc(end / STEP) * STEP for end in (low, high))
+    value = min(max(asked, low), high) if math.isfinite(asked) else default
+    st.session_state[name] = value
+    st.slider(label, low, high, step=STEP, key=name, on_change=_take, args=(name, name), help=meaning)
+    _remember(name, f"{value:g}")
+    return value
 
 
 @contextmanager
@@ -162,19 +201,9 @@ def _select_checkpoint() -> str:
     return _remember("checkpoint", chosen)
 
 
-def _select_number(name: str, label: str, low: int, high: int, default: int, visible: bool) -> int:
-    """An integer within its bounds; what the URL says outside of them is brought inside."""
-    text = _recall(name)
-    value = min(max(int(text), low), high) if re.fullmatch(r"-?\d{1,9}", text) else default
-    if visible:
-        st.session_state[name] = value
-        st.sidebar.slider(label, low, high, key=name, on_change=_take, args=(name, name))
-    _remember(name, str(value))
-    return value
-
-
 def _take(name: str, widget: str) -> None:
-    st.query_params[name] = str(st.session_state[widget] or "")
+    value = st.session_state[widget]
+    st.query_params[name] = "" if value is None else str(value)
 
 
 def _recall(name: str) -> str:

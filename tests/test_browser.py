@@ -27,6 +27,7 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 FAULTS = '[data-testid="stException"], [data-testid="stAlertContentError"], [role="dialog"]'
+TITLES = ("In-context W", "Algorithm", "Heads", "Positional encoding", "Circuits", "Interventions", "Overview")
 SECONDS = 1000  # playwright counts in milliseconds
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -81,7 +82,7 @@ def test_no_page_shows_an_exception(server, browser):
     page.on("pageerror", lambda error: faults.append(str(error)))
     for name in ("diagonal-unitary-h10", "positional-mu100"):
         page.goto(f"{server}/in_context_w?checkpoint={name}&position=7&sequence=2")  # a shared link is opened first
-        for title in ("In-context W", "Algorithm", "Heads", "Positional encoding", "Overview"):
+        for title in TITLES:
             page.get_by_role("link", name=title).click()
             page.get_by_role("heading", name=title, exact=True).first.wait_for(timeout=60 * SECONDS)
             settle(page)
@@ -103,6 +104,18 @@ def test_the_url_follows_the_selection_through_the_pages(server, browser):
     page.wait_for_url("**/in_context_w?*position=8*")
     settle(page)
     page.locator(".js-plotly-plot", has_text="at T = 8").first.wait_for(timeout=30 * SECONDS)
+    page.close()
+
+
+def test_an_edit_of_the_weights_is_in_the_url_and_in_the_figure(server, browser):
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(f"{server}/interventions?checkpoint=positional-mu100&positional_scale=0.5")
+    settle(page)
+    page.locator(".js-plotly-plot", has_text="at 0.50: predicted").wait_for(timeout=30 * SECONDS)
+    page.get_by_role("slider", name="Positional scale").press("ArrowRight")
+    page.wait_for_url("**positional_scale=0.55**")
+    page.locator(".js-plotly-plot", has_text="at 0.55: predicted").wait_for(timeout=30 * SECONDS)
+    assert page.locator(FAULTS).count() == 0
     page.close()
 
 

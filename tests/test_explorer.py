@@ -16,7 +16,7 @@ streamlit = pytest.importorskip("streamlit", reason="the explorer needs the extr
 AppTest = pytest.importorskip("streamlit.testing.v1", reason="the explorer needs the extra 'app'").AppTest
 
 APPS = Path(__file__).parents[1] / "apps"
-PAGES = ("overview", "in_context_w", "algorithm", "heads", "positional_encoding")
+PAGES = ("overview", "in_context_w", "algorithm", "heads", "positional_encoding", "circuits", "interventions")
 CHECKPOINTS = ("diagonal-unitary-h10", "diagonal-orthogonal-h5", "positional-mu100")
 FIGURES = {  # number on each page
     "overview": (1, 2, 1),
@@ -24,12 +24,27 @@ FIGURES = {  # number on each page
     "algorithm": (2, 2, 2),
     "heads": (3, 3, 0),
     "positional_encoding": (4, 4, 5),
+    "circuits": (3, 3, 0),
+    "interventions": (8, 8, 6),
 }
 GENERAL = {
     "deep": ari.ModelConfig.augmented(dim=4, n_ctx=8, n_layers=2),
     "plain": ari.ModelConfig.full(dim=4, n_ctx=8, n_heads=2),
 }
-GENERAL_FIGURES = {"overview": (1, 1), "in_context_w": (3, 3), "algorithm": (3, 2)}
+GENERAL_FIGURES = {
+    "overview": (1, 1),
+    "in_context_w": (3, 3),
+    "algorithm": (3, 2),
+    "circuits": (6, 3),
+    "interventions": (7, 7),
+}
+OTHER_KINDS = {  # of shipped checkpoints, with the number of figures on the two pages of every kind
+    "augmented-unitary": (3, 7),
+    "augmented-haar-l2-keys": (5, 7),
+    "figure5-l2": (6, 6),
+    "figure7-h5": (3, 5),
+    "plain-haar-h5": (3, 7),
+}
 TIMEOUT = 120
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")  # the app as users run it
@@ -87,6 +102,25 @@ def test_page_draws_what_a_general_model_has(page, name, general, monkeypatch):
     monkeypatch.setattr("ar_interp.claims.verify", lambda checkpoint: ari.Claims(checkpoint.name, ()))
     at = open_page(page, checkpoint=general[name], position=4, sequence=3)
     check_page(at, GENERAL_FIGURES[page][list(GENERAL).index(name)], monkeypatch)
+
+
+@pytest.mark.parametrize("name", OTHER_KINDS)
+def test_circuits_and_interventions_draw_every_kind_of_shipped_model(name, monkeypatch):
+    n_circuits, n_interventions = OTHER_KINDS[name]
+    check_page(open_page("circuits", checkpoint=name, layer=1, head=2), n_circuits, monkeypatch)
+    at = open_page("interventions", checkpoint=name)
+    assert not at.exception
+    assert not at.error
+    assert len(specs(at)) == n_interventions
+
+
+def test_what_block_scalars_are_untrained_too_is_said():
+    assert "untrained ones too" in open_page("circuits", checkpoint="augmented-unitary").info[0].value
+
+
+def test_a_model_without_edits_says_so(general):
+    at = open_page("interventions", checkpoint=general["deep"])
+    assert "None of the edits" in at.info[0].value
 
 
 @pytest.mark.parametrize(
@@ -147,8 +181,9 @@ def test_overview_tells_the_verdict_of_every_claim_in_words(monkeypatch):
     assert table["Statement"][0] == r"p\_\{T\-1\} \* \[c\]"  # Markdown shows it as written
 
 
-def test_heads_of_a_positional_only_model_are_said_to_be_untrained():
-    at = open_page("heads", checkpoint="positional-mu100")
+@pytest.mark.parametrize("page", ["heads", "circuits"])
+def test_heads_of_a_positional_only_model_are_said_to_be_untrained(page):
+    at = open_page(page, checkpoint="positional-mu100")
     assert "no trained heads" in at.info[0].value
 
 
@@ -220,6 +255,16 @@ def test_a_position_that_does_not_exist_is_brought_inside(asked, shown):
     assert at.slider(key="position").value == shown
 
 
+@pytest.mark.parametrize(("n_ctx", "sliders"), [(2, []), (3, ["position"])])
+def test_the_shortest_contexts_have_a_position_to_look_at(n_ctx, sliders, tmp_path):
+    config = ari.ModelConfig.diagonal(dim=2, n_heads=1, n_ctx=n_ctx)
+    run = ari.train(config, ari.CommutingUnitary(2), ari.TrainConfig(lr=1e-4, steps=2, device="cpu"))
+    at = open_page("interventions", checkpoint=ari.checkpoints.save(run, tmp_path / "short"))
+    assert not at.exception
+    assert selection(at)["position"] == "2"
+    assert [slider.key for slider in at.slider if slider.key == "position"] == sliders
+
+
 def test_the_selection_survives_a_change_of_page():
     at = AppTest.from_file(APPS / "explorer.py", default_timeout=TIMEOUT)
     at.query_params.update({"checkpoint": "diagonal-unitary-h5", "position": "7", "sequence": "5"})
@@ -231,3 +276,78 @@ def test_the_selection_survives_a_change_of_page():
         assert selection(at) == {"checkpoint": "diagonal-unitary-h5", "position": "7", "sequence": "5"}
     assert at.selectbox(key="shipped").value == "diagonal-unitary-h5"
     assert at.slider(key="position").value == 7
+
+
+def test_layer_and_head_are_chosen_where_there_are_several(general):
+    at = open_page("circuits", checkpoint="diagonal-unitary-h10", head=3)
+    assert at.slider(key="head").value == 3
+    assert "layer 0, head 3" in specs(at)[0]["layout"]["title"]["subtitle"]["text"]
+    at.slider(key="head").set_value(0).run()
+    assert selection(at)["head"] == "0"
+    assert "layer 0, head 0" in specs(at)[0]["layout"]["title"]["subtitle"]["text"]
+    at = open_page("circuits", checkpoint=general["deep"], layer=1)
+    assert [slider.key for slider in at.slider] == ["layer"]
+    assert "layer 1, head 0" in specs(at)[0]["layout"]["title"]["subtitle"]["text"]
+
+
+@pytest.mark.parametrize(("asked", "shown"), [("99", 9), ("-3", 0), ("1.5", 0), ("x", 0), ("", 0)])
+def test_a_head_that_does_not_exist_is_brought_inside(asked, shown):
+    at = open_page("circuits", checkpoint="diagonal-unitary-h10", head=asked)
+    assert not at.exception
+    assert at.slider(key="head").value == shown
+
+
+def test_another_source_turns_the_same_prediction_elsewhere():
+    at = open_page("interventions", checkpoint="positional-mu100", source=0, target=4, position=9)
+    before = arrow(at)
+    at.slider(key="source").set_value(63).run()
+    after = arrow(at)
+    assert selection(at)["source"] == "63"
+    assert after["x"][0] == pytest.approx(before["x"][0])  # the target's own prediction
+    assert after["x"][1] != pytest.approx(before["x"][1])
+    at.slider(key="target").set_value(5).run()
+    assert arrow(at)["x"][0] != pytest.approx(before["x"][0])
+
+
+def arrow(at: AppTest) -> dict:
+    return next(trace for trace in specs(at)[0]["data"] if trace.get("name") == "moved by the swap")
+
+
+def test_an_edit_moves_the_loss_and_the_url():
+    at = open_page("interventions", checkpoint="positional-mu100", positional_scale=0.5)
+    slider = at.slider(key="positional_scale")
+    assert slider.value == 0.5
+    assert chosen_edit(at)["x"] == [0.5]
+    slider.set_value(0.0).run()  # a value that is false
+    assert at.slider(key="positional_scale").value == 0
+    assert float(selection(at)["positional_scale"]) == 0
+    assert chosen_edit(at)["x"] == [0]
+    assert chosen_edit(at)["y"][0] == pytest.approx(1)  # of predicting nothing, |s|^2
+    assert at.slider(key="previous_position").value == 1
+
+
+def chosen_edit(at: AppTest) -> dict:
+    """Of the second edit, the marked loss."""
+    figure = next(spec for spec in specs(at) if spec["layout"]["title"]["text"].startswith("Positional scale"))
+    return next(trace for trace in figure["data"] if trace.get("name") == "measured here")
+
+
+@pytest.mark.parametrize(("asked", "shown"), [("99", 2), ("-3", 0), ("nan", 1), ("inf", 1), ("x", 1), ("", 1)])
+def test_an_edit_that_does_not_exist_is_brought_inside(asked, shown):
+    at = open_page("interventions", checkpoint="positional-mu100", positional_scale=asked)
+    assert not at.exception
+    assert at.slider(key="positional_scale").value == shown
+
+
+def test_the_head_survives_a_change_of_page():
+    at = AppTest.from_file(APPS / "explorer.py", default_timeout=TIMEOUT)
+    at.query_params["checkpoint"] = "diagonal-unitary-h5"
+    at.run()
+    at.switch_page("pages/circuits.py").run()
+    at.slider(key="head").set_value(4).run()
+    for page in ("heads", "circuits"):
+        at.query_params.clear()
+        at.switch_page(f"pages/{page}.py").run()
+        assert not at.exception
+    assert at.slider(key="head").value == 4
+    assert selection(at)["head"] == "4"

@@ -1,0 +1,388 @@
+"""Figures of interventions: the swap of the estimate of W, edits of weights, ablations, paths and their scrubbing."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float, Inexact
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from ar_interp.figures.expected import Expected, ExpectedGeneral
+from ar_interp.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, number, styled
+from ar_interp.probes.ablations import Ablation
+from ar_interp.probes.edits import EDITS, ESTIMATED, EXACT, NONE, EditLosses
+from ar_interp.probes.interventions import CEILING, CONTROLS, SWAP, SwappedContext
+from ar_interp.probes.paths import GRADIENT_STEP, Paths
+from ar_interp.probes.scrubbing import ABLATED, COMPLEMENT, HYPOTHESIS, WRONG_KEYS, Scrubbed
+
+PANELS, COLUMNS = 10, 5
+NEAR = 0.25  # predictions closer to each other than this share of their size are looked at closely
+OWN, GOAL, MOVED = "the target's own prediction", "goal, W<sub>source</sub> s<sub>T</sub>", "moved by the swap"
+LINES = {
+    SWAP: (BLUE, "solid", "circle"),
+    CEILING: (BLACK, "dot", "line-ew-open"),
+    CONTROLS[0]: (GREEN, "dash", "diamond-open"),
+    CONTROLS[1]: (ORANGE, "dashdot", "square-open"),
+    CONTROLS[2]: (PURPLE, "longdash", "triangle-up-open"),
+}
+LOWEST, HIGHEST = -0.5, 1.5  # scores shown at most: where predictions hardly differ, controls have no bound
+
+PREDICTED = {
+    EXACT: "in theory the points lie on the line, a closed form of the weights",
+    ESTIMATED: "the points lie on the line, a quadratic estimated from other sequences",
+    NONE: "no closed form is known for these weights",
+}
+PATHS_DRAWN = 8
+ROUNDED = 1e-9  # losses below it are rounding, and drawn as 0
+HUGE = 1e3  # a stack that runs off without one part would hide what the others cost
+SCRUBBED = {
+    HYPOTHESIS: "the hypothesis",
+    COMPLEMENT: "all but it (control)",
+    WRONG_KEYS: "wrong keys (control)",
+    ABLATED: "nothing is written",
+}
+
+
+def swapped_prediction(
+    swapped: SwappedContext, expected: Expected | ExpectedGeneral, *, pair: int, position: int
+) -> go.Figure:
+    """Where the swap turns one prediction: an arrow from the target's own; the goal is a ring.
+
+    Complex coordinates have a panel each, real ones share one by two. Of many the first are drawn, ten panels.
+
+    Args:
+        pair: which of the batch, from 0.
+        position: T, one of `swapped.positions`.
+    Raises:
+        ValueError: a position that was not swapped.
+    """
+    at = _place(swapped, position)
+    own, moved, goal = (x[pair, at].detach().cpu() for x in (swapped.own, swapped.moved, swapped.goal))
+    planes = _planes(torch.stack([own, moved, goal]))
+    n_columns = min(COLUMNS, len(planes))
+    n_rows = -(-len(planes) // n_columns)
+    figure = make_subplots(
+        rows=n_rows, cols=n_columns, horizontal_spacing=0.36 / n_columns, vertical_spacing=0.24 / n_rows
+    )
+    points = np.stack([plane for _, _, plane in planes])
+    size, spread = np.abs(points).max(), np.abs(points - points[:, :1]).max()
+    for i, (across, up, plane) in enumerate(planes):
+        place: dict[str, Any] = {"row": i // n_columns + 1, "col": i % n_columns + 1}
+        if own.is_complex():
+            _circle(figure, float(np.hypot(*plane[-1])), **place)
+        _ring_and_arrow(figure, plane, showlegend=i == 0, **place)
+        centre, half = (plane[0], 1.3 * spread) if spread < NEAR * size else (np.zeros(2), 1.2 * size)
+        x_range, y_range = ([float(c - half), float(c + half)] for c in centre)
+        anchor = "x" if i == 0 else f"x{i + 1}"
+        figure.update_xaxes(title_text=across, range=x_range, constrain="domain", nticks=4, **place)
+        figure.update_yaxes(title_text=up, range=y_range, scaleanchor=anchor, constrain="domain", nticks=4, **place)
+    errors = [(prediction - goal).abs().square().sum() / goal.abs().square().sum() for prediction in (own, moved)]
+    return styled(
+        figure,
+        title=_turn(expected),
+        measured=f"at T = {position}, {swapped.what} moved: squared distance to the goal over |goal|² "
+        f"{number(errors[0].item())} before, {number(errors[1].item())} after",
+        height=80 + 210 * n_rows if len(planes) > 1 else 420,
+        wide=True,
+    )
+
+
+def swap_scores(swapped: SwappedContext, *, position: int) -> go.Figure:
+    """Score of the swap, of its ceiling and of its controls against T, with standard errors.
+
+    Args:
+        position: T, one of `swapped.positions`; a dashed line marks it.
+    Raises:
+        ValueError: a position that was not swapped.
+    """
+    _place(swapped, position)
+    table = swapped.by_position
+    figure = go.Figure()
+    said = []
+    for name, (colour, dash, symbol) in LINES.items():
+        rows = table[table["condition"] == name]
+        figure.add_scatter(
+            x=rows["T"].tolist(), y=rows["score"].tolist(), mode="lines+markers", name=name,
+            error_y={"array": rows["score_se"].tolist(), "thickness": 1, "width": 2},
+            line={"color": colour, "dash": dash, "width": 1.5}, marker={"symbol": symbol, "size": 7},
+            hovertemplate="T = %{x}<br>%{y:.3g}<extra>" + name + "</extra>",
+        )  # fmt: skip
+        here = _row(swapped, name, position)
+        said.append(f"{name} {_decimals(here['score'])}" + (f" ± {here['score_se']:.3f}" if name == SWAP else ""))
+    figure.add_vline(x=position, line={"color": VERMILLION, "dash": "dash", "width": 1.5})
+    figure.update_xaxes(title_text="context length T")
+    figure.update_yaxes(
+        title_text="score, 1 is W<sub>source</sub> s<sub>T</sub>", range=_range(table["score"].to_numpy())
+    )
+    return styled(
+        figure,
+        title="If the model uses this W alone, the swap reaches its ceiling and the controls stay at 0",
+        measured=f"at T = {position}: {', '.join(said)}; {swapped.n} pairs",
+        wide=True,
+    )
+
+
+def swap_by_layer(
+    single: Sequence[SwappedContext], cumulative: Sequence[SwappedContext], *, position: int
+) -> go.Figure:
+    """Score of swaps in one layer and in all layers up to one, beside the ceiling.
+
+    Args:
+        single: swaps in one layer each.
+        cumulative: swaps in the layers 0..l for every l; the last is in all.
+        position: T, one of their `positions`.
+    Raises:
+        ValueError: a position that was not swapped.
+    """
+    figure = go.Figure()
+    said = []
+    for swaps, name, colour, symbol in (
+        (single, "in this layer alone", VERMILLION, "diamond"),
+        (cumulative, "in all layers up to this one", BLUE, "circle"),
+    ):
+        rows = [_row(swapped, SWAP, position) for swapped in swaps]
+        figure.add_scatter(
+            x=[swapped.layers[-1] for swapped in swaps], y=[row["score"] for row in rows], mode="lines+markers",
+            error_y={"array": [row["score_se"] for row in rows], "thickness": 1, "width": 3}, name=name,
+            line={"color": colour, "width": 1.5}, marker={"symbol": symbol, "size": 9},
+            hovertemplate="layer %{x}<br>%{y:.3g}<extra>" + name + "</extra>",
+        )  # fmt: skip
+        said.append(f"{name} {', '.join(_decimals(row['score']) for row in rows)}")
+    ceiling = _row(cumulative[-1], CEILING, position)["score"]
+    figure.add_hline(y=ceiling, line={"color": BLACK, "dash": "dot", "width": 1.5})
+    figure.add_annotation(
+        x=1, xref="paper", xanchor="right", y=ceiling, yanchor="bottom", text="ceiling", showarrow=False
+    )
+    figure.update_xaxes(title_text="layer", dtick=1)
+    figure.update_yaxes(title_text="score, 1 is W<sub>source</sub> s<sub>T</sub>")
+    return styled(
+        figure,
+        title="If the estimate is built layer by layer, only all layers together reach the ceiling",
+        measured=f"at T = {position}, {'; '.join(said)}; ceiling {_decimals(ceiling)}; {cumulative[-1].n} pairs",
+        wide=True,
+    )
+
+
+def edit_curve(losses: EditLosses, chosen: EditLosses) -> go.Figure:
+    """Loss against the value of an edit: as theory predicts it of the edited weights, and as measured.
+
+    Args:
+        losses: at the values to draw a curve through.
+        chosen: of the same edit at one value, which is marked.
+    Raises:
+        ValueError: two edits.
+    """
+    if losses.edit != chosen.edit:
+        raise ValueError(f"losses and chosen must be of one edit, got {losses.edit!r} and {chosen.edit!r}.")
+    edit = EDITS[losses.edit]
+    table, here = losses.by_value.sort_values("value"), chosen.by_value.iloc[0].to_dict()
+    figure = go.Figure()
+    if losses.source != NONE:
+        figure.add_scatter(
+            x=table["value"].tolist(), y=table["predicted"].tolist(), mode="lines", name="predicted",
+            line={"color": BLUE, "width": 2}, hovertemplate="%{x:.3g}<br>%{y:.4g}<extra>predicted</extra>",
+        )  # fmt: skip
+    for name, rows, marker in (
+        ("measured", table, {"symbol": "circle-open", "size": 7, "color": BLACK}),
+        ("measured here", chosen.by_value, {"symbol": "diamond", "size": 12, "color": VERMILLION}),
+    ):
+        figure.add_scatter(
+            x=rows["value"].tolist(), y=rows["measured"].tolist(), mode="markers", name=name, marker=marker,
+            error_y={"array": rows["measured_se"].tolist(), "thickness": 1, "width": 3},
+            hovertemplate="%{x:.3g}<br>%{y:.4g}<extra>" + name + "</extra>",
+        )  # fmt: skip
+    figure.add_vline(x=edit.neutral, line={"color": GREY, "dash": "dot", "width": 1.5})
+    figure.add_annotation(x=edit.neutral, y=1, yref="paper", yanchor="bottom", text="as trained", showarrow=False)
+    figure.update_xaxes(title_text=_typeset(edit.meaning))
+    drawn = table[["predicted", "measured"]].max().max(), here["measured"], ROUNDED
+    figure.update_yaxes(title_text="loss", range=[0, 1.1 * max(drawn)], exponentformat="power")
+    predicted = "" if losses.source == NONE else f"predicted {number(here['predicted'])}, "
+    return styled(
+        figure,
+        title=f"{edit.name.capitalize()}: {PREDICTED[losses.source]}",
+        measured=f"at {here['value']:.2f}: {predicted}measured {number(here['measured'])} ± "
+        f"{number(here['measured_se'])}; {chosen.n} sequences",
+    )
+
+
+def ablation_costs(ablation: Ablation) -> go.Figure:
+    """What the loss grows by without each head or key, beside what theory expects where it expects something."""
+    table = ablation.by_component
+    heads = "head" in table.columns
+    labels = {name: table[name].tolist() for name in ("layer", "head" if heads else "offset")}
+    drawn = [name for name, values in labels.items() if len(set(values)) > 1] or list(labels)[-1:]
+    names = [", ".join(map(str, place)) for place in zip(*(labels[name] for name in drawn), strict=True)]
+    figure = go.Figure()
+    figure.add_bar(
+        x=names, y=table["cost"].tolist(), name="measured", marker={"color": BLUE},
+        error_y={"array": table["cost_se"].tolist(), "thickness": 1, "width": 3},
+        hovertemplate="%{x}<br>%{y:.4g}<extra>measured</extra>",
+    )  # fmt: skip
+    known = bool(np.isfinite(table["predicted"].to_numpy()).all())
+    if known:
+        figure.add_scatter(
+            x=names, y=table["predicted"].tolist(), mode="markers", name="theory",
+            marker={"symbol": "diamond-open", "size": 10, "color": VERMILLION, "line": {"width": 2}},
+            hovertemplate="%{x}<br>%{y:.4g}<extra>theory</extra>",
+        )  # fmt: skip
+    unit = ", ".join(drawn).replace("offset", "offset k of the key s<sub>T−k</sub>")
+    figure.update_xaxes(title_text=unit, type="category", nticks=20)
+    figure.update_yaxes(title_text="loss without it − loss")
+    if max(table["cost"]) > HUGE:
+        figure.update_yaxes(type="log", exponentformat="power")
+    top = int(np.argmax(table["cost"]))
+    cost, error = (table[column].to_numpy()[top] for column in ("cost", "cost_se"))
+    what = "head" if heads else "key"
+    closed = f"In theory each {what} costs what its closed form says"
+    open_ = f"The more a {what} costs, the less can the others stand in for it"
+    return styled(
+        figure,
+        title=closed if known else open_,
+        measured=f"{ablation.method} ablation, {ablation.n} sequences: the loss, {number(ablation.loss)}, grows by at "
+        f"most {number(cost)} ± {number(error)}, {unit} {names[top]}",
+    )
+
+
+def path_shares(paths: Paths) -> go.Figure:
+    """Share of each path in what the layer writes into the read-out, and what the loss grows by without it.
+
+    Args:
+        paths: drawn are those with the largest effect on the prediction.
+    """
+    table = paths.table.sort_values("effect", ascending=False).head(PATHS_DRAWN).iloc[::-1]
+    names = [_typeset(path) for path in table["path"]]
+    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
+    for column, (name, title) in enumerate(
+        {"share": "share of what is written", "cost": "loss without it − loss"}.items(), start=1
+    ):
+        figure.add_trace(
+            go.Bar(
+                x=table[name].tolist(), y=names, orientation="h", name=title, showlegend=False,
+                marker={"color": BLUE if name == "share" else VERMILLION},
+                error_x={"array": table[f"{name}_se"].tolist(), "thickness": 1, "width": 3},
+                hovertemplate="%{y}<br>%{x:.4g}<extra></extra>",
+            ),
+            row=1, col=column,
+        )  # fmt: skip
+        figure.update_xaxes(title_text=title, row=1, col=column)
+    figure.update_yaxes(title_text="path ⟨key|query⟩ value", automargin=True, row=1, col=1)
+    step = paths[GRADIENT_STEP]
+    return styled(
+        figure,
+        title=f"One gradient step is the path {_typeset(str(GRADIENT_STEP))}",
+        measured=f"layer {paths.layer}: its share {step['share']:.3f} ± {step['share_se']:.3f}; the loss "
+        f"{number(paths.loss)} becomes {number(step['loss_only'])} with it alone; {paths.n} sequences",
+        legend=False,
+    )
+
+
+def scrub_recovered(scrubbed: Scrubbed) -> go.Figure:
+    """Loss recovered by what the hypothesis names, by the controls and by a layer that writes nothing."""
+    table = scrubbed.table.set_index("condition").loc[list(SCRUBBED)]
+    figure = go.Figure()
+    figure.add_bar(
+        x=table["recovered"].tolist(), y=list(SCRUBBED.values()), orientation="h", customdata=table["kept"].tolist(),
+        marker={"color": [BLUE if condition == HYPOTHESIS else GREY for condition in SCRUBBED]},
+        error_x={"array": table["recovered_se"].tolist(), "thickness": 1, "width": 3}, name="recovered",
+        hovertemplate="own: %{customdata}<br>%{x:.4g}<extra></extra>",
+    )  # fmt: skip
+    figure.add_vline(x=1, line={"color": VERMILLION, "dash": "dash", "width": 1.5})
+    figure.update_xaxes(title_text="loss recovered; 0: all replaced, 1: nothing")
+    figure.update_yaxes(title_text="own of the sequence", autorange="reversed", automargin=True)
+    return styled(
+        figure,
+        title=f"Hypothesis: nothing matters but {_typeset(table['kept'][HYPOTHESIS])}; then all is recovered",
+        measured=f"layer {scrubbed.layer}: {_decimals(scrubbed.recovered)} ± {scrubbed.standard_error:.3f} recovered, "
+        f"{_decimals(scrubbed.ablated)} by writing nothing; {scrubbed.n} sequences, {scrubbed.n_resamples} others each",
+        legend=False,
+    )
+
+
+def _decimals(value: float) -> str:
+    """Three decimals, and no minus before zero."""
+    return f"{round(value, 3) + 0.0:.3f}"
+
+
+def _typeset(text: str) -> str:
+    """`<s_{t-1}|s_T> s_t` for a figure, where `<` would open a tag."""
+    text = text.replace("<", "⟨").replace(">", "⟩").replace("-1", "−1")
+    return re.sub(r"([ps])_\{?([tT](?:−1)?)\}?", r"\1<sub>\2</sub>", text)
+
+
+def _place(swapped: SwappedContext, position: int) -> int:
+    if position not in swapped.positions:
+        raise ValueError(f"position must be one that was swapped ({_listed(swapped.positions)}), got {position}.")
+    return swapped.positions.index(position)
+
+
+def _listed(positions: tuple[int, ...]) -> str:
+    return ", ".join(map(str, positions)) if len(positions) <= 5 else f"{positions[0]} to {positions[-1]}"
+
+
+def _row(swapped: SwappedContext, condition: str, position: int) -> dict[str, Any]:
+    _place(swapped, position)
+    table = swapped.by_position
+    return table[(table["condition"] == condition) & (table["T"] == position)].iloc[0].to_dict()
+
+
+def _planes(points: Inexact[Tensor, "point dim"]) -> list[tuple[str, str, Float[np.ndarray, "point 2"]]]:
+    """Names of two axes and the points in their plane, for every coordinate or, if real, for every two."""
+    dim = points.shape[-1]
+    if points.is_complex():
+        planes = [(f"Re, coordinate {i + 1}", "Im", points[:, i].real, points[:, i].imag) for i in range(dim)]
+    else:
+        firsts = [max(0, min(i, dim - 2)) for i in range(0, dim, 2)]
+        pairs = [(i, min(i + 1, dim - 1)) for i in firsts]
+        planes = [(f"coordinate {i + 1}", f"coordinate {j + 1}", points[:, i], points[:, j]) for i, j in pairs]
+    return [(across, up, torch.stack([x, y], dim=1).double().numpy()) for across, up, x, y in planes[:PANELS]]
+
+
+def _ring_and_arrow(figure: go.Figure, points: Float[np.ndarray, "3 2"], *, showlegend: bool, **place: Any) -> None:
+    """Own, moved and goal in one plane."""
+    own, moved, goal = points.tolist()
+    traces: dict[str, tuple[list[list[float]], dict[str, Any]]] = {
+        GOAL: ([goal], {"symbol": "circle-open", "size": 15, "color": BLACK, "line": {"width": 1.5}}),
+        OWN: ([own], {"symbol": "circle", "size": 8, "color": GREY}),
+        MOVED: ([own, moved], {"symbol": "arrow", "size": [0, 12], "color": BLUE, "angleref": "previous"}),
+    }
+    for name, (shown, marker) in traces.items():
+        x, y = zip(*shown, strict=True)
+        figure.add_trace(
+            go.Scatter(
+                x=list(x), y=list(y), mode="lines+markers" if name == MOVED else "markers", name=name,
+                legendgroup=name, showlegend=showlegend, line={"color": BLUE, "width": 2}, marker=marker,
+                hovertemplate="%{x:.4g}, %{y:.4g}<extra>" + name + "</extra>",
+            ),
+            **place,
+        )  # fmt: skip
+
+
+def _circle(figure: go.Figure, radius: float, **place: Any) -> None:
+    """All numbers of one modulus: what a W that is unitary and diagonal can make of a coordinate."""
+    angle = np.linspace(0, 2 * np.pi, 181)
+    x, y = (radius * np.cos(angle)).tolist(), (radius * np.sin(angle)).tolist()
+    line = {"color": "#BBBBBB", "width": 1}
+    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False), **place)
+
+
+def _turn(expected: Expected | ExpectedGeneral) -> str:
+    """What theory says of the swapped prediction, where it says something."""
+    goal = "W<sub>source</sub> s<sub>T</sub>"
+    if not isinstance(expected, Expected):
+        return f"The prediction turns to {goal} as far as the model uses its estimate of W"
+    if expected.slow:
+        return f"In theory the prediction turns toward {goal}; older values, which stay, hold a part of W too"
+    if not expected.exact:
+        return f"In theory the prediction turns to {goal} as far as few heads can carry W"
+    if expected.process.conjugate_pairs:
+        return "In theory the older values, which stay, leave κ (λ̄ − λ̄<sub>target</sub>) s<sub>T</sub> from ring to tip"
+    return f"In theory the prediction becomes {goal}: every arrow ends in its ring"
+
+
+def _range(scores: Float[np.ndarray, "row"]) -> list[float]:
+    low, high = max(LOWEST, min(scores.min(), 0.0)), min(HIGHEST, max(scores.max(), 1.0))
+    return [low - 0.1, high + 0.1]
