@@ -1,0 +1,53 @@
+"""The battery: every sabotaged and innocent model by name, run as a matrix of claims by models."""
+
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+from ar_interp import checkpoints
+from ar_interp._checks import check_integer
+from ar_interp.claims import verify
+from ar_interp.sabotage.core import BatteryResult, Make, Sabotage, cells
+from ar_interp.sabotage.general import GENERAL
+from ar_interp.sabotage.innocent import INNOCENT
+from ar_interp.sabotage.pairs import PAIRS
+from ar_interp.sabotage.runs import RUNS
+from ar_interp.sabotage.unitary import UNITARY
+
+PARTS: dict[str, tuple[Sabotage, ...]] = {
+    "diagonal heads, unitary": UNITARY,
+    "diagonal heads, pairs": PAIRS,
+    "general models": GENERAL,
+    "runs": RUNS,
+    "innocent": INNOCENT,
+}
+BATTERY: dict[str, Sabotage] = {sabotage.name: sabotage for part in PARTS.values() for sabotage in part}
+
+
+def run_battery(
+    names: Iterable[str] | None = None, *, seed: int = 0, battery: Mapping[str, Sabotage] = BATTERY
+) -> BatteryResult:
+    """Verify every model of the battery, and set each verdict beside what theory expects.
+
+    Args:
+        names: of the models; all if left out.
+        seed: of all that is random in them.
+        battery: the models by name.
+    Raises:
+        ValueError: an unknown name, no name; an expectation of a claim that is not made of the model.
+    """
+    check_integer("seed", seed, low=0)
+    chosen = list(battery) if names is None else list(names)
+    unknown = [name for name in chosen if name not in battery]
+    if unknown or not chosen:
+        raise ValueError(f"names must be of the battery, got {unknown or chosen}; it has {', '.join(battery)}.")
+    before: dict[tuple[str, Make], dict[str, str]] = {}
+    rows = []
+    for sabotage in map(battery.__getitem__, chosen):
+        checkpoint = checkpoints.load(sabotage.base)
+        if sabotage.healthy and (sabotage.base, sabotage.healthy) not in before:
+            claims = verify(sabotage.healthy(checkpoint, seed), process=checkpoint.process)
+            before[sabotage.base, sabotage.healthy] = {claim.name: claim.verdict for claim in claims}
+        claims = verify(sabotage.make(checkpoint, seed), process=checkpoint.process)
+        rows += cells(sabotage, claims, before[sabotage.base, sabotage.healthy] if sabotage.healthy else {})
+    return BatteryResult(frame=pd.DataFrame(rows))

@@ -1,0 +1,149 @@
+"""What a sabotage is, and what the verdicts on it are worth beside what theory expects of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from ar_interp.checkpoints import Checkpoint
+from ar_interp.claims import Claims
+
+Make = Callable[[Checkpoint, int], Any]  # checkpoint, seed -> what `verify` is asked about
+
+FAIL, HOLD, FREE, UNCHANGED = EXPECTED = ("fail", "hold", "free", "unchanged")
+OK, FALSE_POSITIVE, MISS, VOID, UNCOUNTED = OUTCOMES = ("ok", "false positive", "miss", "void", "free")
+NOT_HOLDING = {"holds": FALSE_POSITIVE, "fails": OK, "void": VOID}
+HOLDING = {"holds": OK, "fails": MISS, "void": VOID}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sabotage:
+    """A model made from a shipped one, and what theory says of the claims about it, derived before any run.
+
+    Every claim that is made of it must hold, but for those that are named: what is left out is a prediction too.
+
+    Attributes:
+        name: of the sabotaged model.
+        base: the checkpoint it is made from.
+        description: what was done, and what of the theory is gone with it.
+        make: (checkpoint, seed) -> a model, or a run where claims need to know how it was trained.
+        must_fail: claims about structures that are gone; a void one does not hold either, and is counted apart.
+        undecided: claims of which theory says nothing here; not counted.
+        why: theory says nothing of these.
+        healthy: where nothing is gone: the innocent model beside which nothing may change; None for a sabotaged one.
+    """
+
+    name: str
+    base: str
+    description: str
+    make: Make
+    must_fail: frozenset[str] = frozenset()
+    undecided: frozenset[str] = frozenset()
+    why: str = ""
+    healthy: Make | None = None
+
+    def __post_init__(self) -> None:
+        both = self.must_fail & self.undecided
+        if both:
+            raise ValueError(f"must_fail and undecided of {self.name!r} must not overlap, both hold {sorted(both)}.")
+        if bool(self.undecided) != bool(self.why):
+            raise ValueError(f"why of {self.name!r} must say why theory leaves claims undecided, where it does.")
+
+    @property
+    def innocent(self) -> bool:
+        return self.healthy is not None
+
+    def expected(self, claim: str) -> str:
+        """`fail`, `free`, `unchanged` beside the healthy model, or `hold`."""
+        if claim in self.must_fail:
+            return FAIL
+        if claim in self.undecided:
+            return FREE
+        return UNCHANGED if self.innocent else HOLD
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatteryResult:
+    """Claims by models, beside what theory expects.
+
+    Attributes:
+        frame: a row per model and claim: model, base, innocent, claim, evidence, verdict (holds, fails, void), before
+            (the verdict of the healthy model, of innocent ones), expected (fail, hold, free, unchanged), and outcome:
+            `false positive` (holds where it must not), `miss` (fails where it must hold, or where it did not fail
+            before), `void` (cannot tell, where it must fail or hold), `free` (not counted), else `ok`.
+    """
+
+    frame: pd.DataFrame
+
+    def to_frame(self) -> pd.DataFrame:
+        """`frame`."""
+        return self.frame
+
+    def matrix(self, values: str = "verdict") -> pd.DataFrame:
+        """Models by claims, in the order of the battery; empty where a claim is not made of a model."""
+        rows, columns = (self.frame[name].drop_duplicates() for name in ("model", "claim"))
+        return self.frame.pivot_table(values, "model", "claim", aggfunc="first").reindex(index=rows, columns=columns)
+
+    def _of(self, outcome: str) -> pd.DataFrame:
+        rows: Any = self.frame[self.frame["outcome"] == outcome]
+        return rows.reset_index(drop=True)
+
+    @property
+    def false_positives(self) -> pd.DataFrame:
+        """The rows of claims that hold where they must not."""
+        return self._of(FALSE_POSITIVE)
+
+    @property
+    def misses(self) -> pd.DataFrame:
+        """The rows of claims that fail where the structure is there."""
+        return self._of(MISS)
+
+    @cached_property
+    def counts(self) -> pd.DataFrame:
+        """Cells by what is expected of them (rows) and outcome (columns)."""
+        table = pd.crosstab(self.frame["expected"], self.frame["outcome"])
+        return table.reindex(index=list(EXPECTED), columns=list(OUTCOMES), fill_value=0)
+
+    @property
+    def never_failed(self) -> tuple[str, ...]:
+        """Claims that no sabotage takes down: of none that must fail is the verdict other than `holds`."""
+        failed = self.frame[(self.frame["expected"] == FAIL) & (self.frame["verdict"] != "holds")]
+        return tuple(self.frame["claim"].drop_duplicates()[lambda names: ~names.isin(failed["claim"])])
+
+
+def cells(sabotage: Sabotage, claims: Claims, before: Mapping[str, str]) -> list[dict[str, object]]:
+    """The rows of one model; `before` are the verdicts of its healthy model, none of a sabotaged one.
+
+    Raises:
+        ValueError: an expectation of a claim that is not made of the model.
+    """
+    stray = (sabotage.must_fail | sabotage.undecided) - {claim.name for claim in claims}
+    if stray:
+        raise ValueError(f"expectations of {sabotage.name!r} name claims that are not made of it: {sorted(stray)}.")
+    rows = []
+    for claim in claims:
+        expected = sabotage.expected(claim.name)
+        rows.append(
+            {
+                "model": sabotage.name,
+                "base": sabotage.base,
+                "innocent": sabotage.innocent,
+                "claim": claim.name,
+                "evidence": claim.evidence,
+                "verdict": claim.verdict,
+                "before": before.get(claim.name, ""),
+                "expected": expected,
+                "outcome": _outcome(expected, claim.verdict, before.get(claim.name, "")),
+            }
+        )
+    return rows
+
+
+def _outcome(expected: str, verdict: str, before: str) -> str:
+    if expected == FREE:
+        return UNCOUNTED
+    if expected == FAIL:
+        return NOT_HOLDING[verdict]
+    return OK if verdict == before else HOLDING[verdict]

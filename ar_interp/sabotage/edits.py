@@ -1,0 +1,71 @@
+"""What sabotages are made with: weights taken out of a shipped model, changed, and put back."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ar_interp.checkpoints import Checkpoint
+from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.sabotage.core import Make
+
+N_CTX = 6  # rows of P are one model each, so that the first ones are a healthy model of shorter contexts, and quicker
+
+Change = Callable[[Any, Checkpoint, int], Any]  # model, checkpoint, seed -> model
+Edit = Callable[[dict[str, Tensor], torch.Generator], None]  # of weights by name, in place
+
+
+def healthy(checkpoint: Checkpoint) -> HookedARTransformer:
+    """The shipped model; of trained diagonal heads with contexts up to N_CTX, and zero where P is not used."""
+    model = checkpoint.model
+    if checkpoint.config.heads != "diagonal":
+        return model
+    A, B, P = (weights.detach() for weights in (model.A, model.B, model.P))
+    P = P[:N_CTX, :N_CTX].tril(1)
+    P[-1] = 0
+    return HookedARTransformer.from_diagonal(A, B, P, process=checkpoint.process)
+
+
+def shipped(checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
+    """`healthy`, for innocent models to be compared with."""
+    return healthy(checkpoint)
+
+
+def changed(change: Change) -> Make:
+    """The healthy model, changed."""
+    return lambda checkpoint, seed: change(healthy(checkpoint), checkpoint, seed)
+
+
+def edited(edit: Edit) -> Make:
+    """The healthy model with other weights; those of the first layer by the last part of their name: A, P, W_Q."""
+    return changed(lambda model, checkpoint, seed: _edit(model, edit, seed))
+
+
+def edited_run(edit: Edit) -> Make:
+    """The checkpoint, trained as it was, with other weights."""
+
+    def make(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+        return with_weights_of(checkpoint, _edit(checkpoint.model, edit, seed))
+
+    return make
+
+
+def with_weights_of(checkpoint: Checkpoint, model: Any) -> Checkpoint:
+    """The checkpoint as if its training had ended with this model."""
+    return replace(checkpoint, parameters={name: value.detach() for name, value in model.state_dict().items()})
+
+
+def as_it_is(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+    """With all that is known of its training."""
+    return checkpoint
+
+
+def _edit(model: Any, edit: Edit, seed: int) -> HookedARTransformer:
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    first = {name.rpartition(".")[2]: value for name, value in weights.items() if name.startswith("blocks.0.")}
+    edit(first, torch.Generator().manual_seed(seed))
+    other = HookedARTransformer(model.config, process=model.process).requires_grad_(False)
+    other.load_state_dict(weights)
+    return other

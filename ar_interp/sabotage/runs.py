@@ -1,0 +1,110 @@
+"""Sabotaged runs: the weights are healthy, and training was not what is said of it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import comb
+
+import numpy as np
+
+from ar_interp import checkpoints
+from ar_interp.checkpoints import Checkpoint
+from ar_interp.claims.landscape import ESCAPED
+from ar_interp.sabotage.core import Make, Sabotage
+from ar_interp.sabotage.edits import with_weights_of
+from ar_interp.sabotage.gauges import regauged_heads
+from ar_interp.sabotage.pairs import ANY_FIVE, COS, H5, RANK
+from ar_interp.theory import trapped_levels
+
+STACK, FILTER, FIXED = "augmented-haar-l2-keys", "positional-mu100", "plain-haar-fixed-h5"
+
+
+def not_from_descent(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+    """The same minimum in a random gauge."""
+    return with_weights_of(checkpoint, regauged_heads(checkpoint.model, checkpoint, seed))
+
+
+def steps_miscounted(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+    return replace(checkpoint, steps=2 * checkpoint.steps)
+
+
+def seeds_with(losses: Callable[[Checkpoint], np.ndarray]) -> Make:
+    """The checkpoint, where the seeds of its training ended elsewhere."""
+
+    def make(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+        return replace(checkpoint, members=checkpoint.members.assign(loss=losses(checkpoint)))
+
+    return make
+
+
+def seeds_of(name: str) -> Make:
+    """The checkpoint with the seeds of another."""
+    return lambda checkpoint, seed: replace(checkpoint, members=checkpoints.load(name).members)
+
+
+def _off_the_levels(checkpoint: Checkpoint) -> np.ndarray:
+    """Farther than an escaped seed may be."""
+    return checkpoint.members["loss"].to_numpy() + 2 * ESCAPED
+
+
+def _trapped_independently(checkpoint: Checkpoint) -> np.ndarray:
+    """As if each head fell for '+' or '-' by a coin of its own."""
+    config, n = checkpoint.config, len(checkpoint.members)
+    levels = trapped_levels(dim=config.dim, n_heads=config.n_heads, max_length=config.n_ctx)
+    counts = [n * comb(config.n_heads, minus) // 2**config.n_heads for minus in range(len(levels))]
+    return np.repeat(levels, counts)
+
+
+RUNS = (
+    Sabotage(
+        name="a minimum that descent does not find",
+        base=H5,
+        description="The heads in a random gauge and at another scale: nothing that the loss sees is gone, and balance "
+        "and scale, which gradient flow keeps from its start, are.",
+        make=not_from_descent,
+        must_fail=frozenset({"descent/scale", "descent/balance"}),
+        undecided=COS | RANK,
+        why=ANY_FIVE,
+    ),
+    Sabotage(
+        name="seeds that have not settled",
+        base=H5,
+        description="The losses of all 1024 seeds .02 higher: on no level, and none of them escaped.",
+        make=seeds_with(_off_the_levels),
+        must_fail=frozenset({"descent/levels", "descent/escape", "descent/dependence"}),
+        undecided=COS | RANK,
+        why=ANY_FIVE,
+    ),
+    Sabotage(
+        name="seeds trapped independently",
+        base=H5,
+        description="Losses on the levels, as many on each as coin tosses of five heads give.",
+        make=seeds_with(_trapped_independently),
+        must_fail=frozenset({"descent/dependence"}),
+        undecided=COS | RANK | {"descent/escape"},
+        why=f"{ANY_FIVE}; the earlier share of .0625 is as far from 2^-5 as its own interval is wide",
+    ),
+    Sabotage(
+        name="no better than one layer",
+        base=STACK,
+        description="The seeds of a single layer in the name of two: one step's worth, and worse than two steps. The "
+        "model itself is the shipped one.",
+        make=seeds_of("augmented-haar-l1-keys"),
+        must_fail=frozenset({"depth/steps", "depth/better"}),
+        undecided=frozenset({"estimate/swap"}),
+        why="fails of the shipped model too",
+    ),
+    Sabotage(
+        name="no better than one head",
+        base=FIXED,
+        description="The losses of a single head in the name of five. The model itself is the shipped one.",
+        make=seeds_of("plain-haar-fixed-h1"),
+        must_fail=frozenset({"loss/enough heads"}),
+    ),
+    Sabotage(
+        name="steps miscounted",
+        base=FILTER,
+        description="Twice the steps that made the weights: another number than descent needs, and another filter.",
+        make=steps_miscounted,
+        must_fail=frozenset({"descent/steps", "filter/rows", "filter/newest", "filter/rank", "filter/cut"}),
+    ),
+)

@@ -1,0 +1,227 @@
+"""Sabotaged diagonal heads on the unitary family.
+
+At the minimum C = c Pi with a projector Pi of rank min(H, d), A B^T = c I (for H <= d), p_T = 1 / c and nothing else in
+P. The loss of any weights is |C|^2 sum p_t^2 + p_{T-1}^2 |C 1|^2 - 2 p_T tr C + d: only the newest key, and of C only
+its trace, reach the target; all else is noise. So whoever keeps p_T tr C keeps the estimate that a swap moves and a
+scrub needs, whatever it is worth.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ar_interp.checkpoints import Checkpoint
+from ar_interp.claims.controls import permuted_heads, shifted_positions
+from ar_interp.sabotage.core import Sabotage
+from ar_interp.sabotage.edits import Change, changed, edited
+from ar_interp.sabotage.functions import copies, mean_estimate, memorises
+from ar_interp.sabotage.trained import fitted, independent_tokens, other_family, short_contexts, shuffled_targets
+
+H5, H10, H20 = (f"diagonal-unitary-h{n_heads}" for n_heads in (5, 10, 20))
+
+LOSS = frozenset({"loss/minimum", "loss/fresh"})
+HEADS = frozenset({"heads/projector", "heads/orthogonal", "heads/cosine", "heads/ablation"})
+POSITIONS = frozenset({"positions/scale", "positions/older keys", "positions/newest"})
+IDENTITY = frozenset({"positions/identity"})
+READ = frozenset({"estimate/cos", "estimate/sin"})
+USED = frozenset({"estimate/swap", "estimate/controls", "positions/scrub"})
+
+BY_CHANCE = "p_T tr C, which is what reaches the target, is what it happens to be"
+NO_FINDING = "readable before training too, so void wherever it can be read"
+
+
+def of_scale(scale: float) -> Change:
+    """Gaussian weights of this standard deviation."""
+
+    def make(model: Any, checkpoint: Checkpoint, seed: int) -> Any:
+        fresh = model.untrained(seed)
+        for weights in fresh.state_dict().values():
+            weights *= scale / model.config.init_scale
+        return fresh
+
+    return make
+
+
+def control(sabotage: Callable[[Any, Any], Any]) -> Change:
+    """One of the controls of the claims themselves."""
+    return lambda model, checkpoint, seed: sabotage(model, checkpoint.process)
+
+
+def duplicated(weights: dict[str, Tensor], generator: torch.Generator) -> None:
+    for name in "AB":
+        weights[name][1] = weights[name][0]
+
+
+def head_removed(weights: dict[str, Tensor], generator: torch.Generator) -> None:
+    weights["B"][0] = 0
+
+
+def turned(weights: dict[str, Tensor], generator: torch.Generator) -> None:
+    weights["A"][0].neg_()
+
+
+def doubled(weights: dict[str, Tensor], generator: torch.Generator) -> None:
+    weights["A"].mul_(2)
+
+
+def older_keys(weights: dict[str, Tensor], generator: torch.Generator) -> None:
+    P = weights["P"]
+    noise = torch.randn(P.shape, generator=generator, dtype=P.dtype).tril(-1)
+    P[:-1] += 0.5 * P[0, 1] * noise[:-1]
+
+
+def _of_pairs(model: Any, checkpoint: Checkpoint, seed: int) -> Any:
+    return fitted(model.config, other_family(checkpoint.process), seed).model
+
+
+UNITARY = (
+    Sabotage(
+        name="untrained (unitary, 5 heads)",
+        base=H5,
+        description="Gaussian weights of standard deviation .1: no structure at all.",
+        make=changed(of_scale(0.1)),
+        must_fail=LOSS | HEADS | POSITIONS,
+        undecided=USED,
+        why=BY_CHANCE,
+    ),
+    Sabotage(
+        name="untrained, ten times larger (unitary, 10 heads)",
+        base=H10,
+        description="Gaussian weights of standard deviation 1: no structure, and predictions larger than the tokens.",
+        make=changed(of_scale(1.0)),
+        must_fail=LOSS | HEADS | POSITIONS | IDENTITY,
+        undecided=USED | READ,
+        why=f"{BY_CHANCE}; {NO_FINDING}",
+    ),
+    Sabotage(
+        name="trained on shuffled targets",
+        base=H5,
+        description="Targets of another sequence: the loss is E|prediction|^2 + d, which is least at no prediction.",
+        make=changed(shuffled_targets),
+        must_fail=LOSS | HEADS | POSITIONS,
+        undecided=USED,
+        why=BY_CHANCE,
+    ),
+    Sabotage(
+        name="trained on i.i.d. tokens (unitary)",
+        base=H5,
+        description="Tokens that have nothing to do with each other: again no prediction is best.",
+        make=changed(independent_tokens),
+        must_fail=LOSS | HEADS | POSITIONS,
+        undecided=USED,
+        why=BY_CHANCE,
+    ),
+    Sabotage(
+        name="trained on conjugate pairs (unitary, 10 heads)",
+        base=H10,
+        description="The other family's minimum: C = c (I + kappa J) with the partners' J and p_{T-1} = -kappa p_T / "
+        "(1 + kappa), kappa by chance; the loss here is 2 kappa^2 d. Diagonal and newest key keep c p_T = 1.",
+        make=changed(_of_pairs),
+        must_fail=LOSS | HEADS - {"heads/ablation"} | IDENTITY | {"positions/newest"},
+        undecided=READ | {"heads/ablation"},
+        why=f"{NO_FINDING}; heads cost 2 kappa too little or too much, which a small kappa hides in sampling",
+    ),
+    Sabotage(
+        name="keys permuted between heads",
+        base=H5,
+        description="C = sum b_h a_{h+1}^T, so that tr C = tr A B^T = 0: nothing reaches the target. P is untouched.",
+        make=changed(control(permuted_heads)),
+        must_fail=LOSS | HEADS | USED | {"positions/scale"},
+    ),
+    Sabotage(
+        name="one head twice",
+        base=H10,
+        description="Head 2 is head 1: A B^T has two equal rows, C loses a dimension and tr C / rank grows to 10/9; "
+        "nine of ten linear forms of the eigenvalues are left to read. The trace, and with it what is used, stays.",
+        make=edited(duplicated),
+        must_fail=LOSS | HEADS | IDENTITY | READ | {"positions/scale"},
+    ),
+    Sabotage(
+        name="one head removed",
+        base=H5,
+        description="C is a projector of rank 4, not 5, and the loss about 6. The other heads are orthogonal still, "
+        "cosines and tr C / rank are theirs.",
+        make=edited(head_removed),
+        must_fail=LOSS | {"heads/projector", "heads/orthogonal"},
+        undecided=frozenset({"heads/ablation"}),
+        why="what a head that writes nothing costs, over the nothing that it writes",
+    ),
+    Sabotage(
+        name="one head's sign turned",
+        base=H5,
+        description="A B^T = c diag(-1, 1, ..): no multiple of I, C no projector, tr C = 3c. Cosines between heads do "
+        "not see it, and P is untouched.",
+        make=edited(turned),
+        must_fail=LOSS | {"heads/projector", "heads/orthogonal", "heads/ablation", "positions/scale"},
+    ),
+    Sabotage(
+        name="one head twice (20 heads)",
+        base=H20,
+        description="With more heads than coordinates it is the frame that breaks: C is c (I + b_1 a_1^T - b_2 a_2^T).",
+        make=edited(duplicated),
+        must_fail=LOSS | IDENTITY | {"heads/projector", "heads/frame", "heads/ablation", "positions/scale"},
+        undecided=READ,
+        why=NO_FINDING,
+    ),
+    Sabotage(
+        name="P shifted by one key",
+        base=H10,
+        description="p_T is now p_{T-1}: the newest key, the only one that reaches the target, has no weight, and what "
+        "has it is noise. Heads are untouched, and no key before T-1 gets anything.",
+        make=changed(control(shifted_positions)),
+        must_fail=LOSS | IDENTITY | USED | {"heads/ablation", "positions/scale", "positions/newest"},
+        undecided=READ,
+        why=NO_FINDING,
+    ),
+    Sabotage(
+        name="P random before the last two entries",
+        base=H5,
+        description="Older keys get weights of half p_T: noise beside an intact estimate, at other frequencies than "
+        "the target's, so that taking it from another sequence costs nothing; a removed head takes its noise along.",
+        make=edited(older_keys),
+        must_fail=LOSS | {"heads/ablation", "positions/older keys"},
+    ),
+    Sabotage(
+        name="trained on contexts half as long (unitary)",
+        base=H5,
+        description="C is at its minimum, the positional weights of the longer contexts are as before training.",
+        make=changed(short_contexts),
+        must_fail=LOSS | POSITIONS | {"heads/ablation"},
+        undecided=USED,
+        why=BY_CHANCE,
+    ),
+    Sabotage(
+        name="twice the prediction",
+        base=H5,
+        description="C doubled and p_T not halved: c p_T = 2, and removing a head costs nothing. The shape of C and of "
+        "P, and what is used, are as they were.",
+        make=edited(doubled),
+        must_fail=LOSS | {"heads/ablation", "positions/scale"},
+    ),
+    Sabotage(
+        name="predicts with one memorised W (unitary)",
+        base=H10,
+        description="The weights are those of the healthy model, and so is all they say; the prediction is W_0 s_T.",
+        make=changed(memorises),
+        must_fail=USED | IDENTITY | {"loss/fresh", "heads/ablation"},
+        undecided=READ,
+        why=NO_FINDING,
+    ),
+    Sabotage(
+        name="copies s_T (unitary)",
+        base=H5,
+        description="Healthy weights beside a prediction that ignores them: error 2d.",
+        make=changed(copies),
+        must_fail=USED | {"loss/fresh", "heads/ablation"},
+    ),
+    Sabotage(
+        name="Ŵ replaced by its mean",
+        base=H5,
+        description="The pattern of every sequence is the mean of 1024: weights and scores are healthy, the prediction "
+        "knows nothing of W.",
+        make=changed(mean_estimate),
+        must_fail=USED | {"loss/fresh", "heads/ablation"},
+    ),
+)
