@@ -1,5 +1,6 @@
-"""`ar-interp list | train | verify`."""
+"""`ar-interp list | train | verify | report`."""
 
+import datetime
 import json
 import sys
 import time
@@ -143,9 +144,46 @@ def verify(names: Names, /, json_file: Annotated[Path | None, arg(name="json")] 
     return 1 if unexpected else 0
 
 
+def report(
+    names: Names,
+    /,
+    output: Annotated[Path, arg(aliases=["-o"])],
+    json_file: Annotated[Path | None, arg(name="json")] = None,
+    date: datetime.date | None = None,
+) -> int:
+    """Write the claims about checkpoints, the evidence for each and the methods as one page that works offline.
+
+    Args:
+        names: shipped names or folders; every shipped one if left out.
+        output: the page, a file that ends in .html; replaced if it is there.
+        json_file: also write the same content as JSON; replaced if it is there.
+        date: printed on it, as 2026-01-31; today if left out.
+    """
+    from ar_interp.report import build
+
+    for option, path, ending in (("output", output, ".html"), ("json", json_file, ".json")):
+        if path is not None:
+            _check_file(option, path, ending)
+    made = build(names or checkpoints.available(), date=date or datetime.date.today())
+    for path, text in ((output, made.to_html), (json_file, made.to_json)):
+        if path is not None:
+            path.write_text(text(), "utf-8", newline="\n")
+            print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    print(made.summary)
+    return 0
+
+
+def _check_file(option: str, path: Path, ending: str) -> None:
+    """Refuse what cannot be written before anything is measured."""
+    if path.suffix.lower() != ending or path.is_dir():
+        raise ValueError(f"--{option} must be a file that ends in {ending}, got {path}{' (a folder)' * path.is_dir()}.")
+    if not path.parent.is_dir():
+        raise ValueError(f"--{option}: there is no folder {path.parent}; make it first.")
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command `ar-interp`; errors a user can act on are one line."""
-    commands = {"list": list_checkpoints, "train": train, "verify": verify}
+    commands = {"list": list_checkpoints, "train": train, "verify": verify, "report": report}
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog="ar-interp", args=argv)
     except (ValueError, FileExistsError) as error:

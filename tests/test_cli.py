@@ -72,6 +72,42 @@ def test_verify_writes_json_and_exits_by_the_verdicts(tmp_path, capsys):
     assert set(lists) == {"positional-mu50", str(tmp_path / "diagonal-unitary-h5")}
 
 
+def test_report_writes_a_page_and_the_same_as_json(tmp_path, capsys):
+    page, content = tmp_path / "report.html", tmp_path / "report.json"
+    page.write_text("what was there before")
+    arguments = ["report", "positional-mu50", "-o", str(page), "--json", str(content), "--date", "2026-01-31"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"report\.html: \d+\.\d MB\n.*report\.json: 0\.\d MB\n\d+ claims about 1 checkpoint", printed)
+    assert page.read_text().startswith("<!doctype html>")
+    assert "31 January 2026" in page.read_text()
+    assert [one["name"] for one in json.loads(content.read_text())["checkpoints"]] == ["positional-mu50"]
+
+
+def test_report_of_failing_claims_is_a_report(tmp_path, capsys):
+    assert cli.main(["train", "positional-mu300", "-o", str(tmp_path), "--quiet", "--steps", "3"]) == 0
+    assert cli.main(["report", str(tmp_path / "positional-mu300"), "-o", str(tmp_path / "report.html")]) == 0
+    assert re.search(r"\d+ claims about 1 checkpoint\(s\): .*[1-9]\d* fails", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "report.pdf"], r"--output must be a file that ends in \.html, got report\.pdf\.$"),
+        (["-o", "folder.html"], r"--output must be a file that ends in \.html, got folder\.html \(a folder\)\.$"),
+        (["-o", "nowhere/report.html"], "--output: there is no folder nowhere; make it first"),
+        (["-o", "report.html", "--json", "report"], r"--json must be a file that ends in \.json, got report\."),
+    ],
+)
+def test_report_refuses_files_that_it_cannot_write(options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.html").mkdir()
+    assert cli.main(["report", "no-such-checkpoint", *options]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error, re.MULTILINE)
+
+
 def test_divergence_keeps_the_last_good_state(tmp_path, capsys):
     assert cli.main(["train", "diagonal-unitary-h5", "-o", str(tmp_path), "--quiet", "--lr", "10"]) == 1
     assert "training diverged" in capsys.readouterr().err
@@ -85,6 +121,7 @@ def test_divergence_keeps_the_last_good_state(tmp_path, capsys):
         (["train", "nothing"], "no recipe nothing"),
         (["train", "diagonal-unitary-h5", "--steps", "3"], "--steps departs from the recipe: say with --output"),
         (["train"], r"no recipe \(none given\)"),
+        (["report", "diagonal-unitary-h11", "-o", "report.html"], "Did you mean 'diagonal-unitary-h10"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):

@@ -1,0 +1,240 @@
+"""What a report holds: per checkpoint the claims, the figures that bear on them, and how it all was made."""
+
+import datetime
+import json
+import platform
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ar_interp.checkpoints import VERSIONED, Checkpoint, load
+from ar_interp.claims import Claim, Claims, verify
+from ar_interp.claims.catalogue import Evidence
+from ar_interp.claims.core import VERDICTS
+from ar_interp.recipes import RECIPES
+from ar_interp.report import words
+from ar_interp.report.exhibits import N_REPEATED, N_SEQUENCES, SEED, Exhibit, exhibits_of
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one kind of evidence says of one structure."""
+
+    evidence: Evidence
+    claims: tuple[Claim, ...]
+    exhibits: tuple[Exhibit, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """All that bears on one structure, in the order of `words.KINDS`."""
+
+    structure: str
+    parts: tuple[Part, ...]
+
+    @property
+    def n_ways(self) -> int:
+        """In how many of the three ways (`words.WAYS`) some claim holds and none fails."""
+        verdicts = [{claim.verdict for part in self.parts if part.evidence in way for claim in part.claims}
+                    for way in words.WAYS]  # fmt: skip
+        return sum("holds" in found and "fails" not in found for found in verdicts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """A checkpoint, its claims, and the figures that bear on them.
+
+    Attributes:
+        number: its place in the report, from 1.
+        name: as it was asked for, a shipped name or a folder; text from outside, like all that the checkpoint says.
+        summary: of its recipe; empty for a folder.
+        known: names of the claims that fail, of which the recipe says so.
+    """
+
+    number: int
+    name: str
+    summary: str
+    checkpoint: Checkpoint
+    claims: Claims
+    known: frozenset[str]
+    exhibits: tuple[Exhibit, ...]
+
+    @cached_property
+    def sections(self) -> tuple[Section, ...]:
+        """A section per structure: those of `words.STRUCTURES` first, in their order."""
+        found = dict.fromkeys([claim.structure for claim in self.claims] + [e.structure for e in self.exhibits])
+        return tuple(self._section(name) for name in sorted(found, key=_place))
+
+    def _section(self, structure: str) -> Section:
+        parts = []
+        for kind in words.KINDS:
+            claims = tuple(c for c in self.claims if (c.structure, c.evidence) == (structure, kind))
+            exhibits = tuple(e for e in self.exhibits if (e.structure, e.evidence) == (structure, kind))
+            if claims or exhibits:
+                parts.append(Part(evidence=kind, claims=claims, exhibits=exhibits))
+        return Section(structure=structure, parts=tuple(parts))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        checkpoint = self.checkpoint
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "verdicts": tally(self.claims),
+            "structures": {
+                section.structure: {
+                    "ways": section.n_ways,
+                    **{part.evidence: tally(part.claims) for part in section.parts},
+                }
+                for section in self.sections
+            },
+            "claims": [claim.to_dict() for claim in self.claims],
+            "known_failures": sorted(self.known),
+            "evidence": [
+                {
+                    "structure": section.structure,
+                    "evidence": part.evidence,
+                    "claims": [claim.name for claim in part.claims],
+                    "figures": [{"name": e.name, "look": e.look, "figure": e.to_dict()} for e in part.exhibits],
+                }
+                for section in self.sections
+                for part in section.parts
+            ],
+            "model": checkpoint.config.to_dict(),
+            "process": checkpoint.process.to_dict(),
+            "training": {
+                **checkpoint.training.to_dict(),
+                "seed_kept": checkpoint.seed,
+                "steps_made": checkpoint.steps,
+                "device_used": checkpoint.device,
+                "versions": checkpoint.versions,
+            },
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Claims, evidence and methods of some checkpoints.
+
+    Attributes:
+        date: printed on the report.
+        versions: of Python and the libraries that measured it.
+    """
+
+    examined: tuple[Examined, ...]
+    date: datetime.date
+    versions: dict[str, str]
+
+    def failures(self, *, known: bool) -> list[tuple[Examined, Claim]]:
+        """The claims that fail and are known to, or those that are not."""
+        return [
+            (one, claim)
+            for one in self.examined
+            for claim in one.claims
+            if claim.verdict == "fails" and (claim.name in one.known) == known
+        ]
+
+    @property
+    def summary(self) -> str:
+        """How many claims hold, are void and fail, in a line."""
+        counts = tally(claim for one in self.examined for claim in one.claims)
+        said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        n_known = len(self.failures(known=True))
+        known = f"; {n_known} of those that fail are known" if n_known else ""
+        return f"{sum(counts.values())} claims about {len(self.examined)} checkpoint(s): {said}{known}"
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """What makes this report again."""
+        names = shlex.join(one.name for one in self.examined)
+        return (
+            f"ar-interp verify {names}",
+            f"ar-interp report {names} -o report.html --json report.json --date {self.date}",
+        )
+
+    def to_html(self) -> str:
+        """The report as one page that needs nothing else."""
+        from ar_interp.report.page import page
+
+        return page(self)
+
+    def to_json(self) -> str:
+        """The same content as JSON."""
+        content = {
+            "schema": SCHEMA,
+            "date": self.date.isoformat(),
+            "versions": self.versions,
+            "introduction": words.INTRODUCTION,
+            "verdicts": tally(claim for one in self.examined for claim in one.claims),
+            "checkpoints": [one.to_dict() for one in self.examined],
+            "methods": {
+                "verdicts": {name: meaning for name, (_, meaning) in words.VERDICTS.items()},
+                "evidence": {name: kind.meaning for name, kind in words.KINDS.items()},
+                "structures": {name: structure._asdict() for name, structure in words.STRUCTURES.items()},
+                "uncertainty": words.UNCERTAINTY,
+                "controls": words.CONTROLS,
+                "symbols": words.SYMBOLS,
+                "processes": words.FAMILIES,
+                "figures": {"sequences": N_SEQUENCES, "sequences_where_repeated": N_REPEATED, "seed": SEED},
+                "commands": self.commands,
+            },
+        }
+        return json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def build(names: Sequence[str | Path], *, date: datetime.date) -> Report:
+    """Verify checkpoints and draw what their claims rest on. The same names and date give the same report.
+
+    Args:
+        names: shipped names or folders; given twice, it is reported once.
+        date: to print on it.
+    Raises:
+        CheckpointError: a name that is neither, or a checkpoint that cannot be read; before anything is measured.
+        ValueError: no names, or a model of which theory says nothing.
+    """
+    if not names:
+        raise ValueError(f"names is empty: name a checkpoint or its folder. Recipes: {', '.join(RECIPES)}.")
+    checkpoints = {str(name): load(name) for name in names}
+    return Report(
+        examined=tuple(_examine(i, *item) for i, item in enumerate(checkpoints.items(), start=1)),
+        date=date,
+        versions={"Python": platform.python_version(), **{name: version(name) for name in (*VERSIONED, "plotly")}},
+    )
+
+
+def tally(claims: Iterable[Claim]) -> dict[str, int]:
+    """How many hold, fail and are void."""
+    counts = Counter(claim.verdict for claim in claims)
+    return {verdict: counts[verdict] for verdict in VERDICTS}
+
+
+def known_failures(name: str, claims: Claims) -> frozenset[str]:
+    """Names of the claims that fail of a shipped checkpoint, where its recipe says so."""
+    known = RECIPES[name].known_failures if name in RECIPES else ()
+    return frozenset(c.name for c in claims if c.verdict == "fails" and c.statement.startswith(known))
+
+
+def _examine(number: int, name: str, checkpoint: Checkpoint) -> Examined:
+    claims = verify(checkpoint)
+    return Examined(
+        number=number,
+        name=name,
+        summary=RECIPES[name].summary if name in RECIPES else "",
+        checkpoint=checkpoint,
+        claims=claims,
+        known=known_failures(name, claims),
+        exhibits=exhibits_of(checkpoint),
+    )
+
+
+def _place(structure: str) -> int:
+    """In the order of reading; what has no words there comes last."""
+    order = list(words.STRUCTURES)
+    return order.index(structure) if structure in order else len(order)

@@ -1,0 +1,434 @@
+"""The report: the page is whole, safe and works offline; the JSON says the same; text is set as it should be."""
+
+import base64
+import datetime
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import plotly.graph_objects as go
+import plotly.io
+import pytest
+from plotly.offline import get_plotlyjs
+from test_browser import CHROMIUM, CHROMIUM_FLAGS
+
+import ar_interp as ari
+from ar_interp.claims import Claim, Claims, Control
+from ar_interp.recipes import RECIPES
+from ar_interp.report import Exhibit, Part, Report, Section, build, words
+from ar_interp.report.content import known_failures
+from ar_interp.report.exhibits import READINGS
+from ar_interp.report.plots import specification, widths
+from ar_interp.report.typeset import escape, figure_text, measured, number, slug, typeset
+
+DATE = datetime.date(2026, 1, 31)
+HOSTILE = '<script>alert("x")<&'
+TRAINED = "diagonal-unitary-h5"
+VOID = {"meta", "br", "wbr", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: elements with their attributes, and the text outside of scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.scripts, self.open = "", [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["script"]:
+            self.scripts[-1] += data
+        elif self.open[-1:] != ["style"]:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def targets(self) -> list[str]:
+        return [attributes["id"] for _, attributes in self.elements if "id" in attributes]
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> Path:
+    """A checkpoint that would be a script in every text that a stranger can choose."""
+    folder = tmp_path_factory.mktemp("checkpoints") / HOSTILE
+    shutil.copytree(ari.load("positional-mu100").path, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["device"] = "<img src=x onerror=alert(1)>"
+    config["versions"] = {"</script><script>alert(2)</script>": "<b>1</b>"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(hostile) -> Report:
+    return build([TRAINED, hostile], date=DATE)
+
+
+@pytest.fixture(scope="module")
+def page(report) -> Page:
+    return Page(report.to_html())
+
+
+@pytest.fixture(scope="module")
+def content(report) -> dict:
+    return json.loads(report.to_json())
+
+
+def make_claim(name: str = "heads/cosine", *, evidence: str = "weights", verdict: str = "holds") -> Claim:
+    measured, control = {"holds": (0.0, 1.0), "void": (0.0, 0.0), "fails": (1.0, 1.0)}[verdict]
+    return Claim(
+        name=name, evidence=evidence, statement="Heads are <orthogonal>", source="", predicted=0.0, measured=measured,
+        uncertainty=0.0, n=1, tolerance=0.1, reason="", control=Control(description="untrained", measured=control),
+    )  # fmt: skip
+
+
+def make_exhibit(*, wide: bool) -> Exhibit:
+    return Exhibit(structure="heads", evidence="weights", name="x", figure=go.Figure(), wide=wide, look="")
+
+
+class TestPage:
+    def test_is_well_formed_and_its_links_lead_somewhere(self, page):
+        assert page.open == []
+        assert len(page.targets) == len(set(page.targets))
+        inside = [a["href"] for a in page.all("a") if a["href"].startswith("#")]
+        assert len(inside) > 50
+        assert {href.removeprefix("#") for href in inside} <= set(page.targets)
+
+    def test_loads_nothing(self, page):
+        assert {tag for tag, _ in page.elements} & {"link", "img", "iframe", "object", "embed", "base", "form"} == set()
+        assert all("src" not in attributes for _, attributes in page.elements)
+        outside = {a["href"] for a in page.all("a") if not a["href"].startswith("#")}
+        assert outside == {"https://arxiv.org/abs/2402.05787"}
+
+    def test_styles_load_nothing(self, report):
+        styles = re.findall(r"<style>(.*?)</style>", report.to_html(), re.DOTALL)
+        assert len(styles) == 1
+        assert "url(" not in styles[0]
+        assert "@import" not in styles[0]
+
+    def test_holds_plotly_once_and_allows_no_script_but_its_own(self, page):
+        data, plotly_js, own = page.scripts
+        assert [a.get("type") for a in page.all("script")] == ["application/json", None, None]
+        assert plotly_js == get_plotlyjs()
+        hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (plotly_js, own)]
+        policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+        allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+        assert policy == f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
+        assert "<" not in data
+
+    def test_shows_text_of_checkpoints_as_text(self, page, hostile):
+        assert str(hostile) in page.text
+        assert "</script><script>alert(2)</script> <b>1</b>" in page.text
+        assert "<img src=x onerror=alert(1)>" in page.text
+        assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+
+    def test_says_claims_first_then_evidence_then_methods(self, page):
+        parts = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
+        assert parts == ["about", "summary", "claims", "evidence", "methods"]
+
+    def test_has_a_row_and_a_mark_for_every_claim(self, report, page):
+        claims = [(one, claim) for one in report.examined for claim in one.claims]
+        targets = [f"claim-{one.number}-{slug(claim.name)}" for one, claim in claims]
+        assert [target for target in page.targets if target.startswith("claim-")] == targets
+        marks = [a for a in page.all("a") if a.get("class") in words.VERDICTS]
+        assert sorted(a["href"] for a in marks) == sorted(f"#{target}" for target in targets)
+        assert {a["href"]: a["class"] for a in marks} == {
+            f"#{target}": claim.verdict for target, (_, claim) in zip(targets, claims, strict=True)
+        }
+        for _, claim in claims:
+            assert Page(typeset(claim.statement)).text in page.text
+            assert Page(typeset(claim.reason)).text in page.text
+
+    def test_draws_every_figure_beside_what_to_look_at(self, report, page):
+        exhibits = [e for one in report.examined for s in one.sections for part in s.parts for e in part.exhibits]
+        assert len(exhibits) == sum(len(one.exhibits) for one in report.examined) > 15
+        drawn = json.loads(page.scripts[0])["figures"]
+        assert drawn == [specification(exhibit) for exhibit in exhibits]
+        assert [a["data-number"] for a in page.all("div") if a.get("class") == "plot"] == [
+            str(i) for i in range(len(exhibits))
+        ]
+        for exhibit in exhibits:
+            assert Page(typeset(exhibit.look)).text in page.text
+            assert Page(figure_text(exhibit.figure.layout.title.text)).text in page.text
+
+    def test_says_when_and_with_what(self, page, report):
+        assert "31 January 2026" in page.text
+        assert f"torch {report.versions['torch']}" in page.text
+        assert f"--date {DATE}" in page.text
+
+    def test_is_the_same_again(self):
+        first, second = (build(["positional-mu100"], date=DATE) for _ in range(2))
+        assert first.to_html() == second.to_html()
+        assert first.to_json() == second.to_json()
+
+    def test_is_little_more_than_plotly(self, report):
+        assert len(report.to_html()) - len(get_plotlyjs()) < 0.4e6 * len(report.examined)
+
+
+class TestFailures:
+    def make(self, report: Report, *, known: bool) -> str:
+        one = report.examined[0]
+        failing = make_claim(verdict="fails")
+        changed = replace(
+            one, claims=Claims(one.name, (failing,)), known=frozenset({failing.name}) if known else frozenset()
+        )
+        return replace(report, examined=(changed, report.examined[1])).to_html()
+
+    def test_are_loud(self, report):
+        html = self.make(report, known=False)
+        notice = html.partition('<div class="notice loud">')[2].partition("</div>")[0]
+        assert "1 claim fails." in notice
+        assert f'<a href="#claim-1-heads-cosine">1.1</a> {TRAINED}: Heads are &lt;orthogonal&gt;' in notice
+        assert '<div class="notice known">' not in html
+
+    def test_that_are_known_are_told_apart(self, report):
+        html = self.make(report, known=True)
+        assert '<div class="notice loud">' not in html
+        assert "1 claim fails, as is known." in html.partition('<div class="notice known">')[2].partition("</div>")[0]
+        assert "✗ fails (known)" in html
+
+    def test_are_none_of_a_trained_model(self, report, page):
+        assert [report.failures(known=known) for known in (True, False)] == [[], []]
+        assert "No claim fails." in page.text
+
+    @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.known_failures])
+    def test_known_ones_are_those_that_the_recipe_names(self, name):
+        known = replace(make_claim("a/b", verdict="fails"), statement=f"{RECIPES[name].known_failures[0]}, so often")
+        others = make_claim("c/d", verdict="fails"), replace(known, name="e/f", measured=0.0)
+        claims = Claims(name, (known, *others))
+        assert known_failures(name, claims) == {"a/b"}
+        assert known_failures(f"./{name}", claims) == frozenset()
+
+
+class TestContent:
+    def test_json_has_the_claims_of_verify(self, content, report, hostile):
+        assert [one["name"] for one in content["checkpoints"]] == [TRAINED, str(hostile)]
+        for one, examined in zip(content["checkpoints"], report.examined, strict=True):
+            claims = examined.claims
+            assert one["claims"] == json.loads(claims.to_json())
+            verdicts = [claim.verdict for claim in claims]
+            assert one["verdicts"] == {name: verdicts.count(name) for name in ("holds", "fails", "void")}
+        assert content["verdicts"]["holds"] == sum(one["verdicts"]["holds"] for one in content["checkpoints"])
+        assert content["checkpoints"][1]["claims"] == json.loads(ari.verify(ari.load("positional-mu100")).to_json())
+        assert content["date"] == "2026-01-31"
+
+    def test_json_has_the_figures_of_the_page(self, content, page):
+        drawn = iter(json.loads(page.scripts[0])["figures"])
+        for one in content["checkpoints"]:
+            for part in one["evidence"]:
+                for shown in part["figures"]:
+                    assert shown["figure"]["data"] == next(drawn)["data"]
+                    figure = plotly.io.from_json(json.dumps(shown["figure"]))
+                    assert figure.layout.title.text
+                    assert shown["look"] == READINGS[shown["name"]].look
+        assert list(drawn) == []
+
+    def test_each_claim_is_with_the_evidence_of_its_kind(self, content, report):
+        for one, examined in zip(content["checkpoints"], report.examined, strict=True):
+            found = {name: (part["structure"], part["evidence"]) for part in one["evidence"] for name in part["claims"]}
+            assert found == {claim.name: (claim.structure, claim.evidence) for claim in examined.claims}
+
+    def test_structures_without_words_come_last(self, report):
+        one = report.examined[0]
+        strange = make_claim("unheard/of", evidence="causal")
+        changed = replace(one, claims=Claims(one.name, (strange, *one.claims)))
+        assert [section.structure for section in changed.sections][-1] == "unheard"
+        assert changed.sections[-1].parts == (Part(evidence="causal", claims=(strange,), exhibits=()),)
+        assert '<h4 id="evidence-1-unheard">Unheard</h4>' in replace(report, examined=(changed,)).to_html()
+
+    @pytest.mark.parametrize(
+        ("verdicts", "n_ways"),
+        [
+            ({"weights": ["holds"], "behaviour": ["holds"], "causal": ["holds", "void"]}, 3),
+            ({"activations": ["holds"], "behaviour": ["holds"]}, 1),
+            ({"activations": ["holds"], "behaviour": ["fails"]}, 0),
+            ({"weights": ["holds", "fails"], "causal": ["holds"]}, 1),
+            ({"weights": ["void"], "training": ["holds"]}, 0),
+        ],
+    )
+    def test_a_way_counts_where_a_claim_holds_and_none_fails(self, verdicts, n_ways):
+        parts = [
+            Part(evidence=kind, claims=tuple(make_claim(verdict=v) for v in found), exhibits=())
+            for kind, found in verdicts.items()
+        ]
+        assert Section(structure="heads", parts=tuple(parts)).n_ways == n_ways
+
+    def test_a_name_given_twice_is_reported_once(self):
+        assert len(build(["positional-mu100"] * 2, date=DATE).examined) == 1
+
+    def test_names_are_needed(self):
+        with pytest.raises(ValueError, match="names is empty: name a checkpoint or its folder"):
+            build([], date=DATE)
+
+    def test_unknown_names_are_refused_before_anything_is_measured(self):
+        with pytest.raises(
+            ari.CheckpointError, match=r"no checkpoint 'positional-mu10'.*Did you mean 'positional-mu100'"
+        ):
+            build([TRAINED, "positional-mu10"], date=DATE)
+
+    def test_every_figure_has_a_reading(self):
+        assert set(READINGS) <= set(ari.figures.__all__)
+        assert all("look" in reading.look.lower() for reading in READINGS.values())
+
+
+class TestTypesetting:
+    @pytest.mark.parametrize(
+        ("text", "html"),
+        [
+            ("s_{t+1} = W s_t", "s<sub>t+1</sub> = W s<sub>t</sub>"),
+            ("p_{T-1} / p_T = -1/2", "p<sub>T−1</sub> / p<sub>T</sub> = −1/2"),
+            ("<a_h, b_h'> = 0, h != h'", "&lt;a<sub>h</sub>, b<sub>h'</sub>&gt; = 0, h ≠ h'"),
+            ("|C^2 - mC| <= 1e-5", "|C<sup>2</sup> − mC| ≤ 1e-5"),
+            ("lambda^T and 2^-H", "λ<sup>T</sup> and 2<sup>−H</sup>"),
+            ("eta sum_t s_{t+1} s_t^*", "η Σ<sub>t</sub> s<sub>t+1</sub> s<sub>t</sub><sup>*</sup>"),
+            ("kappa1 / kappa2, kappa_0", "κ<sub>1</sub> / κ<sub>2</sub>, κ<sub>0</sub>"),
+            ("a *control*, not 2*3", "a <em>control</em>, not 2*3"),
+            ("hook_attn_scores of metadata", "hook_attn_scores of metadata"),
+            ("<script>alert('x')</script> & more", "&lt;script&gt;alert('x')&lt;/script&gt; &amp; more"),
+        ],
+    )
+    def test_notation(self, text, html):
+        assert typeset(text) == html
+
+    @pytest.mark.parametrize(
+        ("value", "html"),
+        [
+            (0.0, "0"),
+            (-0.0, "0"),
+            (-0.5, "−0.5"),
+            (766, "766"),
+            (15000, "15000"),
+            (1.00000001, "1"),
+            (-3.4567e-16, "−3.457·10<sup>−16</sup>"),
+            (2e-5, "2·10<sup>−5</sup>"),
+            (123456.7, "1.235·10<sup>5</sup>"),
+            (float("nan"), "nan"),
+        ],
+    )
+    def test_numbers(self, value, html):
+        assert number(value) == html
+
+    @pytest.mark.parametrize(
+        ("value", "uncertainty", "html"),
+        [
+            (2.25613, 0.1, "2.26 ± 0.1"),
+            (1.002217, 0.0062, "1.0022 ± 0.0062"),
+            (0.001, 0.02, "0.001 ± 0.02"),
+            (0.0, 0.02, "0 ± 0.02"),
+            (-0.04851541, 0.0, "−0.0485154"),
+            (-8.26749e-15, 0.0, "−8.27·10<sup>−15</sup>"),
+            (float("nan"), 0.1, "nan"),
+        ],
+    )
+    def test_measured_numbers_have_the_digits_that_are_known(self, value, uncertainty, html):
+        assert measured(value, uncertainty) == html
+
+    def test_titles_of_figures_keep_their_indices_only(self):
+        assert figure_text("p<sub>T</sub> is<br>1 <b>or</b> < 2") == "p<sub>T</sub> is 1 &lt;b&gt;or&lt;/b&gt; &lt; 2"
+
+    def test_text_from_anywhere_is_left_as_it_is(self):
+        assert escape("s_t \"<a_b>'") == "s_t &quot;&lt;a_b&gt;&#x27;"
+
+
+class TestLayout:
+    @pytest.mark.parametrize(
+        ("wide", "expected"),
+        [
+            ("h h", "half half"),
+            ("h", "wide"),
+            ("h w h", "wide wide wide"),
+            ("w h h h", "wide half half wide"),
+            ("h h h w", "half half wide wide"),
+        ],
+    )
+    def test_halves_come_in_pairs(self, wide, expected):
+        exhibits = tuple(make_exhibit(wide=letter == "w") for letter in wide.split())
+        assert widths(exhibits) == expected.split()
+
+    def test_figures_lose_their_titles_and_nothing_else(self, report):
+        for exhibit in report.examined[0].exhibits:
+            before, after = exhibit.to_dict(), specification(exhibit)
+            assert after["data"] == before["data"]
+            assert before["layout"].keys() - after["layout"].keys() == {"title"}
+            plotted = [
+                x["layout"]["height"] - x["layout"]["margin"]["t"] - x["layout"]["margin"]["b"] for x in (before, after)
+            ]
+            assert plotted[0] == plotted[1]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+class TestInBrowser:
+    @pytest.fixture
+    def opened(self, browser, report, tmp_path):
+        """The page without a network, and all that it complains about or asks for."""
+        file = tmp_path / "report.html"
+        file.write_text(report.to_html(), "utf-8")
+        context = browser.new_context(offline=True)
+        page = context.new_page()
+        page.complaints = []
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("console", lambda message: page.complaints.append(message.text))
+        page.on("requestfailed", lambda request: page.complaints.append(request.url))
+        page.on("dialog", lambda dialog: (page.complaints.append(dialog.message), dialog.dismiss()))
+        page.goto(file.as_uri())
+        yield page
+        context.close()
+
+    @pytest.mark.parametrize("width", [1400, 600])
+    def test_draws_what_comes_near_and_fits_the_screen(self, opened, width):
+        opened.set_viewport_size({"width": width, "height": 1000})
+        opened.locator(".plot").first.scroll_into_view_if_needed()
+        opened.locator(".plot .main-svg").first.wait_for(timeout=30_000)
+        assert opened.locator(".plot:not([data-drawn])").count() > 0  # those far below wait
+        opened.locator(".plot").last.scroll_into_view_if_needed()
+        opened.locator(".plot").last.locator(".main-svg").first.wait_for(timeout=30_000)
+        assert opened.evaluate("document.documentElement.scrollWidth") == width
+        assert opened.complaints == []
+
+    def test_prints_every_figure_within_the_text(self, opened):
+        count = "document.querySelectorAll('.plot .svg-container').length"
+        opened.evaluate(f"addEventListener('beforeprint', () => {{ window.drawnForPrint = {count} }})")
+        assert opened.evaluate(count) == 0  # none is near the top of the page
+        n_pages = opened.pdf(format="A4", prefer_css_page_size=True).count(b"/Type /Page\n")
+        assert 5 < n_pages < 60
+        assert opened.evaluate("drawnForPrint") == opened.locator(".plot").count()
+
+        opened.emulate_media(media="print")
+        opened.set_viewport_size({"width": 680, "height": 1000})  # A4 less its margins, at 96 dots an inch
+        opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+        badly_sized = """[...document.querySelectorAll(".plot")].filter((plot) => {
+            const room = plot.getBoundingClientRect(), svg = plot.querySelector(".main-svg").getBoundingClientRect();
+            return svg.right > room.right + 1 || svg.width < 0.9 * room.width;
+        }).length"""
+        assert opened.evaluate(badly_sized) == 0
+        assert not opened.locator("nav").is_visible()
+        assert opened.complaints == []
