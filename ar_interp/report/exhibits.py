@@ -240,7 +240,7 @@ def _estimate(
     yield _exhibit("estimate", "context_error", recovered, expected)
     if sequences.phases is not None:
         yield _exhibit("estimate", "phases_on_circle", recovered, expected, **place)
-    if config.heads == "unit" or config.parity_obstruction:  # a fixed filter, and a model that can do nothing
+    if config.heads != "diagonal" and config.encoding != "augmented":  # no one place where all of the estimate lies
         return
     target = checkpoint.process.sample(N_SEQUENCES, config.n_ctx + 1, seed=TARGET_SEED)
     yield _exhibit("estimate", "swap_scores", swap_context(model, sequences, target), position=config.n_ctx)
@@ -288,6 +288,7 @@ def _filter(checkpoint: Checkpoint, structure: PositionalStructure, expected: Ex
         yield _exhibit("filter", "filter_profile", structure, filtered)
         yield _exhibit("filter", "filter_response", structure, filtered)
     yield _exhibit("filter", "positional_matrix", structure, expected)
+    yield _exhibit("filter", "positional_rows", structure, expected)
     yield _exhibit("filter", "residual_by_angle", structure, expected)
 
 

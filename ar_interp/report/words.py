@@ -91,8 +91,8 @@ STRUCTURES = {
     "estimate": Structure(
         "The estimate of W",
         "Before it can predict, the model must hold an estimate Ŵ of this sequence's own W. It is read from inside and "
-        "compared with W, and with what statistics would make of the same context; and it is moved to another "
-        "sequence: a model that uses it must then predict with the W that was moved.",
+        "compared with W, and with what statistics would make of the same context; where all of it lies in one place "
+        "it is also moved to another sequence: a model that uses it must then predict with the W that was moved.",
         (
             "Ŵ_T is the matrix that the model applies to the last token s_T, keys and values as they are.",
             "Least squares (OLS) on the T - 1 pairs seen; for Haar W its error is E|prediction - s_{T+1}|^2 = "
