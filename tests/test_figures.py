@@ -13,9 +13,9 @@ from ar_interp.figures import Expected
 
 N_CTX = 7
 SEQUENCE, POSITION = 2, 5
-ELSEWHERE = {f"ar_interp.figures.{name}" for name in ("circuits", "interventions", "sabotage")}  # with tests of their own
+TESTED_APART = ("circuits", "interventions", "sabotage")
 NOT_BUILDERS = {"Expected", "ExpectedGeneral", "expected_of"} | {
-    name for name in ari.figures.__all__ if getattr(ari.figures, name).__module__ in ELSEWHERE
+    name for name in ari.figures.__all__ if getattr(ari.figures, name).__module__.endswith(TESTED_APART)
 }
 SETTINGS = {
     "unitary": (ari.CommutingUnitary(4), ari.ModelConfig.diagonal(dim=4, n_heads=4, n_ctx=N_CTX)),
