@@ -112,8 +112,11 @@ def verify(names: Names, /, json_file: Annotated[Path | None, arg(name="json")] 
         names: shipped names or folders; every shipped one if left out.
         json_file: also write the claims as JSON, a list, or one list per name where there are several.
     """
+    import torch
+
     from ar_interp.claims import verify as measure
 
+    torch.set_num_threads(1)  # as for training
     measured, unexpected = {}, 0
     for name in names or checkpoints.available():
         claims = measure(checkpoints.load(name))
@@ -159,8 +162,11 @@ def report(
         json_file: also write the same content as JSON; replaced if it is there.
         date: printed on it, as 2026-01-31; today if left out.
     """
+    import torch
+
     from ar_interp.report import build
 
+    torch.set_num_threads(1)  # as for training
     for option, path, ending in (("output", output, ".html"), ("json", json_file, ".json")):
         if path is not None:
             _check_file(option, path, ending)

@@ -83,7 +83,7 @@ def algorithm_match(identification: AlgorithmIdentification, *, layer: int | Non
     figure.add_trace(
         go.Scatter(
             x=distances.tolist(), y=names, mode="markers", name="distance of predictions",
-            error_x={"array": rows["distance_se"].tolist(), "thickness": 1, "width": 2},
+            error_x={"array": rows["distance_se"].tolist(), "color": BLUE, "thickness": 1, "width": 2},
             marker={"size": [13 if b else 8 for b in is_best], "color": [VERMILLION if b else BLUE for b in is_best]},
             hovertemplate="%{y}<br>%{x:.3g}<extra></extra>",
         )
