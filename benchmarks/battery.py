@@ -17,18 +17,7 @@ from ar_interp.sabotage import BATTERY, BatteryResult, run_battery, sensitivity
 from ar_interp.sabotage.battery import PARTS
 
 NOISY = ("diagonal-unitary-h10", "diagonal-orthogonal-h5", "augmented-unitary")
-COLUMNS = (
-    "models",
-    "must fail",
-    "fail",
-    "void",
-    "hold: false positives",
-    "must hold",
-    "hold",
-    "void",
-    "fail: misses",
-    "open",
-)
+COLUMNS = ("models", "must fail", "do", "void", "false positives", "must hold", "do", "void", "misses", "open")
 
 
 def counted(rows: Any) -> list[int]:

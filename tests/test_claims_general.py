@@ -69,7 +69,7 @@ def exact_run(model):
 def test_the_optimum_holds_in_every_gauge(process, gauge):
     claims = ari.verify(exact_run(optimal(process, gauge)))
     assert [claim.verdict for claim in claims] == ["holds"] * len(claims)
-    assert len(claims) == (10 if process.conjugate_pairs else 8)
+    assert len(claims) == (11 if process.conjugate_pairs else 9)
 
 
 SABOTAGE = {

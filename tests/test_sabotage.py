@@ -17,6 +17,7 @@ from ar_interp.sabotage import BATTERY, BatteryResult, Sabotage, Sensitivity, ga
 from ar_interp.sabotage.core import cells
 from ar_interp.sabotage.edits import N_CTX, changed, edited, healthy
 from ar_interp.sabotage.functions import copies, least_squares, mean_estimate, memorises
+from ar_interp.sabotage.general import A3, scaled
 from ar_interp.sabotage.innocent import retrained
 from ar_interp.sabotage.pairs import mixed_kappa
 from ar_interp.sabotage.trained import independent_tokens, short_contexts, shuffled_targets, trapped
@@ -221,9 +222,12 @@ def test_the_healthy_model_is_the_shipped_one_on_shorter_contexts():
     assert healthy(load(HAAR)).config == load(HAAR).config
 
 
-@pytest.mark.parametrize("edit", [duplicated, head_removed, turned, older_keys])
-def test_edits_leave_the_shipped_model_as_it_is(edit):
-    checkpoint = load(UNITARY)
+@pytest.mark.parametrize(
+    ("base", "edit"),
+    [(UNITARY, duplicated), (UNITARY, head_removed), (UNITARY, turned), (UNITARY, older_keys), (HAAR, scaled(A3, 0.0))],
+)
+def test_edits_leave_the_shipped_model_as_it_is(base, edit):
+    checkpoint = load(base)
     before = {name: value.clone() for name, value in checkpoint.model.state_dict().items()}
     other = edited(edit)(checkpoint, 0)
     assert all(torch.equal(value, before[name]) for name, value in checkpoint.model.state_dict().items())
@@ -325,6 +329,7 @@ def test_short_contexts_leave_the_longer_ones_untrained():
     own = population_loss(C, model.P.detach()[:half, :half], family="unitary").item() / (half - 1)
     assert own == pytest.approx(5, abs=1e-6)
     assert loss(model) > 6
+    assert model.P[half - 1 : -1].tril(half).count_nonzero() == sum(range(half + 1, N_CTX + 1))
 
 
 FUNCTION_KEPT = [
@@ -347,7 +352,7 @@ def test_gauges_change_weights_and_no_prediction(base, gauge):
     assert any(not torch.allclose(x, y) for x, y in zip(other.parameters(), model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("base", [UNITARY, PAIRS])
+@pytest.mark.parametrize("base", [UNITARY, "diagonal-orthogonal-h10"])
 def test_coordinates_in_another_order_see_sequences_in_that_order(base):
     """Moving the coordinates of the tokens back gives the model's own prediction, moved."""
     checkpoint = load(base)
@@ -356,11 +361,7 @@ def test_coordinates_in_another_order_see_sequences_in_that_order(base):
     order = [(model.A[:, i] - other.A.T).abs().sum(1).argmin().item() for i in range(10)]  # where coordinate i went
     phases = checkpoint.process.sample(4, 2, seed=0).phases
     tokens = checkpoint.process.rollout(phases, N_CTX).tokens
-    if checkpoint.process.conjugate_pairs:  # partners share a row of A: only pairs can be told apart
-        assert sorted(i // 2 for i in order) == sorted([0, 1, 2, 3, 4] * 2)
-        assert loss(other) == pytest.approx(loss(model), abs=1e-12)
-    else:
-        assert_close(other(tokens[..., np.argsort(order)])[..., order], model(tokens))
+    assert_close(other(tokens[..., np.argsort(order)])[..., order], model(tokens))
 
 
 def test_full_heads_are_regauged_up_to_signs():
@@ -388,11 +389,11 @@ def test_claims_flip_where_their_tolerance_is():
 
 
 def test_flips_are_read_off_the_shares():
-    rows = [("a/a", noise, share) for noise, share in ((1e-3, 1.0), (1e-2, 0.75), (1e-1, 0.25))]
+    rows = [("a/a", noise, share) for noise, share in ((1e-3, 1.0), (1e-2, 0.75), (1e-1, 0.0))]
     rows += [("b/b", noise, 1.0) for noise in (1e-3, 1e-2, 1e-1)]
     rows += [("c/c", noise, 0.0) for noise in (1e-3, 1e-2, 1e-1)]
     frame = pd.DataFrame(rows, columns=["claim", "noise", "share"])
     flips = Sensitivity(base="x", frame=frame).flips
-    assert flips["a/a"] == pytest.approx(10**-1.5)
+    assert flips["a/a"] == pytest.approx(10 ** (-2 + 1 / 3))
     assert flips["b/b"] == float("inf")
     assert flips["c/c"] == 1e-3

@@ -45,6 +45,7 @@ def _heads_claim(subject: Subject) -> Claim:
     P = subject.weights.P
     sequences = _sample(subject.process, len(P), P.dtype, N_FOR_HEADS)
 
+    @np.errstate(divide="ignore", invalid="ignore")  # of a head that writes nothing
     def costs(measured: Measured) -> tuple[float, float]:
         """Largest relative deviation from the closed form, and the largest standard error."""
         positions, pairs = measured.positions, measured.process.conjugate_pairs

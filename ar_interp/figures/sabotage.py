@@ -8,7 +8,7 @@ from ar_interp.figures.style import BLUE, ORANGE, PURPLE, SKY, VERMILLION, style
 
 KINDS = {
     "fails, as it must": BLUE,
-    "holds, as it must": SKY,
+    "holds, or as before, as it must": SKY,
     "void": ORANGE,
     "false positive": VERMILLION,
     "miss": PURPLE,
@@ -26,8 +26,8 @@ def battery_matrix(frame: pd.DataFrame) -> go.Figure:
         frame: of a `BatteryResult`.
     """
     kinds = list(KINDS)
-    verdicts = zip(frame["outcome"], frame["verdict"], strict=True)
-    cells = frame.assign(code=[kinds.index(_kind(outcome, verdict)) for outcome, verdict in verdicts])
+    cases = zip(frame["expected"], frame["outcome"], strict=True)
+    cells = frame.assign(code=[kinds.index(_kind(expected, outcome)) for expected, outcome in cases])
     models, claims = (list(cells[name].drop_duplicates()) for name in ("model", "claim"))
     claims.sort(key=lambda name: (name.partition("/")[0], name))
     codes, signs, expected = (
@@ -104,9 +104,7 @@ def noise_sensitivity(frame: pd.DataFrame, *, base: str) -> go.Figure:
     )
 
 
-def _kind(outcome: str, verdict: str) -> str:
-    if outcome == "free":
-        return "left open by theory"
-    if outcome != "ok":
-        return outcome
-    return {"holds": "holds, as it must", "fails": "fails, as it must", "void": "void"}[verdict]
+def _kind(expected: str, outcome: str) -> str:
+    if outcome == "ok":
+        return "fails, as it must" if expected == "fail" else "holds, or as before, as it must"
+    return "left open by theory" if outcome == "free" else outcome

@@ -18,7 +18,7 @@ from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.core import Make, Sabotage
 from ar_interp.sabotage.edits import Edit, changed, edited, edited_run, with_weights_of
-from ar_interp.sabotage.functions import copies, least_squares, memorises
+from ar_interp.sabotage.functions import copies, least_squares
 from ar_interp.sabotage.trained import fitted, independent_tokens, other_family
 from ar_interp.sabotage.unitary import of_scale
 
@@ -113,26 +113,11 @@ def _untrained_run(checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
 
 GENERAL = (
     Sabotage(
-        name="step size doubled",
-        base=UNITARY,
-        description="a2 b1 = 2 eta: a gradient step still and nothing else, but not the best one; half of it is.",
-        make=edited_run(scaled(A2, 2.0)),
-        must_fail=LOSS | SCALE | {"step/size"},
-    ),
-    Sabotage(
         name="trained on contexts half as long (augmented)",
         base=UNITARY,
         description="The best gradient step for T <= 10, .0652 where .0455 is best for T <= 20.",
         make=trained(_short),
         must_fail=LOSS | SCALE | {"step/size"},
-    ),
-    Sabotage(
-        name="predicts with one memorised W (augmented)",
-        base=UNITARY,
-        description="Healthy weights and key-value state beside a prediction W_0 s_T. (As a model: its weights say "
-        "step size and estimate as before.)",
-        make=changed(memorises),
-        must_fail=USED | SCALE | {"loss/fresh"},
     ),
     Sabotage(
         name="trained on the unitary family (augmented)",
@@ -251,6 +236,13 @@ GENERAL = (
         description="The step size for s_1 = 1 on Gaussian first tokens: a pure step, of the error that its size says, "
         "and not the best one.",
         make=weights_of("initial-ones"),
+        must_fail=SCALE | {"step/size"},
+    ),
+    Sabotage(
+        name="step size doubled",
+        base=FIRST,
+        description="A gradient step still and nothing else, of the error that its size says, but half of it is best.",
+        make=edited(scaled(A2, 2.0)),
         must_fail=SCALE | {"step/size"},
     ),
     Sabotage(

@@ -7,7 +7,6 @@ from ar_interp.sabotage.core import Sabotage
 from ar_interp.sabotage.edits import N_CTX, Change, as_it_is, changed, shipped, with_weights_of
 from ar_interp.sabotage.general import FIRST, FULL, HAAR, STACK
 from ar_interp.sabotage.general import PAIRS as AUGMENTED_PAIRS
-from ar_interp.sabotage.general import UNITARY as AUGMENTED_UNITARY
 from ar_interp.sabotage.pairs import H5 as PAIRS_H5
 from ar_interp.sabotage.pairs import H8 as PAIRS_H8
 from ar_interp.sabotage.pairs import H10 as PAIRS_H10
@@ -31,10 +30,6 @@ def _on_unitary(model: HookedARTransformer, checkpoint: Checkpoint, seed: int) -
 def _retrained_run(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     run = fitted(checkpoint.config, checkpoint.process, FIRST_SEED + seed, n_seeds=4)
     return with_weights_of(checkpoint, run.model)
-
-
-def _rescaled_run(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    return with_weights_of(checkpoint, gauges.rescaled_layers(checkpoint.model, checkpoint, seed))
 
 
 def _innocent(name: str, base: str, description: str, change: Change) -> Sabotage:
@@ -73,13 +68,6 @@ INNOCENT = (
         PAIRS_H10,
         "kappa = .4 in C and in P, another point of the same set of minima.",
         set_to(kappa_family(dim=10, kappa=0.4, n_ctx=N_CTX)),
-    ),
-    Sabotage(
-        name="rescaled (augmented, unitary)",
-        base=AUGMENTED_UNITARY,
-        description=SCALARS,
-        make=_rescaled_run,
-        healthy=as_it_is,
     ),
     Sabotage(
         name="another seed (augmented, pairs)",
