@@ -33,6 +33,7 @@ train: setup  ## every shipped checkpoint, from scratch
 	$(BIN)/ar-interp train all --jobs 2
 
 bench: setup  ## the measured tables of the README that are not claims
+	$(BIN)/python benchmarks/battery.py
 	$(BIN)/python benchmarks/ensemble.py
 	$(BIN)/python benchmarks/interventions.py
 	$(BIN)/python benchmarks/landscape.py
