@@ -11,6 +11,7 @@ from ar_interp.claims.general import N_SEQUENCES as N_FRESH
 from ar_interp.claims.general import GeneralMeasured, GeneralSubject
 from ar_interp.claims.references import N_SEQUENCES, best_block_scalars
 from ar_interp.claims.removal import step_removal_claim
+from ar_interp.probes.blocks import split_blocks
 from ar_interp.probes.context import recover_context
 from ar_interp.processes import CommutingProcess
 from ar_interp.theory import (
@@ -200,7 +201,7 @@ def _full_claims(subject: GeneralSubject) -> list[Claim]:
         subject.claim(
             "step/QK",
             "Full matrices: the QK block (s_T, s_{t-1}) is a multiple of the identity, distance over its norm",
-            lambda m: m.blocks.QK_defect[1, 2].item(),
+            lambda m: (m.blocks.QK_defect[1, 2] * _norms(m).max() / _norms(m)[1, 2]).item(),
             source=STEP,
             tolerance="full blocks",
         ),
@@ -213,12 +214,18 @@ def _full_claims(subject: GeneralSubject) -> list[Claim]:
         ),
         subject.claim(
             "step/other blocks",
-            "The other QK blocks carry nothing: largest distance from a multiple of the identity",
-            lambda m: max(m.blocks.QK_defect[i, j].item() for i, j in ((1, 1), (2, 1), (2, 2))),
+            "The other QK blocks carry nothing: largest norm, over that of the first",
+            lambda m: (_norms(m)[[1, 2, 2], [1, 1, 2]].max() / _norms(m)[1, 2]).item(),
             source=STEP,
             tolerance="full blocks",
         ),
     ]
+
+
+def _norms(measured: GeneralMeasured) -> Tensor:
+    """Of every QK block, [3 3]."""
+    QK = (measured.model.W_Q[0, 0] @ measured.model.W_K[0, 0].mT).detach()
+    return split_blocks(QK, measured.config.dim).norm(dim=(-2, -1))
 
 
 def _estimate_claim(subject: GeneralSubject) -> Claim:

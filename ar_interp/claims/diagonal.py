@@ -2,7 +2,7 @@
 
 from ar_interp.claims.controls import flipped_previous, permuted_heads, shifted_positions
 from ar_interp.claims.core import Claim
-from ar_interp.claims.subject import N_SEQUENCES, Subject
+from ar_interp.claims.subject import N_SEQUENCES, Measured, Subject
 from ar_interp.theory import orthogonal_minimum, unitary_minimum
 
 UNITARY = "Sander et al. 2024, non-augmented tokens, unitary case"
@@ -144,10 +144,16 @@ def _kappa_one_claims(subject: Subject) -> list[Claim]:
 
 
 def _projector_claim(source: str, subject: Subject, rank: int) -> Claim:
+    def defect(measured: Measured) -> float:
+        """Of the rank that theory gives C, not of the one that is found."""
+        C = measured.weights.C
+        scale = C.trace() / rank
+        return ((C @ C - scale * C).norm() / scale**2).item()
+
     return subject.claim(
         "heads/projector",
         f"C / m is a projector of rank {rank}, m = tr C / rank: |C^2 - mC| / m^2",
-        lambda m: m.heads.e_c,
+        defect,
         source=source,
         tolerance="projector",
     )

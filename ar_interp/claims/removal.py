@@ -53,6 +53,8 @@ def _heads_claim(subject: Subject) -> Claim:
             return np.nan, np.nan  # far from any minimum
         A, B = measured.weights.A[:, None], measured.weights.B[:, None]
         expected = removal_cost_at_minimum(A, B, scale=positions.scale, kappa=positions.kappa if pairs else 0.0)
+        if not (expected > 0).all():
+            return np.nan, np.nan  # a head that writes nothing
         found = ablate_heads(measured.model, sequences, process=measured.process).to_frame()
         deviation = np.abs(found["cost"].to_numpy() / expected.numpy() - 1)
         return float(deviation.max()), float((found["cost_se"].to_numpy() / expected.numpy()).max())
