@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from ar_interp.probes.algorithm import identify_algorithm
     from ar_interp.probes.circuits import circuits
     from ar_interp.probes.context import recover_context
-    from ar_interp.probes.data_efficiency import data_efficiency
     from ar_interp.probes.edits import edit_losses
     from ar_interp.probes.heads import head_orthogonality
-    from ar_interp.probes.interventions import swap_context
     from ar_interp.probes.paths import path_contributions
     from ar_interp.probes.positional import positional_structure
-    from ar_interp.probes.regression import probe_activations
+    from ar_interp.probes.readout import probe_activations
+    from ar_interp.probes.readout_efficiency import data_efficiency
     from ar_interp.probes.scrubbing import scrub
+    from ar_interp.probes.swap import swap_context
     from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal, Sequences
     from ar_interp.training.config import TrainConfig
     from ar_interp.training.loop import DivergenceError, TrainingRun, train
@@ -57,14 +57,14 @@ _NAMES = {
     "identify_algorithm": "probes.algorithm",
     "circuits": "probes.circuits",
     "recover_context": "probes.context",
-    "data_efficiency": "probes.data_efficiency",
+    "data_efficiency": "probes.readout_efficiency",
     "edit_losses": "probes.edits",
     "head_orthogonality": "probes.heads",
     "path_contributions": "probes.paths",
     "positional_structure": "probes.positional",
-    "probe_activations": "probes.regression",
+    "probe_activations": "probes.readout",
     "scrub": "probes.scrubbing",
-    "swap_context": "probes.interventions",
+    "swap_context": "probes.swap",
     "CommutingOrthogonal": "processes",
     "CommutingUnitary": "processes",
     "FirstToken": "processes",

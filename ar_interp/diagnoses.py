@@ -19,9 +19,9 @@ from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes.blocks import AugmentedBlocks
 from ar_interp.probes.context import RecoveredContext
 from ar_interp.probes.heads import RANK_TOLERANCE, HeadOrthogonality
-from ar_interp.probes.interventions import SWAP, SwappedContext
 from ar_interp.probes.positional import PositionalStructure, positional_structure
 from ar_interp.probes.quadratic import sampled_quadratic
+from ar_interp.probes.swap import SWAP, SwappedContext
 from ar_interp.probes.weights import DiagonalWeights, diagonal_weights
 from ar_interp.processes import CommutingOrthogonal, CommutingProcess, CommutingUnitary, HaarOrthogonal, Process
 from ar_interp.theory import (

@@ -10,7 +10,7 @@ from test_heads import N_CTX, D, model_of, orthogonal_model, projector, unitary_
 import ar_interp as ari
 from ar_interp import diagnoses, theory
 from ar_interp.models.config import ModelConfig
-from ar_interp.probes.interventions import swap_context
+from ar_interp.probes.swap import swap_context
 from ar_interp.testing import (
     assert_context_is_causal,
     assert_gradient_step,

@@ -10,10 +10,10 @@ from test_figures import check_titles, trace
 import ar_interp as ari
 from ar_interp.probes.ablations import ablate_heads, ablate_positions
 from ar_interp.probes.edits import EDITS, available_edits, edit_losses
-from ar_interp.probes.interventions import CEILING, CONTROLS, SWAP, SwappedContext
 from ar_interp.probes.paths import GRADIENT_STEP, has_paths, path_contributions
 from ar_interp.probes.scrubbing import CONTROLS as SCRUB_CONTROLS
 from ar_interp.probes.scrubbing import scrub
+from ar_interp.probes.swap import CEILING, CONTROLS, SWAP, SwappedContext
 
 N_CTX = 6
 PAIR, POSITION = 2, 4

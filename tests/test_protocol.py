@@ -17,11 +17,11 @@ from ar_interp.probes import protocol
 from ar_interp.probes.ablations import ablate_heads, ablate_positions
 from ar_interp.probes.blocks import augmented_blocks
 from ar_interp.probes.context import SCORES
-from ar_interp.probes.data_efficiency import data_efficiency
 from ar_interp.probes.jacobian import exact_circuit, query_jacobian, value_jacobian
 from ar_interp.probes.paths import path_contributions
 from ar_interp.probes.protocol import NAMES, PROTOCOL, check, conformance, missing, needed
-from ar_interp.probes.regression import probe_activations, read_phases
+from ar_interp.probes.readout import probe_activations, read_phases
+from ar_interp.probes.readout_efficiency import data_efficiency
 from ar_interp.probes.scrubbing import scrub
 from ar_interp.theory import factor_heads, kappa_family, optimal_step_size
 

@@ -9,7 +9,7 @@ from ar_interp.claims.core import Claim, claim
 from ar_interp.claims.general import N_SEQUENCES, GeneralMeasured, GeneralSubject
 from ar_interp.claims.head_count import PARITY
 from ar_interp.claims.references import best_equivariant_head
-from ar_interp.probes.interventions import RANDOM, SWAP, SwappedContext, swap_context
+from ar_interp.probes.swap import RANDOM, SWAP, SwappedContext, swap_context
 from ar_interp.processes import Process
 
 SWAPPING = "activation patching of the in-context map of Sander et al. 2024: prediction = W_source s_T(target)"

@@ -13,10 +13,10 @@ from ar_interp.claims.head_count import head_count_claims
 from ar_interp.claims.initial_token import initial_token_claims
 from ar_interp.claims.landscape import landscape_claims
 from ar_interp.claims.paper import paper_claims
-from ar_interp.claims.positional import positional_claims
 from ar_interp.claims.readability import readability_claims
 from ar_interp.claims.removal import diagonal_removal_claims
 from ar_interp.claims.subject import Subject
+from ar_interp.claims.unfinished_filter import positional_claims
 from ar_interp.models.config import ModelConfig, check_process
 from ar_interp.probes.weights import process_of
 from ar_interp.processes import CommutingProcess, CommutingUnitary, HaarOrthogonal, Process

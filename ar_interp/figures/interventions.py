@@ -15,9 +15,9 @@ from ar_interp.figures.expected import Expected, ExpectedGeneral
 from ar_interp.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, number, styled
 from ar_interp.probes.ablations import Ablation
 from ar_interp.probes.edits import EDITS, ESTIMATED, EXACT, NONE, EditLosses
-from ar_interp.probes.interventions import CEILING, CONTROLS, SWAP, SwappedContext
 from ar_interp.probes.paths import GRADIENT_STEP, Paths
 from ar_interp.probes.scrubbing import ABLATED, COMPLEMENT, HYPOTHESIS, WRONG_KEYS, Scrubbed
+from ar_interp.probes.swap import CEILING, CONTROLS, SWAP, SwappedContext
 
 PANELS, COLUMNS = 10, 5
 NEAR = 0.25  # predictions closer to each other than this share of their size are looked at closely

@@ -13,8 +13,8 @@ from torch import Tensor
 from ar_interp.estimators import OLS, DiagonalOLS, GradientDescent, Zero, apply
 from ar_interp.probes.jacobian import query_jacobian, value_jacobian
 from ar_interp.probes.protocol import check
-from ar_interp.probes.regression import UNTRAINED_SEED as UNTRAINED_SEED
-from ar_interp.probes.regression import Readout, read_phases
+from ar_interp.probes.readout import UNTRAINED_SEED as UNTRAINED_SEED
+from ar_interp.probes.readout import Readout, read_phases
 from ar_interp.processes import Sequences
 
 PATTERN = "blocks.0.attn.hook_pattern"

@@ -19,10 +19,10 @@ from ar_interp.probes.circuits import circuits
 from ar_interp.probes.context import UNTRAINED_SEED, recover_context
 from ar_interp.probes.edits import EDITS, available_edits, edit_losses
 from ar_interp.probes.heads import head_orthogonality
-from ar_interp.probes.interventions import swap_context
 from ar_interp.probes.paths import has_paths, path_contributions
 from ar_interp.probes.positional import PositionalStructure, positional_structure
 from ar_interp.probes.scrubbing import scrub
+from ar_interp.probes.swap import swap_context
 from ar_interp.processes import Sequences
 from ar_interp.theory import spectral_filter, trapped_levels
 

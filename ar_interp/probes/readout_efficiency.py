@@ -8,9 +8,9 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from ar_interp._checks import check_integer
-from ar_interp.probes.probe_fits import Split, discrete, fit_probe, interval, log_probabilities, scores_of
-from ar_interp.probes.probe_targets import Target, resolve, target_values
-from ar_interp.probes.regression import hooks_of, probe_features
+from ar_interp.probes.readout import hooks_of, probe_features
+from ar_interp.probes.readout_fits import Split, discrete, fit_probe, interval, log_probabilities, scores_of
+from ar_interp.probes.readout_targets import Target, resolve, target_values
 from ar_interp.processes import Sequences
 
 FIRST_BLOCK = 40  # sequences, about; fewer cannot choose a penalty

@@ -12,8 +12,8 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from torch import Tensor
 
 from ar_interp._checks import check_integer
-from ar_interp.probes.probe_fits import Split, discrete, fit_probe, held_out, interval, penalty_of, scores_of
-from ar_interp.probes.probe_targets import Target, as_columns, cosines, phases, resolve, sines, target_values, varies
+from ar_interp.probes.readout_fits import Split, discrete, fit_probe, held_out, interval, penalty_of, scores_of
+from ar_interp.probes.readout_targets import Target, as_columns, cosines, phases, resolve, sines, target_values, varies
 from ar_interp.probes.weights import require
 from ar_interp.processes import Sequences
 
@@ -100,8 +100,8 @@ def probe_activations(
 
     Ridge regression, or a logistic regression per value where the target is discrete, from the real and imaginary parts
     of an activation at T. A row is a sequence, so the split is by sequence; it is the same for all. The penalty is
-    chosen inside the training part, see `probe_fits.fit_probe`. Controls, each fitted in the same way with a penalty of
-    its own:
+    chosen inside the training part, see `readout_fits.fit_probe`. Controls, each fitted in the same way with a penalty
+    of its own:
 
     - `shuffled`: the training targets permuted between sequences, which only memorising could fit; a control task in
       the sense of Hewitt and Liang 2019.
@@ -116,7 +116,7 @@ def probe_activations(
             pattern, z and key-value state of every layer, where the model has them.
         positions: T, from 2 to the length; if left out 2, 5, 10, 20, 50, ... and the length, each where the target is
             not the same in every sequence.
-        target: a name in `probe_targets.TARGETS`; a function of sequences and T that gives [batch value], integers or
+        target: a name in `readout_targets.TARGETS`; a function of sequences and T that gives [batch value], integers or
             booleans for classes; or several of these.
         untrained: the control model; `model.untrained(seed)` if left out.
         seed: of the split, the bootstrap and the controls.

@@ -11,8 +11,8 @@ from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 import ar_interp as ari
-from ar_interp.probes.interventions import CEILING, CONTROLS, SWAP, _random_like, swap_context
 from ar_interp.probes.jacobian import exact_circuit
+from ar_interp.probes.swap import CEILING, CONTROLS, SWAP, _random_like, swap_context
 
 STACKS = {
     "state": {"n_heads": 2, "n_layers": 3},
@@ -253,7 +253,7 @@ def test_layers_and_positions_are_chosen():
 def test_more_sequences_than_fit_at_once(monkeypatch):
     model, sequences = augmented(n_layers=2), pair(HAAR, 10, 6)
     whole = swap_context(model, *sequences).by_position
-    monkeypatch.setattr("ar_interp.probes.interventions.CHUNK", 4)
+    monkeypatch.setattr("ar_interp.probes.swap.CHUNK", 4)
     parts = swap_context(model, *sequences).by_position
     for condition in (SWAP, CEILING, "same W", "other W"):
         chosen = whole["condition"] == condition

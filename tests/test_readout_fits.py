@@ -5,10 +5,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.model_selection import KFold, LeaveOneOut, cross_val_predict
-from test_regression import HAAR, HOOK, Exposed, N, noise, numbered, planted, read, tabled
+from test_readout import HAAR, HOOK, Exposed, N, noise, numbered, planted, read, tabled
 
-from ar_interp.probes.data_efficiency import RESOLUTION, data_efficiency
-from ar_interp.probes.probe_fits import N_BOOTSTRAP, PENALTIES, Split, fit_probe, interval, penalty_of, scores_of
+from ar_interp.probes.readout_efficiency import RESOLUTION, data_efficiency
+from ar_interp.probes.readout_fits import N_BOOTSTRAP, PENALTIES, Split, fit_probe, interval, penalty_of, scores_of
 
 # ---- the penalty
 

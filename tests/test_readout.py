@@ -12,9 +12,9 @@ from transformer_lens.hook_points import HookPoint
 import ar_interp as ari
 from ar_interp.estimators import OLS
 from ar_interp.probes.context import SCORES, read_phases
-from ar_interp.probes.probe_fits import Split, fit_probe
-from ar_interp.probes.probe_targets import TARGETS, target_values
-from ar_interp.probes.regression import activations, probe_activations
+from ar_interp.probes.readout import activations, probe_activations
+from ar_interp.probes.readout_fits import Split, fit_probe
+from ar_interp.probes.readout_targets import TARGETS, target_values
 
 HAAR = ari.HaarOrthogonal(3)
 HOOK = "blocks.0.hook_resid_post"
