@@ -7,7 +7,7 @@ A kind is its type: a subclass of `HaarOrthogonal` is another process, of which 
 import warnings
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 GROUPS = ("ar_interp.kinds", "ar_interp.studies")  # entry points of installed packages
 
@@ -39,8 +39,8 @@ class Kind:
         if not named:
             inherited = f", {cls.kind!r} is its parent's" if hasattr(cls, "kind") else ""
             raise TypeError(
-                f"{cls.__name__} needs a name of its own{inherited}: write kind = '...' in the body of the class. It is "
-                "the name that a saved file has, and a kind is its type: nothing is taken over from the parent's."
+                f"{cls.__name__} needs a name of its own{inherited}: write kind = '...' in its body. It is the name that a "
+                "saved file has; a kind is its type, and what is known of the parent is not known of it."
             )
         other = cls.registered.get(cls.kind, cls)
         if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):  # a cell may run twice
@@ -48,7 +48,7 @@ class Kind:
         cls.registered[cls.kind] = cls
 
     @classmethod
-    def find(cls, kind: object) -> type[Self]:
+    def find(cls, kind: object) -> type[Any]:
         """The subclass of this name: one that is imported, or that an entry point of an installed package names.
 
         Raises:
@@ -58,8 +58,8 @@ class Kind:
             load_plugins()
         if not isinstance(kind, str) or kind not in cls.registered:
             raise ValueError(
-                f"kind must be one of {', '.join(map(repr, cls.registered))}, got {kind!r}. A kind of your own is known "
-                f"once the module that defines it is imported, or an entry point of the group {GROUPS[0]!r} names it."
+                f"kind must be one of {', '.join(map(repr, cls.registered))}, got {kind!r}. A kind of your own is "
+                f"known once its module is imported, or where an entry point of the group {GROUPS[0]!r} names it."
             )
         return cls.registered[kind]
 

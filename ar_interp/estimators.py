@@ -1,11 +1,12 @@
-"""What a statistician would do with the same context: s_1..s_T in, an estimate of W and a prediction out.
+"""Estimators of W from a context: pairs (x_t, y_t) in, at every T an estimate from the pairs before it, and a prediction.
 
-One signature, that of the models: an estimator called on tokens [batch pos dim] returns the prediction of s_{t+1} at
-every position t, and `estimate(tokens)` the matrix it applies, [batch pos dim dim]. At T = 1 there is no pair of tokens
-to learn from and the estimates from pairs are 0.
+One signature: an estimator called on `contexts.pairs()` returns the predictions of y_T at every position T, and
+`estimate(pairs)` the matrix that it applies to x_T, [batch pos out dim]. Tokens s_1..s_n [batch pos dim] stand for the
+pairs (s_t, s_{t+1}), so that an estimator takes what a model of sequences takes. At T = 1 there is no pair to learn
+from, and estimates from pairs are 0.
 
-With S_T = sum_{t<T} s_t s_t^* and R_T = sum_{t<T} s_{t+1} s_t^*, the gradient of the least-squares loss
-1/2 sum_{t<T} |s_{t+1} - W s_t|^2 at W is W S_T - R_T.
+With S_T = sum_{t<T} x_t x_t^* and R_T = sum_{t<T} y_t x_t^*, the gradient of the least-squares loss
+1/2 sum_{t<T} |y_t - W x_t|^2 at W is W S_T - R_T.
 """
 
 from abc import ABC, abstractmethod
@@ -18,43 +19,49 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
-from ar_interp.processes.base import AutoregressiveProcess
+from ar_interp.processes.base import AutoregressiveProcess, Contexts, Pairs
 
 Tunable = TypeVar("Tunable", "GradientDescent", "NewtonSchulz")
+Context = Pairs | Tensor  # tokens [batch pos dim] are the pairs of neighbours
 
 
 class Estimator(ABC):
-    """An estimate of W from the context, applied to the last token: prediction_T = Ŵ_T s_T."""
+    """An estimate of W from the context, applied to the newest input: prediction_T = Ŵ_T x_T."""
 
     @abstractmethod
-    def estimate(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim dim"]:
-        """Ŵ_T from s_1..s_T alone, for every T."""
+    def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
+        """Ŵ_T for every T, from the pairs before T (and x_T) alone.
 
-    def __call__(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
-        return apply(self.estimate(tokens), tokens)
+        Raises:
+            ValueError: the estimator has no meaning for pairs of this task.
+        """
+
+    def __call__(self, context: Context) -> Inexact[Tensor, "batch pos out"]:
+        return apply(self.estimate(context), _known(context).x)
 
 
 def apply(
-    estimate: Inexact[Tensor, "batch pos dim dim"], tokens: Inexact[Tensor, "batch pos dim"]
-) -> Inexact[Tensor, "batch pos dim"]:
-    """Ŵ_T s_T for every T."""
-    return torch.einsum("btij,btj->bti", estimate, tokens)
+    estimate: Inexact[Tensor, "batch pos out dim"], x: Inexact[Tensor, "batch pos dim"]
+) -> Inexact[Tensor, "batch pos out"]:
+    """Ŵ_T x_T for every T."""
+    return torch.einsum("btij,btj->bti", estimate, x)
 
 
 @dataclass(frozen=True)
 class Zero(Estimator):
     """Ŵ = 0: the error of knowing nothing."""
 
-    def estimate(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim dim"]:
-        batch, pos, dim = tokens.shape
-        return tokens.new_zeros(batch, pos, dim, dim)
+    def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
+        x, _, future = _known(context)
+        return x.new_zeros(*x.shape[:2], future.shape[-1], x.shape[-1])
 
 
 @dataclass(frozen=True)
 class LastToken(Estimator):
     """Ŵ = I: predict s_T again. Error 2 |s_T|^2 for Haar W, since E tr W = 0."""
 
-    def estimate(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim dim"]:
+    def estimate(self, context: Context) -> Inexact[Tensor, "batch pos dim dim"]:
+        tokens = _sequence(context, "the last token")
         batch, pos, dim = tokens.shape
         return torch.eye(dim, dtype=tokens.dtype, device=tokens.device).expand(batch, pos, dim, dim)
 
@@ -63,7 +70,8 @@ class LastToken(Estimator):
 class PreviousToken(Estimator):
     """Predict s_{T-1} / dim: Ŵ_T = s_{T-1} s_T^* / (dim |s_T|^2). Error 1 - 1 / dim^2 for Haar W and unit norm."""
 
-    def estimate(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim dim"]:
+    def estimate(self, context: Context) -> Inexact[Tensor, "batch pos dim dim"]:
+        tokens = _sequence(context, "the token before the last")
         previous = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], dim=1)
         energy = tokens.abs().square().sum(-1, keepdim=True)
         dual = torch.where(energy > 0, tokens.conj() / energy, 0)
@@ -98,8 +106,8 @@ class GradientDescent(Estimator):
         """Every step size times `factor`."""
         return replace(self, step_sizes=tuple(factor * eta for eta in self.step_sizes))
 
-    def estimate(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim dim"]:
-        S, R = _moments(tokens, per_pair=self.per_pair)
+    def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
+        S, R = _moments(context, per_pair=self.per_pair)
         W = torch.zeros_like(R)
         for eta in self.step_sizes:
             W = W - eta * (W @ S - R)
@@ -134,9 +142,9 @@ class Polynomial(Estimator):
     ) -> "Polynomial":
         """The best error polynomial of this degree, so `degree` coefficients, for contexts T = 2..length on average."""
         check_integer("degree", degree, low=1)
-        tokens = _training_tokens(process, batch, length, seed)
-        inputs, targets = tokens[:, :-1], tokens[:, 1:]
-        S, R = _moments(inputs, per_pair=per_pair)
+        contexts = _tuning_contexts(process, batch, length, seed)
+        inputs, targets = contexts.inputs, contexts.targets
+        S, R = _moments(contexts.pairs(), per_pair=per_pair)
         vectors, columns = inputs, []
         for _ in range(degree):
             columns.append(torch.einsum("btij,btj->bti", R, vectors)[:, 1:].reshape(-1))
@@ -148,9 +156,9 @@ class Polynomial(Estimator):
         solution = torch.linalg.lstsq(design / scale, wanted[:, None], driver="gelsd").solution[:, 0] / scale
         return cls(coefficients=tuple(solution.tolist()), per_pair=per_pair)
 
-    def estimate(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim dim"]:
-        S, R = _moments(tokens, per_pair=self.per_pair)
-        identity = torch.eye(tokens.shape[-1], dtype=tokens.dtype, device=tokens.device)
+    def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
+        S, R = _moments(context, per_pair=self.per_pair)
+        identity = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
         q = torch.zeros_like(S)
         for coefficient in reversed(self.coefficients):  # Horner
             q = q @ S + coefficient * identity
@@ -173,9 +181,9 @@ class NewtonSchulz(Estimator):
         """The step size times `factor`."""
         return replace(self, step_size=factor * self.step_size)
 
-    def estimate(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim dim"]:
-        S, R = _moments(tokens, per_pair=self.per_pair)
-        identity = torch.eye(tokens.shape[-1], dtype=tokens.dtype, device=tokens.device)
+    def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
+        S, R = _moments(context, per_pair=self.per_pair)
+        identity = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
         X = self.step_size * identity.expand_as(S)
         for _ in range(self.iterations):
             X = X @ (2 * identity - S @ X)
@@ -191,37 +199,42 @@ class Ridge(Estimator):
     def __post_init__(self) -> None:
         check_number("penalty", self.penalty, low=0.0, strict=True)
 
-    def estimate(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim dim"]:
-        S, R = _moments(tokens)
-        identity = torch.eye(tokens.shape[-1], dtype=tokens.dtype, device=tokens.device)
+    def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
+        S, R = _moments(context)
+        identity = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
         return torch.linalg.solve(S + self.penalty * identity, R, left=False)
 
 
 @dataclass(frozen=True)
 class OLS(Estimator):
-    """Ordinary least squares of minimum norm: Ŵ_T = Y X^+ with X = (s_1 .. s_{T-1}), Y = (s_2 .. s_T) as columns.
+    """Ordinary least squares of minimum norm: Ŵ_T = Y X^+ with X = (x_1 .. x_{T-1}), Y = (y_1 .. y_{T-1}) as columns.
 
     Without noise it is exact from T = dim + 1 on; for Haar W it is the conditional mean, so nothing does better.
     """
 
-    def estimate(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim dim"]:
-        past, future = tokens[:, :-1], tokens[:, 1:]
-        pos = tokens.shape[1]
-        known = torch.ones(pos, pos - 1, dtype=torch.bool, device=tokens.device).tril(-1)  # pairs t < T
+    def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
+        x, past, future = _known(context)
+        pos = x.shape[1]
+        known = torch.ones(pos, pos - 1, dtype=torch.bool, device=x.device).tril(-1)  # pairs t < T
         contexts = past[:, None] * known[None, :, :, None]  # [batch pos pair dim]
-        tolerance = 10 * pos * torch.finfo(tokens.dtype).eps
+        tolerance = 10 * pos * torch.finfo(x.dtype).eps
         return (torch.linalg.pinv(contexts, rtol=tolerance) @ future[:, None]).mT  # states are rows
 
 
 @dataclass(frozen=True)
 class DiagonalOLS(Estimator):
-    """Least squares that knows the eigenbasis: lambda_j = sum_{t<T} s_{t+1,j} conj(s_{t,j}) / sum_{t<T} |s_{t,j}|^2.
+    """Least squares that knows the eigenbasis: lambda_j = sum_{t<T} y_{t,j} conj(x_{t,j}) / sum_{t<T} |x_{t,j}|^2.
 
     Without noise it is exact from T = 2 on: the fair yardstick for diagonal heads.
     """
 
-    def estimate(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim dim"]:
-        past, future = tokens[:, :-1], tokens[:, 1:]
+    def estimate(self, context: Context) -> Inexact[Tensor, "batch pos dim dim"]:
+        _, past, future = _known(context)
+        if past.shape[-1] != future.shape[-1]:
+            raise ValueError(
+                f"DiagonalOLS needs x and y of one size, got {past.shape[-1]} and {future.shape[-1]}: a diagonal W maps "
+                "each coordinate to itself. Use OLS."
+            )
         energy = _running_sum(past.abs().square())
         cross = _running_sum(future * past.conj())
         return torch.diag_embed(torch.where(energy > 0, cross / energy.where(energy > 0, 1.0), 0.0))
@@ -229,19 +242,19 @@ class DiagonalOLS(Estimator):
 
 @dataclass(frozen=True)
 class Kaczmarz(Estimator):
-    """One pass over the pairs in order, each satisfied exactly: W <- W + (s_{t+1} - W s_t) s_t^* / |s_t|^2, from W = 0.
+    """One pass over the pairs in order, each satisfied exactly: W <- W + (y_t - W x_t) x_t^* / |x_t|^2, from W = 0.
 
     Causal by nature, so its estimates at all positions come from the one pass.
     """
 
-    def estimate(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim dim"]:
-        batch, pos, dim = tokens.shape
-        energy = tokens.abs().square().sum(-1, keepdim=True)
-        duals = torch.where(energy > 0, tokens.conj() / energy, 0)
-        W = tokens.new_zeros(batch, dim, dim)
+    def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
+        x, past, future = _known(context)
+        energy = x.abs().square().sum(-1, keepdim=True)
+        duals = torch.where(energy > 0, x.conj() / energy, 0)
+        W = x.new_zeros(len(x), future.shape[-1], x.shape[-1])
         estimates = [W]
-        for t in range(pos - 1):
-            innovation = tokens[:, t + 1] - torch.einsum("bij,bj->bi", W, tokens[:, t])
+        for t in range(past.shape[1]):
+            innovation = future[:, t] - torch.einsum("bij,bj->bi", W, past[:, t])
             W = W + innovation[:, :, None] * duals[:, t, None, :]
             estimates.append(W)
         return torch.stack(estimates, dim=1)
@@ -255,37 +268,61 @@ def tuned(
     Minimises the mean squared error of the prediction over sampled sequences, by Brent's method on the logarithm of the
     factor within [1/30, 30].
     """
-    tokens = _training_tokens(process, batch, length, seed)
+    contexts = _tuning_contexts(process, batch, length, seed)
+    pairs = contexts.pairs()
 
     def loss(log_factor: float) -> float:
-        error = (estimator.scaled(2.0**log_factor)(tokens[:, :-1]) - tokens[:, 1:])[:, 1:]
-        return error.abs().square().sum(-1).mean().nan_to_num(torch.inf).item()
+        errors = contexts.errors(estimator.scaled(2.0**log_factor)(pairs))[:, 1:]
+        return errors.mean().nan_to_num(torch.inf).item()
 
     best = minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-4})
     return estimator.scaled(2.0 ** float(best.x))
 
 
+class _Known(NamedTuple):
+    x: Tensor  # [batch pos dim]
+    past: Tensor  # x_1..x_{pos-1}, of which T knows those before it
+    future: Tensor  # y_1..y_{pos-1}
+
+
+def _known(context: Context) -> _Known:
+    if isinstance(context, Tensor):
+        return _Known(context, context[:, :-1], context[:, 1:])
+    return _Known(context.x, context.x[:, :-1], context.y[:, :-1])
+
+
+def _sequence(context: Context, what: str) -> Tensor:
+    """The tokens of pairs (s_t, s_{t+1}), of which alone it means something to repeat one."""
+    x, _, future = _known(context)
+    if future.shape != x[:, 1:].shape or not torch.equal(future, x[:, 1:]):
+        raise ValueError(
+            f"pairs must be of one sequence, y_t = x_(t+1), for {what} to predict the next; these are of another task."
+        )
+    return x
+
+
 class _Moments(NamedTuple):
-    S: Tensor  # sum_{t<T} s_t s_t^*
-    R: Tensor  # sum_{t<T} s_{t+1} s_t^*
+    S: Tensor  # sum_{t<T} x_t x_t^*
+    R: Tensor  # sum_{t<T} y_t x_t^*
 
 
-def _moments(tokens: Tensor, *, per_pair: bool = False) -> _Moments:
-    """[batch pos dim dim] each, for every T; divided by T - 1 when `per_pair`."""
-    past, future = tokens[:, :-1, :, None], tokens[:, 1:, :, None]
+def _moments(context: Context, *, per_pair: bool = False) -> _Moments:
+    """[batch pos dim dim] and [batch pos out dim], for every T; divided by T - 1 when `per_pair`."""
+    x, past, future = _known(context)
+    past, future = past[..., None], future[..., None]
     S, R = _running_sum(past * past.mH), _running_sum(future * past.mH)
     if per_pair:
-        pairs = torch.arange(tokens.shape[1], device=tokens.device).clamp(min=1)[:, None, None]
+        pairs = torch.arange(x.shape[1], device=x.device).clamp(min=1)[:, None, None]
         S, R = S / pairs, R / pairs
     return _Moments(S, R)
 
 
 def _running_sum(products: Tensor) -> Tensor:
-    """Sum over the pairs (s_t, s_{t+1}) with t < T, for T = 1..pos; nothing at T = 1."""
+    """Sum over the pairs before T, for T = 1..pos; nothing at T = 1."""
     first = products.new_zeros(len(products), 1, *products.shape[2:])
     return torch.cat([first, products.cumsum(1)], dim=1)
 
 
-def _training_tokens(process: AutoregressiveProcess, batch: int, length: int, seed: int) -> Tensor:
+def _tuning_contexts(process: AutoregressiveProcess, batch: int, length: int, seed: int) -> Contexts:
     check_integer("length", length, low=2)
-    return process.sample(batch, length + 1, seed=seed).tokens
+    return process.contexts(batch, length, seed=seed)

@@ -3,12 +3,20 @@
 States are rows, so a batch of states moves by s_{t+1} = s_t W^T.
 """
 
-from ar_interp.processes.base import FIRST_TOKEN_LAWS, MAX_DIM, AutoregressiveProcess, FirstToken, Sequences
+from ar_interp.processes.base import (
+    FIRST_TOKEN_LAWS,
+    MAX_DIM,
+    AutoregressiveProcess,
+    Contexts,
+    FirstToken,
+    Pairs,
+    Sequences,
+)
 from ar_interp.processes.commuting import CommutingOrthogonal, CommutingProcess, CommutingUnitary
 from ar_interp.processes.haar import HaarOrthogonal
 
 Process = AutoregressiveProcess
-PROCESSES: dict[str, type[Process]] = {cls.kind: cls for cls in (CommutingUnitary, CommutingOrthogonal, HaarOrthogonal)}
+PROCESSES = Process.registered
 
 __all__ = [
     "FIRST_TOKEN_LAWS",
@@ -17,8 +25,10 @@ __all__ = [
     "CommutingOrthogonal",
     "CommutingProcess",
     "CommutingUnitary",
+    "Contexts",
     "FirstToken",
     "HaarOrthogonal",
+    "Pairs",
     "Process",
     "Sequences",
 ]

@@ -1,14 +1,15 @@
-"""What every process has: a size, the law of the first token, noise; and the sequences it makes."""
+"""The contract of data: what a task gives to a model, what it asks for, and how a process makes it."""
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_number
+from ar_interp._kinds import Kind
 
 MAX_DIM = 4096
 FIRST_TOKEN_LAWS = ("ones", "unit-ones", "gaussian", "sphere", "signs", "one-hot", "sparse")
@@ -65,12 +66,78 @@ class FirstToken:
         return self.scale * tokens
 
 
+class Pairs(NamedTuple):
+    """The (x_t, y_t) that a statistician would regress.
+
+    With the context of position T go the pairs before it and x_T; y_T is what is asked for.
+    """
+
+    x: Inexact[Tensor, "batch pos dim"]
+    y: Inexact[Tensor, "batch pos out"]
+
+
+class Contexts(ABC):
+    """The data of a task: at each position T a model sees the inputs up to T and is asked for the target there.
+
+    Subclasses write `inputs`, `targets`, `pairs` and `__getitem__` (some of the contexts, by slice or index).
+    """
+
+    @property
+    @abstractmethod
+    def inputs(self) -> Tensor:
+        """[batch pos ...], what the model is given."""
+
+    @property
+    @abstractmethod
+    def targets(self) -> Inexact[Tensor, "batch pos dim"]:
+        """The right answer at each position."""
+
+    @abstractmethod
+    def pairs(self) -> Pairs:
+        """The pairs that a regression on the same context would use."""
+
+    @abstractmethod
+    def __getitem__(self, index: slice | Tensor) -> "Contexts":
+        """Some of the contexts."""
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def length(self) -> int:
+        """The longest context, T = 1..length."""
+        return self.inputs.shape[1]
+
+    def split(self, size: int) -> "tuple[Contexts, ...]":
+        """The contexts in parts of at most `size`, in order."""
+        return tuple(self[start : start + size] for start in range(0, len(self), size))
+
+    def errors(self, predictions: Inexact[Tensor, "batch pos dim"]) -> Float[Tensor, "batch pos"]:
+        """|prediction - target|^2 at every position, summed over coordinates.
+
+        Raises:
+            ValueError: predictions of another shape than the targets.
+        """
+        if predictions.shape != self.targets.shape:
+            raise ValueError(
+                f"predictions must have the targets' shape {list(self.targets.shape)}, got {list(predictions.shape)}: "
+                "one for each position of `inputs`."
+            )
+        return (predictions - self.targets).abs().square().sum(-1)
+
+    def losses(self, predictions: Inexact[Tensor, "batch pos dim"], *, first_length: int = 2) -> Float[Tensor, "batch"]:
+        """The loss of each context: the mean of `errors` over T = first_length..length, see `ar_interp.theory`."""
+        return self.errors(predictions)[:, first_length - 1 :].mean(1)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Sequences:
+class Sequences(Contexts):
     """A batch of sequences and the W that made each.
 
+    The task is to predict the next token: inputs s_1..s_n, targets s_2..s_{n+1}, pairs (s_t, s_{t+1}).
+
     Attributes:
-        tokens: s_1, ..., s_length; complex in the eigenbasis, real in a real basis.
+        tokens: s_1, ..., s_{n+1}; complex in the eigenbasis, real in a real basis.
         W: the true matrix in the same coordinates, tokens[:, t + 1] = W tokens[:, t] + noise.
         phases: angle of each eigenvalue of W, radians, in the order of the eigenbasis; None where the eigenvectors
             are random too.
@@ -78,32 +145,54 @@ class Sequences:
 
     tokens: Inexact[Tensor, "batch pos dim"]
     W: Inexact[Tensor, "batch dim dim"]
-    phases: Float[Tensor, "batch dim"] | None
+    phases: Float[Tensor, "batch dim"] | None = None
+
+    @property
+    def inputs(self) -> Inexact[Tensor, "batch pos dim"]:
+        return self.tokens[:, :-1]
+
+    @property
+    def targets(self) -> Inexact[Tensor, "batch pos dim"]:
+        return self.tokens[:, 1:]
+
+    def pairs(self) -> Pairs:
+        return Pairs(self.inputs, self.targets)
 
     def __len__(self) -> int:
-        return self.tokens.shape[0]
+        return len(self.tokens)
 
     def __getitem__(self, index: slice | Tensor) -> "Sequences":
-        """Some of the sequences."""
         phases = None if self.phases is None else self.phases[index]
         return replace(self, tokens=self.tokens[index], W=self.W[index], phases=phases)
 
 
 @dataclass(frozen=True)
-class AutoregressiveProcess(ABC):
+class AutoregressiveProcess(Kind, ABC, root=True):
     """s_{t+1} = W s_t + noise * xi_t with a fresh random W for every sequence.
+
+    A process of your own is a subclass with a `kind` and a `draw`, decorated with `@dataclass(frozen=True)` where it
+    has fields of its own; `HaarOrthogonal` needs 30 lines. A subclass is another process, of which theory knows
+    nothing, unless a `Setting` of your own speaks of it.
 
     Args:
         dim: size of s_t.
         first_token: the law of s_1, a `FirstToken` or its name.
         noise: standard deviation of the additive noise per coordinate, E|xi_t|^2 = dim.
+
+    Attributes:
+        kind: the name in a saved file.
+        meaning: one sentence on the law of W, for reports.
+        has_eigenbasis: all W share their eigenvectors, so that tokens are drawn in the basis where W is diagonal.
+        real_tokens: whether tokens are real unless another basis is asked for.
     """
 
     dim: int
     first_token: FirstToken | str = field(default=FirstToken(), kw_only=True)
     noise: float = field(default=0.0, kw_only=True)
 
-    kind: ClassVar[str]
+    meaning: ClassVar[str] = ""
+    has_eigenbasis: ClassVar[bool] = False
+    real_tokens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_integer("dim", self.dim, low=1, high=MAX_DIM)
@@ -120,6 +209,15 @@ class AutoregressiveProcess(ABC):
         return self.first_token
 
     @abstractmethod
+    def draw(self, batch: int, length: int, generator: torch.Generator, dtype: torch.dtype) -> Sequences:
+        """`length` tokens of each of `batch` sequences, with all randomness from the generator, on its device.
+
+        Args:
+            dtype: float32, float64, complex64 or complex128; `cast_to` gives the one of this precision that fits.
+
+        A family with more than one basis takes further keywords, which `sample` and `contexts` pass on.
+        """
+
     def sample(
         self,
         batch: int,
@@ -129,8 +227,44 @@ class AutoregressiveProcess(ABC):
         generator: torch.Generator | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float64,
+        **coordinates: Any,
     ) -> Sequences:
-        """Fresh sequences s_1, ..., s_length, each with its own W."""
+        """Fresh sequences s_1, ..., s_length, each with its own W.
+
+        Args:
+            batch: number of sequences; >= 1.
+            length: tokens in each; >= 1.
+            seed: or `generator`, the source of randomness; one of them.
+            device: where to sample; the generator's, else the CPU.
+            dtype: precision; float64/complex128 or float32/complex64.
+            coordinates: further options of the process, such as the `basis` of commuting families.
+        Raises:
+            ValueError: a size below 1, both or neither of seed and generator.
+        """
+        check_integer("batch", batch, low=1)
+        check_integer("length", length, low=1)
+        return self.draw(batch, length, source_of_randomness(seed, generator, device), dtype, **coordinates)  # type: ignore[call-arg]
+
+    def contexts(
+        self,
+        n: int,
+        length: int,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float64,
+        **coordinates: Any,
+    ) -> Sequences:
+        """Fresh contexts of T = 1..length tokens with the token that follows each, to be predicted.
+
+        Args:
+            n: number of contexts; >= 1.
+            length: of the longest, and so predictions of a model; >= 1.
+            seed, generator, device, dtype, coordinates: as for `sample`.
+        """
+        check_integer("length", length, low=1)
+        return self.sample(n, length + 1, seed=seed, generator=generator, device=device, dtype=dtype, **coordinates)
 
     def to_dict(self) -> dict[str, object]:
         """The fields and the kind, ready for JSON."""

@@ -13,7 +13,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
-from ar_interp.processes.base import AutoregressiveProcess, Sequences, cast_to, source_of_randomness
+from ar_interp.processes.base import AutoregressiveProcess, Sequences, cast_to
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class CommutingProcess(AutoregressiveProcess):
     mu: float = field(default=1.0, kw_only=True)
 
     conjugate_pairs: ClassVar[bool]
+    has_eigenbasis: ClassVar[bool] = True
+    real_tokens: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,36 +51,26 @@ class CommutingProcess(AutoregressiveProcess):
     def eigenvectors(self, basis: str | Tensor, device: torch.device) -> Complex[Tensor, "dim dim"]:
         """Columns are the eigenvectors in the coordinates `basis`."""
 
-    def sample(
+    def draw(
         self,
         batch: int,
         length: int,
+        generator: torch.Generator,
+        dtype: torch.dtype,
         *,
-        seed: int | None = None,
-        generator: torch.Generator | None = None,
         basis: str | Tensor = "eigen",
-        device: str | torch.device | None = None,
-        dtype: torch.dtype = torch.float64,
     ) -> Sequences:
-        """Fresh sequences s_1, ..., s_length, each with its own W.
+        """Phases, first tokens and noise in double, then the tokens in the coordinates asked for.
 
         The same seed gives the same sequences in every basis: only their coordinates change.
 
         Args:
-            batch: number of sequences; >= 1.
-            length: tokens in each; >= 1.
-            seed: or `generator`, the source of randomness; one of them.
             basis: `eigen` (complex tokens, W diagonal); for the orthogonal family also `rotation` (real, 2x2
                 rotation blocks) or a real orthonormal P [dim dim] applied to it; for the unitary family also a
                 unitary P [dim dim] applied to the eigenbasis.
-            device: where to sample; the generator's, else the CPU.
-            dtype: precision; float64/complex128 or float32/complex64 (drawn in double, then cast).
         Raises:
-            ValueError: a size below 1, both or neither of seed and generator, a P that is not orthonormal.
+            ValueError: a P that is not orthonormal.
         """
-        check_integer("batch", batch, low=1)
-        check_integer("length", length, low=1)
-        generator = source_of_randomness(seed, generator, device)
         phases = self.draw_phases(batch, generator)
         first = self.draw_first_tokens(batch, generator)
         noise = self.noise * self.draw_noise(batch, length - 1, generator) if self.noise else None
@@ -149,6 +141,9 @@ class CommutingUnitary(CommutingProcess):
     """Diagonal unitary W: `dim` i.i.d. eigenvalues on the circle (Sander et al. 2024, unitary case)."""
 
     kind: ClassVar[str] = "commuting-unitary"
+    meaning: ClassVar[str] = (
+        "W is diagonal in a fixed basis, its eigenvalues independent and uniform on the unit circle"
+    )
     conjugate_pairs: ClassVar[bool] = False
 
     def draw_phases(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch dim"]:
@@ -181,6 +176,9 @@ class CommutingOrthogonal(CommutingProcess):
     """
 
     kind: ClassVar[str] = "commuting-orthogonal"
+    meaning: ClassVar[str] = (
+        "W is a real rotation: its eigenvalues come in conjugate pairs, with independent angles, in a fixed basis"
+    )
     conjugate_pairs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
