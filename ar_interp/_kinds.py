@@ -39,8 +39,8 @@ class Kind:
         if not named:
             inherited = f", {cls.kind!r} is its parent's" if hasattr(cls, "kind") else ""
             raise TypeError(
-                f"{cls.__name__} needs a name of its own{inherited}: write kind = '...' in its body. It is the name that a "
-                "saved file has; a kind is its type, and what is known of the parent is not known of it."
+                f"{cls.__name__} needs a name of its own{inherited}: write kind = '...' in its body, as a saved "
+                "file will have it. A kind is its type: what is known of the parent is not known of it."
             )
         other = cls.registered.get(cls.kind, cls)
         if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):  # a cell may run twice

@@ -16,14 +16,14 @@ from torch import Tensor
 from ar_interp.claims.augmented import STEP_PRODUCT, without_signs
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.models.weights import DiagonalWeights, diagonal_weights
 from ar_interp.probes.blocks import AugmentedBlocks
 from ar_interp.probes.context import RecoveredContext
 from ar_interp.probes.heads import RANK_TOLERANCE, HeadOrthogonality
 from ar_interp.probes.positional import PositionalStructure, positional_structure
-from ar_interp.probes.quadratic import sampled_quadratic
 from ar_interp.probes.swap import SWAP, SwappedContext
-from ar_interp.probes.weights import DiagonalWeights, diagonal_weights
 from ar_interp.processes import CommutingOrthogonal, CommutingProcess, CommutingUnitary, HaarOrthogonal, Process
+from ar_interp.setting.sampled import sampled_quadratic
 from ar_interp.theory import (
     block_scalar_minimum,
     first_token_moments,

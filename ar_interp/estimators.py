@@ -1,4 +1,4 @@
-"""Estimators of W from a context: pairs (x_t, y_t) in, at every T an estimate from the pairs before it, and a prediction.
+"""Estimators of W from a context: pairs (x_t, y_t) in; at every T an estimate from those before it and a prediction.
 
 One signature: an estimator called on `contexts.pairs()` returns the predictions of y_T at every position T, and
 `estimate(pairs)` the matrix that it applies to x_T, [batch pos out dim]. Tokens s_1..s_n [batch pos dim] stand for the
@@ -232,8 +232,8 @@ class DiagonalOLS(Estimator):
         _, past, future = _known(context)
         if past.shape[-1] != future.shape[-1]:
             raise ValueError(
-                f"DiagonalOLS needs x and y of one size, got {past.shape[-1]} and {future.shape[-1]}: a diagonal W maps "
-                "each coordinate to itself. Use OLS."
+                f"DiagonalOLS needs x and y of one size, got {past.shape[-1]} and {future.shape[-1]}: a diagonal W "
+                "maps each coordinate to itself. Use OLS."
             )
         energy = _running_sum(past.abs().square())
         cross = _running_sum(future * past.conj())

@@ -27,13 +27,13 @@ from ar_interp.claims.controls import untrained as untrained_heads
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.diagnoses import Check, Sign
 from ar_interp.models.config import ModelConfig, check_process
+from ar_interp.models.weights import process_of
 from ar_interp.probes.blocks import BLOCKS, AugmentedBlocks, augmented_blocks
 from ar_interp.probes.context import ONE_STEP, UNTRAINED_SEED, RecoveredContext, recover_context
 from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
 from ar_interp.probes.positional import PositionalStructure, positional_structure
 from ar_interp.probes.protocol import check, missing
 from ar_interp.probes.swap import CONTROLS, SWAP, SwappedContext, swap_context
-from ar_interp.probes.weights import process_of
 from ar_interp.processes import CommutingProcess, Process
 from ar_interp.sabotage import BATTERY, BatteryResult, Sabotage, Sensitivity, run_battery, sensitivity
 

@@ -13,7 +13,7 @@ from ar_interp import theory
 from ar_interp.models.encodings import encode
 from ar_interp.probes.ablations import ablate_positions
 from ar_interp.probes.edits import EDITS, available_edits, edit_losses, expected_loss
-from ar_interp.probes.quadratic import PART, SEED, sampled_quadratic
+from ar_interp.setting.sampled import PART, SEED, sampled_quadratic
 
 PAIRS = ari.CommutingOrthogonal(4)
 HAAR = ari.HaarOrthogonal(4)

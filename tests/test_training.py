@@ -12,10 +12,11 @@ from ar_interp import checkpoints, theory
 from ar_interp.models.config import HEAD_A, HEAD_B, POSITIONAL_P, ModelConfig, initial_parameters
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal
+from ar_interp.setting import setting_of
 from ar_interp.training import loop
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.loop import DivergenceError, train
-from ar_interp.training.objectives import population_objective, sampled_objective, theoretical_minimum
+from ar_interp.training.objectives import population_objective, sampled_objective
 
 CONFIG = ModelConfig.diagonal(dim=4, n_heads=3, n_ctx=5)
 PROCESS = CommutingUnitary(4)
@@ -117,7 +118,7 @@ def test_sampled_losses_and_gradients_have_the_population_mean(config, process, 
     parameters = {name: 3 * w[None] for name, w in initial_parameters(config, seed=0).items()}
     if config.heads == "unit":
         parameters = {POSITIONAL_P: torch.full((1, 6, 6), 0.3, dtype=torch.float64)}
-    exact = population_objective(config, process)
+    exact = population_objective(setting_of(config, process))
     sampled = sampled_objective(config, process, batch=500, generators=[torch.Generator().manual_seed(1)])
     draws = 60
     losses, estimates = zip(*(sampled(parameters) for _ in range(draws)), strict=True)
@@ -150,10 +151,10 @@ def test_where_there_is_no_closed_form_the_loss_is_held_out():
 
 
 def test_theoretical_minimum():
-    assert theoretical_minimum(CONFIG, PROCESS) == 1
-    assert theoretical_minimum(CONFIG, CommutingOrthogonal(4)) == 0
-    assert theoretical_minimum(POSITIONAL, CommutingUnitary(1, mu=50.0)) == 0
-    assert theoretical_minimum(CONFIG, CommutingUnitary(4, noise=0.1)) is None
+    assert setting_of(CONFIG, PROCESS).minimum == 1
+    assert setting_of(CONFIG, CommutingOrthogonal(4)).minimum == 0
+    assert setting_of(POSITIONAL, CommutingUnitary(1, mu=50.0)).minimum == 0
+    assert setting_of(CONFIG, CommutingUnitary(4, noise=0.1)).minimum is None
 
 
 # ---- optimizers
@@ -306,9 +307,13 @@ def test_cuda_trains_like_the_cpu(how):
         (CONFIG, HaarOrthogonal(4), "process must be CommutingUnitary or CommutingOrthogonal: diagonal heads need"),
         (CONFIG, CommutingUnitary(5), "process has dim 5 but the model has dim 4; they must agree"),
         (CONFIG, CommutingUnitary(4, noise=0.1), r"no exact population loss here: noise is 0\.1.*'sampled'"),
-        (CONFIG, CommutingUnitary(4, first_token=FirstToken("gaussian")), "first_token is .*gaussian.* holds for ones"),
-        (CONFIG, CommutingUnitary(4, first_token=FirstToken("ones", scale=2.0)), "the closed form holds for ones"),
-        (CONFIG, CommutingUnitary(4, mu=2.0), r"mu is 2\.0, the closed form of trained heads holds for mu = 1"),
+        (CONFIG, CommutingUnitary(4, first_token=FirstToken("gaussian")), "first_token is .*gaussian.* hold for ones"),
+        (
+            CONFIG,
+            CommutingUnitary(4, first_token=FirstToken("ones", scale=2.0)),
+            "closed forms of diagonal heads hold for ones",
+        ),
+        (CONFIG, CommutingUnitary(4, mu=2.0), r"mu is 2\.0, and closed forms of trained heads hold for mu = 1"),
         (POSITIONAL, CommutingUnitary(1, noise=0.1, mu=50.0), "no exact population loss here: noise is"),
     ],
 )
@@ -383,7 +388,7 @@ def test_the_trimmed_loss_leaves_out_the_worst_hundredth(monkeypatch):
     monkeypatch.setattr(loop, "squared_errors", lambda predict, p, tokens, first: errors[None, : tokens.shape[1]])
     monkeypatch.setattr(loop, "EVALUATION_PART", 4096)
     parameters = {name: tensor[None] for name, tensor in initial_parameters(STACK, seed=0).items()}
-    final = loop._final_losses(parameters, STACK, HAAR, TrainConfig(objective="sampled"))
+    final = loop._final_losses(parameters, setting_of(STACK, HAAR), TrainConfig(objective="sampled"))
     assert final["loss"].item() == pytest.approx(errors.mean().item())
     assert final["trimmed"].item() == pytest.approx(torch.arange(1.0, 1 + round(0.99 * 4096)).mean().item())
 
@@ -415,7 +420,7 @@ def test_training_in_vain_warns():
 def test_the_exact_loss_of_block_scalars_is_the_sampled_one(process, assert_mean):
     config = ModelConfig.augmented(dim=4, n_ctx=5, heads="block-scalar", init_scale=0.3)
     parameters = {name: tensor[None] for name, tensor in initial_parameters(config, seed=1).items()}
-    exact, truths = population_objective(config, process)(parameters)
+    exact, truths = population_objective(setting_of(config, process))(parameters)
     sampled = sampled_objective(config, process, batch=400, generators=[torch.Generator().manual_seed(1)])
     losses, estimates = zip(*(sampled(parameters) for _ in range(40)), strict=True)
     assert_mean(torch.stack(losses), exact)
@@ -428,10 +433,10 @@ def test_the_exact_loss_of_block_scalars_is_the_sampled_one(process, assert_mean
     ("config", "process", "reason"),
     [
         (ModelConfig.augmented(dim=3, n_ctx=6), CommutingUnitary(3), "heads are full"),
-        (STACK, CommutingUnitary(3), "one layer, one head and plain linear attention"),
-        (STACK, HAAR, "process is haar-orthogonal"),
+        (STACK, CommutingUnitary(3), "no part of theory speaks of 2 layers"),
+        (STACK, HAAR, "the loss of 2 layers.* on haar-orthogonal has no closed form"),
     ],
 )
 def test_general_models_without_an_exact_loss_say_so(config, process, reason):
     with pytest.raises(ValueError, match=f"no exact population loss here: .*{reason}"):
-        population_objective(config, process)
+        population_objective(setting_of(config, process))

@@ -9,11 +9,11 @@ from torch import Tensor
 from ar_interp.claims.core import Claim, claim
 from ar_interp.claims.general import N_SEQUENCES as N_FRESH
 from ar_interp.claims.general import GeneralMeasured, GeneralSubject
-from ar_interp.claims.references import N_SEQUENCES, best_block_scalars
 from ar_interp.claims.removal import step_removal_claim
 from ar_interp.probes.blocks import split_blocks
 from ar_interp.probes.context import recover_context
 from ar_interp.processes import CommutingProcess
+from ar_interp.setting.sampled import N_SEQUENCES, best_block_scalars
 from ar_interp.theory import (
     block_scalar_minimum,
     haar_one_step_minimum,

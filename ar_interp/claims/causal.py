@@ -8,9 +8,9 @@ import torch
 from ar_interp.claims.core import Claim, claim
 from ar_interp.claims.general import N_SEQUENCES, GeneralMeasured, GeneralSubject
 from ar_interp.claims.head_count import PARITY
-from ar_interp.claims.references import best_equivariant_head
 from ar_interp.probes.swap import RANDOM, SWAP, SwappedContext, swap_context
 from ar_interp.processes import Process
+from ar_interp.setting.sampled import best_equivariant_head
 
 SWAPPING = "activation patching of the in-context map of Sander et al. 2024: prediction = W_source s_T(target)"
 SCALING = "a stationary point: the error is a parabola in the scale of what the last layer writes"

@@ -3,8 +3,8 @@
 from typing import Any
 
 from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.models.weights import diagonal_weights
 from ar_interp.probes.context import UNTRAINED_SEED
-from ar_interp.probes.weights import diagonal_weights
 from ar_interp.processes import CommutingProcess
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from ar_interp.checkpoints import Trained, available, load
 from ar_interp.claims.core import Claim, claim
 from ar_interp.claims.general import N_SEQUENCES, GeneralSubject
-from ar_interp.claims.references import best_equivariant_head
 from ar_interp.recipes import RECIPES
+from ar_interp.setting.sampled import best_equivariant_head
 
 ONE_HEAD = (
     "convexity and invariance: for a first token of rotation-invariant law one head A = B = I is optimal; its weights "

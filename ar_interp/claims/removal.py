@@ -9,13 +9,12 @@ from scipy.stats import norm
 from ar_interp.claims.controls import flipped_previous
 from ar_interp.claims.core import Claim, claim
 from ar_interp.claims.general import GeneralSubject
-from ar_interp.claims.references import best_block_scalars
 from ar_interp.claims.subject import Measured, Subject
 from ar_interp.probes.ablations import ablate_heads, ablate_positions
 from ar_interp.probes.paths import GRADIENT_STEP
-from ar_interp.probes.quadratic import sampled_quadratic
 from ar_interp.probes.scrubbing import COMPLEMENT, LAST_KEY, LAST_TWO_KEYS, WRONG_KEYS, scrub
 from ar_interp.processes import CommutingProcess, Sequences
+from ar_interp.setting.sampled import best_block_scalars, sampled_quadratic
 from ar_interp.theory import (
     SpectralFilter,
     block_scalar_minimum,

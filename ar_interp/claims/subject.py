@@ -8,9 +8,9 @@ import torch
 
 from ar_interp.claims.controls import untrained
 from ar_interp.claims.core import Compared
+from ar_interp.models.weights import diagonal_weights
 from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
 from ar_interp.probes.positional import PositionalStructure, positional_structure
-from ar_interp.probes.weights import diagonal_weights
 from ar_interp.processes import CommutingProcess
 from ar_interp.theory import population_loss
 

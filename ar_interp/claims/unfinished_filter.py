@@ -8,8 +8,8 @@ from ar_interp.checkpoints import Trained
 from ar_interp.claims.controls import untrained
 from ar_interp.claims.core import Claim, claim
 from ar_interp.claims.removal import filter_removal_claim
+from ar_interp.models.weights import diagonal_weights
 from ar_interp.probes.positional import positional_structure
-from ar_interp.probes.weights import diagonal_weights
 from ar_interp.processes import CommutingProcess
 from ar_interp.theory import SpectralFilter, descent_steps, positional_loss, positional_optimum, spectral_filter
 

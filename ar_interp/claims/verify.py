@@ -18,7 +18,7 @@ from ar_interp.claims.removal import diagonal_removal_claims
 from ar_interp.claims.subject import Subject
 from ar_interp.claims.unfinished_filter import positional_claims
 from ar_interp.models.config import ModelConfig, check_process
-from ar_interp.probes.weights import process_of
+from ar_interp.models.weights import process_of
 from ar_interp.processes import CommutingProcess, CommutingUnitary, HaarOrthogonal, Process
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer
 from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.models.weights import DiagonalWeights, diagonal_weights
 from ar_interp.probes.context import contexts_of
 from ar_interp.probes.protocol import check
-from ar_interp.probes.weights import DiagonalWeights, diagonal_weights
 from ar_interp.processes import CommutingProcess, FirstToken, Process, Sequences
 from ar_interp.theory import head_removal_cost, population_loss, position_removal_cost, positional_population_loss
 from ar_interp.theory.ablations import METHODS

@@ -17,9 +17,9 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from ar_interp._checks import check_integer
+from ar_interp.models.weights import DIAGONAL_TOLERANCE, in_double
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS, split_blocks
 from ar_interp.probes.protocol import check
-from ar_interp.probes.weights import DIAGONAL_TOLERANCE, in_double
 
 CIRCUITS = ("QK", "OV")
 COMPOSITIONS = ("Q", "K", "V")

@@ -16,8 +16,8 @@ from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp.models.config import ModelConfig, check_process
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes.ablations import diagonal_theory
-from ar_interp.probes.quadratic import sampled_quadratic
 from ar_interp.processes import CommutingProcess, FirstToken, Process
+from ar_interp.setting.sampled import sampled_quadratic
 from ar_interp.theory import block_scalar_loss
 
 EXACT, ESTIMATED, NONE = "exact", "estimated", "none"

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ar_interp.models.weights import diagonal_weights
 from ar_interp.probes.protocol import check
-from ar_interp.probes.weights import diagonal_weights
 
 RANK_TOLERANCE = 1e-2  # of the largest singular value: far above convergence errors, far below kappa's 1 - k
 

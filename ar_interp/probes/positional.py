@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ar_interp.models.weights import DiagonalWeights, diagonal_weights, process_of
 from ar_interp.probes.heads import RANK_TOLERANCE
 from ar_interp.probes.protocol import check
-from ar_interp.probes.weights import DiagonalWeights, diagonal_weights, process_of
 from ar_interp.processes import CommutingProcess
 from ar_interp.theory import kappa_to_ratio, positional_kernel, ratio_to_kappa
 

@@ -12,9 +12,9 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from torch import Tensor
 
 from ar_interp._checks import check_integer
+from ar_interp.models.weights import require
 from ar_interp.probes.readout_fits import Split, discrete, fit_probe, held_out, interval, penalty_of, scores_of
 from ar_interp.probes.readout_targets import Target, as_columns, cosines, phases, resolve, sines, target_values, varies
-from ar_interp.probes.weights import require
 from ar_interp.processes import Sequences
 
 HOOKS = ("hook_embed", "hook_resid_pre", "hook_resid_post", "attn.hook_attn_scores", "attn.hook_pattern",

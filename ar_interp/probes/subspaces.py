@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from ar_interp.probes.weights import in_double
+from ar_interp.models.weights import in_double
 
 
 def projector(X: Inexact[Tensor, "n p"]) -> Inexact[Tensor, "n n"]:

@@ -16,16 +16,16 @@ from tqdm.auto import tqdm
 from ar_interp.checkpoints import save
 from ar_interp.models.config import ModelConfig, check_process, initial_parameters
 from ar_interp.processes import Process
+from ar_interp.seeds import TRAINING_EVALUATION
+from ar_interp.setting import Setting, setting_of
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.objectives import (
     Objective,
     Parameters,
-    has_population_loss,
     population_objective,
     predictions_of,
     sampled_objective,
     squared_errors,
-    theoretical_minimum,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 N_LOGGED = 200  # points of the recorded history
 EVALUATION_BATCH = 4096
 EVALUATION_PART = 64  # sequences at once, over all members: scores of many heads stay in the cache
-EVALUATION_SEED = 2**40  # apart from every training seed
 TRIM = 0.01  # share of the worst sequences that the trimmed loss leaves out
 
 
@@ -105,10 +104,11 @@ def train(
         raise ValueError(f"first_length must be at most n_ctx = {config.n_ctx}, got {training.first_length}.")
     if config.parity_obstruction:
         warnings.warn(f"training is in vain: {config.parity_obstruction}.", stacklevel=2)
+    setting = setting_of(config, process)
     device = training.resolve_device()
     seeds = range(training.seed, training.seed + training.n_seeds)
     if training.objective == "population":
-        objective = population_objective(config, process)
+        objective = population_objective(setting)
     else:
         generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         sizes = {"batch": training.batch, "first_length": training.first_length}
@@ -116,7 +116,7 @@ def train(
 
     members = [initial_parameters(config, seed=seed) for seed in seeds]
     parameters = {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
-    log = _Log(config, process, training, progress)
+    log = _Log(setting, training, progress)
     log.keep(0, parameters)
     descend = _minimise if training.optimizer == "lbfgs" else _descend
     try:
@@ -126,9 +126,7 @@ def train(
         parameters, steps, diverged = log.last_good, log.last_good_step, stop
     log.close()
 
-    final = {
-        name: losses / log.n_lengths for name, losses in _final_losses(parameters, config, process, training).items()
-    }
+    final = {name: losses / log.n_lengths for name, losses in _final_losses(parameters, setting, training).items()}
     table = pd.DataFrame({"seed": list(seeds)} | {name: losses.tolist() for name, losses in final.items()})
     run = TrainingRun(
         model=_member(parameters, int(final["loss"].argmin()), config, process),
@@ -152,13 +150,13 @@ def train(
 class _Log:
     """History, progress bar and the last good state."""
 
-    def __init__(self, config: ModelConfig, process: Process, training: TrainConfig, progress: bool) -> None:
-        self.n_lengths = config.n_ctx - training.first_length + 1
+    def __init__(self, setting: Setting, training: TrainConfig, progress: bool) -> None:
+        self.n_lengths = setting.config.n_ctx - training.first_length + 1
         self.every = max(1, training.steps // N_LOGGED)
         self.rows: list[dict[str, float]] = []
         self.last_good: Parameters = {}
         self.last_good_step = 0
-        self.minimum = theoretical_minimum(config, process)
+        self.minimum = setting.minimum
         total = training.n_seeds if training.optimizer == "lbfgs" else training.steps
         unit = "seed" if training.optimizer == "lbfgs" else "step"
         self.bar = tqdm(total=total, unit=unit, disable=not progress, leave=False)
@@ -269,15 +267,14 @@ def _flat(objective: Objective, single: Parameters) -> tuple[Callable, Callable]
     return value_and_gradient, scatter
 
 
-def _final_losses(
-    parameters: Parameters, config: ModelConfig, process: Process, training: TrainConfig
-) -> dict[str, Tensor]:
+def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfig) -> dict[str, Tensor]:
     """The population loss where there is one, else the error on one held-out batch that all members share."""
-    if has_population_loss(config, process) is None:
-        return {"loss": population_objective(config, process)(parameters)[0]}
+    if setting.no_exact_loss is None:
+        return {"loss": setting.exact_loss(parameters).detach()}
+    config, process = setting.config, setting.process
     device = next(iter(parameters.values())).device
-    generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
-    sequences = process.sample(EVALUATION_BATCH, config.n_ctx + 1, generator=generator, dtype=config.torch_dtype)
+    generator = torch.Generator(device).manual_seed(TRAINING_EVALUATION)
+    sequences = process.contexts(EVALUATION_BATCH, config.n_ctx, generator=generator, dtype=config.torch_dtype)
     predict = predictions_of(config, device=device)
     shared = sequences.tokens.expand(training.n_seeds, -1, -1, -1)
     parts = shared.split(max(1, EVALUATION_PART // training.n_seeds), dim=1)

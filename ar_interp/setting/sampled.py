@@ -1,7 +1,8 @@
-"""The loss of one augmented block-scalar layer where there is no closed form: a quadratic, estimated from sequences."""
+"""References where there is no closed form: the best of their kind by least squares on sampled sequences, untrained."""
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,13 +10,21 @@ from jaxtyping import Float
 
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.encodings import encode
-from ar_interp.processes import Process
-from ar_interp.theory import BlockScalarQuadratic
+from ar_interp.processes import Contexts, Process
+from ar_interp.theory import BlockScalarMinimum, BlockScalarQuadratic, minimum_of_quadratic
 
 SEED = 2**41  # apart from training and evaluation
 PART = 200  # sequences at a time: their key-value states stay in the cache
 N_PARTS = 100
 N_SEQUENCES = N_PARTS * PART
+
+
+def is_bare_layer(config: Any) -> bool:
+    """One layer with one head of block scalars and nothing else: its loss is quadratic in their products."""
+    if type(config) is not ModelConfig or config.heads != "block-scalar" or (config.n_layers, config.n_heads) != (1, 1):
+        return False
+    dressed = config.layer_norm or config.d_mlp or config.unembed or config.positional != "none"
+    return not dressed and config.attention in ("linear", "linear/keys", "linear/pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +68,57 @@ def sampled_quadratic(
         n_parts: >= 2.
     """
     config = ModelConfig.augmented(dim=process.dim, n_ctx=n_ctx)
-    tokens = process.sample(n_parts * PART, n_ctx + 1, seed=SEED).tokens
+    contexts = process.contexts(n_parts * PART, n_ctx, seed=SEED)
     T = torch.arange(2, n_ctx + 1)[:, None, None, None, None]
     divisors = {"linear": torch.ones_like(T), "linear/keys": T, "linear/pairs": T - 1}[attention]
     h, G, constant = np.zeros((n_parts, 8)), np.zeros((n_parts, 8, 8)), np.zeros(n_parts)
-    for i, part in enumerate(tokens.split(PART)):
-        context = encode(config, part[:, :-1]).unflatten(-1, (3, process.dim))[:, :, 1:]  # [batch pos 2 dim]
+    for i, part in enumerate(contexts.split(PART)):
+        context = encode(config, part.inputs).unflatten(-1, (3, process.dim))[:, :, 1:]  # [batch pos 2 dim]
         states = torch.einsum("btki,btvj->btikvj", context.conj(), context).cumsum(1)
         features = torch.einsum("btqi,btikvj->btqkvj", context, states)[:, 1:] / divisors
         rows = features.permute(2, 3, 4, 0, 1, 5).reshape(8, -1).numpy()
-        target = part[:, 2:].reshape(-1).numpy()
+        target = part.targets[:, 1:].reshape(-1).numpy()
         h[i] = np.real(rows.conj() @ target) / len(part)
         G[i] = np.real(rows.conj() @ rows.T) / len(part)
         constant[i] = np.vdot(target, target).real / len(part)
     for array in (h, G, constant):
         array.flags.writeable = False  # the cache hands the same arrays to all
     return SampledQuadratic(h=h, G=G, constant=constant, n_lengths=n_ctx - 1, n=n_parts * PART)
+
+
+@cache
+def best_block_scalars(process: Process, n_ctx: int, per_key: bool) -> BlockScalarMinimum:
+    """The best scalars a1..a4, b1, b2 of one linear-attention layer on real sequences, T = 2..n_ctx.
+
+    The quadratic of `theory.block_scalar_quadratic`, estimated from sequences.
+
+    Args:
+        per_key: scores divided by T.
+    """
+    quadratic = sampled_quadratic(process, n_ctx, "linear/keys" if per_key else "linear")
+    return minimum_of_quadratic(quadratic.mean, n_lengths=quadratic.n_lengths)
+
+
+@cache
+def best_equivariant_head(process: Process, n_ctx: int) -> float:
+    """Mean loss over T = 2..n_ctx of the best head with A = B = I asked with s_{T-1}: sum_t p_t <s_{T-1}, s_t> s_t.
+
+    The weights p are free at each T; fitted on one half of the sequences, the loss is that of the other.
+    """
+    fit, test = process.contexts(N_SEQUENCES, n_ctx, seed=SEED).split(N_SEQUENCES // 2)
+    losses = []
+    for T in range(2, n_ctx + 1):
+        gram, cross, _ = _head_moments(fit, T)
+        p = np.linalg.lstsq(gram, cross, rcond=1e-10)[0]
+        gram, cross, energy = _head_moments(test, T)
+        losses.append(energy - 2 * p @ cross + p @ gram @ p)
+    return float(np.mean(losses))
+
+
+def _head_moments(contexts: Contexts, T: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Gram matrix of the features <s_{T-1}, s_t> s_t, their products with the target, and the target's energy."""
+    context, target = contexts.inputs[:, :T], contexts.targets[:, T - 1]
+    features = (torch.einsum("bi,bti->bt", context[:, T - 2], context)[..., None] * context).transpose(0, 1)
+    rows, wanted = features.flatten(1).numpy(), target.flatten().numpy()
+    n = len(contexts)
+    return rows @ rows.T / n, rows @ wanted / n, float(wanted @ wanted / n)

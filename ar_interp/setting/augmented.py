@@ -1,0 +1,239 @@
+"""Theory of linear attention on augmented tokens: the gradient step, laws of the first token, Haar W and depth."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from ar_interp.models.config import ModelConfig
+from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal
+from ar_interp.setting.base import EXACT, ExpectedLoss, Hypothesis, Parameters, Setting
+from ar_interp.setting.sampled import N_SEQUENCES, best_block_scalars, sampled_quadratic
+from ar_interp.theory import (
+    BlockScalarMinimum,
+    BlockScalarQuadratic,
+    TokenMoments,
+    block_scalar_loss,
+    block_scalar_minimum,
+    block_scalar_quadratic,
+    first_token_moments,
+    initial_token_product,
+)
+
+GRADIENT_STEP = ("s_t", "s_{t-1}", "s_t")  # s_T asks s_{t-1} and is answered s_t: a2 b1
+STEP_PRODUCT = (1, 0)  # its place among the products (a1, a2, a3, a4) x (b1, b2)
+UNIT_COORDINATES = (FirstToken("ones"), FirstToken("signs"))  # of modulus 1 in the eigenbasis
+UNIT_NORM = (FirstToken("unit-ones"), FirstToken("sphere"))
+
+
+class _OneLayer(Setting):
+    """What one layer's parts share."""
+
+    @property
+    def hypothesis(self) -> Hypothesis | None:
+        return (GRADIENT_STEP,)
+
+    def recovered_by_step(self) -> float:
+        """Share of the loss that the best layer recovers with all paths but the gradient step from another sequence.
+
+        With g the products, k those of the step and r the rest: g_k . (h + G g_r) / h . g, since W and -W are alike.
+        """
+        best, quadratic = self.best, self.quadratic
+        g = np.outer(best.a, best.b)
+        step = np.zeros_like(g)
+        step[STEP_PRODUCT] = g[STEP_PRODUCT]
+        g, step = g.ravel(), step.ravel()
+        return float(step @ (quadratic.h + quadratic.G @ (g - step)) / (quadratic.h @ g))
+
+    @property
+    def best(self) -> BlockScalarMinimum:
+        """The best block scalars."""
+        raise NotImplementedError
+
+    @property
+    def quadratic(self) -> BlockScalarQuadratic:
+        """The loss as a quadratic in the products of block scalars."""
+        raise NotImplementedError
+
+    @property
+    def sentences(self) -> Mapping[str, str]:
+        return {"context": "In theory one linear layer takes one gradient step: an error remains at every T"}
+
+
+class GradientStep(_OneLayer):
+    """One layer on a commuting process whose first tokens have coordinates of modulus 1 (Sander et al. 2024)."""
+
+    kind = "gradient step"
+
+    @classmethod
+    def speaks_of(cls, config: Any, process: Any) -> bool:
+        return (
+            _is_one_layer(config, "linear")
+            and config.heads in ("full", "block-scalar")
+            and _is_uniform(process)
+            and process.initial in UNIT_COORDINATES
+        )
+
+    @property
+    def pairs(self) -> bool:
+        """Eigenvalues come in conjugate pairs, which open a second path a3."""
+        return type(self.process).conjugate_pairs
+
+    @property
+    def minimum(self) -> float | None:
+        return self.best.loss if self.config.heads == "block-scalar" else None
+
+    @property
+    def best(self) -> BlockScalarMinimum:
+        return block_scalar_minimum(**self._sizes)
+
+    @property
+    def quadratic(self) -> BlockScalarQuadratic:
+        return block_scalar_quadratic(**self._sizes)
+
+    @property
+    def best_products(self) -> Float[np.ndarray, "4 2"]:
+        return np.outer(self.best.a, self.best.b)
+
+    @property
+    def no_exact_loss(self) -> str | None:
+        if self.config.heads == "block-scalar":
+            return None
+        return "heads are full, and closed forms hold for diagonal and block-scalar ones"
+
+    def exact_loss(self, parameters: Parameters) -> Float[Tensor, "ensemble"]:
+        if self.no_exact_loss:
+            return super().exact_loss(parameters)
+        QK, OV = (parameters[f"blocks.0.attn.{name}_blocks"][:, 0] for name in ("QK", "OV"))
+        return block_scalar_loss(QK[:, 1:, 1:].flatten(1), OV[:, 1:, 0], **self._sizes)
+
+    def expected_loss(self, model: Any) -> ExpectedLoss:
+        if self.no_exact_loss:
+            return super().expected_loss(model)
+        scalars = np.array(model.block_scalars)
+        total = block_scalar_loss(scalars[:4], scalars[4:], **self._sizes).item()
+        return ExpectedLoss(total / (self.config.n_ctx - 1), 0.0, EXACT)
+
+    @property
+    def _sizes(self) -> dict[str, Any]:
+        return {"dim": self.config.dim, "max_length": self.config.n_ctx, "conjugate_pairs": self.pairs}
+
+
+class FirstTokenLaw(_OneLayer):
+    """One layer divided by the number of pairs, on diagonal unitary W: the law of s_1 sets the step (Zheng et al.)."""
+
+    kind = "first token"
+
+    @classmethod
+    def speaks_of(cls, config: Any, process: Any) -> bool:
+        return (
+            _is_one_layer(config, "linear/pairs")
+            and config.heads == "block-scalar"
+            and type(process) is CommutingUnitary
+            and _is_uniform(process)
+        )
+
+    @property
+    def moments(self) -> TokenMoments:
+        """Moments of the first token."""
+        return moments_of(self.process.initial, self.config.dim)
+
+    @property
+    def product(self) -> float:
+        """a2 b1 of the best layer."""
+        return initial_token_product(self.moments, max_length=self.config.n_ctx + 1)
+
+    @property
+    def best_products(self) -> Float[np.ndarray, "4 2"]:
+        products = np.zeros((4, 2))
+        products[STEP_PRODUCT] = self.product
+        return products
+
+    def recovered_by_step(self) -> float:
+        return 1.0  # only the step has the phases of the target, whatever the first token
+
+    def expected_loss(self, model: Any) -> ExpectedLoss:
+        """Exact where the coordinates of s_1 have modulus 1: at each T the layer has the block scalars a / (T - 1)."""
+        if self.process.initial not in UNIT_COORDINATES:
+            return super().expected_loss(model)
+        scalars = np.array(model.block_scalars)
+
+        def total(a: np.ndarray, max_length: int) -> float:
+            if max_length < 2:
+                return 0.0
+            sizes = {"dim": self.config.dim, "max_length": max_length, "conjugate_pairs": False}
+            return block_scalar_loss(a, scalars[4:], **sizes).item()
+
+        each = [(T, scalars[:4] / (T - 1)) for T in range(2, self.config.n_ctx + 1)]
+        return ExpectedLoss(float(np.mean([total(a, T) - total(a, T - 1) for T, a in each])), 0.0, EXACT)
+
+
+class HaarStack(_OneLayer):
+    """Residual stacks of block scalars on Haar W with first tokens of norm 1, raw or divided by the number of keys."""
+
+    kind = "Haar stack"
+
+    @classmethod
+    def speaks_of(cls, config: Any, process: Any) -> bool:
+        return (
+            _is_bare_augmented(config)
+            and config.heads == "block-scalar"
+            and config.residual
+            and config.attention in ("linear", "linear/keys")
+            and is_unit_haar(process)
+        )
+
+    @property
+    def per_key(self) -> bool:
+        """Scores are divided by the number of keys."""
+        return self.config.attention == "linear/keys"
+
+    @property
+    def hypothesis(self) -> Hypothesis | None:
+        return super().hypothesis if self.config.n_layers == 1 else None
+
+    @property
+    def best(self) -> BlockScalarMinimum:
+        """Of one layer, by least squares on `N_SEQUENCES` sequences."""
+        return best_block_scalars(self.process, self.config.n_ctx, self.per_key)
+
+    @property
+    def n_reference(self) -> int:
+        """Sequences that `best` rests on."""
+        return N_SEQUENCES
+
+    @property
+    def quadratic(self) -> BlockScalarQuadratic:
+        return sampled_quadratic(self.process, self.config.n_ctx, self.config.attention).mean
+
+    @property
+    def sentences(self) -> Mapping[str, str]:
+        return super().sentences if self.config.n_layers == 1 else {}
+
+
+def moments_of(first: FirstToken, dim: int) -> TokenMoments:
+    """`theory.first_token_moments` of a law."""
+    return first_token_moments(first.law, dim=dim, scale=first.scale, n_nonzero=first.n_nonzero)
+
+
+def is_unit_haar(process: Any) -> bool:
+    """Haar W without noise, first tokens of norm 1; a subclass is another process."""
+    return type(process) is HaarOrthogonal and not process.noise and process.initial in UNIT_NORM
+
+
+def _is_uniform(process: Any) -> bool:
+    """A commuting family without noise, its phases uniform on the circle."""
+    return type(process) in (CommutingUnitary, CommutingOrthogonal) and (process.noise, process.mu) == (0, 1)
+
+
+def _is_bare_augmented(config: Any) -> bool:
+    if type(config) is not ModelConfig or config.encoding != "augmented" or config.n_heads != 1:
+        return False
+    dressed = config.biases or config.layer_norm or config.d_mlp or config.unembed or config.scale_scores
+    return not dressed and config.positional == "none"
+
+
+def _is_one_layer(config: Any, attention: str) -> bool:
+    return _is_bare_augmented(config) and (config.n_layers, config.attention) == (1, attention)

@@ -1,0 +1,183 @@
+"""`Setting`: what theory says of one model config on one process, in plain values; `setting_of` finds the one."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from ar_interp._kinds import Kind, load_plugins
+from ar_interp.models.config import ModelConfig
+from ar_interp.processes import FirstToken, Process
+from ar_interp.setting.sampled import is_bare_layer, sampled_quadratic
+from ar_interp.theory import minimum_of_quadratic
+
+EXACT, ESTIMATED, NONE = "exact", "estimated", "none"
+N_PARTS = 25  # batches of 200 sequences that an expectation is estimated from
+
+Parameters = Mapping[str, Tensor]  # of an ensemble by name, [ensemble ...]
+Hypothesis = tuple[int, ...] | tuple[tuple[str, str, str], ...]
+
+SENTENCES = {
+    "context": "The estimate of W and the prediction, beside what statistics makes of the same context",
+    "estimate": "The nearer the estimate Ŵ is to W, the more alike the panels look",
+    "circle": "The diagonal of Ŵ beside the eigenvalues of W",
+    "prediction": "The better the model knows W, the nearer its dots lie to the circles",
+    "heads": "Keys A and values B of the heads, and their products C = BᵀA and ABᵀ",
+    "spectrum": "Singular values of C = BᵀA",
+    "statistics": "Distances of the heads from orthogonality, beside untrained heads",
+    "positional": "The weight of each key at every context length T",
+    "ratio": "p<sub>T−1</sub>/p<sub>T</sub> at every T",
+    "residual": "The largest error of the prediction at each angle",
+}
+
+
+class ExpectedLoss(NamedTuple):
+    """The expectation of a model's loss.
+
+    Attributes:
+        loss: mean over T = 2..n_ctx; nan where it is not known.
+        standard_error: 0 where the loss is exact.
+        source: `exact` (a closed form), `estimated` (from other sequences) or `none`.
+    """
+
+    loss: float
+    standard_error: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Setting(Kind, ABC, root=True):
+    """A part of theory, applied to one model config and one process.
+
+    A part of theory of your own is a subclass with a `kind`, `speaks_of`, and whichever answers it has; every answer
+    that is left out says that theory does not know. No two parts may speak of the same (config, process).
+
+    Attributes:
+        config, process: what it speaks of.
+        minimum: smallest loss per context length, or None.
+        hypothesis: what a layer needs for the prediction, offsets of keys (0 is the newest) or paths (blocks of query,
+            key and value); None where theory does not say.
+        why_not: why theory is silent; empty where it speaks.
+    """
+
+    config: Any
+    process: Any
+
+    why_not: ClassVar[str] = ""
+
+    @classmethod
+    @abstractmethod
+    def speaks_of(cls, config: Any, process: Any) -> bool:
+        """Whether this part of theory holds for the pair."""
+
+    @property
+    def minimum(self) -> float | None:
+        return None
+
+    @property
+    def hypothesis(self) -> Hypothesis | None:
+        return None
+
+    @property
+    def no_exact_loss(self) -> str | None:
+        """Why the loss has no closed form; None where `exact_loss` has one."""
+        return self.why_not or f"the loss of {self.config.summary} on {self.process.kind} has no closed form"
+
+    def exact_loss(self, parameters: Parameters) -> Float[Tensor, "ensemble"]:
+        """The expected loss of every member, summed over coordinates and T = 2..n_ctx, differentiable.
+
+        Raises:
+            ValueError: it has no closed form.
+        """
+        raise ValueError(f"no exact population loss here: {self.no_exact_loss}. Use TrainConfig(objective='sampled').")
+
+    def expected_loss(self, model: Any) -> ExpectedLoss:
+        """The expectation of the loss of a model's weights.
+
+        One bare layer of block scalars has a loss that is quadratic in their products on any process: where there is no
+        closed form it is estimated from 5000 sequences.
+        """
+        if not is_bare_layer(self.config):
+            return ExpectedLoss(float("nan"), float("nan"), NONE)
+        scalars = np.array(model.block_scalars)
+        quadratic = sampled_quadratic(self.process, self.config.n_ctx, self.config.attention, N_PARTS)
+        return ExpectedLoss(*quadratic.loss(scalars[:4], scalars[4:]), ESTIMATED)
+
+    def head_removal_costs(self, model: Any, *, length: int, method: str) -> Float[Tensor, "head"] | None:
+        """What the loss over T = 2..length grows by without each head, see `theory.head_removal_cost`; or None."""
+        return None
+
+    def position_removal_costs(self, model: Any, *, length: int, method: str) -> Float[Tensor, "offset"] | None:
+        """The same without the key s_{T-k}, for each offset k; or None."""
+        return None
+
+    @property
+    def best_products(self) -> Float[np.ndarray, "4 2"] | None:
+        """(a1, a2, a3, a4) times (b1, b2) of the best layer of block scalars, or None.
+
+        Where one bare layer has no closed form they are those of the estimated quadratic, see `expected_loss`.
+        """
+        if not is_bare_layer(self.config):
+            return None
+        quadratic = sampled_quadratic(self.process, self.config.n_ctx, self.config.attention, N_PARTS)
+        best = minimum_of_quadratic(quadratic.mean, n_lengths=quadratic.n_lengths)
+        return np.outer(best.a, best.b)
+
+    def sentence(self, what: str) -> str:
+        """What one should see in a figure: theory's words where it speaks of that, else what is drawn.
+
+        Args:
+            what: one of `SENTENCES`.
+        """
+        return self.sentences.get(what, SENTENCES[what])
+
+    @property
+    def sentences(self) -> Mapping[str, str]:
+        """Theory's words, those of them that it has, by what they speak of."""
+        return {}
+
+
+class Silent(Setting):
+    """Theory says nothing of this (config, process); `why_not` says why."""
+
+    kind = "silent"
+
+    @classmethod
+    def speaks_of(cls, config: Any, process: Any) -> bool:
+        return False
+
+    @property
+    def why_not(self) -> str:  # type: ignore[override]
+        config, process = self.config, self.process
+        if not isinstance(config, ModelConfig):
+            return f"no part of theory knows models of kind {getattr(config, 'kind', type(config).__name__)!r}"
+        if process is None:
+            return "the process is not known; pass process=..., e.g. HaarOrthogonal(5)"
+        if getattr(process, "noise", 0):
+            return f"noise is {process.noise:g}, and closed forms hold without noise"
+        if config.heads in ("diagonal", "unit") and process.initial != FirstToken():
+            return f"first_token is {process.initial}, and closed forms of diagonal heads hold for ones"
+        if getattr(process, "mu", 1) != 1:
+            return f"mu is {process.mu}, and closed forms of trained heads hold for mu = 1"
+        return f"no part of theory speaks of {config.summary} on {process}"
+
+
+def setting_of(config: Any, process: Process | None) -> Setting:
+    """The part of theory that speaks of a model on a process, or a silent one that says why there is none.
+
+    Args:
+        config: of the model, ours or one of a registered kind.
+        process: what the model is about; None where it is not known.
+    Raises:
+        ValueError: two parts of theory speak of it.
+    """
+    load_plugins()
+    speaking = [] if process is None else [s for s in Setting.registered.values() if s.speaks_of(config, process)]
+    if len(speaking) > 1:
+        names = " and ".join(f"{part.__module__}.{part.__qualname__}" for part in speaking)
+        raise ValueError(f"two parts of theory speak of {config.summary} on {process}: {names}. Narrow one speaks_of.")
+    return (speaking[0] if speaking else Silent)(config, process)

@@ -1,0 +1,51 @@
+"""Theory of full heads on plain tokens, and what the paper reports of its two general models."""
+
+from typing import Any
+
+from ar_interp.models.config import ModelConfig
+from ar_interp.processes import HaarOrthogonal
+from ar_interp.setting.augmented import is_unit_haar
+from ar_interp.setting.base import Setting
+from ar_interp.setting.sampled import best_equivariant_head
+
+
+class PlainHeads(Setting):
+    """One bias-free linear layer of full heads with a multiplicative encoding, on Haar W of norm 1."""
+
+    kind = "plain heads"
+
+    @classmethod
+    def speaks_of(cls, config: Any, process: Any) -> bool:
+        if type(config) is not ModelConfig or not is_unit_haar(process):
+            return False
+        sizes = {"dim": config.dim, "n_ctx": config.n_ctx, "n_heads": config.n_heads}
+        free = {"init_scale": config.init_scale, "dtype": config.dtype}
+        return config == ModelConfig.full(**sizes, **free, query_lag=config.query_lag)
+
+    @property
+    def one_head(self) -> float:
+        """Loss of the best single head with A = B = I that asks with s_{T-1}, by least squares on sequences."""
+        return best_equivariant_head(self.process, self.config.n_ctx)
+
+    @property
+    def invariant(self) -> bool:
+        """The law of s_1 does not change under rotations: one head is then as good as any number."""
+        return self.process.initial.law == "sphere"
+
+
+class PaperFigure(Setting):
+    """The paper's two general models at its own size, of which it reports the error (figures 5 and 7)."""
+
+    kind = "paper figure"
+
+    @classmethod
+    def speaks_of(cls, config: Any, process: Any) -> bool:
+        if type(config) is not ModelConfig or process != HaarOrthogonal(5) or type(process) is not HaarOrthogonal:
+            return False
+        augmented = ModelConfig.paper_figure5(n_layers=config.n_layers, dtype=config.dtype)
+        return config == augmented or config == ModelConfig.paper_figure7(n_heads=config.n_heads, dtype=config.dtype)
+
+    @property
+    def figure(self) -> int:
+        """Of the paper, 5 or 7."""
+        return 5 if self.config.encoding == "augmented" else 7
