@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from test_foreign import Foreign
-from test_heads import N_CTX, D, orthogonal_model, unitary_model
+from cases import HAAR, N_CTX, D
 from torch import nn
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
+from zoo import ForeignDiagonal, orthogonal_model, unitary_model
 
 import ar_interp as ari
 from ar_interp.probes import ablations
@@ -15,7 +15,6 @@ from ar_interp.probes.ablations import ablate_heads, ablate_positions
 from ar_interp.theory import factor_heads, kappa_family
 from ar_interp.theory.ablations import METHODS
 
-HAAR = ari.HaarOrthogonal(4)
 LENGTH = 6
 
 
@@ -30,10 +29,10 @@ def random(process, n_heads: int = 4) -> ari.HookedARTransformer:
     return ari.HookedARTransformer(config, process=process, seed=4)
 
 
-def foreign() -> Foreign:
+def foreign() -> ForeignDiagonal:
     torch.manual_seed(0)
     solution = kappa_family(dim=D, kappa=1.0, n_ctx=N_CTX, scale=1.4)
-    return Foreign(*factor_heads(solution.C, n_heads=3, seed=1), solution.P)
+    return ForeignDiagonal(*factor_heads(solution.C, n_heads=3, seed=1), solution.P)
 
 
 class SeparateHeads(HookedRootModule):
@@ -81,7 +80,9 @@ MODELS = {
 
 
 def sequences_for(model, n: int) -> ari.Sequences:
-    process = getattr(model, "process", None) or (ari.CommutingOrthogonal(D) if isinstance(model, Foreign) else HAAR)
+    process = getattr(model, "process", None) or (
+        ari.CommutingOrthogonal(D) if isinstance(model, ForeignDiagonal) else HAAR
+    )
     length = LENGTH if isinstance(process, ari.HaarOrthogonal) else N_CTX
     return process.sample(n, length + 1, seed=5)
 

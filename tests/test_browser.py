@@ -1,6 +1,5 @@
 """The explorer in a real browser: no page shows an exception or an error."""
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,21 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cases import CHROMIUM, CHROMIUM_FLAGS
 
 pytest.importorskip("streamlit", reason="the explorer needs the extra 'app'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 FAULTS = '[data-testid="stException"], [data-testid="stAlertContentError"], [role="dialog"]'
 TITLES = ("In-context W", "Algorithm", "Heads", "Positional encoding", "Circuits", "Interventions", "Overview")
 SECONDS = 1000  # playwright counts in milliseconds

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases import D
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_heads import D, Foreign, orthogonal_model, unitary_model
+from zoo import ForeignWeights, claim, orthogonal_model, unitary_model
 
 import ar_interp as ari
-from ar_interp.claims.core import Claim, Claims, Control
+from ar_interp.claims.core import Claims, Control
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.models.transformer import HookedARTransformer
 
@@ -18,23 +19,6 @@ from ar_interp.models.transformer import HookedARTransformer
 def verdicts(claims: Claims, *words: str) -> list[str]:
     """Of the claims whose statement holds all the words."""
     return [claim.verdict for claim in claims if all(word in claim.statement for word in words)]
-
-
-def made(**changes) -> Claim:
-    values = {
-        "name": "heads/a",
-        "evidence": "weights",
-        "statement": "a",
-        "source": "b",
-        "predicted": 1.0,
-        "measured": 1.05,
-        "uncertainty": 0.0,
-        "n": 1,
-        "tolerance": 0.1,
-        "reason": "r",
-        "control": Control(description="c", measured=2.0),
-    }
-    return Claim(**{**values, **changes})
 
 
 @pytest.mark.parametrize(
@@ -50,18 +34,18 @@ def made(**changes) -> Claim:
     ],
 )
 def test_the_verdict(changes, verdict):
-    assert made(**changes).verdict == verdict
+    assert claim(**changes).verdict == verdict
 
 
 def test_a_claim_is_found_by_its_name():
-    claims = Claims("x", (made(), made(name="positions/b")))
+    claims = Claims("x", (claim(), claim(name="positions/b")))
     assert claims["positions/b"].structure == "positions"
     with pytest.raises(KeyError, match=r"no claim 'positions/c' is made of x; made are heads/a, positions/b\."):
         claims["positions/c"]
 
 
 def test_json_and_frame(tmp_path):
-    claims = Claims("x", (made(), made(measured=float("inf"))))
+    claims = Claims("x", (claim(), claim(measured=float("inf"))))
     rows = json.loads(claims.to_json(tmp_path / "claims.json"))
     assert json.loads((tmp_path / "claims.json").read_text()) == rows
     wanted = {"statement", "source", "predicted", "measured", "uncertainty", "n", "tolerance", "control", "verdict"}
@@ -228,7 +212,7 @@ def test_positional_only_runs_follow_the_filter():
 @pytest.mark.parametrize(
     ("subject", "process", "message"),
     [
-        (lambda: Foreign(unitary_model(4)), None, "process is needed"),
+        (lambda: ForeignWeights(unitary_model(4)), None, "process is needed"),
         (lambda: unitary_model(4), ari.CommutingUnitary(D, noise=0.1), "must be noiseless with first token 'ones'"),
         (
             lambda: HookedARTransformer(ari.ModelConfig.positional_only(n_ctx=5)),

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from test_claims_general import DIM, N_CTX, layer, optimal
-from test_heads import D, unitary_model
+from cases import D
+from zoo import optimal, scalar_layer, unitary_model
 
 import ar_interp as ari
 from ar_interp.claims.causal import _best_scale
 from ar_interp.claims.general import GeneralMeasured
 
+DIM, N_CTX = 4, 10
 UNITARY = ari.CommutingUnitary(DIM)
 
 
@@ -80,5 +81,5 @@ def test_an_augmented_layer_uses_its_state():
 
 def test_a_state_without_a_query_fails():
     """a4 alone: keys and values say something, but s_T never asks for it."""
-    claims = ari.verify(layer([0, 0, 0, 0.2], process=UNITARY))
+    claims = ari.verify(scalar_layer([0, 0, 0, 0.2], process=UNITARY))
     assert claims["estimate/swap"].verdict == "fails"

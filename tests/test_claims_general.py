@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
+from zoo import optimal, scalar_layer
 
 import ar_interp as ari
 from ar_interp.claims import references
@@ -24,21 +25,6 @@ HAAR = ari.HaarOrthogonal(5)
 
 def verdicts(claims, *words):
     return [claim.verdict for claim in claims if all(word in claim.statement for word in words)]
-
-
-def layer(a, b=(1.0, 0.0), *, process, attention="linear", gauge=1.0, n_ctx=N_CTX):
-    """One block-scalar layer with these scalars; only products matter."""
-    config = ModelConfig.augmented(dim=process.dim, n_ctx=n_ctx, heads="block-scalar", attention=attention)
-    model = ari.HookedARTransformer(config, process=process).requires_grad_(False)
-    attn = model.blocks[0].attn
-    attn.QK_blocks[0, 1:, 1:] = gauge * torch.as_tensor(a, dtype=torch.float64).reshape(2, 2)
-    attn.OV_blocks[0, 1:, 0] = torch.as_tensor(b, dtype=torch.float64) / gauge
-    return model
-
-
-def optimal(process, gauge=1.0):
-    best = block_scalar_minimum(dim=DIM, max_length=N_CTX, conjugate_pairs=process.conjugate_pairs)
-    return layer(best.a, best.b, process=process, gauge=gauge)
 
 
 @dataclass
@@ -86,14 +72,14 @@ def test_sabotage_of_the_step_fails(name):
     process = ari.CommutingOrthogonal(DIM)
     best = block_scalar_minimum(dim=DIM, max_length=N_CTX, conjugate_pairs=True)
     sabotage, rows = SABOTAGE[name]
-    claims = ari.verify(exact_run(layer(sabotage(best.a), best.b, process=process)))
+    claims = ari.verify(exact_run(scalar_layer(sabotage(best.a), best.b, process=process)))
     for row in rows:
         assert verdicts(claims, row) == ["fails"], row
 
 
 def test_the_pure_gradient_step_is_not_the_optimum_of_conjugate_pairs():
     eta = optimal_step_size(dim=DIM, max_length=N_CTX)
-    claims = ari.verify(exact_run(layer([0, eta, 0, 0], process=ari.CommutingOrthogonal(DIM))))
+    claims = ari.verify(exact_run(scalar_layer([0, eta, 0, 0], process=ari.CommutingOrthogonal(DIM))))
     assert verdicts(claims, "second path") == verdicts(claims, "share of the gain") == ["fails"]
 
 
@@ -120,7 +106,7 @@ def full(model, noise, seed=0):
 def test_full_matrices_are_read_in_every_basis_of_the_head():
     process = ari.CommutingUnitary(DIM, first_token="signs")
     eta = optimal_step_size(dim=DIM, max_length=N_CTX)
-    exact = layer([0, eta, 0, 0], process=process)
+    exact = scalar_layer([0, eta, 0, 0], process=process)
     claims = ari.verify(full(exact, 0.0))
     assert [claim.verdict for claim in claims] == ["holds"] * len(claims)
     noisy = ari.verify(full(exact, 0.2))
@@ -131,7 +117,7 @@ def test_full_matrices_are_read_in_every_basis_of_the_head():
 def test_full_matrices_are_read_up_to_signs_of_query_and_prediction_together():
     process = ari.CommutingUnitary(DIM, first_token="signs")
     eta = optimal_step_size(dim=DIM, max_length=N_CTX)
-    exact = full(layer([0, eta, 0, 0], process=process), 0.0)
+    exact = full(scalar_layer([0, eta, 0, 0], process=process), 0.0)
     signs = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
     turned = without_signs(exact, signs)
     assert not torch.allclose(turned.QK.AB, exact.QK.AB)
@@ -144,7 +130,7 @@ def test_full_matrices_are_read_up_to_signs_of_query_and_prediction_together():
 
 
 def test_block_view_recovers_what_was_put_in():
-    blocks = augmented_blocks(layer([0.1, 0.2, -0.3, 0.4], (2.0, -1.0), process=ari.CommutingUnitary(3)))
+    blocks = augmented_blocks(scalar_layer([0.1, 0.2, -0.3, 0.4], (2.0, -1.0), process=ari.CommutingUnitary(3)))
     expected = torch.outer(torch.tensor([0.1, 0.2, -0.3, 0.4], dtype=torch.float64), torch.tensor([2.0, -1.0]).double())
     assert_close(blocks.products, expected)
     assert blocks.step_size == pytest.approx(0.4)
@@ -169,9 +155,9 @@ def test_first_token_law_holds_at_the_formula_and_fails_beside_it(law):
     process = ari.CommutingUnitary(DIM, first_token=law)
     moments = first_token_moments(law.law, dim=DIM, n_nonzero=law.n_nonzero)
     product = initial_token_product(moments, max_length=N_CTX + 1)
-    claims = ari.verify(layer([0, product, 0, 0], process=process, attention="linear/pairs"))
+    claims = ari.verify(scalar_layer([0, product, 0, 0], process=process, attention="linear/pairs"))
     assert [claim.verdict for claim in claims] == ["holds"] * len(claims)
-    claims = ari.verify(layer([0.1 * product, 1.1 * product, 0, 0], process=process, attention="linear/pairs"))
+    claims = ari.verify(scalar_layer([0.1 * product, 1.1 * product, 0, 0], process=process, attention="linear/pairs"))
     assert [claim.verdict for claim in claims][:2] == ["fails", "fails"]
 
 

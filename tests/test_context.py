@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from test_heads import N_CTX, D, orthogonal_model, unitary_model
+from cases import HAAR, N_CTX, D
+from zoo import augmented, one_gradient_step, orthogonal_model, unitary_model
 
 import ar_interp as ari
 from ar_interp.probes.context import SCORES, read_phases
 from ar_interp.probes.jacobian import exact_circuit, query_jacobian, value_jacobian
 
-HAAR = ari.HaarOrthogonal(4)
 STACKS = {
     "full": {"n_heads": 2, "n_layers": 3},
     "block-scalar": {"heads": "block-scalar", "n_layers": 3, "attention": "linear/keys"},
@@ -19,19 +19,6 @@ STACKS = {
     "no stream": {"n_layers": 2, "residual": False, "init_scale": 0.5, "d_head": 5, "positional": "multiplicative"},
     "single precision": {"n_layers": 2, "dtype": "float32"},
 }  # fmt: skip
-
-
-def augmented(process=HAAR, seed: int = 1, **options) -> ari.HookedARTransformer:
-    config = ari.ModelConfig.augmented(**{"dim": 4, "n_ctx": 9, "init_scale": 0.2, **options})
-    return ari.HookedARTransformer(config, process=process, seed=seed)
-
-
-def one_gradient_step(eta: float, process=HAAR) -> ari.HookedARTransformer:
-    model = augmented(process, heads="block-scalar", init_scale=0)
-    with torch.no_grad():
-        model.get_parameter("blocks.0.attn.QK_blocks")[0, 1, 2] = eta
-        model.get_parameter("blocks.0.attn.OV_blocks")[0, 1, 0] = 1
-    return model
 
 
 @pytest.fixture(scope="module")

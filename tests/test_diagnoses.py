@@ -1,11 +1,23 @@
 """The likely cause of a failed assertion: every fault that a model is given must be the one that is named."""
 
-from functools import cache, partial
+from functools import partial
 
 import pytest
 import torch
-from test_context import augmented, one_gradient_step
-from test_heads import N_CTX, D, model_of, orthogonal_model, projector, unitary_model
+from cases import N_CTX, D
+from zoo import (
+    ETA,
+    augmented,
+    best_step,
+    copying,
+    edited,
+    model_of,
+    orthogonal_model,
+    projector,
+    step,
+    unitary_model,
+    with_row,
+)
 
 import ar_interp as ari
 from ar_interp import diagnoses, theory
@@ -20,51 +32,15 @@ from ar_interp.testing import (
 )
 
 UNITARY, PAIRS = ari.CommutingUnitary(D), ari.CommutingOrthogonal(D)
-ETA = theory.optimal_step_size(dim=4, max_length=9)
-QK, OV = "blocks.0.attn.QK_blocks", "blocks.0.attn.OV_blocks"
 
 
 def noise(like: torch.Tensor) -> torch.Tensor:
     return torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=like.dtype)
 
 
-def edited(model, edit):
-    """The diagonal model with `edit` made of its A, B and P."""
-    weights = [x.detach().clone() for x in (model.A, model.B, model.P)]
-    return ari.HookedARTransformer.from_diagonal(*edit(*weights), process=model.process)
-
-
-def with_row(X: torch.Tensor, row: int, value) -> torch.Tensor:
-    X[row] = value
-    return X
-
-
 def previous(P: torch.Tensor) -> torch.Tensor:
     """p_{T-1} of every row, in its place."""
     return P.diagonal().diag()
-
-
-def step(eta: float = ETA, process=None, **others: float) -> ari.HookedARTransformer:
-    """One augmented layer by hand, d = 4, contexts up to 9: a2 = eta, b1 = 1, and what else is given of a1..a4."""
-    model = one_gradient_step(eta, process or ari.CommutingUnitary(4))
-    with torch.no_grad():
-        for name, place in {"a1": (1, 1), "a3": (2, 1), "a4": (2, 2)}.items():
-            model.get_parameter(QK)[0][place] = others.get(name, 0)
-    return model
-
-
-@cache
-def turned_signs():
-    """Full matrices in another gauge of signs, and blocks that are none too even."""
-    model = augmented(ari.CommutingUnitary(4), heads="full", init_scale=0)
-    signs = torch.tensor([1.0, -1, 1, -1], dtype=torch.float64).diag()
-    with torch.no_grad():
-        attn = model.blocks[0].attn
-        attn.W_Q[0, 4:8, :4] = ETA * signs
-        attn.W_K[0, 8:, :4] = torch.eye(4)
-        attn.W_V[0, 4:8, :4] = signs
-        attn.W_O[0, :4, :4] = torch.eye(4)
-    return model
 
 
 def of_pairs(diagonal: torch.Tensor, kappas: torch.Tensor, n_heads: int = 3) -> ari.HookedARTransformer:
@@ -75,20 +51,6 @@ def of_pairs(diagonal: torch.Tensor, kappas: torch.Tensor, n_heads: int = 3) -> 
     return ari.HookedARTransformer.from_diagonal(
         A, B, theory.kappa_family(dim=D, kappa=1.0, n_ctx=N_CTX).P, process=PAIRS
     )
-
-
-def best_step(process) -> ari.HookedARTransformer:
-    """The best block scalars of another process, said to be of the unitary family."""
-    a1, a2, a3, a4 = diagnoses.best_products(process, 9, "linear")[:, 0]
-    return step(a2, a1=a1, a3=a3, a4=a4)
-
-
-def copying() -> ari.HookedARTransformer:
-    """A model that predicts s_T again, whatever the context."""
-    model = augmented(unembed=True, init_scale=0)
-    with torch.no_grad():
-        model.unembed.W_U[4:8] = torch.eye(4)
-    return model
 
 
 SABOTAGED = {

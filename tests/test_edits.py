@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_heads import N_CTX, D, orthogonal_model, unitary_model
+from cases import HAAR, N_CTX, D
 from torch import nn
+from zoo import orthogonal_model, scalar_layer, unitary_model
 
 import ar_interp as ari
 from ar_interp import theory
@@ -16,18 +17,12 @@ from ar_interp.probes.edits import EDITS, available_edits, edit_losses, expected
 from ar_interp.setting.sampled import PART, SEED, sampled_quadratic
 
 PAIRS = ari.CommutingOrthogonal(4)
-HAAR = ari.HaarOrthogonal(4)
 SCALARS = (0.03, 0.2, -0.05, 0.04, 0.9, 0.2)
 
 
 def layer(process, scalars=SCALARS, *, n_ctx: int = 7, **options) -> ari.HookedARTransformer:
     """One augmented layer of block scalars a1..a4, b1, b2."""
-    config = ari.ModelConfig.augmented(dim=process.dim, n_ctx=n_ctx, heads="block-scalar", init_scale=0, **options)
-    model = ari.HookedARTransformer(config, process=process)
-    with torch.no_grad():
-        model.get_parameter("blocks.0.attn.QK_blocks")[0, 1:, 1:] = torch.tensor(scalars[:4]).reshape(2, 2)
-        model.get_parameter("blocks.0.attn.OV_blocks")[0, 1:, 0] = torch.tensor(scalars[4:])
-    return model
+    return scalar_layer(scalars[:4], scalars[4:], process=process, n_ctx=n_ctx, init_scale=0, **options)
 
 
 def random(process, n_heads: int = 4) -> ari.HookedARTransformer:

@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
+from oracles import check_titles, trace
 
 import ar_interp as ari
 from ar_interp.figures import Expected
@@ -74,10 +75,6 @@ class Results:
 @pytest.fixture(scope="module")
 def results() -> dict[str, Results]:
     return {setting: Results(setting) for setting in SETTINGS}
-
-
-def trace(figure: go.Figure, name: str) -> go.Scatter:
-    return next(trace for trace in figure.data if trace.name == name)
 
 
 class GeneralResults:
@@ -157,14 +154,6 @@ def test_no_builder_is_left_out(results):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_titles_are_one_line_or_two_that_fit_half_a_page(results, setting):
     check_titles(results[setting].figures())
-
-
-def check_titles(figures: dict[str, go.Figure]) -> None:
-    for name, figure in figures.items():
-        lines = figure.layout.title.text.replace("<sub>", "").replace("</sub>", "").split("<br>")
-        assert len(lines) <= 2, name
-        assert max(map(len, lines)) <= (104 if len(lines) == 1 else 52), name
-        assert figure.layout.title.subtitle.text.count("<br>") <= 1, name
 
 
 def test_algorithm_figures_draw_the_identification(general):

@@ -5,7 +5,7 @@ from functools import cached_property
 import plotly.graph_objects as go
 import pytest
 import torch
-from test_figures import check_titles, trace
+from oracles import check_titles, trace
 
 import ar_interp as ari
 from ar_interp.probes.circuits import CIRCUITS, COMPOSITIONS, Circuits

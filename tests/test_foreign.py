@@ -1,12 +1,9 @@
 """Two models written outside the package, with nothing of ours but the names in `probes.protocol`."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
-from transformer_lens import HookedRootModule
-from transformer_lens.hook_points import HookPoint
+from zoo import ForeignDiagonal, GradientStep
 
 import ar_interp as ari
 from ar_interp.probes.blocks import augmented_blocks
@@ -14,113 +11,11 @@ from ar_interp.probes.context import ONE_STEP, SCORES
 from ar_interp.theory import factor_heads, kappa_family, optimal_step_size
 
 
-class Attention(nn.Module):
-    """Linear attention with full weight matrices, one head after the other."""
-
-    def __init__(self, W_Q, W_K, W_V, W_O, P):
-        super().__init__()
-        self.W_Q, self.W_K, self.W_V, self.W_O, self.P = W_Q, W_K, W_V, W_O, P
-        for name in ("v", "attn_scores", "pattern", "z"):
-            setattr(self, f"hook_{name}", HookPoint())
-
-    def forward(self, x):
-        weights = [W.to(x.dtype) for W in (self.W_Q, self.W_K, self.W_V, self.W_O)]
-        q, k, v = (torch.einsum("bti,hij->bthj", x, W) for W in weights[:3])
-        scores = torch.zeros(len(x), len(self.W_Q), x.shape[1], x.shape[1], dtype=x.dtype)
-        scores[:, :, 1:] = torch.einsum("bthi,bshi->bhts", q[:, :-1].conj(), k)
-        rows = torch.zeros_like(self.P)
-        rows[1:] = self.P[:-1].tril(1)
-        scores = self.hook_attn_scores(scores.tril())
-        pattern = self.hook_pattern(scores * rows[: x.shape[1], : x.shape[1]])
-        z = self.hook_z(torch.einsum("bhts,bshj->bthj", pattern, self.hook_v(v)))
-        return torch.einsum("bthj,hji->bti", z, weights[3])
-
-
-def rotations(*shape):
-    return torch.linalg.qr(torch.randn(*shape, dtype=torch.float64))[0]
-
-
-class OneLayer(HookedRootModule):
-    """What probes read weights from."""
-
-    attn = property(lambda self: self.blocks[0]["attn"])
-    W_Q = property(lambda self: self.attn.W_Q[None])
-    W_K = property(lambda self: self.attn.W_K[None])
-    W_V = property(lambda self: self.attn.W_V[None])
-    W_O = property(lambda self: self.attn.W_O[None])
-
-
-class Foreign(OneLayer):
-    def __init__(self, A, B, P):
-        super().__init__()
-        d = A.shape[1]
-        turns = rotations(2, len(A), d, d)  # any inside the heads
-        attn = Attention(turns[0], torch.diag_embed(A) @ turns[0], torch.diag_embed(B) @ turns[1], turns[1].mT, P)
-        self.blocks = nn.ModuleList([nn.ModuleDict({"attn": attn, "hook_attn_out": HookPoint()})])
-        self.setup()
-
-    P = property(lambda self: self.attn.P)
-
-    def forward(self, tokens):
-        return self.blocks[0]["hook_attn_out"](self.attn(tokens))
-
-
-class AugmentedAttention(nn.Module):
-    """One head of linear attention, read through its key-value state; keys are conjugated."""
-
-    def __init__(self, W_Q, W_K, W_V, W_O):
-        super().__init__()
-        self.W_Q, self.W_K, self.W_V, self.W_O = (nn.Parameter(W) for W in (W_Q, W_K, W_V, W_O))
-        for name in ("q", "k", "v", "attn_scores", "pattern", "kv_state", "z", "result"):
-            setattr(self, f"hook_{name}", HookPoint())
-
-    def forward(self, x):
-        q, k, v = (
-            hook(torch.einsum("btm,hmi->bthi", x, W.to(x.dtype)))
-            for hook, W in ((self.hook_q, self.W_Q), (self.hook_k, self.W_K), (self.hook_v, self.W_V))
-        )
-        scores = self.hook_attn_scores(torch.einsum("bthi,bshi->bhts", q, k.conj()).tril())
-        z = torch.einsum("bhts,bshj->bthj", self.hook_pattern(scores), v)
-        state = torch.einsum("bthi,bthj->bthij", k.conj(), v).cumsum(1)
-        z = z + torch.einsum("bthi,bthij->bthj", q, self.hook_kv_state(state) - state)  # what a hook changes of it
-        return self.hook_result(torch.einsum("bthi,him->bthm", self.hook_z(z), self.W_O.to(x.dtype))).sum(2)
-
-
-class GradientStep(OneLayer):
-    """s_T asks the keys s_{t-1} and is answered with eta s_t, written where the prediction is read."""
-
-    def __init__(self, *, dim, step_size):
-        super().__init__()
-        form = {"attention": "linear", "linear": True, "biases": False, "layer_norm": False}
-        self.config = SimpleNamespace(encoding="augmented", dim=dim, n_layers=1, **form)
-        asks, writes = rotations(2, dim, dim)  # any inside the head
-        W_Q, W_K, W_V, W_O = torch.zeros(4, 3 * dim, dim, dtype=torch.float64)
-        W_Q[dim : 2 * dim] = W_K[2 * dim :] = asks
-        W_V[dim : 2 * dim] = step_size * writes
-        W_O[:dim] = writes
-        attn = AugmentedAttention(W_Q[None], W_K[None], W_V[None], W_O.mT[None])
-        hooks = {f"hook_{name}": HookPoint() for name in ("resid_pre", "attn_out", "resid_post")}
-        self.blocks = nn.ModuleList([nn.ModuleDict({"attn": attn, **hooks})])
-        self.hook_embed = HookPoint()
-        self.W_U = torch.eye(3 * dim, dim, dtype=torch.float64)
-        self.setup()
-
-    def forward(self, tokens):
-        before = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], dim=1)
-        resid = self.hook_embed(torch.cat([torch.zeros_like(tokens), tokens, before], dim=-1))
-        block = self.blocks[0]
-        resid = block["hook_resid_pre"](resid)
-        return self.read_out(block["hook_resid_post"](resid + block["hook_attn_out"](self.attn(resid))))
-
-    def read_out(self, resid):
-        return resid @ self.W_U.to(resid.dtype)
-
-
 @pytest.fixture(scope="module")
 def foreign():
     torch.manual_seed(0)
     solution = kappa_family(dim=6, kappa=1.0, n_ctx=8, scale=1.4)
-    return Foreign(*factor_heads(solution.C, n_heads=3, seed=1), solution.P)
+    return ForeignDiagonal(*factor_heads(solution.C, n_heads=3, seed=1), solution.P)
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +38,12 @@ def test_its_estimate_of_W_is_recovered(foreign, process):
 
 
 def test_sabotage_of_it_fails(foreign, process):
-    broken = Foreign(foreign.attn.W_K.diagonal(0, -2, -1), torch.ones(3, 6, dtype=torch.float64), foreign.P)
+    broken = ForeignDiagonal(foreign.attn.W_K.diagonal(0, -2, -1), torch.ones(3, 6, dtype=torch.float64), foreign.P)
     assert not ari.verify(broken, process=process).passed
 
 
 def test_a_control_must_be_given_where_none_can_be_made(foreign, process):
-    with pytest.raises(ValueError, match="untrained must be given: Foreign cannot make its own control"):
+    with pytest.raises(ValueError, match="untrained must be given: ForeignDiagonal cannot make its own control"):
         ari.recover_context(foreign, process.sample(60, 9, seed=0), probe_hook=SCORES)
 
 

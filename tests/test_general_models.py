@@ -6,56 +6,24 @@ from itertools import product
 
 import pytest
 import torch
+from cases import ARCHITECTURES, SIZES, draw, every_architecture
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from oracles import assert_same
 from torch import Tensor
 from torch.testing import assert_close
+from zoo import trained_like
 
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 
-DIM, N_CTX, BATCH = 2, 5, 2
-SIZES = {"dim": DIM, "n_ctx": N_CTX}
+DIM, N_CTX = SIZES["dim"], SIZES["n_ctx"]
+BATCH = 2
 FIGURES = {"scale_scores": True, "layer_norm": True, "biases": True, "shared_output": True, "unembed": True}
 KV_STATE = "blocks.0.attn.hook_kv_state"
 
-ARCHITECTURES = {
-    "block-scalar": ModelConfig.augmented(**SIZES, heads="block-scalar"),
-    "deep block-scalar": ModelConfig.augmented(**SIZES, heads="block-scalar", n_layers=2, n_heads=3),
-    "block-scalar softmax": ModelConfig.augmented(**SIZES, heads="block-scalar", n_heads=2, attention="softmax"),
-    "augmented": ModelConfig.augmented(**SIZES, n_heads=2, attention="linear/pairs"),
-    "augmented, positions": ModelConfig.augmented(**SIZES, n_layers=2, n_heads=2, positional="additive", d_head=3),
-    "plain": ModelConfig.full(**SIZES, n_heads=3),
-    "plain, s_T": ModelConfig.full(**SIZES, n_heads=1, n_layers=2, query_lag=0, attention="linear/keys", d_head=3),
-    "plain, biases": ModelConfig.full(**SIZES, n_heads=3, repeats=2, biases=True, shared_output=True, residual=True),
-    "softmax": ModelConfig.full(**SIZES, n_heads=2, n_layers=2, attention="softmax", positional="additive"),
-    "softmax positions": ModelConfig.full(**SIZES, n_heads=3, positional="softmax", query_lag=1),
-    "MLP": ModelConfig.augmented(**SIZES, n_layers=2, n_heads=2, biases=True, d_mlp=4, unembed=True),
-    "figure 5": ModelConfig.paper_figure5(**SIZES, n_layers=2, dtype="float64"),
-    "figure 7": ModelConfig.paper_figure7(**SIZES, n_heads=3, dtype="float64"),
-}
-every_architecture = pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
 linear_ones = {name: config for name, config in ARCHITECTURES.items() if config.linear}
 every_linear_architecture = pytest.mark.parametrize("config", linear_ones.values(), ids=list(linear_ones))
-
-
-def trained_like(config: ModelConfig, seed: int = 0, scale: float = 0.6) -> HookedARTransformer:
-    """No parameter is zero or one, LayerNorm and inert blocks included; they are frozen."""
-    model = HookedARTransformer(config).requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.copy_(scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return model
-
-
-def draw(*shape: int, seed: int = 1, is_complex: bool = False) -> Tensor:
-    dtype = torch.complex128 if is_complex else torch.float64
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def assert_same(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
-    """To rounding in units of the largest entry: products of up to nine tokens cancel in the small ones."""
-    assert_close(actual, expected, rtol=tolerance, atol=tolerance * max(1.0, float(expected.abs().max())))
 
 
 # ---- the oracle: one sequence, one position, one head and one key at a time

@@ -3,36 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from cases import D
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zoo import ForeignWeights, orthogonal_model, unitary_model
 
 import ar_interp as ari
-from ar_interp import theory
 from ar_interp.models.transformer import HookedARTransformer
-
-D, N_CTX = 6, 8
-
-
-def projector(rank: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    Q = torch.linalg.qr(torch.randn(D, D, generator=generator, dtype=torch.float64))[0][:, :rank]
-    return Q @ Q.T
-
-
-def model_of(solution, n_heads: int, process, seed: int | None = 3) -> HookedARTransformer:
-    A, B = theory.factor_heads(solution.C, n_heads=n_heads, seed=seed)
-    return HookedARTransformer.from_diagonal(A, B, solution.P, process=process)
-
-
-def unitary_model(n_heads: int, scale: float = -1.3) -> HookedARTransformer:
-    solution = theory.projector_family(projector(min(n_heads, D)), n_ctx=N_CTX, scale=scale)
-    return model_of(solution, n_heads, ari.CommutingUnitary(D))
-
-
-def orthogonal_model(n_heads: int, kappa: float, scale: float = 1.7) -> HookedARTransformer:
-    n_pairs = min(n_heads, D // 2)
-    solution = theory.kappa_family(dim=D, kappa=kappa, n_ctx=N_CTX, scale=scale, n_pairs=n_pairs)
-    return model_of(solution, n_heads, ari.CommutingOrthogonal(D))
 
 
 @pytest.mark.parametrize("n_heads", [1, 2, 4, 6])
@@ -123,20 +100,9 @@ def test_one_head_has_no_other_to_be_orthogonal_to():
     assert np.isnan(ari.head_orthogonality(unitary_model(1)).cosine_ab)
 
 
-class Foreign(torch.nn.Module):
-    """A conforming model that is not ours: the same heads, with their weight spread over Q, K, V and O."""
-
-    def __init__(self, model: HookedARTransformer) -> None:
-        super().__init__()
-        twos = 2 * torch.eye(D, dtype=torch.float64).expand(1, len(model.A), D, D)
-        self.W_Q, self.W_K = twos, model.W_K.detach() / 2
-        self.W_O, self.W_V = twos, model.W_V.detach() / 2
-        self.P = model.P.detach()
-
-
 def test_any_conforming_model_can_be_probed():
     model = unitary_model(4)
-    ours, foreign = ari.head_orthogonality(model), ari.head_orthogonality(Foreign(model))
+    ours, foreign = ari.head_orthogonality(model), ari.head_orthogonality(ForeignWeights(model))
     assert foreign.e_m < 1e-12
     assert foreign.scale == pytest.approx(ours.scale)
 
@@ -147,7 +113,7 @@ def test_what_a_model_lacks_is_listed():
 
 
 def test_heads_that_are_not_diagonal_are_refused():
-    foreign = Foreign(unitary_model(4))
+    foreign = ForeignWeights(unitary_model(4))
     foreign.W_K = foreign.W_K + 0.1
     with pytest.raises(ValueError, match="QK = W_Q W_K\\^T must be diagonal"):
         ari.head_orthogonality(foreign)

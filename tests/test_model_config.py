@@ -4,12 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_general_models import ARCHITECTURES, BATCH, DIM, N_CTX, SIZES, draw, every_architecture, trained_like
+from cases import ARCHITECTURES, SIZES, draw, every_architecture
 from torch import Tensor
+from zoo import trained_like
 
 from ar_interp.models.config import PLAIN_FIELDS, ModelConfig, check_process, initial_parameters
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, HaarOrthogonal
+
+DIM, N_CTX = SIZES["dim"], SIZES["n_ctx"]
+BATCH = 2
 
 # ---- initial parameters
 

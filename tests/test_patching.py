@@ -5,25 +5,17 @@ from itertools import product
 import pandas as pd
 import pytest
 import torch
-from test_transformer_lens import (
-    BATCH,
-    DIM,
-    MODELS,
-    N_CTX,
-    N_HEADS,
-    N_LAYERS,
-    STREAM,
-    STREAMS,
-    draw,
-    trained_like,
-)
+from cases import MODELS, N_LAYERS, STREAM, STREAM_SIZES, STREAMS, draw
 from torch import Tensor
 from torch.testing import assert_close
 from transformer_lens import patching
+from zoo import trained_like
 
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 
+DIM, N_CTX, N_HEADS = STREAM_SIZES.values()
+BATCH = 3
 AXES = {"layer": N_LAYERS, "pos": N_CTX, "head": N_HEADS, "head_index": N_HEADS, "dest_pos": N_CTX, "src_pos": N_CTX}
 POS, POS_HEAD, HEAD = ("layer", "pos"), ("layer", "pos", "head"), ("layer", "head")
 SWEEPS = {

@@ -1,20 +1,16 @@
 """Paths through augmented attention: against loops, against exact losses, at known answers and in foreign models."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
-from test_context import HAAR, augmented, one_gradient_step
+from cases import HAAR
+from oracles import attend, number_of, path_alone, project, read_out, streams
 from torch import nn
 from torch.testing import assert_close
-from transformer_lens import HookedRootModule
-from transformer_lens.hook_points import HookPoint
+from zoo import augmented, foreign_and_ours, one_gradient_step, scalar_layer
 
 import ar_interp as ari
-from ar_interp.models.encodings import encode
 from ar_interp.probes import paths as module
-from ar_interp.probes.blocks import BLOCK_NAMES
 from ar_interp.probes.paths import CURRENT, GRADIENT_STEP, PATHS, PREVIOUS, READ_OUT, SECOND_PATH, Path
 from ar_interp.probes.paths import path_contributions as measure
 from ar_interp.theory import block_scalar_quadratic
@@ -31,104 +27,6 @@ STACKS = {
     "no stream": (HAAR, {"n_layers": 2, "positional": "additive", "residual": False, "shared_output": True}),
     "learned weights": (HAAR, {"positional": "softmax", "init_scale": 0.6}),
 }
-
-
-def with_scalars(g, process, n_ctx: int = 5) -> ari.HookedARTransformer:
-    """One layer whose eight products a1 b1, a1 b2, a2 b1, ... are g [4 2] of rank one: a [4] and b [2]."""
-    config = ari.ModelConfig.augmented(dim=process.dim, n_ctx=n_ctx, heads="block-scalar", init_scale=0)
-    model = ari.HookedARTransformer(config, process=process)
-    a, b = g
-    with torch.no_grad():
-        model.get_parameter("blocks.0.attn.QK_blocks")[0, 1:, 1:] = torch.tensor(a).view(2, 2)
-        model.get_parameter("blocks.0.attn.OV_blocks")[0, 1:, 0] = torch.tensor(b)
-    return model
-
-
-def number_of(path: Path) -> int | None:
-    """Its place among the eight products; None for paths that read zeros."""
-    if READ_OUT in path:
-        return None
-    return 4 * (path.query == PREVIOUS) + 2 * (path.key == PREVIOUS) + (path.value == PREVIOUS)
-
-
-def project(model, layer: int, stream, part: str):
-    """[pos head d_head]"""
-    W = getattr(model, f"W_{part}")[layer].to(stream.dtype)
-    bias = getattr(model.blocks[layer].attn, f"b_{part}", None)
-    found = torch.stack([stream @ W_h for W_h in W], dim=1)
-    return found if bias is None else found + bias
-
-
-def attend(model, layer: int, q, k, v, *, other=None, own_keys=None):
-    """The layer's output [pos d_model], query by query and key by key; keys that are not own are the other's."""
-    config, (pos, n_heads, _) = model.config, q.shape
-    scale = config.head_width**-0.5 if config.scale_scores else 1.0
-    output = torch.zeros(pos, config.d_model, dtype=q.dtype)
-    for T in range(pos):
-        for h in range(n_heads):
-            asked = T - config.query_lag
-            if asked < 0:
-                continue
-            triples = [(q, k, v) if own_keys is None or T - t in own_keys else other for t in range(T + 1)]
-            plain = config.encoding == "plain"
-            scores = torch.stack(
-                [
-                    scale * ((a[asked, h].conj() * b[t, h]) if plain else (a[asked, h] * b[t, h].conj())).sum()
-                    for t, (a, b, _) in enumerate(triples)
-                ]
-            )
-            if config.linear:
-                weights = positional(model, layer, T)
-                share = {"linear": 1, "linear/keys": T + 1, "linear/pairs": max(T, 1)}[config.attention]
-                pattern = scores * weights / share
-            else:
-                pattern = scores.exp() / scores.exp().sum()
-            z = sum(weight * c[t, h] for t, (weight, (_, _, c)) in enumerate(zip(pattern, triples, strict=True)))
-            output[T] += z @ model.W_O[layer, h].to(z.dtype)
-    block = model.blocks[layer]
-    bias = 0 if block.attn.b_O is None else block.attn.b_O
-    return block.ln1_post((output + bias)[None])[0]
-
-
-def positional(model, layer: int, T: int):
-    if model.config.positional == "multiplicative":
-        row = model.blocks[layer].attn.positional.P[T - model.config.query_lag]
-        return row[: T + 1]
-    if model.config.positional == "softmax":
-        q, k = (project(model, layer, model.pos_embed.W_pos[: T + 1], part)[:, 0] for part in "QK")
-        scale = model.config.head_width**-0.5 if model.config.scale_scores else 1.0
-        return (scale * k @ q[T]).softmax(0)
-    return torch.ones(T + 1)
-
-
-def streams(model, tokens, replaced=None, at: int = 0):
-    """The stream before each layer and at the end, [pos d_model], with the output of layer `at` replaced."""
-    resid = encode(model.config, tokens[None])[0]
-    if model.config.positional == "additive":
-        resid = resid + model.pos_embed.W_pos[: len(resid)]
-    found = [resid]
-    for layer, block in enumerate(model.blocks):
-        output = replaced
-        if replaced is None or layer != at:
-            output = attend(model, layer, *(project(model, layer, resid, part) for part in "QKV"))
-        resid = resid + output if model.config.residual else output
-        if block.mlp is not None:
-            resid = resid + block.mlp(resid[None])[0]
-        found.append(resid)
-    return found
-
-
-def read(model, resid):
-    return model.read_out(resid[None])[0]
-
-
-def path_alone(model, layer: int, stream, path: Path):
-    inputs = []
-    for part, name in zip("QKV", path, strict=True):
-        blocks = list(stream.chunk(3, dim=-1))
-        alone = [x if BLOCK_NAMES[i] == name else torch.zeros_like(x) for i, x in enumerate(blocks)]
-        inputs.append(project(model, layer, torch.cat(alone, dim=-1), part))
-    return attend(model, layer, *inputs)
 
 
 def mean_square(x):
@@ -151,14 +49,14 @@ def test_paths_are_the_loops(stack, layer):
     for n, tokens in enumerate(sequences.tokens):
         inputs, target = tokens[:-1], tokens[1:]
         before = streams(model, inputs)
-        prediction = read(model, before[-1])
+        prediction = read_out(model, before[-1])
         own[n], size[n] = mean_square(prediction - target), mean_square(prediction)
         whole = attend(model, layer, *(project(model, layer, before[layer], part) for part in "QKV"))
         alone = [path_alone(model, layer, before[layer], path) for path in PATHS]
         assert_close(result.written.flatten(0, 2)[:, n], torch.stack(alone) @ model.W_U.to(alone[0].dtype))
         for i, number in enumerate(some):
-            cut = read(model, streams(model, inputs, whole - alone[number], layer)[-1])
-            only = read(model, streams(model, inputs, alone[number], layer)[-1])
+            cut = read_out(model, streams(model, inputs, whole - alone[number], layer)[-1])
+            only = read_out(model, streams(model, inputs, alone[number], layer)[-1])
             expected["cut"][i, n], expected["only"][i, n] = mean_square(cut - target), mean_square(only - target)
             expected["change"][i, n] = mean_square(cut - prediction)
     costs = expected["cut"] - own
@@ -247,7 +145,7 @@ def test_cuts_cost_what_the_exact_loss_says(process):
     def loss(g):
         return (quadratic.constant - 2 * quadratic.h @ g + g @ quadratic.G @ g) / n
 
-    result = measure(with_scalars((a, b), process), process.sample(800, 6, seed=7))
+    result = measure(scalar_layer(a, b, process=process, n_ctx=5), process.sample(800, 6, seed=7))
     energies = g**2 * quadratic.G.diagonal() / (g @ quadratic.G @ g)
     shares = g * (quadratic.G @ g) / (g @ quadratic.G @ g)
     onto = g * quadratic.h / (4 * n)
@@ -266,7 +164,7 @@ def test_cuts_cost_what_the_exact_loss_says(process):
 
 def test_two_paths_can_do_the_same_and_cancel():
     """<s_{t-1}|s_{T-1}> = <s_t|s_T> for orthogonal W, but for t = 1 where there is no s_{t-1}."""
-    model = with_scalars(([0.5, 0.1, 0.0, -0.5], [1.0, 0.0]), HAAR, n_ctx=8)
+    model = scalar_layer([0.5, 0.1, 0.0, -0.5], process=HAAR, n_ctx=8)
     sequences = HAAR.sample(5, 9, seed=8)
     result = measure(model, sequences)
     current, previous = (result.written[i, i, 1] for i in (1, 2))
@@ -293,45 +191,6 @@ def test_the_size_of_chunks_changes_nothing(monkeypatch):
     numbers = [frame.drop(columns=["query", "key", "value", "path"]) for frame in (parts.table, whole.table)]
     np.testing.assert_allclose(*numbers)
     assert parts.sum_error == pytest.approx(whole.sum_error, rel=0.5)
-
-
-class Foreign(HookedRootModule):
-    """One layer of linear attention with three heads, written without the package."""
-
-    def __init__(self, W_Q, W_K, W_V, W_O):
-        super().__init__()
-        self.W_Q, self.W_K, self.W_V, self.W_O = W_Q, W_K, W_V, W_O
-        self.dim = W_Q.shape[2] // 3
-        self.W_U = torch.eye(3 * self.dim, self.dim, dtype=W_Q.dtype)
-        self.config = SimpleNamespace(encoding="augmented", linear=True, biases=False, layer_norm=False)
-        attn = nn.Module()
-        attn.hook_q, attn.hook_k, attn.hook_v = HookPoint(), HookPoint(), HookPoint()
-        attn.hook_attn_scores, attn.hook_pattern, attn.hook_z = HookPoint(), HookPoint(), HookPoint()
-        block = nn.Module()
-        block.attn, block.hook_resid_pre, block.hook_attn_out = attn, HookPoint(), HookPoint()
-        self.blocks = nn.ModuleList([block])
-        self.setup()
-
-    def forward(self, tokens):
-        before = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], dim=1)
-        block = self.blocks[0]
-        x = block.hook_resid_pre(torch.cat([torch.zeros_like(tokens), tokens, before], dim=-1))
-        q, k, v = (
-            hook(torch.einsum("bti,hij->bthj", x, W[0]))
-            for hook, W in (
-                (block.attn.hook_q, self.W_Q),
-                (block.attn.hook_k, self.W_K),
-                (block.attn.hook_v, self.W_V),
-            )
-        )
-        pattern = block.attn.hook_attn_scores(torch.einsum("bthi,bshi->bhts", q, k).tril())
-        z = block.attn.hook_z(torch.einsum("bhts,bshi->bthi", block.attn.hook_pattern(pattern), v))
-        return (x + block.hook_attn_out(torch.einsum("bthi,hij->btj", z, self.W_O[0])))[..., : self.dim]
-
-
-def foreign_and_ours():
-    ours = augmented(n_heads=3, d_head=5)
-    return Foreign(*(getattr(ours, f"W_{part}").detach() for part in "QKVO")), ours
 
 
 def test_a_foreign_model_is_taken_apart():

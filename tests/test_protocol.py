@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from test_context import HAAR, augmented
-from test_foreign import Foreign, GradientStep
+from cases import HAAR
 from torch import nn
+from zoo import ForeignDiagonal, GradientStep, augmented
 
 import ar_interp as ari
 from ar_interp.probes import protocol
@@ -80,7 +80,7 @@ def model_of(name):
     solution = kappa_family(dim=DIM, kappa=1.0, n_ctx=N_CTX)
     sizes = {"dim": DIM, "n_ctx": N_CTX, "n_heads": 2}
     return {
-        "diagonal": lambda: Foreign(*factor_heads(solution.C, n_heads=2, seed=1), solution.P),
+        "diagonal": lambda: ForeignDiagonal(*factor_heads(solution.C, n_heads=2, seed=1), solution.P),
         "step": lambda: GradientStep(dim=DIM, step_size=optimal_step_size(dim=DIM, max_length=N_CTX)),
         "our diagonal": lambda: ari.HookedARTransformer(ari.ModelConfig.diagonal(**sizes), process=PAIRS),
         "our bare": lambda: ari.HookedARTransformer(ari.ModelConfig.full(**sizes)),

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import N_CTX, N_READ, READ_HOOK, D, noise, planted
+from oracles import read_row
 from sklearn.linear_model import Ridge
-from test_heads import N_CTX, D, orthogonal_model
-from transformer_lens import HookedRootModule
-from transformer_lens.hook_points import HookPoint
+from zoo import Exposed, orthogonal_model
 
 import ar_interp as ari
 from ar_interp.estimators import OLS
@@ -17,61 +17,7 @@ from ar_interp.probes.readout_fits import Split, fit_probe
 from ar_interp.probes.readout_targets import TARGETS, target_values
 
 HAAR = ari.HaarOrthogonal(3)
-HOOK = "blocks.0.hook_resid_post"
 OTHER = "blocks.1.hook_resid_post"
-N = 300
-
-
-class Exposed(HookedRootModule):
-    """Says at the end of each block what it is told to say: a function of the tokens."""
-
-    def __init__(self, *functions):
-        super().__init__()
-        self.functions = functions
-        self.blocks = torch.nn.ModuleList([torch.nn.ModuleDict({"hook_resid_post": HookPoint()}) for _ in functions])
-        self.setup()
-
-    def forward(self, tokens):
-        for block, function in zip(self.blocks, self.functions, strict=True):
-            block["hook_resid_post"](function(tokens))
-        return tokens
-
-
-def noise(*shape, seed):
-    return np.random.default_rng(seed).standard_normal(shape)
-
-
-def numbered(n=N, length=4, seed=0):
-    """Noise for sequences; the first entry of the first token is the number of the sequence."""
-    tokens = torch.from_numpy(noise(n, length, 3, seed=seed))
-    tokens[:, 0, 0] = torch.arange(n)
-    return ari.Sequences(tokens=tokens, W=torch.zeros(n, 3, 3), phases=None)
-
-
-def table(values):
-    """A hook that holds, at every position, what stands in the table under the number of the sequence."""
-    rows = torch.from_numpy(np.asarray(values, dtype=float))
-    return lambda tokens: rows[tokens[:, 0, 0].long()][:, None].expand(-1, tokens.shape[1], -1)
-
-
-def tabled(values):
-    return Exposed(table(values))
-
-
-def planted(values):
-    def target(sequences, T):
-        return values
-
-    return target
-
-
-def read(features, values, control=None, n=N, **options):
-    """One row: a target planted in one hook, and a control model that holds noise if none is given."""
-    untrained = tabled(noise(n, 2, seed=99) if control is None else control)
-    sweep = probe_activations(
-        tabled(features), numbered(n), positions=[3], target=planted(values), untrained=untrained, **options
-    )
-    return sweep.frame.iloc[0]
 
 
 # ---- what is there is found, and what is not is not
@@ -86,11 +32,11 @@ def test_a_linear_function_of_W_is_read_and_noise_is_not():
     sequences = HAAR.sample(400, 9, seed=0)
     sweep = probe_activations(model, sequences, positions=[3, 8], untrained=untrained)
     frame = sweep.frame.set_index(["hook", "T"])
-    assert frame.loc[(HOOK, 8), "score"] > 1 - 1e-6
-    assert frame.loc[(HOOK, 8), "selectivity_low"] > 0.5
-    assert frame.loc[(HOOK, 3), "score"] < 0.95  # two pairs do not fix a 3 x 3 matrix
+    assert frame.loc[(READ_HOOK, 8), "score"] > 1 - 1e-6
+    assert frame.loc[(READ_HOOK, 8), "selectivity_low"] > 0.5
+    assert frame.loc[(READ_HOOK, 3), "score"] < 0.95  # two pairs do not fix a 3 x 3 matrix
     assert abs(frame.loc[(OTHER, 8), "score"]) < 0.05
-    assert sweep.best()[["hook", "T"]].tolist() == [HOOK, 8]
+    assert sweep.best()[["hook", "T"]].tolist() == [READ_HOOK, 8]
     assert sweep.to_frame() is sweep.frame
 
 
@@ -106,22 +52,22 @@ def test_a_projection_reads_what_is_linear_in_the_input_and_nothing_else():
 
 
 def test_a_control_that_knows_as_much_leaves_no_selectivity():
-    values = noise(N, 2, seed=1)
+    values = noise(N_READ, 2, seed=1)
     turned = values @ noise(2, 2, seed=2)
-    row = read(turned, values, control=values)
+    row = read_row(turned, values, control=values)
     assert row["score"] > 1 - 1e-6
     assert row["untrained"] > 1 - 1e-6
     assert abs(row["selectivity"]) < 1e-6
-    assert read(turned, values)["selectivity"] > 0.9
+    assert read_row(turned, values)["selectivity"] > 0.9
 
 
-@pytest.mark.parametrize("width", [50, N, 3 * N])
+@pytest.mark.parametrize("width", [50, N_READ, 3 * N_READ])
 def test_what_only_memorising_could_fit_is_not_read(width):
-    features, values = noise(N, width, seed=1), noise(N, 2, seed=2)
+    features, values = noise(N_READ, width, seed=1), noise(N_READ, 2, seed=2)
     memorised = fit_probe(features, values)
-    assert width < N or Ridge(alpha=1e-6).fit(features, values).score(features, values) > 0.99
+    assert width < N_READ or Ridge(alpha=1e-6).fit(features, values).score(features, values) > 0.99
     assert memorised.predict(features).shape == values.shape
-    row = read(features, values)
+    row = read_row(features, values)
     assert abs(row["score"]) < 0.1
     assert abs(row["shuffled"]) < 0.1
     assert row["low"] - 0.05 < 0 < row["high"] + 0.05
@@ -132,15 +78,15 @@ def test_the_number_of_the_row_does_not_leak():
 
     Of p features R^2 fluctuates by 2 sqrt(p / (n_train n_test)) = .03.
     """
-    index = np.arange(N, dtype=float)[:, None]
-    assert abs(read(noise(N, 4, seed=1), index)["score"]) < 0.12
-    assert read(np.eye(N), index)["score"] < 0.12
+    index = np.arange(N_READ, dtype=float)[:, None]
+    assert abs(read_row(noise(N_READ, 4, seed=1), index)["score"]) < 0.12
+    assert read_row(np.eye(N_READ), index)["score"] < 0.12
 
 
 def test_shuffled_targets_are_not_read_where_true_ones_are():
     """A slope of standard error 1 / sqrt(n_train) moves R^2 by twice as much: .05 in the mean of eight."""
-    values = noise(N, 8, seed=1)
-    row = read(values, values)
+    values = noise(N_READ, 8, seed=1)
+    row = read_row(values, values)
     assert row["score"] > 1 - 1e-6
     assert abs(row["shuffled"]) < 0.2
 
@@ -211,8 +157,8 @@ def test_trained_heads_lose_the_sign_that_untrained_ones_hold():
 
 
 def test_planted_classes_are_read():
-    signs = noise(N, 2, seed=1) > 0
-    row = read(np.concatenate([signs + 0.1 * noise(N, 2, seed=2), noise(N, 3, seed=3)], axis=1), signs)
+    signs = noise(N_READ, 2, seed=1) > 0
+    row = read_row(np.concatenate([signs + 0.1 * noise(N_READ, 2, seed=2), noise(N_READ, 3, seed=3)], axis=1), signs)
     assert row["metric"] == "accuracy"
     assert row["score"] == 1
     assert abs(row["untrained"] - 0.5) < 0.15
@@ -220,11 +166,11 @@ def test_planted_classes_are_read():
 
 
 def test_of_unequal_classes_the_baseline_is_the_most_frequent():
-    classes = np.digitize(noise(N, 1, seed=1), [-0.5, 1.5])
-    row = read(noise(N, 3, seed=2), classes)
-    assert row["baseline"] == np.mean(classes[Split.of(N, seed=0).test] == 1)
+    classes = np.digitize(noise(N_READ, 1, seed=1), [-0.5, 1.5])
+    row = read_row(noise(N_READ, 3, seed=2), classes)
+    assert row["baseline"] == np.mean(classes[Split.of(N_READ, seed=0).test] == 1)
     assert row["score"] == pytest.approx(row["baseline"], abs=0.05)
-    assert read(np.eye(3)[classes[:, 0]], classes)["score"] == 1
+    assert read_row(np.eye(3)[classes[:, 0]], classes)["score"] == 1
 
 
 # ---- what is read off a model
@@ -235,12 +181,12 @@ def test_features_are_the_activation_at_T():
     config = ari.ModelConfig.augmented(dim=3, n_ctx=6, n_heads=2, init_scale=0.3)
     model = ari.HookedARTransformer(config, process=process)
     tokens = process.sample(300, 6, seed=0).tokens  # more than a chunk
-    hooks = [SCORES, "blocks.0.attn.hook_kv_state", HOOK]
+    hooks = [SCORES, "blocks.0.attn.hook_kv_state", READ_HOOK]
     found = activations(model, tokens, hooks, [2, 4])
     _, cache = model.run_with_cache(tokens)
     for T in (2, 4):
         for hook, value in zip(
-            hooks, (cache[SCORES][:, :, T - 1], cache[hooks[1]][:, T - 1], cache[HOOK][:, T - 1]), strict=True
+            hooks, (cache[SCORES][:, :, T - 1], cache[hooks[1]][:, T - 1], cache[READ_HOOK][:, T - 1]), strict=True
         ):
             for b in (0, 299):
                 flat = value[b].flatten().detach().numpy()

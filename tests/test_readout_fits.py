@@ -2,27 +2,32 @@
 
 import numpy as np
 import pytest
+from cases import N_READ, READ_HOOK, noise, numbered, planted
+from oracles import read_row
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.model_selection import KFold, LeaveOneOut, cross_val_predict
-from test_readout import HAAR, HOOK, Exposed, N, noise, numbered, planted, read, tabled
+from zoo import Exposed, tabled
 
+import ar_interp as ari
 from ar_interp.probes.readout_efficiency import RESOLUTION, data_efficiency
 from ar_interp.probes.readout_fits import N_BOOTSTRAP, PENALTIES, Split, fit_probe, interval, penalty_of, scores_of
+
+HAAR = ari.HaarOrthogonal(3)
 
 # ---- the penalty
 
 
 def test_held_out_sequences_have_no_say_in_the_fit():
     """Whatever stands in their rows, the penalty is the same."""
-    features, values = noise(N, 60, seed=1), noise(N, 2, seed=2)
+    features, values = noise(N_READ, 60, seed=1), noise(N_READ, 2, seed=2)
     features[:, :2] += values
-    test = Split.of(N, seed=0).test
-    row = read(features, values)
+    test = Split.of(N_READ, seed=0).test
+    row = read_row(features, values)
     for spoiled in ("features", "values"):
         copies = {"features": features.copy(), "values": values.copy()}
         copies[spoiled][test] = 1e3 * noise(*copies[spoiled][test].shape, seed=3)
-        other = read(copies["features"], copies["values"])
+        other = read_row(copies["features"], copies["values"])
         assert other["penalty"] == row["penalty"]
         assert other["score"] < row["score"] - 0.1
     assert PENALTIES[0] < row["penalty"] < PENALTIES[-1]
@@ -62,17 +67,17 @@ def test_the_penalty_of_logistic_regression_is_that_of_naive_folds():
 
 
 def test_the_unit_of_an_activation_does_not_matter():
-    features, values = noise(N, 20, seed=1), noise(N, 2, seed=2)
+    features, values = noise(N_READ, 20, seed=1), noise(N_READ, 2, seed=2)
     features[:, :2] += values
-    row, scaled = read(features, values), read(1e6 * features, values)
+    row, scaled = read_row(features, values), read_row(1e6 * features, values)
     assert scaled["score"] == pytest.approx(row["score"], rel=1e-9)
     assert scaled["penalty"] == row["penalty"]
 
 
 def test_an_activation_that_is_zero_holds_nothing():
-    values = noise(N, 2, seed=1)
+    values = noise(N_READ, 2, seed=1)
     for target in (values, values > 0):
-        row = read(np.zeros((N, 3)), target)
+        row = read_row(np.zeros((N_READ, 3)), target)
         assert row["score"] == row["baseline"]
         assert row["n_features"] == 0
 
@@ -81,8 +86,8 @@ def test_an_activation_that_is_zero_holds_nothing():
 
 
 def test_a_split_is_one_of_sequences():
-    split = Split.of(N, seed=3)
-    assert sorted([*split.train, *split.test]) == list(range(N))
+    split = Split.of(N_READ, seed=3)
+    assert sorted([*split.train, *split.test]) == list(range(N_READ))
     assert len(split.test) == 90
     assert sorted(split.shuffled) == sorted(split.train)
     assert (split.shuffled != split.train).mean() > 0.9
@@ -92,7 +97,7 @@ def test_a_split_is_one_of_sequences():
 
 
 def test_scores_of_resamples_are_scikit_learns():
-    split = Split.of(N, seed=0)
+    split = Split.of(N_READ, seed=0)
     truth = noise(90, 3, seed=1)
     guess = truth + noise(90, 3, seed=2)
     scores = scores_of(truth, guess, split.counts)
@@ -110,7 +115,7 @@ def test_scores_of_resamples_are_scikit_learns():
 def test_the_interval_lies_around_the_score():
     """Of the mean no resample scores as well as the sample does: resamples are nearer to their own means."""
     truth = noise(90, 3, seed=1)
-    scores = scores_of(truth, np.broadcast_to(truth.mean(0), truth.shape), Split.of(N, seed=0).counts)
+    scores = scores_of(truth, np.broadcast_to(truth.mean(0), truth.shape), Split.of(N_READ, seed=0).counts)
     assert scores[1:].max() < scores[0]
     score, low, high = interval(scores)
     assert low < score < high
@@ -131,29 +136,29 @@ def test_the_interval_holds_the_score_on_fresh_sequences():
     weights = noise(3, 1, seed=0)
     inside = 0
     for seed in range(40):
-        X = noise(N + 5000, 3, seed=10 + seed)
+        X = noise(N_READ + 5000, 3, seed=10 + seed)
         Y = X @ weights + noise(len(X), 1, seed=100 + seed)
-        split = Split.of(N, seed=seed)
+        split = Split.of(N_READ, seed=seed)
         probe = fit_probe(X[split.train], Y[split.train])
         _, low, high = interval(scores_of(Y[split.test], probe.predict(X[split.test]), split.counts))
-        inside += low < r2_score(Y[N:], probe.predict(X[N:])) < high
+        inside += low < r2_score(Y[N_READ:], probe.predict(X[N_READ:])) < high
     assert inside >= 33
 
 
 # ---- data efficiency
 
 
-def efficiency(features, values, control=None, n=N, **options):
+def efficiency(features, values, control=None, n=N_READ, **options):
     untrained = tabled(noise(n, 2, seed=99) if control is None else control)
     return data_efficiency(
-        tabled(features), numbered(n), hook=HOOK, target=planted(values), untrained=untrained, **options
+        tabled(features), numbered(n), hook=READ_HOOK, target=planted(values), untrained=untrained, **options
     )
 
 
 def test_what_is_spread_over_many_features_takes_more_data_though_all_of_it_is_there():
     """Both are read without error in the end; the second opinion tells them apart."""
-    values = noise(N, 2, seed=1)
-    spread = np.concatenate([values, noise(N, 100, seed=2)], axis=1) @ noise(102, 102, seed=3)
+    values = noise(N_READ, 2, seed=1)
+    spread = np.concatenate([values, noise(N_READ, 100, seed=2)], axis=1) @ noise(102, 102, seed=3)
     result = efficiency(values, values, control=spread)
     last = result.curve.groupby("source")["score"].last()
     assert last["model"] > 0.999
@@ -166,9 +171,9 @@ def test_what_is_spread_over_many_features_takes_more_data_though_all_of_it_is_t
 
 
 def test_the_curve_ends_at_the_score_of_the_sweep():
-    features, values = noise(N, 10, seed=1), noise(N, 2, seed=2)
+    features, values = noise(N_READ, 10, seed=1), noise(N_READ, 2, seed=2)
     features[:, :2] += values
-    curve, row = efficiency(features, values).curve, read(features, values)
+    curve, row = efficiency(features, values).curve, read_row(features, values)
     assert curve["n_train"].tolist() == [52, 105, 210] * 4
     ends = curve.groupby("source").last()
     for source, column in [("model", "score"), *((name, name) for name in ("shuffled", "projection", "untrained"))]:
@@ -188,9 +193,9 @@ def test_a_gaussian_channel_saves_its_information():
 
 
 def test_the_code_of_numbers_is_the_naive_sum():
-    features, values = noise(N, 5, seed=1), noise(N, 2, seed=2)
+    features, values = noise(N_READ, 5, seed=1), noise(N_READ, 2, seed=2)
     features[:, 0] += values[:, 0]
-    train = Split.of(N, seed=0).train
+    train = Split.of(N_READ, seed=0).train
     X, Y = features[train], values[train]
     unit = RESOLUTION * values.std(0)
     bits, constant = [], []
@@ -216,16 +221,16 @@ def test_the_code_of_numbers_is_the_naive_sum():
 
 
 def test_no_code_is_shorter_than_nothing():
-    values = noise(N, 1, seed=1)
+    values = noise(N_READ, 1, seed=1)
     code = efficiency(values, values).codes.set_index("source").loc["model"]
     assert 0 <= code["bits"] < 0.1
     assert 0.99 < code["compression"] <= 1
 
 
 def test_the_code_of_classes_is_the_probability_of_what_came():
-    features = noise(N, 2, seed=1)
-    classes = (features[:, :1] + 0.5 * noise(N, 1, seed=2) > 0.3).astype(int)
-    train = Split.of(N, seed=0).train
+    features = noise(N_READ, 2, seed=1)
+    classes = (features[:, :1] + 0.5 * noise(N_READ, 1, seed=2) > 0.3).astype(int)
+    train = Split.of(N_READ, seed=0).train
     X, Y = features[train], classes[train]
     bits, constant = [], []
     for n, end in ((52, 105), (105, 210)):
@@ -247,12 +252,15 @@ def test_the_smallest_number_of_sequences_is_enough():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, s: data_efficiency(m, s[:114], hook=HOOK, untrained=m), "at least 115 .* got 114"),
+        (lambda m, s: data_efficiency(m, s[:114], hook=READ_HOOK, untrained=m), "at least 115 .* got 114"),
         (
-            lambda m, s: data_efficiency(m, s, hook=HOOK, untrained=m, target="previous token", position=2),
+            lambda m, s: data_efficiency(m, s, hook=READ_HOOK, untrained=m, target="previous token", position=2),
             "'previous token' is the same in every sequence at T = 2",
         ),
-        (lambda m, s: data_efficiency(m, s, hook=HOOK, untrained=m, position=6), "position must be at most 5, got 6"),
+        (
+            lambda m, s: data_efficiency(m, s, hook=READ_HOOK, untrained=m, position=6),
+            "position must be at most 5, got 6",
+        ),
     ],
 )
 def test_refusals(call, message):

@@ -14,8 +14,8 @@ from pathlib import Path
 import plotly.graph_objects as go
 import plotly.io
 import pytest
+from cases import CHROMIUM, CHROMIUM_FLAGS
 from plotly.offline import get_plotlyjs
-from test_browser import CHROMIUM, CHROMIUM_FLAGS
 
 import ar_interp as ari
 from ar_interp.claims import Claim, Claims, Control

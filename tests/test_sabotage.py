@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_claims import made
 from torch.testing import assert_close
+from zoo import claim
 
 import ar_interp as ari
 from ar_interp.claims.catalogue import CATALOGUE
@@ -124,7 +124,7 @@ def sabotage(**changes) -> Sabotage:
     return Sabotage(**{"name": "x", "base": UNITARY, "description": "d", "make": changed(copies), **changes})
 
 
-VERDICT = {"holds": {}, "fails": {"measured": 9.0}, "void": {"control": replace(made().control, measured=1.0)}}
+VERDICT = {"holds": {}, "fails": {"measured": 9.0}, "void": {"control": replace(claim().control, measured=1.0)}}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,9 @@ def test_the_outcome(expected, verdict, before, outcome):
         "free": {"undecided": frozenset({"heads/a"}), "why": "w"},
         "unchanged": {"healthy": changed(copies)},
     }[expected]
-    (row,) = cells(sabotage(**options), Claims("x", (made(**VERDICT[verdict]),)), {"heads/a": before} if before else {})
+    (row,) = cells(
+        sabotage(**options), Claims("x", (claim(**VERDICT[verdict]),)), {"heads/a": before} if before else {}
+    )
     assert (row["verdict"], row["expected"], row["outcome"]) == (verdict, expected, outcome)
 
 
@@ -190,7 +192,7 @@ def test_a_claim_that_only_ever_holds_is_named():
         (lambda: sabotage(must_fail=frozenset("a"), undecided=frozenset("a"), why="w"), "must not overlap, both hold"),
         (lambda: sabotage(undecided=frozenset("a")), "must say why theory leaves claims undecided"),
         (
-            lambda: cells(sabotage(must_fail=frozenset({"heads/none"})), Claims("x", (made(),)), {}),
+            lambda: cells(sabotage(must_fail=frozenset({"heads/none"})), Claims("x", (claim(),)), {}),
             r"expectations of 'x' name claims that are not made of it: \['heads/none'\]",
         ),
         (lambda: sensitivity(UNITARY, scales=(1e-2, 1e-3)), "scales must ascend and seeds must not be empty"),

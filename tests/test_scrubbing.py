@@ -5,10 +5,10 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from test_context import HAAR, augmented, one_gradient_step
-from test_heads import N_CTX, D, orthogonal_model, unitary_model
-from test_paths import attend, foreign_and_ours, number_of, path_alone, project, read, streams, with_scalars
+from cases import HAAR, N_CTX, D
+from oracles import attend, number_of, path_alone, project, read_out, streams
 from torch.testing import assert_close
+from zoo import augmented, foreign_and_ours, one_gradient_step, orthogonal_model, scalar_layer, unitary_model
 
 import ar_interp as ari
 from ar_interp.probes import paths
@@ -101,8 +101,8 @@ def check_against_loops(model, sequences, hypothesis, wrong, mix, layer, **optio
             WRONG_KEYS: mix(model, layer, set(wrong), own, other),
         }
         inputs, targets = sequences.tokens[i, :-1], sequences.tokens[i, 1:]
-        predictions = {name: read(model, streams(model, inputs, out, layer)[-1]) for name, out in outputs.items()}
-        predictions[MODEL] = read(model, befores[i][-1])
+        predictions = {name: read_out(model, streams(model, inputs, out, layer)[-1]) for name, out in outputs.items()}
+        predictions[MODEL] = read_out(model, befores[i][-1])
         for condition, prediction in predictions.items():
             found[condition].append((prediction - targets)[1:].abs().square().sum(-1).mean().item())
     for condition, values in found.items():
@@ -187,7 +187,7 @@ def test_every_condition_has_its_exact_loss(process, kept):
         COMPLEMENT: loss(~chosen(kept)),
         WRONG_KEYS: loss(chosen(wrong)),
     }
-    result = scrub(with_scalars((a, b), process), process.sample(600, 6, seed=2), kept)
+    result = scrub(scalar_layer(a, b, process=process, n_ctx=5), process.sample(600, 6, seed=2), kept)
     for condition, exact in truth.items():
         found = row(result, condition)
         assert abs(found["loss"] - exact) < ERRORS * found["loss_se"] + 1e-12, condition
@@ -255,7 +255,7 @@ def test_conjugate_pairs_need_two_keys(kappa):
 
 def test_noise_that_stays_noise_costs_nothing():
     """<s_t|s_T> s_t has no part along the target, so another sequence's is as bad; cutting it would help."""
-    model, sequences = with_scalars(([0.1, 0.15, 0.0, 0.0], [1.0, 0.0]), UNITARY), UNITARY.sample(600, 6, seed=6)
+    model, sequences = scalar_layer([0.1, 0.15, 0.0, 0.0], process=UNITARY, n_ctx=5), UNITARY.sample(600, 6, seed=6)
     result = scrub(model, sequences)
     found = row(result, HYPOTHESIS)
     assert abs(found["recovered"] - 1) < ERRORS * found["recovered_se"]
@@ -267,7 +267,7 @@ def test_noise_that_stays_noise_costs_nothing():
 @pytest.mark.parametrize("a3", [0.1, -0.1])
 def test_what_misleads_can_recover_more_than_all_and_less_than_nothing(a3):
     """Conjugate pairs ask for a3 < 0: a positive one does harm, and the right one is of no use alone."""
-    model = with_scalars(([0.0, 0.15, a3, 0.0], [1.0, 0.0]), PAIRS)
+    model = scalar_layer([0.0, 0.15, a3, 0.0], process=PAIRS, n_ctx=5)
     sequences = PAIRS.sample(600, 6, seed=6)
     step, second = (scrub(model, sequences, [path]) for path in BOTH)
     assert step.controls[COMPLEMENT] == pytest.approx(second.recovered)
@@ -339,7 +339,7 @@ def test_the_standard_error_counts_all_pairs_that_share_a_sequence(random_tensor
 
 
 def test_standard_errors_are_the_spread_over_samples():
-    model = with_scalars(([0.03, 0.14, -0.05, 0.02], [1.0, 0.2]), UNITARY)
+    model = scalar_layer([0.03, 0.14, -0.05, 0.02], [1.0, 0.2], process=UNITARY, n_ctx=5)
     found = []
     for seed in range(30):
         table = scrub(model, UNITARY.sample(24, 6, seed=100 + seed), BOTH, seed=seed, n_resamples=2).table

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from test_context import HAAR, augmented, one_gradient_step
-from test_foreign import Foreign
-from test_heads import N_CTX, D, orthogonal_model, unitary_model
+from cases import HAAR, N_CTX, D
 from torch import nn
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
+from zoo import ForeignDiagonal, augmented, one_gradient_step, orthogonal_model, unitary_model
 
 import ar_interp as ari
 from ar_interp.probes.jacobian import exact_circuit
@@ -277,7 +276,7 @@ def test_random_states_follow_the_seed_and_have_the_norm_of_the_sources():
 
 def test_other_models_are_swapped_by_their_patterns():
     model = unitary_model(D)
-    foreign = Foreign(model.A.detach(), model.B.detach(), model.P.detach())
+    foreign = ForeignDiagonal(model.A.detach(), model.B.detach(), model.P.detach())
     ours, theirs = (swap_context(m, *pair(model.process, 20, N_CTX)) for m in (model, foreign))
     torch.testing.assert_close(theirs.moved, ours.moved)
     assert theirs.score == pytest.approx(1)

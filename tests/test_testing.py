@@ -4,10 +4,23 @@ from functools import partial
 
 import pytest
 import torch
-from test_context import augmented
-from test_diagnoses import ETA, OV, QK, best_step, copying, edited, step, turned_signs, with_row
-from test_foreign import Foreign, GradientStep
-from test_heads import N_CTX, D, orthogonal_model, unitary_model
+from cases import N_CTX, D
+from zoo import (
+    ETA,
+    OV,
+    QK,
+    ForeignDiagonal,
+    GradientStep,
+    augmented,
+    best_step,
+    copying,
+    edited,
+    orthogonal_model,
+    step,
+    turned_signs,
+    unitary_model,
+    with_row,
+)
 
 import ar_interp as ari
 from ar_interp import diagnoses, theory
@@ -99,7 +112,7 @@ def test_a_conforming_model_of_somebody_else_passes():
     torch.manual_seed(0)
     solution = theory.kappa_family(dim=4, kappa=1.0, n_ctx=N_CTX)
     foreign, family = (
-        Foreign(*theory.factor_heads(solution.C, n_heads=2, seed=1), solution.P),
+        ForeignDiagonal(*theory.factor_heads(solution.C, n_heads=2, seed=1), solution.P),
         ari.CommutingOrthogonal(4),
     )
     for check in (assert_heads_orthogonal, assert_trigonometric_encoding, assert_recovers_context):

@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from cases import EXACT, both_families
+from oracles import feature, grid_sequences, quadratic
 from scipy.optimize import minimize
-from test_theory_gradient_step import both_families, feature, grid_sequences, quadratic
 from torch.testing import assert_close
 
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary
 from ar_interp.theory.block_scalars import block_scalar_loss, block_scalar_minimum, block_scalar_quadratic
 from ar_interp.theory.gradient_step import block_scalar_optimum, one_step_loss, one_step_minimum, optimal_step_size
-
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 LAGS = [  # (key, query, value) of a1 b1, a1 b2, ..., a4 b2, spelled out
     (0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1), (0, 1, 0), (0, 1, 1), (1, 1, 0), (1, 1, 1),

@@ -6,53 +6,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases import EXACT, both_families
+from oracles import feature, grid_sequences, inner, quadratic
 from torch.testing import assert_close
 
 from ar_interp import theory
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary
-
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
-
-both_families = pytest.mark.parametrize("family", [CommutingUnitary, CommutingOrthogonal])
-
-
-def grid_sequences(family: type, dim: int, length: int) -> torch.Tensor:
-    """s_1..s_length, s_1 = 1_dim, for every point of a grid of phases.
-
-    Each phase has degree below 4 length in a squared error, so that the mean over the grid is the expectation.
-    """
-    angles = 2 * math.pi * torch.arange(4 * length, dtype=torch.float64) / (4 * length)
-    n_free = dim // 2 if family is CommutingOrthogonal else dim
-    phases = torch.tensor(list(itertools.product(angles.tolist(), repeat=n_free)), dtype=torch.float64)
-    if family is CommutingOrthogonal:
-        phases = torch.stack([phases, -phases], dim=-1).flatten(1)
-    return family(dim).rollout(phases, length).tokens
-
-
-def feature(tokens: torch.Tensor, T: int, key_lag: int, query_lag: int, value_lag: int = 0) -> torch.Tensor:
-    """sum_{t=1}^T <s_{t - key_lag}, s_{T - query_lag}> s_{t - value_lag} with s_0 = 0, one term at a time."""
-    states = torch.cat([torch.zeros_like(tokens[:, :1]), tokens], dim=1)  # states[:, t] = s_t
-    total = torch.zeros_like(tokens[:, 0])
-    for t in range(1, T + 1):
-        score = (states[:, t - key_lag].conj() * states[:, T - query_lag]).sum(-1, keepdim=True)
-        total = total + score * states[:, t - value_lag]
-    return total
 
 
 def gradient_step(tokens: torch.Tensor, T: int) -> torch.Tensor:
     """(sum_{t=2}^T s_t s_{t-1}^*) s_T."""
     matrix = sum(tokens[:, t - 1, :, None] * tokens[:, t - 2, None, :].conj() for t in range(2, T + 1))
     return torch.einsum("bij,bj->bi", matrix, tokens[:, T - 1])
-
-
-def inner(x: torch.Tensor, y: torch.Tensor) -> float:
-    return float((x.conj() * y).real.sum(-1).mean())
-
-
-def quadratic(features: list[list[torch.Tensor]], targets: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Gram matrix of the features, summed over context lengths, and their products with the targets."""
-    gram = sum(np.array([[inner(x, y) for x in row] for y in row]) for row in features)
-    return gram, sum(np.array([inner(x, y) for x in row]) for row, y in zip(features, targets, strict=True))
 
 
 # ---- the prediction is a gradient step

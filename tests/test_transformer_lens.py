@@ -4,53 +4,26 @@ from itertools import product
 
 import pytest
 import torch
+from cases import D_MLP, MODELS, N_LAYERS, NORMED, REPLACED, STREAM, STREAM_SIZES, STREAMS, draw
+from oracles import assert_same
 from torch import Tensor
 from torch.testing import assert_close
 from transformer_lens import ActivationCache, FactoredMatrix
+from zoo import trained_like
 
 from ar_interp.models.cache import ARCache
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 
-DIM, N_CTX, BATCH, N_HEADS, N_LAYERS, D_MLP = 2, 4, 3, 2, 2, 5
-SIZES = {"dim": DIM, "n_ctx": N_CTX, "n_heads": N_HEADS}
-
-STREAM = ModelConfig.augmented(
-    **SIZES, n_layers=N_LAYERS, d_head=3, positional="additive", biases=True, d_mlp=D_MLP, attention="linear/pairs"
-)
-STREAMS = {
-    "everything": STREAM,
-    "softmax": ModelConfig.augmented(**SIZES, n_layers=N_LAYERS, attention="softmax", biases=True, unembed=True),
-    "block-scalar": ModelConfig.augmented(**SIZES, n_layers=N_LAYERS, heads="block-scalar"),
-    "plain": ModelConfig.full(**SIZES, n_layers=N_LAYERS, residual=True, shared_output=True, biases=True),
-    "softmax positions": ModelConfig.full(**SIZES, n_layers=N_LAYERS, residual=True, positional="softmax"),
-}
-REPLACED = ModelConfig.full(**SIZES, n_layers=N_LAYERS, query_lag=0)
-NORMED = ModelConfig.augmented(**SIZES, n_layers=N_LAYERS, layer_norm=True)
-MODELS = {**STREAMS, "no stream": REPLACED, "LayerNorm": NORMED, "diagonal": ModelConfig.diagonal(**SIZES)}
+DIM, N_CTX, N_HEADS = STREAM_SIZES.values()
+BATCH = 3
 every_stream = pytest.mark.parametrize("config", STREAMS.values(), ids=list(STREAMS))
 every_model = pytest.mark.parametrize("config", MODELS.values(), ids=list(MODELS))
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def trained_like(config: ModelConfig) -> HookedARTransformer:
-    """No parameter is zero, biases and inert blocks included; they are frozen, the model is in evaluation mode."""
-    model = HookedARTransformer(config).requires_grad_(False).eval()
-    for seed, parameter in enumerate(model.parameters()):
-        parameter.copy_(0.4 * draw(*parameter.shape, seed=seed))
-    return model
 
 
 def run(config: ModelConfig, batch: int = BATCH) -> tuple[HookedARTransformer, Tensor, ARCache]:
     model = trained_like(config)
     return model, *model.run_with_cache(draw(batch, N_CTX, DIM, seed=100))
-
-
-def assert_same(actual: Tensor, expected: Tensor) -> None:
-    assert_close(actual, expected, rtol=1e-12, atol=1e-12 * max(1.0, float(expected.abs().max())))
 
 
 # ---- the cache
@@ -124,7 +97,7 @@ def test_head_results_are_found_again_from_z(config):
 
 
 def test_stack_head_results_of_one_layer_that_replaces_its_input():
-    _, predictions, cache = run(ModelConfig.full(**SIZES))
+    _, predictions, cache = run(ModelConfig.full(**STREAM_SIZES))
     assert_same(cache.stack_head_results().sum(0), predictions)
 
 
