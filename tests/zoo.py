@@ -168,7 +168,7 @@ def tabled(values):
 
 
 def trained_like(config: ModelConfig, seed: int = 0, scale: float = 0.6) -> HookedARTransformer:
-    """No parameter is zero or one, LayerNorm and inert blocks included; they are frozen, the model is in evaluation mode."""
+    """No parameter is zero or one, LayerNorm and inert blocks included; frozen, in evaluation mode."""
     model = HookedARTransformer(config).requires_grad_(False).eval()
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
