@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from ar_interp.claims.catalogue import CATALOGUE, Evidence
+from ar_interp.claims.catalogue import CATALOGUE
+from ar_interp.claims.catalogue import Evidence as Evidence
 from ar_interp.claims.tolerances import TOLERANCES
 
 VERDICTS = ("holds", "fails", "void")

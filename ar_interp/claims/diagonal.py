@@ -2,7 +2,7 @@
 
 from ar_interp.claims.controls import flipped_previous, permuted_heads, shifted_positions
 from ar_interp.claims.core import Claim
-from ar_interp.claims.subject import N_SEQUENCES, Measured, Subject
+from ar_interp.claims.diagonal_subject import N_SEQUENCES, Measured, Subject
 from ar_interp.theory import orthogonal_minimum, unitary_minimum
 
 UNITARY = "Sander et al. 2024, non-augmented tokens, unitary case"

@@ -5,7 +5,7 @@ from scipy.stats import binomtest
 
 from ar_interp.checkpoints import Trained
 from ar_interp.claims.core import Claim, claim
-from ar_interp.claims.subject import Subject
+from ar_interp.claims.diagonal_subject import Subject
 from ar_interp.theory import gradient_descent_scale, orthogonal_minimum, trapped_levels
 
 FLOW = "conservation of |A|^2 - |P|^2 under gradient flow"

@@ -1,7 +1,7 @@
 """Claims about what can be read off the scores by regression, and which of them mean nothing."""
 
 from ar_interp.claims.core import Claim, claim
-from ar_interp.claims.subject import Subject
+from ar_interp.claims.diagonal_subject import Subject
 from ar_interp.probes.context import SCORES, Readout, read_phases
 
 SOURCE = "regression probe; untrained scores already hold H linear forms of lambda"

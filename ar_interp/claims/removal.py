@@ -8,8 +8,8 @@ from scipy.stats import norm
 
 from ar_interp.claims.controls import flipped_previous
 from ar_interp.claims.core import Claim, claim
+from ar_interp.claims.diagonal_subject import Measured, Subject
 from ar_interp.claims.general import GeneralSubject
-from ar_interp.claims.subject import Measured, Subject
 from ar_interp.probes.ablations import ablate_heads, ablate_positions
 from ar_interp.probes.paths import GRADIENT_STEP
 from ar_interp.probes.scrubbing import COMPLEMENT, LAST_KEY, LAST_TWO_KEYS, WRONG_KEYS, scrub

@@ -1,77 +1,70 @@
-"""What claims of diagonal heads are made of: a model measured once, beside its untrained control."""
+"""`Subject`: a model with what it is about, of which claims and exhibits are made."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-
-from ar_interp.claims.controls import untrained
-from ar_interp.claims.core import Compared
+from ar_interp.checkpoints import Checkpoint, Trained
+from ar_interp.models.config import ModelConfig
 from ar_interp.models.weights import diagonal_weights
-from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
-from ar_interp.probes.positional import PositionalStructure, positional_structure
-from ar_interp.processes import CommutingProcess
-from ar_interp.theory import population_loss
-
-N_SEQUENCES = 2048
-SAMPLE_SEED = 0
+from ar_interp.processes import Process
+from ar_interp.setting import Setting, setting_of
 
 
-class Measured:
-    """A model with all that the probes say of it."""
+@dataclass(frozen=True)
+class Subject:
+    """A model, the process that it is about, and how it was trained where that is known.
 
-    def __init__(self, model: Any, process: CommutingProcess) -> None:
-        self.model, self.process = model, process
-        self.weights = diagonal_weights(model)
+    Attributes:
+        name: of the checkpoint, else of the model's type.
+        model: a `HookedARTransformer` or a conforming model.
+        config: of the model; of one without, that of bare diagonal heads where its weights are such.
+        process: what it is about, or None.
+        run: the checkpoint or training run; None for a model alone.
+        n: how many contexts each measurement takes; None for as many as each needs.
+    """
 
-    @cached_property
-    def heads(self) -> HeadOrthogonality:
-        return head_orthogonality(self.model)
-
-    @cached_property
-    def positions(self) -> PositionalStructure:
-        return positional_structure(self.model, process=self.process)
-
-    @property
-    def loss(self) -> float:
-        """Population loss per context length."""
-        P = self.weights.P
-        family = "orthogonal" if self.process.conjugate_pairs else "unitary"
-        return population_loss(self.weights.C, P, family=family).item() / (len(P) - 1)
+    name: str
+    model: Any
+    config: Any
+    process: Process | None
+    run: Trained | None = None
+    n: int | None = None
 
     @cached_property
-    @torch.no_grad()
-    def sampled_loss(self) -> tuple[float, float]:
-        """Mean over fresh sequences of the squared error per context length, and its standard error."""
-        P = self.model.P
-        sequences = self.process.sample(N_SEQUENCES, len(P) + 1, seed=SAMPLE_SEED, device=P.device)
-        error = (self.model(sequences.tokens[:, :-1]) - sequences.tokens[:, 1:])[:, 1:]
-        losses = error.abs().square().sum(-1).mean(-1)
-        return losses.mean().item(), (losses.std() / N_SEQUENCES**0.5).item()
+    def setting(self) -> Setting:
+        """The part of theory that speaks of it."""
+        return setting_of(self.config, self.process)
 
-    @property
-    def eigenvalue_deviation(self) -> float:
-        """Largest deviation of the eigenvalues of C / c (and of M / c, but for zeros) from 1 +- kappa and 0."""
-        dim, covered = self.process.dim, min(self.process.dim // 2, len(self.weights.A))
-        kappa, scale = self.positions.kappa, self.positions.scale
-        expected = [1 + kappa] * covered + [1 - kappa] * covered + [0.0] * (dim - 2 * covered)
-        scaled = self.weights.C / scale
-        if not scaled.isfinite().all():
-            return float("nan")
-        found = torch.linalg.eigvals(scaled)
-        real = found.real.sort().values - torch.tensor(expected, dtype=torch.float64).sort().values
-        return max(real.abs().max().item(), found.imag.abs().max().item())
+    def size(self, needed: int) -> int:
+        """How many contexts to measure on where `needed` is what a claim was planned with."""
+        return needed if self.n is None else self.n
 
 
-class Subject(Measured, Compared):
-    """The model that claims are made of, beside the untrained one that is the control of most."""
+def subject_of(subject: Any, process: Process | None = None, *, n: int | None = None) -> Subject:
+    """What claims and exhibits are made of.
 
-    def __init__(self, model: Any, process: CommutingProcess) -> None:
-        super().__init__(model, process)
-        self.n_heads, self.dim = self.weights.A.shape
-        self.untrained = Measured(untrained(model, process), process)
+    Args:
+        subject: a `Checkpoint`, a `TrainingRun`, or a conforming model.
+        process: the family; the subject's own if left out.
+        n: see `Subject`.
+    """
+    run = subject if isinstance(subject, Trained) else None
+    model = subject if run is None else run.model
+    return Subject(
+        name=subject.name if isinstance(subject, Checkpoint) else type(model).__name__,
+        model=model,
+        config=_config_of(model),
+        process=process or getattr(subject, "process", None),
+        run=run,
+        n=n,
+    )
 
-    def sabotaged(self, sabotage: Callable[[Any, CommutingProcess], Any]) -> Measured:
-        """A copy that `sabotage`, (model, process) -> model, has changed."""
-        return Measured(sabotage(self.model, self.process), self.process)
+
+def _config_of(model: Any) -> Any:
+    config = getattr(model, "config", None)
+    if isinstance(config, ModelConfig):
+        return config
+    weights = diagonal_weights(model)
+    n_heads, dim = weights.A.shape
+    return ModelConfig.diagonal(dim=dim, n_heads=n_heads, n_ctx=len(weights.P))

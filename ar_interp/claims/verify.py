@@ -8,6 +8,7 @@ from ar_interp.claims.causal import causal_claims, swap_claims
 from ar_interp.claims.core import Claim, Claims
 from ar_interp.claims.depth import depth_claims
 from ar_interp.claims.diagonal import diagonal_claims
+from ar_interp.claims.diagonal_subject import Subject
 from ar_interp.claims.general import GeneralSubject
 from ar_interp.claims.head_count import head_count_claims
 from ar_interp.claims.initial_token import initial_token_claims
@@ -15,7 +16,6 @@ from ar_interp.claims.landscape import landscape_claims
 from ar_interp.claims.paper import paper_claims
 from ar_interp.claims.readability import readability_claims
 from ar_interp.claims.removal import diagonal_removal_claims
-from ar_interp.claims.subject import Subject
 from ar_interp.claims.unfinished_filter import positional_claims
 from ar_interp.models.config import ModelConfig, check_process
 from ar_interp.models.weights import process_of

@@ -1,0 +1,130 @@
+"""`Study`: a part of a paper as one file, with what it covers, its recipes, its claims, its figures and its words."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import plotly.graph_objects as go
+
+from ar_interp.claims.core import Claim, Evidence
+from ar_interp.claims.diagonal_subject import Subject
+from ar_interp.models.config import ModelConfig
+from ar_interp.processes import Process
+from ar_interp.setting import Setting
+from ar_interp.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that makes a checkpoint, and a sentence on what it shows.
+
+    Attributes:
+        known_failures: claims that do not hold of it, which is a finding too: name -> (lowest, highest) value that the
+            measurement may have. A value outside is a new failure.
+    """
+
+    summary: str
+    config: ModelConfig
+    process: Process
+    training: TrainConfig
+    known_failures: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """What claims and figures with the same first half of a name are about.
+
+    Attributes:
+        title: a noun phrase.
+        meaning: two or three sentences for a reader who has not read the paper.
+        formulas: the statements of theory, one line each.
+    """
+
+    title: str
+    meaning: str
+    formulas: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """A value of an exhibit that its reader may change.
+
+    Attributes:
+        name: of the argument of the exhibit's `measure` and `draw`, of `{name}` in its code, and in the explorer's URL.
+        label: for a reader.
+        kind: `integer` and `number` within [low, high], `choice` among `options`, or `sequence`, an editable list of
+            numbers.
+        default: what the report shows.
+        remeasures: the exhibit is measured again for another value; else it is only drawn again.
+    """
+
+    name: str
+    label: str
+    kind: Literal["integer", "number", "choice", "sequence"] = "integer"
+    default: Any = 0
+    low: float = 0
+    high: float = 0
+    options: tuple[Any, ...] = ()
+    meaning: str = ""
+    remeasures: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """A figure of a model: how it is measured and drawn, what it bears on, and the lines that reproduce it.
+
+    Report and explorer show the same exhibits, from the same sequences: the explorer with widgets for the controls.
+
+    Attributes:
+        name: unique within a study.
+        title: a noun phrase, e.g. for a table of contents.
+        page: of the explorer, e.g. `Heads`.
+        structure, evidence: of the claims that it bears on.
+        look: what to look at, two sentences.
+        applies: whether the model has what is shown.
+        measure: (subject, **values of controls that remeasure) -> result. Exhibits that share a function share its
+            result.
+        draw: (subject, result, **values of the other controls) -> figure.
+        code: lines of Python that draw the same figure after `import ar_interp as ari` and
+            `checkpoint = ari.load(...)`, with `{name}` for the value of a control.
+        controls: subject -> controls, since their ranges depend on the model.
+        wide: as wide as the page, not half of it.
+    """
+
+    name: str
+    title: str
+    page: str
+    structure: str
+    evidence: Evidence
+    look: str
+    measure: Callable[..., Any]
+    draw: Callable[..., go.Figure]
+    code: str
+    applies: Callable[[Subject], bool] = lambda subject: True
+    controls: Callable[[Subject], tuple[Control, ...]] = lambda subject: ()
+    wide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A part of a paper, or of several.
+
+    Attributes:
+        name: short, unique.
+        source: the paper.
+        question: what it asks, in a sentence.
+        covers: whether it speaks of a model in this setting.
+        recipes: checkpoints by name.
+        claims: subject -> claims that theory makes of it.
+        exhibits: its figures, in reading order.
+        structures: first half of claim names -> what they are about.
+    """
+
+    name: str
+    source: str
+    question: str
+    covers: Callable[[Setting], bool]
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    claims: Callable[[Subject], Iterable[Claim]] = lambda subject: ()
+    exhibits: tuple[Exhibit, ...] = ()
+    structures: Mapping[str, Structure] = field(default_factory=dict)
