@@ -1,5 +1,13 @@
 """The closed forms that the package measures against.
 
+One convention for the loss, everywhere: |prediction_T - target_T|^2, summed over coordinates, mean over contexts and
+over T = 2..n_ctx (`Contexts.losses`; at T = 1 there is nothing to learn from). T is the number of tokens in the
+context, and so the position of the prediction counted from 1; n_ctx, which functions of theory call max_length, is the
+largest T. Functions that say "sum over T" leave out the division by n_ctx - 1. Exceptions:
+
+    figures 5 and 7     of the paper count T = 1 too, and divide by dim
+    first-token laws    call max_length the number of tokens in a training sequence, n_ctx + 1
+
 Symbols, as in Sander et al. 2024 (arXiv 2402.05787):
 
     W           the matrix of the process, s_{t+1} = W s_t; lambda_j = exp(i theta_j) its eigenvalues
@@ -10,7 +18,7 @@ Symbols, as in Sander et al. 2024 (arXiv 2402.05787):
     c           scale shared by C and 1 / p_T; its value and sign are gauge
     kappa       ratio of the off-diagonal to the diagonal entry in each 2x2 block of C (conjugate pairs)
     u, v        p_{T-1}, p_T
-    n           n_ctx - 1, the number of context lengths T = 2..n_ctx in a training loss
+    n           n_ctx - 1, the number of context lengths in a loss
     mu          eigenvalues are exp(i theta / mu), theta uniform (positional-only attention)
     K           [pos pos]   the kernel of the positional-only loss
 
