@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from zoo import tabled
 
+from ar_interp.claims import Claims
 from ar_interp.models.encodings import encode
 from ar_interp.probes.blocks import BLOCK_NAMES
 from ar_interp.probes.paths import PREVIOUS, READ_OUT, Path
@@ -141,6 +142,15 @@ def quadratic(features: list[list[torch.Tensor]], targets: list[torch.Tensor]) -
 def assert_same(actual: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
     """To rounding in units of the largest entry: products of up to nine tokens cancel in the small ones."""
     assert_close(actual, expected, rtol=tolerance, atol=tolerance * max(1.0, float(expected.abs().max())))
+
+
+def names(claims: Claims) -> set[str]:
+    return {claim.name for claim in claims}
+
+
+def failing(claims: Claims) -> set[str]:
+    """Names of the claims that fail."""
+    return {claim.name for claim in claims if claim.verdict == "fails"}
 
 
 def trace(figure: go.Figure, name: str) -> go.Scatter:

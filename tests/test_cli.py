@@ -63,8 +63,8 @@ def test_overrides_reach_the_training(tmp_path):
 def test_verify_writes_json_and_exits_by_the_verdicts(tmp_path, capsys):
     file = tmp_path / "claims.json"
     assert cli.main(["verify", "positional-mu50", "--json", str(file)]) == 0
-    assert "6 claims about 1 checkpoint(s): 6 holds, 0 fails, 0 void" in capsys.readouterr().out
-    assert [row["verdict"] for row in json.loads(file.read_text())] == ["holds"] * 6
+    assert re.search(r"(\d+) claims about 1 checkpoint\(s\): \1 holds, 0 fails, 0 void", capsys.readouterr().out)
+    assert {row["verdict"] for row in json.loads(file.read_text())} == {"holds"}
 
     assert cli.main(["train", "diagonal-unitary-h5", "-o", str(tmp_path), "--quiet", "--steps", "3"]) == 0
     assert cli.main(["verify", "positional-mu50", str(tmp_path / "diagonal-unitary-h5"), "--json", str(file)]) == 1

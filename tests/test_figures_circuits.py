@@ -193,7 +193,6 @@ def test_composition_of_block_scalars_is_compared_with_untrained_block_scalars(o
     untrained = [ari.circuits(model, n_untrained=2) for model in fresh]
     figure = ari.figures.composition_scores(given.circuits, untrained=untrained)
     scores = torch.tensor([score for other in untrained for score in other.composition["score"]])
-    assert len(scores) == 30
     assert figure.layout.coloraxis.cmid == pytest.approx(scores.mean().item())
     assert f"{scores.mean():.3g} ± {scores.std():.3g} (sd)" in figure.layout.title.text
 
