@@ -48,9 +48,12 @@ class Kind:
         cls.registered[cls.kind] = cls
 
     @classmethod
-    def find(cls, kind: object) -> type[Any]:
+    def find(cls, kind: object, name: str = "kind") -> type[Any]:
         """The subclass of this name: one that is imported, or that an entry point of an installed package names.
 
+        Args:
+            kind: the name.
+            name: what the message calls it.
         Raises:
             ValueError: there is none; the message lists those that there are.
         """
@@ -58,7 +61,7 @@ class Kind:
             load_plugins()
         if not isinstance(kind, str) or kind not in cls.registered:
             raise ValueError(
-                f"kind must be one of {', '.join(map(repr, cls.registered))}, got {kind!r}. A kind of your own is "
+                f"{name} must be one of {', '.join(map(repr, cls.registered))}, got {kind!r}. A kind of your own is "
                 f"known once its module is imported, or where an entry point of the group {GROUPS[0]!r} names it."
             )
         return cls.registered[kind]

@@ -9,10 +9,11 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
+from inspect import get_annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -23,8 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
-from ar_interp.models.config import ModelConfig
-from ar_interp.processes import PROCESSES, CommutingProcess, FirstToken, HaarOrthogonal, Process
+from ar_interp._kinds import Kind
+from ar_interp.models.config import Config, ModelConfig
+from ar_interp.processes import FirstToken, HaarOrthogonal, Process
 from ar_interp.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -100,10 +102,7 @@ class Checkpoint:
 
     @cached_property
     def model(self) -> "HookedARTransformer":
-        from ar_interp.models.transformer import HookedARTransformer
-
-        device = next(iter(self.parameters.values())).device
-        model = HookedARTransformer(self.config, process=self.process, device=device)
+        model = self.config.build(self.process, device=next(iter(self.parameters.values())).device)
         model.load_state_dict(self.parameters)
         return model
 
@@ -138,11 +137,13 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
     _check_keys(raw, required, required, where)
     if raw["schema"] != SCHEMA:
         raise CheckpointError(f"{where}: schema must be {SCHEMA}, got {raw['schema']!r}. Is it from another version?")
-    config = _build(ModelConfig, raw["model"], f"{where}: model")
+    config = _build_config(raw["model"], f"{where}: model")
     process = _build_process(raw["process"], f"{where}: process")
     training = _build(TrainConfig, raw["training"], f"{where}: training")
-    if process.dim != config.dim:
-        raise CheckpointError(f"{where}: process.dim is {process.dim} but model.dim is {config.dim}.")
+    try:
+        config.check_process(process)
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}") from error
     versions = raw["versions"]
     if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
         raise CheckpointError(f"{where}: versions must map names to strings.")
@@ -202,8 +203,11 @@ def save(run: Trained, path: str | Path, *, card: str | None = None, overwrite: 
         overwrite: replace a checkpoint that is already there (anything else is never replaced).
     Raises:
         FileExistsError: the folder is there.
+        ValueError: the config or the process would not be the same when it is loaded.
     """
     path = Path(path)
+    _check_comes_back("config", run.config, _build_config)
+    _check_comes_back("process", run.process, _build_process)
     if path.exists() and not (overwrite and (path / "config.json").is_file()):
         raise FileExistsError(f"{path} is there already. Choose another path, or overwrite=True for a checkpoint.")
     config = {
@@ -235,7 +239,9 @@ def describe(run: Trained, name: str, summary: str = "") -> str:
     """The model card's first part: what the model is and how it was made."""
     model, process, training = run.config, run.process, run.training
     losses = run.members["loss"]
-    commuting = isinstance(process, CommutingProcess)
+    own = {field.name: getattr(process, field.name) for field in fields(process)}
+    own = {name: value for name, value in own.items() if value and name not in ("dim", "first_token")}
+    facts = "".join(f", {name} = {f'{value:g}' if isinstance(value, float) else value}" for name, value in own.items())
     initial = "as of torch.nn.Linear" if model.init == "linear" else f"N(0, {model.init_scale:g}^2)"
     lines = [
         f"# {name}",
@@ -244,8 +250,8 @@ def describe(run: Trained, name: str, summary: str = "") -> str:
         "## What it is",
         "",
         f"- {model.summary}; d = {model.dim}, n_ctx = {model.n_ctx}",
-        f"- weights: {model.dtype}; tokens {'complex, in the eigenbasis' if commuting else 'real'}",
-        f"- process: {process.kind}{f', mu = {process.mu:g}' if commuting else ''}, first token {process.initial.law}",
+        f"- weights: {model.dtype}; tokens {'real' if process.real_tokens else 'complex, in the eigenbasis'}",
+        f"- process: {process.kind}{facts}, first token {process.initial.law}",
         "",
         "## How it was made",
         "",
@@ -335,19 +341,49 @@ def _build(cls: type[T], values: Any, where: str) -> T:
         raise CheckpointError(f"{where}: {error}") from error
 
 
+def _build_config(values: Any, where: str) -> ModelConfig:
+    return _build_kind(Config, {"kind": ModelConfig.kind, **values} if isinstance(values, dict) else values, where)
+
+
 def _build_process(values: Any, where: str) -> Process:
-    if not isinstance(values, dict) or values.get("kind") not in tuple(PROCESSES):  # a tuple: kind may be unhashable
-        raise CheckpointError(f"{where}.kind must be one of {', '.join(PROCESSES)}.")
-    rest = {key: value for key, value in values.items() if key != "kind"}
-    if "first_token" in rest:
-        rest["first_token"] = _build(FirstToken, rest["first_token"], f"{where}.first_token")
-    return _build(PROCESSES[values["kind"]], rest, where)
+    if isinstance(values, dict) and "first_token" in values:
+        values = {**values, "first_token": _build(FirstToken, values["first_token"], f"{where}.first_token")}
+    return _build_kind(Process, values, where)
+
+
+def _build_kind(root: type[Kind], values: Any, where: str) -> Any:
+    """One of the classes that are known already: no file names a module."""
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{where} must be an object, got {type(values).__name__}.")
+    try:
+        found = root.find(values.get("kind"))
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    return _build(found, {key: value for key, value in values.items() if key != "kind"}, where)
+
+
+def _check_comes_back(name: str, value: Any, build: Callable[[Any, str], Any]) -> None:
+    """Loading will give the same again, attribute by attribute."""
+    cls = type(value)
+    declared = {field.name for field in fields(cls)}
+    lost = {key for key, hint in get_annotations(cls).items() if "ClassVar" not in str(hint)} - declared
+    fault = None
+    try:
+        again = vars(build(json.loads(json.dumps(value.to_dict(), allow_nan=False)), name))
+        lost |= {key for key, own in vars(value).items() if key not in again or again[key] != own}
+    except (ValueError, TypeError) as error:
+        fault = error
+    if fault or lost:
+        raise ValueError(
+            f"{name} cannot be saved, it would not load as it is: {fault or 'it loses ' + ', '.join(sorted(lost))}. "
+            f"Decorate {cls.__name__} with @dataclass(frozen=True), with fields that JSON can hold."
+        ) from fault
 
 
 def _read_tensors(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     where = f"{path.parent.name}/{path.name}"
     shapes = config.parameter_shapes
-    dtype = {"float64": "F64", "float32": "F32"}[config.dtype]
+    dtype = {torch.float64: "F64", torch.float32: "F32"}[config.torch_dtype]
     try:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())

@@ -26,7 +26,7 @@ from ar_interp.claims.augmented import without_signs
 from ar_interp.claims.controls import untrained as untrained_heads
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.diagnoses import Check, Sign
-from ar_interp.models.config import ModelConfig, check_process
+from ar_interp.models.config import ModelConfig
 from ar_interp.models.weights import process_of
 from ar_interp.probes.blocks import BLOCKS, AugmentedBlocks, augmented_blocks
 from ar_interp.probes.context import ONE_STEP, UNTRAINED_SEED, RecoveredContext, recover_context
@@ -338,7 +338,7 @@ def _resolve(subject: Any, process: Process | None, probe: str) -> tuple[Any, Pr
     if process is None:
         raise ValueError("process is needed to sample sequences of it; pass process=..., e.g. CommutingUnitary(10).")
     if isinstance(config := getattr(model, "config", None), ModelConfig):
-        check_process(config, process)
+        config.check_process(process)
     return model, process
 
 

@@ -23,7 +23,6 @@ import torch
 from torch.utils.data import DataLoader
 
 import ar_interp as ari
-from ar_interp.models.config import initial_parameters
 from ar_interp.training.objectives import sampled_objective
 
 BATCH, N_CTX, DIM = reference.BATCH, reference.N_CTX, reference.DIM
@@ -82,7 +81,7 @@ def our_stepper(case: Case) -> Callable[[], None]:
     """One step of ours, with fresh sequences."""
     generator = torch.Generator().manual_seed(0)
     objective = sampled_objective(case.config, PROCESS, batch=BATCH, generators=[generator], first_length=1)
-    parameters = {name: tensor[None].clone() for name, tensor in initial_parameters(case.config, seed=0).items()}
+    parameters = {name: tensor[None].clone() for name, tensor in case.config.initial_parameters(seed=0).items()}
     optimizer = torch.optim.Adam(parameters.values(), lr=reference.LR)
 
     def step() -> None:

@@ -14,7 +14,7 @@ from zoo import optimal, scalar_layer
 import ar_interp as ari
 from ar_interp.claims.augmented import without_signs
 from ar_interp.claims.verify import _kind
-from ar_interp.models.config import ModelConfig, initial_parameters
+from ar_interp.models.config import ModelConfig
 from ar_interp.probes.algorithm import gradient_descent_curve
 from ar_interp.probes.blocks import augmented_blocks
 from ar_interp.setting.sampled import best_block_scalars, best_equivariant_head
@@ -215,7 +215,7 @@ def test_depth_is_counted_in_gradient_steps():
 
 def test_a_stack_that_blows_up_is_seen():
     run = stack_run(2, [4, 4])
-    wild = {name: 3 * tensor for name, tensor in initial_parameters(run.config, seed=1).items()}
+    wild = {name: 3 * tensor for name, tensor in run.config.initial_parameters(seed=1).items()}
     run.model.load_state_dict({name: 10 * tensor for name, tensor in wild.items()})
     assert ari.verify(run)["loss/blow-ups"].verdict == "fails"
 

@@ -314,9 +314,7 @@ def test_what_is_refused():
         edit_losses(nameless, "previous position", [1.0])
     with pytest.raises(ValueError, match="process is needed to sample sequences; pass process="):
         available_edits(nameless)
-    with pytest.raises(
-        ValueError, match="process must be CommutingUnitary or CommutingOrthogonal: diagonal heads need"
-    ):
+    with pytest.raises(ValueError, match=r"process must be CommutingUnitary, .*: diagonal heads need"):
         available_edits(model, HAAR)
     with pytest.raises(ValueError, match="process has dim 6 but the model has dim 4"):
         edit_losses(model, "previous position", [1.0], process=ari.CommutingUnitary(6))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ar_interp.models.config import ModelConfig, initial_parameters
+from ar_interp.models.config import ModelConfig
 from ar_interp.processes import HaarOrthogonal
 from ar_interp.training.fast import fast_predictions, fast_step
 from ar_interp.training.objectives import predictions_of, squared_errors, value_and_gradients
@@ -37,7 +37,7 @@ STEPS = {
 
 
 def ensemble(config: ModelConfig) -> dict[str, torch.Tensor]:
-    members = [initial_parameters(config, seed=seed) for seed in SEEDS]
+    members = [config.initial_parameters(seed=seed) for seed in SEEDS]
     perturbed = torch.Generator().manual_seed(0)  # LayerNorm's weights and inert blocks leave their special values
     return {
         name: torch.stack([m[name] for m in members])

@@ -283,7 +283,9 @@ def test_other_models_have_no_diagonals(name):
 
 @pytest.mark.parametrize("name", ["softmax", "softmax positions", "MLP", "figure 5"])
 def test_complex_tokens_are_refused_where_there_is_no_complex_version(name):
-    with pytest.raises(ValueError, match="tokens must be real: softmax, LayerNorm and MLP have no complex version"):
+    with pytest.raises(
+        ValueError, match="tokens must be real: nonlinear attention, softmax, LayerNorm and MLP have no complex version"
+    ):
         HookedARTransformer(ARCHITECTURES[name])(draw(BATCH, N_CTX, DIM, is_complex=True))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from transformer_lens import ActivationCache, FactoredMatrix
 
-from ar_interp.models.config import ModelConfig, initial_parameters
+from ar_interp.models.config import ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken
 
@@ -376,7 +376,7 @@ def test_initial_weights_are_gaussian_and_by_seed(assert_mean):
     once, again, other = (HookedARTransformer(config, seed=seed).state_dict() for seed in (0, 0, 1))
     for name, tensor in once.items():
         assert torch.equal(tensor, again[name])
-        assert torch.equal(tensor, initial_parameters(config, seed=0)[name])
+        assert torch.equal(tensor, config.initial_parameters(seed=0)[name])
         assert not torch.isclose(tensor, other[name]).all()
         assert_mean(tensor.flatten(), 0.0)
         assert_mean(tensor.flatten() ** 2, 0.3**2)

@@ -8,7 +8,7 @@ from cases import ARCHITECTURES, SIZES, draw, every_architecture
 from torch import Tensor
 from zoo import trained_like
 
-from ar_interp.models.config import PLAIN_FIELDS, ModelConfig, check_process, initial_parameters
+from ar_interp.models.config import PLAIN_FIELDS, ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, HaarOrthogonal
 
@@ -70,14 +70,14 @@ def test_every_parameter_of_a_fresh_model_receives_a_gradient(config):
 @pytest.mark.parametrize("name", [name for name, config in FRESH.items() if config.heads == "block-scalar"])
 def test_blocks_that_cannot_matter_start_at_zero_and_no_others(name):
     config = replace(FRESH[name], init_scale=0.5)
-    for parameter, value in initial_parameters(config, seed=0).items():
+    for parameter, value in config.initial_parameters(seed=0).items():
         if parameter.endswith("_blocks"):
             assert torch.equal(value != 0, used_entries(config)[parameter]), parameter
 
 
 def test_initial_weights_are_gaussian_and_layer_norm_is_the_identity(assert_mean):
     config = ModelConfig.augmented(dim=30, n_ctx=4, n_heads=3, layer_norm=True, biases=True, init_scale=0.3)
-    weights = initial_parameters(config, seed=0)
+    weights = config.initial_parameters(seed=0)
     assert set(weights) == set(config.parameter_shapes)
     for name, shape in config.parameter_shapes.items():
         assert tuple(weights[name].shape) == shape
@@ -98,7 +98,7 @@ def test_linear_initial_weights_are_uniform_within_the_bound(part, inputs, asser
     config = ModelConfig.full(
         dim=20, n_ctx=60, n_heads=6, n_layers=4, repeats=2, d_head=15, d_mlp=9, init="linear", **fields
     )
-    weights = initial_parameters(config, seed=0)
+    weights = config.initial_parameters(seed=0)
     value = torch.cat([value.flatten() for name, value in weights.items() if name.endswith(f".{part}")])
     bound = inputs**-0.5
     assert value.abs().max() <= bound
@@ -270,20 +270,20 @@ def test_config_refuses(name, change, message, without_type_checks):
 @pytest.mark.parametrize(
     ("config", "process", "message"),
     [
-        (ARCHITECTURES["plain"], "haar", "process must be CommutingUnitary or CommutingOrthogonal or HaarOrthogonal, "),
-        (ModelConfig.diagonal(**SIZES, n_heads=2), HaarOrthogonal(DIM), "process must be CommutingUnitary or "
-         r"CommutingOrthogonal: diagonal heads need an eigenbasis\. Got HaarOrthogonal"),
-        (ModelConfig.positional_only(n_ctx=4), HaarOrthogonal(1), "diagonal heads need an eigenbasis"),
-        (ARCHITECTURES["figure 5"], CommutingOrthogonal(DIM), "process must be HaarOrthogonal: softmax, LayerNorm and "
-         "MLP need real tokens, and CommutingOrthogonal is sampled in its complex eigenbasis"),
-        (ARCHITECTURES["softmax"], CommutingUnitary(DIM), "and CommutingUnitary is sampled in its complex eigenbasis"),
+        (ARCHITECTURES["plain"], "haar", "process must be an AutoregressiveProcess, such as HaarOrth"),
+        (ModelConfig.diagonal(**SIZES, n_heads=2), HaarOrthogonal(DIM), "process must be CommutingUnitary, CommutingOr"
+         r"thogonal or another .*: diagonal heads need an eigenbasis\. Got HaarOrthogonal"),
+        (ModelConfig.positional_only(n_ctx=4), HaarOrthogonal(1), "unit heads need an eigenbasis"),
+        (ARCHITECTURES["figure 5"], CommutingOrthogonal(DIM), "process must be HaarOrthogonal or another with real"
+         r" tokens: .* LayerNorm and MLP have no complex version\. Got CommutingOrthogonal"),
+        (ARCHITECTURES["softmax"], CommutingUnitary(DIM), "Got CommutingUnitary.*, which is sampled in its complex"),
         (ARCHITECTURES["augmented"], HaarOrthogonal(3), "process has dim 3 but the model has dim 2; they must agree"),
     ],
     ids=["not a process", "diagonal", "unit", "LayerNorm", "softmax", "dim"],
 )  # fmt: skip
 def test_processes_that_do_not_fit_are_refused(config, process, message):
     with pytest.raises(ValueError, match=message):
-        check_process(config, process)
+        config.check_process(process)
 
 
 @every_architecture

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from ar_interp import checkpoints, theory
-from ar_interp.models.config import HEAD_A, HEAD_B, POSITIONAL_P, ModelConfig, initial_parameters
+from ar_interp.models.config import HEAD_A, HEAD_B, POSITIONAL_P, ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal
 from ar_interp.setting import setting_of
@@ -115,7 +115,7 @@ def test_gd_is_gradient_descent_on_the_population_loss():
     ],
 )
 def test_sampled_losses_and_gradients_have_the_population_mean(config, process, assert_mean):
-    parameters = {name: 3 * w[None] for name, w in initial_parameters(config, seed=0).items()}
+    parameters = {name: 3 * w[None] for name, w in config.initial_parameters(seed=0).items()}
     if config.heads == "unit":
         parameters = {POSITIONAL_P: torch.full((1, 6, 6), 0.3, dtype=torch.float64)}
     exact = population_objective(setting_of(config, process))
@@ -222,7 +222,7 @@ def test_history_starts_from_the_initial_weights():
     run = fit(n_seeds=2, steps=1)
     losses = []
     for seed in (0, 1):
-        w = initial_parameters(CONFIG, seed=seed)
+        w = CONFIG.initial_parameters(seed=seed)
         losses.append(float(theory.population_loss(w[HEAD_B].T @ w[HEAD_A], w[POSITIONAL_P], family="unitary")) / 4)
     first = run.history.iloc[0]
     assert [first["loss_min"], first["loss_max"]] == pytest.approx(sorted(losses), rel=1e-12)
@@ -235,7 +235,7 @@ def test_descent_conserves_what_gradient_flow_conserves(family):
         used[-1] = 0
         return A @ A.T - B @ B.T, A.square().sum() - (used * P).square().sum()
 
-    start = initial_parameters(CONFIG, seed=0)
+    start = CONFIG.initial_parameters(seed=0)
     before = conserved(start[HEAD_A], start[HEAD_B], start[POSITIONAL_P])
     drifts = []
     for lr in (4e-3, 2e-3):
@@ -304,7 +304,7 @@ def test_cuda_trains_like_the_cpu(how):
 @pytest.mark.parametrize(
     ("config", "process", "message"),
     [
-        (CONFIG, HaarOrthogonal(4), "process must be CommutingUnitary or CommutingOrthogonal: diagonal heads need"),
+        (CONFIG, HaarOrthogonal(4), "process must be CommutingUnitary, .*: diagonal heads need"),
         (CONFIG, CommutingUnitary(5), "process has dim 5 but the model has dim 4; they must agree"),
         (CONFIG, CommutingUnitary(4, noise=0.1), r"no exact population loss here: noise is 0\.1.*'sampled'"),
         (CONFIG, CommutingUnitary(4, first_token=FirstToken("gaussian")), "first_token is .*gaussian.* hold for ones"),
@@ -387,14 +387,14 @@ def test_the_trimmed_loss_leaves_out_the_worst_hundredth(monkeypatch):
     errors = torch.arange(1.0, 4097.0).flip(0)
     monkeypatch.setattr(loop, "squared_errors", lambda predict, p, tokens, first: errors[None, : tokens.shape[1]])
     monkeypatch.setattr(loop, "EVALUATION_PART", 4096)
-    parameters = {name: tensor[None] for name, tensor in initial_parameters(STACK, seed=0).items()}
+    parameters = {name: tensor[None] for name, tensor in STACK.initial_parameters(seed=0).items()}
     final = loop._final_losses(parameters, setting_of(STACK, HAAR), TrainConfig(objective="sampled"))
     assert final["loss"].item() == pytest.approx(errors.mean().item())
     assert final["trimmed"].item() == pytest.approx(torch.arange(1.0, 1 + round(0.99 * 4096)).mean().item())
 
 
 def test_first_length_chooses_the_contexts_that_count():
-    parameters = {name: tensor[None] for name, tensor in initial_parameters(STACK, seed=0).items()}
+    parameters = {name: tensor[None] for name, tensor in STACK.initial_parameters(seed=0).items()}
 
     def loss(first_length: int) -> float:
         generators = [torch.Generator().manual_seed(0)]
@@ -419,7 +419,7 @@ def test_training_in_vain_warns():
 @pytest.mark.parametrize("process", [CommutingUnitary(4), CommutingOrthogonal(4)], ids=lambda p: p.kind)
 def test_the_exact_loss_of_block_scalars_is_the_sampled_one(process, assert_mean):
     config = ModelConfig.augmented(dim=4, n_ctx=5, heads="block-scalar", init_scale=0.3)
-    parameters = {name: tensor[None] for name, tensor in initial_parameters(config, seed=1).items()}
+    parameters = {name: tensor[None] for name, tensor in config.initial_parameters(seed=1).items()}
     exact, truths = population_objective(setting_of(config, process))(parameters)
     sampled = sampled_objective(config, process, batch=400, generators=[torch.Generator().manual_seed(1)])
     losses, estimates = zip(*(sampled(parameters) for _ in range(40)), strict=True)

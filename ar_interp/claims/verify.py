@@ -17,7 +17,7 @@ from ar_interp.claims.paper import paper_claims
 from ar_interp.claims.readability import readability_claims
 from ar_interp.claims.removal import diagonal_removal_claims
 from ar_interp.claims.unfinished_filter import positional_claims
-from ar_interp.models.config import ModelConfig, check_process
+from ar_interp.models.config import ModelConfig
 from ar_interp.models.weights import process_of
 from ar_interp.processes import CommutingProcess, CommutingUnitary, HaarOrthogonal, Process
 
@@ -65,7 +65,7 @@ def _diagonal_claims(model: Any, process: CommutingProcess, run: Trained | None)
 
 
 def _general_claims(model: Any, config: ModelConfig, process: Process, run: Trained | None) -> list[Claim]:
-    check_process(config, process)
+    config.check_process(process)
     kind = _kind(config, process)
     if kind is None:
         raise ValueError(f"theory says nothing of this model ({config.summary}) on {process}.")

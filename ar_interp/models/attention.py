@@ -1,4 +1,4 @@
-"""Attention: heads of three kinds, linear or softmax scores, multiplicative positional encodings.
+"""Attention: heads of three kinds, multiplicative positional encodings; `attention_types` says what scores become.
 
 Rows of `hook_attn_scores` and `hook_pattern` are destinations: with query_lag = 1 row t is asked by token t - 1.
 """
@@ -8,7 +8,9 @@ from jaxtyping import Float, Inexact
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from ar_interp.models.attention_types import AttentionType
 from ar_interp.models.config import BLOCKS, ModelConfig
+from ar_interp.models.encodings import Encoding
 
 Resid = Inexact[Tensor, "batch pos d_model"]
 PerHead = Inexact[Tensor, "batch pos head d_head"]
@@ -44,10 +46,9 @@ class MultiplicativePositional(nn.Module):
 class Attention(nn.Module):
     """One layer of causal attention; subclasses say what the heads are.
 
-    scores_h(t, t') = <query_h(t - query_lag), key_h(t')>; linear: pattern = scores x positional weights / number of
-    keys or pairs where asked for; softmax: as in any transformer. z_h(t) = sum_t' pattern_h(t, t') v_h(t').
-    Of complex tokens the query is conjugated where they are plain and the key where they are augmented: only then does
-    the product reach the target's phases.
+    scores_h(t, t') = <query_h(t - query_lag), key_h(t')>, where the encoding says which side is conjugated; pattern =
+    what the attention type makes of the scores x its share x positional weights; z_h(t) = sum_t' pattern_h(t, t')
+    v_h(t').
     """
 
     b_O: Tensor | None
@@ -55,6 +56,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.attention_type = AttentionType.find(config.attention)()
+        self.conjugated = Encoding.find(config.encoding).conjugated
         self.register_parameter("b_O", None)
         if config.positional == "multiplicative":
             self.positional = MultiplicativePositional(config)
@@ -65,7 +68,7 @@ class Attention(nn.Module):
         if config.positional in ("multiplicative", "softmax"):
             self.hook_pos_weights = HookPoint()  # [query key], [head query key] for softmax
         self.hook_pattern = HookPoint()  # [batch head query key]
-        if config.linear:
+        if self.attention_type.linear:
             self.hook_kv_state = OwnHookPoint()  # [batch pos head d_head d_head]
         self.hook_z = HookPoint()  # [batch pos head d_head]
         self.hook_result = HookPoint()  # [batch pos head d_model]
@@ -82,21 +85,20 @@ class Attention(nn.Module):
         q, k, v = self.project(resid)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         asked = self._asked(q)
-        k_asked = k.conj() if self.config.encoding == "augmented" else k
+        k_asked = k.conj() if self.conjugated == "key" else k
         scores = torch.einsum("bthi,bshi->bhts", asked * self._scale, k_asked)
         pos = resid.shape[1]
-        if self.config.linear:
-            scores = self.hook_attn_scores(scores.tril())
-            weights = self._weights(pos, positions, scores.real.dtype)
-            pattern = self.hook_pattern(scores if weights is None else scores * weights)
-        else:
-            future = torch.ones(pos, pos, dtype=torch.bool, device=scores.device).triu(1)
-            scores = self.hook_attn_scores(scores.masked_fill(future, -torch.inf))
+        future = torch.ones(pos, pos, dtype=torch.bool, device=scores.device).triu(1)
+        scores = self.hook_attn_scores(scores.masked_fill(future, self.attention_type.future))
+        weights = self._weights(pos, positions, scores.real.dtype)
+        pattern = self.attention_type.pattern(scores)
+        pattern = pattern if weights is None else pattern * weights
+        if not self.attention_type.linear:
             unasked = (torch.arange(pos, device=scores.device) < self.config.query_lag)[:, None]
-            pattern = self.hook_pattern(scores.softmax(-1).masked_fill(unasked, 0))
-            weights = None
+            pattern = pattern.masked_fill(future | unasked, 0)
+        pattern = self.hook_pattern(pattern)
         z = torch.einsum("bhts,bshj->bthj", pattern, v)
-        if self.config.linear and self.hook_kv_state.has_hooks():
+        if self.attention_type.linear and self.hook_kv_state.has_hooks():
             z = z + self._state_edit(asked * self._scale, k_asked, v, weights)
         result = self.hook_result(self.output(self.hook_z(z))).sum(dim=2)
         return result if self.b_O is None else result + self.b_O.to(result.dtype)
@@ -106,14 +108,14 @@ class Attention(nn.Module):
         return self.config.head_width**-0.5 if self.config.scale_scores else 1.0
 
     def _asked(self, q: PerHead) -> PerHead:
-        """The query of each destination, conjugated for plain tokens; zero where there is none."""
-        if self.config.encoding == "augmented":
-            return q
+        """The query of each destination; zero where there is none."""
         lag = self.config.query_lag
-        return torch.cat([torch.zeros_like(q[:, :lag]), q[:, : q.shape[1] - lag]], dim=1).conj()
+        if lag:
+            q = torch.cat([torch.zeros_like(q[:, :lag]), q[:, : q.shape[1] - lag]], dim=1)
+        return q.conj() if self.conjugated == "query" else q
 
     def _weights(self, pos: int, positions: Tensor | None, dtype: torch.dtype) -> Float[Tensor, "... query key"] | None:
-        """What multiplies the scores: positions and the number of keys or pairs."""
+        """What multiplies the pattern: positional weights and the share of the attention type."""
         weights = None
         if self.config.positional == "multiplicative":
             weights = self.hook_pos_weights(self.positional(pos))
@@ -123,12 +125,10 @@ class Attention(nn.Module):
             scores = torch.einsum("bthi,bshi->bhts", self._asked(q) * self._scale, k)[0]
             future = torch.ones(pos, pos, dtype=torch.bool, device=scores.device).triu(1)
             weights = self.hook_pos_weights(scores.masked_fill(future, -torch.inf).softmax(-1))
-        if self.config.attention == "linear":
+        T = torch.arange(1, pos + 1, device=next(self.parameters()).device, dtype=dtype)[:, None]
+        share = self.attention_type.share(T)
+        if share is None:
             return weights
-        device = next(self.parameters()).device
-        fewer = self.config.attention == "linear/pairs"
-        count = torch.arange(1 - fewer, pos + 1 - fewer, device=device, dtype=dtype).clamp(min=1)
-        share = (1 / count)[:, None]
         return share.expand(pos, pos) if weights is None else weights * share
 
     def _state_edit(self, asked: Tensor, k: Tensor, v: Tensor, weights: Tensor | None) -> PerHead:

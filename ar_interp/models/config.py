@@ -1,13 +1,21 @@
 """What a model is: tokens, heads, attention, depth, precision. Plain data, so that it loads without TransformerLens."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ar_interp._checks import check_boolean, check_choice, check_integer, check_number
-from ar_interp.processes import MAX_DIM, PROCESSES, CommutingProcess, Process
+from ar_interp._kinds import Kind
+from ar_interp.models.attention_types import AttentionType
+from ar_interp.models.encodings import Augmented, Encoding
+from ar_interp.processes import MAX_DIM, Process
+
+if TYPE_CHECKING:
+    from ar_interp.models.transformer import HookedARTransformer
 
 MAX_CTX = 16384
 MAX_HEADS = 4096
@@ -15,16 +23,61 @@ MAX_LAYERS = 256
 MAX_WIDTH = 2**16
 MAX_PARAMETERS = 10**8
 HEADS = ("diagonal", "unit", "full", "block-scalar")
-ENCODINGS = ("plain", "augmented")
-ATTENTIONS = ("linear", "linear/keys", "linear/pairs", "softmax")
 POSITIONALS = ("none", "multiplicative", "additive", "softmax")
 INITS = ("gaussian", "linear")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
-BLOCKS = 3  # of an augmented token (0, s_t, s_{t-1})
+BLOCKS = len(Augmented.blocks)
+
+
+class Config(Kind, ABC, root=True):
+    """What a model is, as plain data that loads without TransformerLens.
+
+    A model of your own is a frozen keyword-only dataclass of JSON values with a `kind` and what follows; each value is
+    checked when it is made, since files come from strangers. `build` imports the model where it is called.
+
+    Attributes:
+        kind: the name in a saved file.
+        dim: size of what a model sees at a position.
+        n_ctx: longest context.
+    """
+
+    dim: int
+    n_ctx: int
+
+    @property
+    @abstractmethod
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every trained tensor."""
+
+    @property
+    @abstractmethod
+    def torch_dtype(self) -> torch.dtype:
+        """The precision of the weights, torch.float32 or torch.float64."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """The architecture in a line."""
+
+    @abstractmethod
+    def check_process(self, process: object) -> None:
+        """Raise a ValueError that says how to mend it where this model cannot be about the process."""
+
+    @abstractmethod
+    def initial_parameters(self, *, seed: int) -> dict[str, Tensor]:
+        """Every trained tensor by name."""
+
+    @abstractmethod
+    def build(self, process: Process | None = None, *, device: str | torch.device = "cpu") -> Any:
+        """The hooked model, whose `state_dict` has the names and shapes of `parameter_shapes`."""
+
+    def to_dict(self) -> dict[str, object]:
+        """The kind and the fields, ready for JSON."""
+        return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Config):
     """A causal transformer on continuous tokens. Use the presets; every field can be set by hand.
 
     `diagonal` and `positional_only` are the paper's non-augmented setting, `augmented` and `full` the general ones,
@@ -40,11 +93,11 @@ class ModelConfig:
         init_scale: standard deviation of the Gaussian initial weights.
         dtype: `float64` or `float32`, the precision of the (real) weights.
         n_layers: attention layers.
-        encoding: `plain` (e_t = s_t) or `augmented` (e_t = (0, s_t, s_{t-1}), s_0 = 0).
-        repeats: a plain token is s_t this many times.
+        encoding: the kind of an `Encoding`: `plain` (e_t = s_t) or `augmented` (e_t = (0, s_t, s_{t-1}), s_0 = 0).
+        repeats: a token is written this many times.
         d_head: width of a full head; d_model if None.
-        attention: `linear` (scores as they are), `linear/keys` (divided by the number of keys T), `linear/pairs` (by
-            T - 1, the number of pairs), or `softmax`.
+        attention: the kind of an `AttentionType`: `linear` (scores as they are), `linear/keys` (divided by the number
+            of keys T), `linear/pairs` (by T - 1, the number of pairs), or `softmax`.
         scale_scores: divide scores by sqrt(d_head).
         positional: `none`; `multiplicative` (learned P [query key] that multiplies the scores); `additive` (learned,
             added to the tokens); `softmax` (scores of learned positions through the same queries and keys, softmaxed,
@@ -59,6 +112,8 @@ class ModelConfig:
         init: `gaussian`, N(0, init_scale^2), or `linear`, uniform within 1 / sqrt(inputs) as torch.nn.Linear has it
             (and N(0, 1) for positions).
     """
+
+    kind: ClassVar[str] = "autoregressive"
 
     dim: int
     n_ctx: int
@@ -93,8 +148,8 @@ class ModelConfig:
         if self.d_head is not None:
             check_integer("d_head", self.d_head, low=1, high=MAX_WIDTH)
         check_choice("heads", self.heads, HEADS)
-        check_choice("encoding", self.encoding, ENCODINGS)
-        check_choice("attention", self.attention, ATTENTIONS)
+        Encoding.find(self.encoding, "encoding")
+        AttentionType.find(self.attention, "attention")
         check_choice("positional", self.positional, POSITIONALS)
         check_choice("init", self.init, INITS)
         check_choice("dtype", self.dtype, tuple(DTYPES))
@@ -124,10 +179,12 @@ class ModelConfig:
                     raise ValueError(f"heads='block-scalar' go without {name}; use heads='full'.")
         if self.heads != "full" and self.d_head is not None:
             raise ValueError(f"d_head is d_model unless heads='full', got {self.d_head} with heads={self.heads!r}.")
-        if self.encoding == "augmented" and (self.query_lag or self.repeats != 1):
-            raise ValueError("augmented tokens hold s_{t-1} already: they go with query_lag=0 and repeats=1.")
-        if self.attention == "softmax" and self.positional not in ("none", "additive"):
-            raise ValueError(f"attention='softmax' goes with positional 'none' or 'additive', got {self.positional!r}.")
+        if Encoding.find(self.encoding).holds_previous and (self.query_lag or self.repeats != 1):
+            raise ValueError(f"{self.encoding} tokens hold s_{{t-1}} already: they go with query_lag=0 and repeats=1.")
+        if AttentionType.find(self.attention).normalised and self.positional not in ("none", "additive"):
+            raise ValueError(
+                f"attention={self.attention!r} goes with positional 'none' or 'additive', got {self.positional!r}."
+            )
         if self.d_mlp and not self.residual:
             raise ValueError("d_mlp > 0 needs residual=True: an MLP adds to the residual stream.")
 
@@ -212,7 +269,7 @@ class ModelConfig:
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return self.dim * (BLOCKS if self.encoding == "augmented" else self.repeats)
+        return self.dim * len(Encoding.find(self.encoding).blocks) * self.repeats
 
     @property
     def head_width(self) -> int:
@@ -221,8 +278,8 @@ class ModelConfig:
 
     @property
     def linear(self) -> bool:
-        """Attention is linear in queries, keys and values."""
-        return self.attention != "softmax"
+        """Attention is linear in queries, keys and values, as its type states."""
+        return AttentionType.find(self.attention).linear
 
     @property
     def needs_real_tokens(self) -> bool:
@@ -305,13 +362,13 @@ class ModelConfig:
             "full": f"{self.n_heads} full {'head' if self.n_heads == 1 else 'heads'}",
             "block-scalar": f"{self.n_heads} block-scalar {'head' if self.n_heads == 1 else 'heads'}",
         }[self.heads]
-        tokens = ("asked with s_T", "asked with s_{T-1}")[self.query_lag]
-        tokens = "augmented tokens" if self.encoding == "augmented" else tokens
+        asked = ("asked with s_T", "asked with s_{T-1}")[self.query_lag]
         parts = [
             "one layer" if self.n_layers == 1 else f"{self.n_layers} layers",
             heads,
             f"{self.attention} attention",
-            tokens,
+            "" if self.encoding == "plain" else f"{self.encoding} tokens",
+            "" if Encoding.find(self.encoding).holds_previous else asked,
             "" if self.positional == "none" else f"{self.positional} positional encoding",
             "residual stream" if self.residual else "",
             "LayerNorm after attention" if self.layer_norm else "",
@@ -321,9 +378,65 @@ class ModelConfig:
         ]
         return ", ".join(part for part in parts if part)
 
-    def to_dict(self) -> dict[str, object]:
-        """The fields, ready for JSON."""
-        return asdict(self)
+    def check_process(self, process: object) -> None:
+        """The process is one that this model can be about.
+
+        Raises:
+            ValueError: no common eigenbasis where diagonal heads need it; complex sequences where something in the
+                model has no complex version; another dim.
+        """
+        if not isinstance(process, Process):
+            raise ValueError(f"process must be an AutoregressiveProcess, such as HaarOrthogonal(5), got {process!r}.")
+        if self.heads in ("diagonal", "unit") and not process.has_eigenbasis:
+            raise ValueError(
+                f"process must be CommutingUnitary, CommutingOrthogonal or another whose W share their eigenvectors: "
+                f"{self.heads} heads need an eigenbasis. Got {process!r}."
+            )
+        if self.needs_real_tokens and not process.real_tokens:
+            raise ValueError(
+                "process must be HaarOrthogonal or another with real tokens: nonlinear attention, softmax, LayerNorm "
+                f"and MLP have no complex version. Got {process!r}, which is sampled in its complex eigenbasis."
+            )
+        if process.dim != self.dim:
+            raise ValueError(f"process has dim {process.dim} but the model has dim {self.dim}; they must agree.")
+
+    def initial_parameters(self, *, seed: int) -> dict[str, Tensor]:
+        """Every trained tensor by name, drawn in the order of `parameter_shapes`; LayerNorm starts at 1 and 0.
+
+        Blocks that cannot matter start at 0: of the first layer those that read the zero block of a token, of the last
+        those that write where nothing reads.
+        """
+        generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+        parameters = {}
+        for name, shape in self.parameter_shapes.items():
+            if ".ln1_post." in name:
+                value = torch.full(shape, float(name.endswith(".w")), dtype=torch.float64)
+            elif self.init == "linear" and name != "pos_embed.W_pos":
+                bound = 1 / math.sqrt(self._inputs(name))
+                value = bound * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
+            else:
+                scale = 1.0 if self.init == "linear" else self.init_scale
+                value = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+            parameters[name] = value.to(self.torch_dtype)
+        if self.heads == "block-scalar":
+            QK, OV = (parameters[f"blocks.0.attn.{name}_blocks"] for name in ("QK", "OV"))
+            if self.positional != "additive":
+                QK[:, 0, :] = QK[:, :, 0] = OV[:, 0] = 0
+            if not (self.unembed or self.layer_norm or self.d_mlp):
+                parameters[f"blocks.{self.n_layers - 1}.attn.OV_blocks"][:, :, 1:] = 0
+        return parameters
+
+    def build(self, process: Process | None = None, *, device: str | torch.device = "cpu") -> "HookedARTransformer":
+        from ar_interp.models.transformer import HookedARTransformer
+
+        return HookedARTransformer(self, process=process, device=device)
+
+    def _inputs(self, name: str) -> int:
+        """The number of inputs of the affine map that a tensor belongs to."""
+        part = name.rpartition(".")[2]
+        if part in ("W_O", "shared_W_O", "b_O"):
+            return self.head_width
+        return self.d_mlp if part in ("W_out", "b_out") else self.d_model
 
 
 PLAIN_FIELDS = (
@@ -333,62 +446,3 @@ PLAIN_FIELDS = (
 HEAD_A = "blocks.0.attn.A"
 HEAD_B = "blocks.0.attn.B"
 POSITIONAL_P = "blocks.0.attn.positional.P"
-
-
-def check_process(config: ModelConfig, process: object) -> None:
-    """The process is one that this model can be about.
-
-    Raises:
-        ValueError: not a commuting family where diagonal heads need its eigenbasis; complex sequences where something
-            in the model has no complex version; another dim.
-    """
-    commuting = isinstance(process, CommutingProcess)
-    if not isinstance(process, Process):
-        raise ValueError(
-            f"process must be {' or '.join(kind.__name__ for kind in PROCESSES.values())}, got {process!r}."
-        )
-    if config.heads in ("diagonal", "unit") and not commuting:
-        kinds = " or ".join(kind.__name__ for kind in PROCESSES.values() if issubclass(kind, CommutingProcess))
-        raise ValueError(f"process must be {kinds}: diagonal heads need an eigenbasis. Got {process!r}.")
-    if config.needs_real_tokens and commuting:
-        raise ValueError(
-            "process must be HaarOrthogonal: softmax, LayerNorm and MLP need real tokens, and "
-            f"{type(process).__name__} is sampled in its complex eigenbasis."
-        )
-    if process.dim != config.dim:
-        raise ValueError(f"process has dim {process.dim} but the model has dim {config.dim}; they must agree.")
-
-
-def initial_parameters(config: ModelConfig, *, seed: int) -> dict[str, Tensor]:
-    """Every trained tensor by name, drawn in the order of `parameter_shapes`; LayerNorm starts at 1 and 0.
-
-    Blocks that cannot matter start at 0: of the first layer those that read the zero block of a token, of the last
-    those that write where nothing reads.
-    """
-    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
-    parameters = {}
-    for name, shape in config.parameter_shapes.items():
-        if ".ln1_post." in name:
-            value = torch.full(shape, float(name.endswith(".w")), dtype=torch.float64)
-        elif config.init == "linear" and name != "pos_embed.W_pos":
-            bound = 1 / math.sqrt(_inputs(config, name))
-            value = bound * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
-        else:
-            scale = 1.0 if config.init == "linear" else config.init_scale
-            value = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
-        parameters[name] = value.to(config.torch_dtype)
-    if config.heads == "block-scalar":
-        QK, OV = (parameters[f"blocks.0.attn.{name}_blocks"] for name in ("QK", "OV"))
-        if config.positional != "additive":
-            QK[:, 0, :] = QK[:, :, 0] = OV[:, 0] = 0
-        if not (config.unembed or config.layer_norm or config.d_mlp):
-            parameters[f"blocks.{config.n_layers - 1}.attn.OV_blocks"][:, :, 1:] = 0
-    return parameters
-
-
-def _inputs(config: ModelConfig, name: str) -> int:
-    """Of the affine map that a tensor belongs to."""
-    part = name.rpartition(".")[2]
-    if part in ("W_O", "shared_W_O", "b_O"):
-        return config.head_width
-    return config.d_mlp if part in ("W_out", "b_out") else config.d_model

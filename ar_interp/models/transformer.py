@@ -16,7 +16,7 @@ from transformer_lens.hook_points import HookPoint
 from ar_interp._checks import as_real_array
 from ar_interp.models.attention import OwnHookPoint, attention_of
 from ar_interp.models.cache import ARCache
-from ar_interp.models.config import ModelConfig, check_process, initial_parameters
+from ar_interp.models.config import ModelConfig
 from ar_interp.models.encodings import encode
 from ar_interp.processes import Process
 
@@ -130,7 +130,7 @@ class HookedARTransformer(HookedRootModule):
     Args:
         config: tokens, heads, attention and sizes.
         process: what the model is about; probes read it to know the family. Optional.
-        seed: of the initial weights, see `initial_parameters`.
+        seed: of the initial weights, see `ModelConfig.initial_parameters`.
         device: where the weights lie.
 
     Attributes:
@@ -151,7 +151,7 @@ class HookedARTransformer(HookedRootModule):
     ) -> None:
         super().__init__()
         if process is not None:
-            check_process(config, process)
+            config.check_process(process)
         self.config = config
         self.process = process
         self.cfg = TransformerLensConfig(
@@ -177,7 +177,7 @@ class HookedARTransformer(HookedRootModule):
         self.blocks: Sequence[Block] = nn.ModuleList([Block(config) for _ in range(config.n_layers)])  # type: ignore
         self.unembed = Unembed(config) if config.unembed else None
         self.register_buffer("bank", None, persistent=False)
-        self.load_state_dict(initial_parameters(config, seed=seed))
+        self.load_state_dict(config.initial_parameters(seed=seed))
         self.setup()
         self.to(device)
 
@@ -274,8 +274,8 @@ class HookedARTransformer(HookedRootModule):
             raise ValueError(f"tokens must be real or complex floating point, got {tokens.dtype}.")
         if tokens.is_complex() and config.needs_real_tokens:
             raise ValueError(
-                "tokens must be real: softmax, LayerNorm and MLP have no complex version. Sample the sequences in a "
-                "real basis (basis='rotation' for CommutingOrthogonal)."
+                "tokens must be real: nonlinear attention, softmax, LayerNorm and MLP have no complex version. Sample "
+                "the sequences in a real basis (basis='rotation' for CommutingOrthogonal)."
             )
         return tokens.to(torch.promote_types(tokens.dtype, config.torch_dtype))
 

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
+from ar_interp.models.encodings import Augmented
 from ar_interp.probes.protocol import check
 
-BLOCKS = 3
-BLOCK_NAMES = ("read-out", "s_t", "s_{t-1}")
+BLOCK_NAMES = Augmented.blocks
+BLOCKS = len(BLOCK_NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)

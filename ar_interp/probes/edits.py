@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_number
-from ar_interp.models.config import ModelConfig, check_process
+from ar_interp.models.config import ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes.ablations import diagonal_theory
 from ar_interp.processes import CommutingProcess, FirstToken, Process
@@ -211,7 +211,7 @@ def _process_of(model: HookedARTransformer, process: Process | None) -> Process:
     process = process or model.process
     if process is None:
         raise ValueError("process is needed to sample sequences; pass process=..., e.g. CommutingOrthogonal(10).")
-    check_process(model.config, process)
+    model.config.check_process(process)
     return process
 
 

@@ -20,19 +20,22 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ar_interp.models.attention_types import AttentionType
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.encodings import encode
 
 LAYER_NORM_EPS = 1e-5
 CACHED_ELEMENTS = 128 * 50 * 16  # of one activation: fastest of 32, 64, 96, 128, 256 sequences, 1 MB of L2 a core
+ATTENTIONS = ("linear", "linear/keys", "linear/pairs")  # their share knows the destination alone
 CHUNK = 25  # positions; fastest of 10, 13, 17, 25, 50 at 50
 VECTOR = 8  # widths are padded to a multiple of it
 
 
 def is_linear_stack(config: ModelConfig) -> bool:
     """The architecture that this file computes."""
+    ours = type(config) is ModelConfig and config.attention in ATTENTIONS and config.heads in ("full", "block-scalar")
     bare = config.positional == "none" and config.query_lag == 0 and not config.d_mlp
-    return bare and config.linear and config.residual and config.n_heads == 1 and config.heads != "diagonal"
+    return ours and bare and config.residual and config.n_heads == 1
 
 
 @dataclass
@@ -177,8 +180,9 @@ def _constants(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """The causal mask of a chunk, the factor of the scores at each position, and the average of d_model columns."""
     mask = torch.ones(chunk, chunk, dtype=dtype, device=device).tril()
-    T = torch.arange(1, n_chunks * chunk + 1, dtype=dtype, device=device).view(n_chunks, 1, chunk, 1)
-    rates = {"linear": None, "linear/keys": 1 / T, "linear/pairs": 1 / (T - 1).clamp(min=1)}[attention]
+    T = torch.arange(1, n_chunks * chunk + 1, dtype=dtype, device=device)[:, None]
+    share = AttentionType.find(attention)().share(T)
+    rates = None if share is None else share.view(n_chunks, 1, chunk, 1)
     average = torch.zeros(width, dtype=dtype, device=device)
     average[:d_model] = 1 / d_model
     return mask, rates, average

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ar_interp.checkpoints import save
-from ar_interp.models.config import ModelConfig, check_process, initial_parameters
+from ar_interp.models.config import ModelConfig
 from ar_interp.processes import Process
 from ar_interp.seeds import TRAINING_EVALUATION
 from ar_interp.setting import Setting, setting_of
@@ -99,7 +99,7 @@ def train(
         DivergenceError: a loss is no longer finite; its `run` holds the last good state.
     """
     training = training or TrainConfig()
-    check_process(config, process)
+    config.check_process(process)
     if training.first_length > config.n_ctx:
         raise ValueError(f"first_length must be at most n_ctx = {config.n_ctx}, got {training.first_length}.")
     if config.parity_obstruction:
@@ -114,7 +114,7 @@ def train(
         sizes = {"batch": training.batch, "first_length": training.first_length}
         objective = sampled_objective(config, process, generators=generators, **sizes)
 
-    members = [initial_parameters(config, seed=seed) for seed in seeds]
+    members = [config.initial_parameters(seed=seed) for seed in seeds]
     parameters = {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
     log = _Log(setting, training, progress)
     log.keep(0, parameters)
@@ -285,9 +285,7 @@ def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfi
 
 
 def _member(parameters: Parameters, index: int, config: ModelConfig, process: Process) -> "HookedARTransformer":
-    from ar_interp.models.transformer import HookedARTransformer
-
-    model = HookedARTransformer(config, process=process)
+    model = config.build(process)
     model.load_state_dict({name: tensor[index].detach().cpu() for name, tensor in parameters.items()})
     return model
 

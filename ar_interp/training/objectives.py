@@ -66,9 +66,7 @@ def value_and_gradients(
 
 def predictions_of(config: ModelConfig, *, device: torch.device) -> Predict:
     """Predictions of every member by the hooked model."""
-    from ar_interp.models.transformer import HookedARTransformer
-
-    model = HookedARTransformer(config, device=device)
+    model = config.build(device=device)
     return vmap(lambda parameters, tokens: functional_call(model, parameters, (tokens,)))
 
 
