@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ar_interp.checkpoints import load as load
     from ar_interp.claims import Claim as Claim
     from ar_interp.claims import Claims as Claims
-    from ar_interp.claims import verify as verify
     from ar_interp.models.config import ModelConfig as ModelConfig
     from ar_interp.models.transformer import HookedARTransformer as HookedARTransformer
     from ar_interp.probes.ablations import ablate_heads as ablate_heads
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from ar_interp.processes import Sequences as Sequences
     from ar_interp.setting import Setting as Setting
     from ar_interp.setting import setting_of as setting_of
+    from ar_interp.studies import verify as verify
     from ar_interp.training.config import TrainConfig as TrainConfig
     from ar_interp.training.loop import DivergenceError as DivergenceError
     from ar_interp.training.loop import TrainingRun as TrainingRun

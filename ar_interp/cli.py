@@ -80,7 +80,7 @@ def _train_one(name: str, *, overrides: dict[str, Any], folder: Path, progress: 
     import torch
 
     from ar_interp.cards import model_card
-    from ar_interp.claims import verify
+    from ar_interp.studies import verify
     from ar_interp.training.loop import DivergenceError
     from ar_interp.training.loop import train as train_run
 
@@ -114,7 +114,7 @@ def verify(names: Names, /, json_file: Annotated[Path | None, arg(name="json")] 
     """
     import torch
 
-    from ar_interp.claims import verify as measure
+    from ar_interp.studies import verify as measure
 
     torch.set_num_threads(1)  # as for training
     measured, unexpected = {}, 0

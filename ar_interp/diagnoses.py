@@ -13,7 +13,6 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ar_interp.claims.augmented import STEP_PRODUCT, without_signs
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.models.weights import DiagonalWeights, diagonal_weights
@@ -24,6 +23,7 @@ from ar_interp.probes.positional import PositionalStructure, positional_structur
 from ar_interp.probes.swap import SWAP, SwappedContext
 from ar_interp.processes import CommutingOrthogonal, CommutingProcess, CommutingUnitary, HaarOrthogonal, Process
 from ar_interp.setting.sampled import sampled_quadratic
+from ar_interp.studies.blocks_measured import STEP, without_signs
 from ar_interp.theory import (
     block_scalar_minimum,
     first_token_moments,
@@ -241,7 +241,7 @@ def best_products(process: Process, max_length: int, attention: str) -> np.ndarr
         if attention == "linear/pairs" and not process.conjugate_pairs:
             moments = first_token_moments(first.law, dim=process.dim, scale=first.scale, n_nonzero=first.n_nonzero)
             products = np.zeros((4, 2))
-            products[STEP_PRODUCT] = initial_token_product(moments, max_length=max_length + 1)
+            products[STEP] = initial_token_product(moments, max_length=max_length + 1)
             return products
     quadratic = sampled_quadratic(process, max_length, attention, N_PARTS)
     best = minimum_of_quadratic(quadratic.mean, n_lengths=quadratic.n_lengths)
@@ -252,14 +252,14 @@ def product_checks(found: AugmentedBlocks, best: np.ndarray, tolerance: float) -
     """Step size and other products beside the best; the loss is the same with a1, a4 and b2 negated."""
     shares, wanted = _shares(found, best)
     return [
-        Check("a2 b1 over the best step size", found.step_size / float(best[STEP_PRODUCT]), 1, tolerance),
+        Check("a2 b1 over the best step size", found.step_size / float(best[STEP]), 1, tolerance),
         Check("distance of the other products over a2 b1", float(np.abs(shares - wanted).max()), 0, tolerance),
     ]
 
 
 def _shares(found: AugmentedBlocks, best: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Products over a2 b1, found and best, of the two best with the same loss the nearer."""
-    shares, wanted = found.products.numpy() / (found.step_size or np.nan), best / best[STEP_PRODUCT]
+    shares, wanted = found.products.numpy() / (found.step_size or np.nan), best / best[STEP]
     mirrored = wanted * np.outer([-1, 1, 1, -1], [1, -1])
     return shares, min(wanted, mirrored, key=lambda each: float(np.abs(shares - each).max()))
 
@@ -282,12 +282,12 @@ def step_signs(
     if others <= tolerance and attention == "linear":
         lengths = np.arange(2, 4 * max_length)
         sizes = np.array([_pure_step_size(process, int(T)) for T in lengths])
-        sizes *= best[STEP_PRODUCT] / sizes[max_length - 2]  # second paths change them by about the same factor
+        sizes *= best[STEP] / sizes[max_length - 2]  # second paths change them by about the same factor
         nearest = int(np.abs(np.log(sizes / abs(found.step_size))).argmin())
         yield (
             abs(found.step_size / sizes[nearest] - 1) <= tolerance,
             f"it was trained on other contexts: a2 b1 = {found.step_size:.4g} is best for T = 2..{lengths[nearest]}, "
-            f"not {max_length} ({best[STEP_PRODUCT]:.4g}); if so pass max_length={lengths[nearest]}",
+            f"not {max_length} ({best[STEP]:.4g}); if so pass max_length={lengths[nearest]}",
         )
         for factor, norms in ((process.dim, "1 instead of dim"), (1 / process.dim, "dim instead of 1")):
             yield (

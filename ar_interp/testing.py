@@ -22,8 +22,6 @@ import torch
 from ar_interp import diagnoses
 from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp.checkpoints import Trained, load
-from ar_interp.claims.augmented import without_signs
-from ar_interp.claims.controls import untrained as untrained_heads
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.diagnoses import Check, Sign
 from ar_interp.models.config import ModelConfig
@@ -36,6 +34,8 @@ from ar_interp.probes.protocol import check, missing
 from ar_interp.probes.swap import CONTROLS, SWAP, SwappedContext, swap_context
 from ar_interp.processes import CommutingProcess, Process
 from ar_interp.sabotage import BATTERY, BatteryResult, Sabotage, Sensitivity, run_battery, sensitivity
+from ar_interp.studies.blocks_measured import without_signs
+from ar_interp.studies.heads_measured import untrained as untrained_heads
 
 __all__ = [
     "BATTERY",

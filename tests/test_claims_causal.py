@@ -8,8 +8,8 @@ from cases import D
 from zoo import optimal, scalar_layer, unitary_model
 
 import ar_interp as ari
-from ar_interp.claims.causal import _best_scale
-from ar_interp.claims.general import GeneralMeasured
+from ar_interp.claims import Measured, subject_of
+from ar_interp.studies.interventions import best_scale
 
 DIM, N_CTX = 4, 10
 UNITARY = ari.CommutingUnitary(DIM)
@@ -49,11 +49,11 @@ def test_a_model_without_an_estimate_has_no_share_of_it():
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_the_best_scale_undoes_a_wrong_one(factor):
-    best = GeneralMeasured(optimal(UNITARY), optimal(UNITARY).config, UNITARY)
+    best = Measured(subject_of(optimal(UNITARY)))
     model = optimal(UNITARY)
     model.blocks[0].attn.OV_blocks.mul_(factor)
-    scaled = GeneralMeasured(model, model.config, UNITARY)
-    assert _best_scale(scaled)[0] == pytest.approx(_best_scale(best)[0] / factor)
+    scaled = Measured(subject_of(model))
+    assert best_scale(scaled)[0] == pytest.approx(best_scale(best)[0] / factor)
     assert ari.verify(model)["loss/best scale"].verdict == "fails"
 
 
@@ -65,9 +65,9 @@ def test_the_best_scale_is_the_bottom_of_the_parabola_through_three_runs():
     for factor in (0, 1, 2):
         hook = ("blocks.1.hook_attn_out", lambda value, hook, factor=factor: factor * value)
         with model.hooks(fwd_hooks=[hook]):
-            losses.append(GeneralMeasured(model, config, process).loss())
+            losses.append(Measured(subject_of(model)).loss())
     bottom = 1 + (losses[0] - losses[2]) / (2 * (losses[0] - 2 * losses[1] + losses[2]))
-    assert _best_scale(GeneralMeasured(model, config, process))[0] == pytest.approx(bottom)
+    assert best_scale(Measured(subject_of(model)))[0] == pytest.approx(bottom)
 
 
 def test_an_augmented_layer_uses_its_state():

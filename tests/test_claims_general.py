@@ -1,5 +1,6 @@
 """Claims about general models: those made by hand to a known optimum hold, sabotaged ones fail in the right rows."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,12 +13,11 @@ from torch.testing import assert_close
 from zoo import optimal, scalar_layer
 
 import ar_interp as ari
-from ar_interp.claims.augmented import without_signs
-from ar_interp.claims.verify import _kind
 from ar_interp.models.config import ModelConfig
 from ar_interp.probes.algorithm import gradient_descent_curve
 from ar_interp.probes.blocks import augmented_blocks
 from ar_interp.setting.sampled import best_block_scalars, best_equivariant_head
+from ar_interp.studies.blocks_measured import without_signs
 from ar_interp.theory import block_scalar_minimum, initial_token_product, optimal_step_size
 from ar_interp.theory.initial_token import first_token_moments
 
@@ -261,10 +261,13 @@ def test_an_untrained_model_of_the_paper_fails():
     ],
     ids=str,
 )
-def test_where_theory_is_silent_verify_says_so(config, process):
-    assert _kind(config, process) is None
-    with pytest.raises(ValueError, match="theory says nothing of this model"):
-        ari.verify(ari.HookedARTransformer(config), process=process)
+def test_where_theory_is_silent_no_claim_is_made_and_it_says_why(config, process):
+    claims = ari.verify(config.build(process=process))
+    assert len(claims) == 0
+    assert claims.passed
+    assert re.match("no part of theory speaks of|noise is 0.1|first_token is|mu is 2", claims.why_not)
+    with pytest.raises(KeyError, match=r"no claim 'loss/fresh' is made of .*; made are none, since"):
+        claims["loss/fresh"]
 
 
 def test_verify_needs_a_process():

@@ -60,7 +60,7 @@ def claims(monkeypatch):
     """Claims of every verdict in place of what `verify` says."""
     blow_up = made("loss/blow-ups", 3, 5, "Unseen sequences on which it errs more than predicting zero does")
     found = (made("heads/holds", 1.05, 3), made("heads/void", 1.05, 0.95), made("heads/fails", 2.5, 3), blow_up)
-    monkeypatch.setattr(ari.claims, "verify", lambda checkpoint: Claims(checkpoint.name, found))
+    monkeypatch.setattr(ari.studies, "verify", lambda checkpoint: Claims(checkpoint.name, found))
 
 
 def test_every_claim_of_a_checkpoint_is_a_test(run):

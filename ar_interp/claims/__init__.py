@@ -1,6 +1,8 @@
-"""Each statement of the theory as a row: source, predicted, measured, uncertainty, control, verdict."""
+"""What a claim is: predicted and measured value, tolerance, control, verdict; and what claims are made of."""
 
-from ar_interp.claims.core import Claim, Claims, Control
-from ar_interp.claims.verify import verify
+from ar_interp.claims.core import Claim, Claims, Control, Evidence, claim
+from ar_interp.claims.measured import Measured
+from ar_interp.claims.subject import Subject, subject_of
+from ar_interp.claims.tolerances import Tolerance
 
-__all__ = ["Claim", "Claims", "Control", "verify"]
+__all__ = ["Claim", "Claims", "Control", "Evidence", "Measured", "Subject", "Tolerance", "claim", "subject_of"]

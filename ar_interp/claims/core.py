@@ -1,17 +1,16 @@
 """What a claim is: predicted and measured value, a tolerance set beforehand, a control that must fail."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pandas as pd
 
-from ar_interp.claims.catalogue import CATALOGUE
-from ar_interp.claims.catalogue import Evidence as Evidence
-from ar_interp.claims.tolerances import TOLERANCES
+from ar_interp.claims.tolerances import TOLERANCES, Tolerance
 
+Evidence = Literal["weights", "activations", "behaviour", "causal", "training"]
 VERDICTS = ("holds", "fails", "void")
 
 
@@ -32,12 +31,13 @@ class Claim:
 
     Attributes:
         name: of the measurement, `structure/what`; unique within a model, the same for every model it applies to.
-        evidence: where it was read, see `catalogue`.
+        evidence: where it was read. A structure is believed when it was read from the weights, seen in activations or
+            behaviour, and used causally: each of the three can fail where the others do not.
         source: of the statement.
         predicted: by theory.
         uncertainty: half-width of the 95 % interval of `measured`; 0 where it is exact.
         n: sequences, seeds or angles that `measured` rests on.
-        tolerance: from the one table `tolerances`, with its reason.
+        tolerance: set beforehand.
         reason: why this tolerance.
     """
 
@@ -77,10 +77,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Claims:
-    """The claims of one checkpoint, in reading order."""
+    """The claims about one model, in reading order.
+
+    Attributes:
+        why_not: why there are none, a clause; empty where there are some.
+    """
 
     name: str
     claims: tuple[Claim, ...]
+    why_not: str = ""
 
     def __iter__(self) -> Iterator[Claim]:
         return iter(self.claims)
@@ -102,7 +107,8 @@ class Claims:
         for found in self.claims:
             if found.name == name:
                 return found
-        raise KeyError(f"no claim {name!r} is made of {self.name}; made are {', '.join(c.name for c in self.claims)}.")
+        made = ", ".join(c.name for c in self.claims) or f"none, since {self.why_not}"
+        raise KeyError(f"no claim {name!r} is made of {self.name}; made are {made}.")
 
     def to_frame(self) -> pd.DataFrame:
         """A row per claim; the control as its description and its value."""
@@ -123,19 +129,25 @@ def claim(
     name: str,
     statement: str,
     *,
+    evidence: Evidence,
     source: str,
-    tolerance: str,
+    tolerance: str | Tolerance,
     predicted: float,
     measured: float,
     control: tuple[str, float],
     n: int = 1,
     uncertainty: float = 0.0,
 ) -> Claim:
-    """A claim whose evidence and tolerance are looked up, each in its one table."""
-    value, reason = TOLERANCES[tolerance]
+    """A claim of plain values.
+
+    Args:
+        tolerance: a name of `TOLERANCES`, or one of your own with its reason.
+        control: description and value.
+    """
+    value, reason = TOLERANCES[tolerance] if isinstance(tolerance, str) else tolerance
     return Claim(
         name=name,
-        evidence=CATALOGUE[name],
+        evidence=evidence,
         statement=statement,
         source=source,
         predicted=float(predicted),
@@ -146,43 +158,6 @@ def claim(
         reason=reason,
         control=Control(description=control[0], measured=float(control[1])),
     )
-
-
-class Compared:
-    """What a subject of claims has beside its own measurements: an untrained model, measured in the same way."""
-
-    untrained: Any
-
-    def claim(
-        self,
-        name: str,
-        statement: str,
-        read: Callable[[Any], float],
-        *,
-        source: str,
-        tolerance: str,
-        predicted: float = 0.0,
-        n: int = 1,
-        uncertainty: float = 0.0,
-        control: tuple[str, Any] | None = None,
-    ) -> Claim:
-        """What `read` says of the subject, against what it says of the untrained model, or of another control.
-
-        Args:
-            control: description, and a number or a measured model to read.
-        """
-        description, other = control or ("untrained", self.untrained)
-        return claim(
-            name,
-            statement,
-            source=source,
-            tolerance=tolerance,
-            predicted=predicted,
-            measured=read(self),
-            uncertainty=uncertainty,
-            n=n,
-            control=(description, other if isinstance(other, float) else read(other)),
-        )
 
 
 def _finite(value: object) -> object:

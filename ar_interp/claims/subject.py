@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ar_interp._checks import check_integer
 from ar_interp.checkpoints import Checkpoint, Trained
-from ar_interp.models.config import ModelConfig
+from ar_interp.models.config import Config, ModelConfig
 from ar_interp.models.weights import diagonal_weights
 from ar_interp.processes import Process
 from ar_interp.setting import Setting, setting_of
@@ -47,15 +48,22 @@ def subject_of(subject: Any, process: Process | None = None, *, n: int | None = 
     Args:
         subject: a `Checkpoint`, a `TrainingRun`, or a conforming model.
         process: the family; the subject's own if left out.
-        n: see `Subject`.
+        n: see `Subject`; >= 2.
+    Raises:
+        ValueError: a process that the model cannot be about.
     """
+    if n is not None:
+        check_integer("n", n, low=2)
     run = subject if isinstance(subject, Trained) else None
     model = subject if run is None else run.model
+    config, found = _config_of(model), process or getattr(subject, "process", None)
+    if found is not None:
+        config.check_process(found)
     return Subject(
         name=subject.name if isinstance(subject, Checkpoint) else type(model).__name__,
         model=model,
-        config=_config_of(model),
-        process=process or getattr(subject, "process", None),
+        config=config,
+        process=found,
         run=run,
         n=n,
     )
@@ -63,7 +71,7 @@ def subject_of(subject: Any, process: Process | None = None, *, n: int | None = 
 
 def _config_of(model: Any) -> Any:
     config = getattr(model, "config", None)
-    if isinstance(config, ModelConfig):
+    if isinstance(config, Config):
         return config
     weights = diagonal_weights(model)
     n_heads, dim = weights.A.shape

@@ -1,6 +1,16 @@
-"""Every tolerance with its reason, in one table."""
+"""`Tolerance`: how far a measurement may lie from its prediction, and why; those of the studies stand in one table."""
 
-TOLERANCES: dict[str, tuple[float, str]] = {
+from typing import NamedTuple
+
+
+class Tolerance(NamedTuple):
+    """The largest difference between measured and predicted, set beforehand, and the reason for this number."""
+
+    value: float
+    reason: str
+
+
+_TABLE: dict[str, tuple[float, str]] = {
     "minimum": (1e-8, "float64 descent to convergence; the loss is quadratic in the remaining error"),
     "sampled loss": (1e-6, "exact up to Monte Carlo error, which is added; 1e-6 covers rounding where that vanishes"),
     "projector": (1e-5, "first order in the weights: the square root of the loss tolerance, within a factor of 10"),
@@ -67,3 +77,5 @@ TOLERANCES: dict[str, tuple[float, str]] = {
     "scrubbed paths": (0.05, "as the second path: sampled training leaves the weak paths known to a twentieth of a2"),
     "figure": (0.0004, "a unit in the last but one digit of the figures, and 1 % of the smallest"),
 }
+
+TOLERANCES = {name: Tolerance(*entry) for name, entry in _TABLE.items()}

@@ -16,13 +16,13 @@ from ar_interp.models.weights import require
 from ar_interp.probes.readout_fits import Split, discrete, fit_probe, held_out, interval, penalty_of, scores_of
 from ar_interp.probes.readout_targets import Target, as_columns, cosines, phases, resolve, sines, target_values, varies
 from ar_interp.processes import Sequences
+from ar_interp.seeds import UNTRAINED as UNTRAINED_SEED
 
 HOOKS = ("hook_embed", "hook_resid_pre", "hook_resid_post", "attn.hook_attn_scores", "attn.hook_pattern",
          "attn.hook_z", "attn.hook_kv_state")  # fmt: skip
 POSITIONS = (2, 5, 10, 20, 50, 100, 200, 500)
 CONTROLS = ("shuffled", "projection", "untrained")
 CHUNK = 256  # sequences at a time: a cache holds whole contexts
-UNTRAINED_SEED = 2**20  # far from the seeds that training uses
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ar_interp.checkpoints import VERSIONED, Checkpoint, load
-from ar_interp.claims import Claim, Claims, verify
-from ar_interp.claims.catalogue import Evidence
+from ar_interp.claims import Claim, Claims, Evidence
 from ar_interp.claims.core import VERDICTS
-from ar_interp.recipes import RECIPES
+from ar_interp.recipes import RECIPES, known_failure
 from ar_interp.report import words
 from ar_interp.report.exhibits import N_REPEATED, N_SEQUENCES, SEED, Exhibit, exhibits_of
+from ar_interp.studies import verify
 
 SCHEMA = 1
 
@@ -215,12 +215,6 @@ def tally(claims: Iterable[Claim]) -> dict[str, int]:
     return {verdict: counts[verdict] for verdict in VERDICTS}
 
 
-def known_failures(name: str, claims: Claims) -> frozenset[str]:
-    """Names of the claims that fail of a shipped checkpoint, where its recipe says so."""
-    known = RECIPES[name].known_failures if name in RECIPES else ()
-    return frozenset(c.name for c in claims if c.verdict == "fails" and c.statement.startswith(known))
-
-
 def _examine(number: int, name: str, checkpoint: Checkpoint) -> Examined:
     claims = verify(checkpoint)
     return Examined(
@@ -229,7 +223,7 @@ def _examine(number: int, name: str, checkpoint: Checkpoint) -> Examined:
         summary=RECIPES[name].summary if name in RECIPES else "",
         checkpoint=checkpoint,
         claims=claims,
-        known=known_failures(name, claims),
+        known=frozenset(claim.name for claim in claims if known_failure(checkpoint, claim)),
         exhibits=exhibits_of(checkpoint),
     )
 

@@ -11,7 +11,7 @@ import torch
 
 from ar_interp import figures
 from ar_interp.checkpoints import Checkpoint
-from ar_interp.claims.catalogue import Evidence
+from ar_interp.claims import Evidence
 from ar_interp.figures import Expected, ExpectedGeneral
 from ar_interp.probes.ablations import ablate_heads, ablate_positions
 from ar_interp.probes.algorithm import identify_algorithm

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ar_interp.claims.catalogue import Evidence
+from ar_interp.claims import Evidence
 
 INTRODUCTION = (
     "A sequence of vectors follows s_{t+1} = W s_t, and every sequence has a W of its own, drawn at random: nobody can "

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ar_interp.checkpoints import Checkpoint
-from ar_interp.claims.controls import flipped_previous
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.core import Sabotage
 from ar_interp.sabotage.edits import N_CTX, Change, changed, edited
 from ar_interp.sabotage.functions import memorises
 from ar_interp.sabotage.trained import fitted, other_family, trapped
 from ar_interp.sabotage.unitary import BY_CHANCE, HEADS, IDENTITY, LOSS, NO_FINDING, READ, USED, control, of_scale
+from ar_interp.studies.heads_measured import flipped_previous
 from ar_interp.theory import KappaFamily, factor_heads, kappa_family, positional_weights, valley_at_infinity
 
 H5, H8, H10 = (f"diagonal-orthogonal-h{n_heads}" for n_heads in (5, 8, 10))

@@ -8,11 +8,11 @@ import numpy as np
 
 from ar_interp import checkpoints
 from ar_interp.checkpoints import Checkpoint
-from ar_interp.claims.landscape import ESCAPED
 from ar_interp.sabotage.core import Make, Sabotage
 from ar_interp.sabotage.edits import with_weights_of
 from ar_interp.sabotage.gauges import regauged_heads
 from ar_interp.sabotage.pairs import ANY_FIVE, COS, H5, RANK
+from ar_interp.studies.descent import ESCAPED
 from ar_interp.theory import trapped_levels
 
 STACK, FILTER, FIXED = "augmented-haar-l2-keys", "positional-mu100", "plain-haar-fixed-h5"

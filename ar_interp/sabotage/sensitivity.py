@@ -11,9 +11,9 @@ import torch
 from ar_interp import checkpoints
 from ar_interp._checks import check_number
 from ar_interp.checkpoints import Checkpoint
-from ar_interp.claims import verify
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.edits import healthy, with_weights_of
+from ar_interp.studies import verify
 
 SCALES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ar_interp.checkpoints import Checkpoint
-from ar_interp.claims.controls import permuted_heads, shifted_positions
 from ar_interp.sabotage.core import Sabotage
 from ar_interp.sabotage.edits import Change, changed, edited
 from ar_interp.sabotage.functions import copies, mean_estimate, memorises
 from ar_interp.sabotage.trained import fitted, independent_tokens, other_family, short_contexts, shuffled_targets
+from ar_interp.studies.heads_measured import permuted_heads, shifted_positions
 
 H5, H10, H20 = (f"diagonal-unitary-h{n_heads}" for n_heads in (5, 10, 20))
 

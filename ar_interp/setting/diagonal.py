@@ -90,6 +90,11 @@ class DiagonalHeads(_Diagonal):
         return self.pairs and self.config.n_heads < self.config.dim
 
     @property
+    def rank(self) -> int:
+        """Rank of C at the minimum, of one with kappa = 1 where eigenvalues come in pairs."""
+        return min(self.config.n_heads, self.n_free)
+
+    @property
     def minimum(self) -> float:
         least = orthogonal_minimum if self.pairs else unitary_minimum
         return least(dim=self.config.dim, n_heads=self.config.n_heads)

@@ -28,9 +28,18 @@ class PlainHeads(Setting):
         return best_equivariant_head(self.process, self.config.n_ctx)
 
     @property
+    def parity(self) -> bool:
+        """Its output has the wrong parity: no weights beat predicting zero."""
+        return self.config.parity_obstruction is not None
+
+    @property
     def invariant(self) -> bool:
         """The law of s_1 does not change under rotations: one head is then as good as any number."""
         return self.process.initial.law == "sphere"
+
+
+AUGMENTED = {1: 0.0364, 4: 0.0227}  # layers -> test error per coordinate of the authors' code
+NON_AUGMENTED = {1: 0.1369, 5: 0.136, 25: 0.139}  # heads
 
 
 class PaperFigure(Setting):
@@ -49,3 +58,22 @@ class PaperFigure(Setting):
     def figure(self) -> int:
         """Of the paper, 5 or 7."""
         return 5 if self.config.encoding == "augmented" else 7
+
+    @property
+    def size(self) -> int:
+        """Number of layers in figure 5, of heads in figure 7."""
+        return self.config.n_layers if self.figure == 5 else self.config.n_heads
+
+    @property
+    def has_reference(self) -> bool:
+        """The error of this size is known."""
+        return self.size in self._errors
+
+    @property
+    def reference(self) -> float:
+        """The authors' error per coordinate at this size; of the smallest where it is not known."""
+        return self._errors.get(self.size, self._errors[1])
+
+    @property
+    def _errors(self) -> dict[int, float]:
+        return AUGMENTED if self.figure == 5 else NON_AUGMENTED

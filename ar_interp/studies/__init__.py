@@ -1,14 +1,38 @@
 """The studies, and what goes over all of them: ours, and those that installed packages name in `ar_interp.studies`."""
 
 from functools import cache
+from typing import Any
 
 from ar_interp._kinds import load_plugins
+from ar_interp.claims import Claims, subject_of
+from ar_interp.processes import Process
 from ar_interp.setting import Setting
+from ar_interp.studies import (
+    any_model,
+    depth,
+    descent,
+    diagonal_heads,
+    first_token,
+    general_models,
+    gradient_step,
+    head_count,
+    unfinished_descent,
+)
 from ar_interp.studies.base import Control, Exhibit, Recipe, Structure, Study
 
-__all__ = ["STUDIES", "Control", "Exhibit", "Recipe", "Structure", "Study", "all_studies", "studies_of"]
+__all__ = ["STUDIES", "Control", "Exhibit", "Recipe", "Structure", "Study", "all_studies", "studies_of", "verify"]
 
-STUDIES: tuple[Study, ...] = ()
+STUDIES: tuple[Study, ...] = (
+    diagonal_heads.STUDY,
+    descent.STUDY,
+    unfinished_descent.STUDY,
+    gradient_step.STUDY,
+    depth.STUDY,
+    head_count.STUDY,
+    first_token.STUDY,
+    general_models.STUDY,
+    any_model.STUDY,
+)
 
 
 @cache
@@ -21,3 +45,24 @@ def all_studies() -> tuple[Study, ...]:
 def studies_of(setting: Setting) -> tuple[Study, ...]:
     """The studies that cover a setting, in order."""
     return tuple(study for study in all_studies() if study.covers(setting))
+
+
+def verify(subject: Any, process: Process | None = None, *, n: int | None = None) -> Claims:
+    """Measure every claim that the studies make of a model.
+
+    Args:
+        subject: a `Checkpoint`, a `TrainingRun`, or a conforming model (then claims about training are left out).
+        process: what it is about; the subject's own if left out.
+        n: how many contexts each measurement takes; as many as each claim was planned with if left out.
+    Returns:
+        The claims; where there are none, `why_not` says why.
+    Raises:
+        ValueError: no process is known, or one that the model cannot be about; a model that only its training can be
+            compared with, without its run.
+    """
+    found = subject_of(subject, process, n=n)
+    if found.process is None:
+        raise ValueError("process is needed to know what W is; pass process=..., e.g. HaarOrthogonal(5).")
+    claims = tuple(claim for study in studies_of(found.setting) for claim in study.claims(found))
+    silent = found.setting.why_not or f"no study makes a claim about {found.setting.kind}"
+    return Claims(found.name, claims, why_not="" if claims else silent)

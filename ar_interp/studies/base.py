@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import plotly.graph_objects as go
-
-from ar_interp.claims.core import Claim, Evidence
-from ar_interp.claims.diagonal_subject import Subject
+from ar_interp.claims import Claim, Evidence, Subject
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import Process
 from ar_interp.setting import Setting
 from ar_interp.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class Exhibit:
     evidence: Evidence
     look: str
     measure: Callable[..., Any]
-    draw: Callable[..., go.Figure]
+    draw: "Callable[..., go.Figure]"
     code: str
     applies: Callable[[Subject], bool] = lambda subject: True
     controls: Callable[[Subject], tuple[Control, ...]] = lambda subject: ()
@@ -109,6 +109,9 @@ class Exhibit:
 class Study:
     """A part of a paper, or of several.
 
+    Recipes are listed without TransformerLens and plotly: `claims` and `exhibits` are functions that import what they
+    need when they are called.
+
     Attributes:
         name: short, unique.
         source: the paper.
@@ -116,7 +119,7 @@ class Study:
         covers: whether it speaks of a model in this setting.
         recipes: checkpoints by name.
         claims: subject -> claims that theory makes of it.
-        exhibits: its figures, in reading order.
+        exhibits: () -> its figures, in reading order.
         structures: first half of claim names -> what they are about.
     """
 
@@ -126,5 +129,5 @@ class Study:
     covers: Callable[[Setting], bool]
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
     claims: Callable[[Subject], Iterable[Claim]] = lambda subject: ()
-    exhibits: tuple[Exhibit, ...] = ()
+    exhibits: Callable[[], tuple[Exhibit, ...]] = tuple
     structures: Mapping[str, Structure] = field(default_factory=dict)

@@ -1,0 +1,137 @@
+"""`Measured`: a model with what claims read of it, each once, beside an untrained one that is read in the same way."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ar_interp import seeds
+from ar_interp.claims.core import Claim, Evidence, claim
+from ar_interp.claims.subject import Subject
+from ar_interp.claims.tolerances import Tolerance
+from ar_interp.processes import Contexts, Sequences
+
+
+class Measured:
+    """A model and its errors on fresh contexts; a study adds in a subclass what else its claims read.
+
+    Attributes:
+        NEEDED: how many contexts the errors are planned with.
+        SEED: of these contexts.
+        PART: contexts at once: scores of many heads stay in the cache.
+    """
+
+    NEEDED: ClassVar[int] = 4096
+    SEED: ClassVar[int] = seeds.CLAIMS
+    PART: ClassVar[int] = 64
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.model, self.config = subject.model, subject.config
+        self.process: Any = subject.process
+        self.setting: Any = subject.setting
+
+    def of(self, model: Any, process: Any = None) -> Any:
+        """Another model or process, measured in the same way."""
+        return type(self)(replace(self.subject, model=model, process=process or self.process))
+
+    @cached_property
+    def untrained(self) -> Any:
+        """Fresh initial weights in the same architecture."""
+        return self.of(self.model.untrained(seeds.UNTRAINED))
+
+    def fresh(self, needed: int, seed: int) -> Sequences:
+        """Contexts as long as the model's, `needed` of them unless the subject says how many."""
+        options = {"dtype": self.config.torch_dtype, "device": self.model.W_Q.device}
+        return self.process.contexts(self.subject.size(needed), self.config.n_ctx, seed=seed, **options)
+
+    @cached_property
+    def parts(self) -> tuple[Contexts, ...]:
+        """The contexts of `errors`."""
+        return self.fresh(self.NEEDED, self.SEED).split(self.PART)
+
+    @property
+    def n(self) -> int:
+        """How many contexts `errors` rests on."""
+        return self.subject.size(self.NEEDED)
+
+    @cached_property
+    @torch.no_grad()
+    def errors(self) -> Float[Tensor, "batch pos"]:
+        """|prediction - target|^2 for T = 1..n_ctx."""
+        return torch.cat([part.errors(self.model(part.inputs)) for part in self.parts]).double()
+
+    def loss(self, first_length: int = 2) -> float:
+        """Mean of the errors over contexts and T >= first_length."""
+        return self.errors[:, first_length - 1 :].mean().item()
+
+    def loss_error(self, first_length: int = 2) -> float:
+        """Half-width of the 95 % interval of `loss` over contexts."""
+        per_context = self.errors[:, first_length - 1 :].mean(1)
+        return 1.96 * (per_context.std() / len(per_context) ** 0.5).item()
+
+    @cached_property
+    def expected_loss(self) -> float:
+        """The expectation of the loss, exact where theory has a closed form."""
+        return self.setting.expected_loss(self.model).loss
+
+    def claim(
+        self,
+        name: str,
+        statement: str,
+        read: Callable[[Any], float],
+        *,
+        evidence: Evidence,
+        source: str,
+        tolerance: str | Tolerance,
+        predicted: float = 0.0,
+        n: int = 1,
+        uncertainty: float = 0.0,
+        control: tuple[str, Any] | None = None,
+    ) -> Claim:
+        """What `read` says of this model, against what it says of the untrained one, or of another control.
+
+        Args:
+            control: description, and a number or something measured to read.
+        """
+        description, other = control or ("untrained", self.untrained)
+        return claim(
+            name,
+            statement,
+            evidence=evidence,
+            source=source,
+            tolerance=tolerance,
+            predicted=predicted,
+            measured=read(self),
+            uncertainty=uncertainty,
+            n=n,
+            control=(description, other if isinstance(other, float) else read(other)),
+        )
+
+    def loss_claim(
+        self,
+        name: str,
+        statement: str,
+        *,
+        source: str,
+        tolerance: str | Tolerance,
+        reference: float,
+        control: tuple[str, float] | None = None,
+    ) -> Claim:
+        """The error on fresh contexts over a reference is 1; `control` is another loss over the same reference."""
+        return self.claim(
+            name,
+            statement,
+            lambda m: m.loss() / reference,
+            evidence="behaviour",
+            source=source,
+            tolerance=tolerance,
+            predicted=1,
+            n=self.n,
+            uncertainty=self.loss_error() / reference,
+            control=control,
+        )

@@ -1,0 +1,193 @@
+"""Augmented linear attention on Haar W: what one layer finds there, and how many gradient steps a depth is worth."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import t as student
+
+from ar_interp.checkpoints import Trained
+from ar_interp.claims import Claim, Measured, Subject, claim
+from ar_interp.models.config import ModelConfig
+from ar_interp.processes import HaarOrthogonal
+from ar_interp.setting import HaarStack
+from ar_interp.studies.base import Recipe, Study
+from ar_interp.theory import haar_one_step_minimum, haar_step_size
+from ar_interp.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from ar_interp.studies.blocks_measured import BlocksMeasured
+
+HAAR = "one gradient step on Haar W by moments of traces; best block scalars by least squares on sequences"
+DOUBLING = (
+    "numerical optimisation of two seeds a depth: layers transform keys and targets too, so that the degree in S grows "
+    "geometrically, as in Newton-Schulz iterations"
+)
+TRIM = 0.01  # the share of worst sequences that the trimmed losses of a run leave out
+LARGE = 1.0  # the zero predictor's error
+FEWEST = 0.01  # of steps, so that their logarithm is finite
+
+
+def _claims(subject: Subject) -> Iterator[Claim]:
+    from ar_interp.studies.blocks_measured import BlocksMeasured
+    from ar_interp.studies.interventions import scale_claim, step_claim, swap_claims
+
+    measured, run = BlocksMeasured(subject), subject.run
+    if measured.config.n_layers == 1:
+        yield from _layer_claims(measured)
+        yield step_claim(measured)
+    if run is not None and "trimmed" in run.members:
+        yield from _steps_claims(run, measured.setting.per_key)
+    yield _blow_up_claim(measured)
+    yield scale_claim(measured)
+    yield from swap_claims(measured)
+
+
+def _layer_claims(m: "BlocksMeasured") -> Iterator[Claim]:
+    """One layer against the best block scalars."""
+    best, n = m.setting.best, m.setting.n_reference
+    statement = f"The error on fresh sequences is that of the best block scalars, {best.loss:.4f}"
+    fresh = partial(m.loss_claim, "loss/fresh", source=HAAR, tolerance="loss ratio", reference=best.loss)
+    claim = partial(m.claim, evidence="weights", source=HAAR, n=n)
+    if m.setting.per_key:
+        yield fresh(statement)
+    else:
+        sizes = {"dim": m.config.dim, "max_length": m.config.n_ctx}
+        pure, step = haar_one_step_minimum(**sizes), haar_step_size(**sizes)
+        yield fresh(
+            f"{statement}, below the best pure gradient step's {pure:.4f}",
+            control=("the best pure gradient step", pure / best.loss),
+        )
+        yield claim(
+            "step/size",
+            "The step size a2 b1 over that of the best pure gradient step",
+            lambda m: m.blocks.step_size / step,
+            tolerance="step size, Haar",
+            predicted=best.a[1] / step,
+        )
+    yield claim(
+        "step/second path",
+        "There is a second path, a3 / a2, as in the best block scalars",
+        lambda m: m.second_path,
+        tolerance="second path, Haar",
+        predicted=best.a[2] / best.a[1],
+    )
+    yield claim(
+        "step/second value",
+        "The value of s_{t-1} is read as in the best block scalars: |b2 / b1|",
+        lambda m: m.second_value,
+        tolerance="second value, Haar",
+        predicted=abs(best.b[1]),
+    )
+
+
+def _steps_claims(run: Trained, per_key: bool) -> Iterator[Claim]:
+    from ar_interp.probes.algorithm import equivalent_steps, gradient_descent_curve
+
+    n_layers, n_ctx = run.config.n_layers, run.config.n_ctx
+    curve = gradient_descent_curve(run.process, length=n_ctx, per_pair=per_key, trim=TRIM)
+    losses = run.members["trimmed"].to_numpy()
+    steps = np.maximum(np.asarray(equivalent_steps(losses, curve)), FEWEST)
+    logs, n = np.log2(steps), len(steps)
+    half_width = student.ppf(0.975, n - 1) * logs.std(ddof=1) / n**0.5 if n > 1 else 0.0
+    doublings = 0 if n_layers == 1 else n_layers + (not per_key)
+    as_many = float(curve.loc[curve["k"] == n_layers, "error"].iloc[0])
+    seen = f"{2 ** logs.mean():.1f} steps, seeds from {steps.min():.1f} to {steps.max():.1f}"
+    worth = "one step" if n_layers == 1 else f"{2**doublings} steps"
+    layers = "One layer behaves" if n_layers == 1 else f"{n_layers} layers behave"
+    depth = partial(claim, evidence="behaviour", source=DOUBLING, n=n)
+    yield depth(
+        "depth/steps",
+        f"{layers} like {worth} of gradient descent: log2 of the number with the same error ({seen})",
+        tolerance="doublings",
+        predicted=doublings,
+        measured=float(logs.mean()),
+        uncertainty=float(half_width),
+        control=(("as many steps as layers", float(np.log2(n_layers))) if n_layers > 1 else ("two steps", 1.0)),
+    )
+    yield depth(
+        "depth/better",
+        f"{n_layers} layer{'s do' if n_layers > 1 else ' does'} better than as many gradient steps, "
+        f"{as_many:.4f}: share of seeds",
+        tolerance="every seed",
+        predicted=1,
+        measured=float((losses < as_many).mean()),
+        control=("the gradient steps themselves", 0.0),
+    )
+
+
+def _blow_up_claim(m: Measured) -> Claim:
+    lead = 0.015 if (m.config.n_layers, m.setting.per_key) == (4, False) else 0.0
+    share = _blow_ups(m)
+    return m.claim(
+        "loss/blow-ups",
+        f"Unseen sequences on which it errs more than predicting zero does, at T = {m.config.n_ctx}: share"
+        + (" (earlier: 1 to 2 %)" if lead else ""),
+        _blow_ups,
+        evidence="behaviour",
+        source=DOUBLING,
+        tolerance="blow-ups",
+        predicted=lead,
+        n=m.n,
+        uncertainty=1.96 * (share * (1 - share) / m.n) ** 0.5,
+    )
+
+
+def _blow_ups(m: Measured) -> float:
+    return (m.errors[:, -1] > LARGE).double().mean().item()
+
+
+def _recipe(
+    n_layers: int, attention: str, n_ctx: int = 50, known_failures: Mapping[str, tuple[float, float]] | None = None
+) -> Recipe:
+    layers = "One augmented layer" if n_layers == 1 else f"{n_layers} augmented layers"
+    raw = attention == "linear"
+    return Recipe(
+        summary=f"{layers} on Haar W, blocks that are multiples of the identity, "
+        + ("scores as they are" if raw else "scores divided by the number of keys")
+        + f"; d = 5, contexts up to {n_ctx}, 8 seeds.",
+        config=ModelConfig.augmented(
+            dim=5,
+            n_ctx=n_ctx,
+            n_layers=n_layers,
+            heads="block-scalar",
+            attention=attention,
+            init_scale=0.1 if raw else 0.3,
+            dtype="float32",
+        ),
+        process=HaarOrthogonal(5),
+        training=TrainConfig(
+            objective="sampled",
+            optimizer="adam",
+            lr=1e-2 if raw else 3e-2,
+            schedule="cosine",
+            warmup=50,
+            clip=10.0,
+            steps=2500,
+            batch=128,
+            n_seeds=8,
+        ),
+        known_failures=known_failures or {},
+    )
+
+
+STUDY = Study(
+    name="depth",
+    source="Sander et al. 2024, augmented tokens on Haar W, and what deeper stacks do",
+    question="How many steps of gradient descent is a stack of layers worth?",
+    covers=lambda setting: isinstance(setting, HaarStack),
+    recipes={  # known failures: the shipped model's value, give or take three times its uncertainty
+        "augmented-haar-short": _recipe(1, "linear", n_ctx=20, known_failures={"loss/blow-ups": (0.042, 0.087)}),
+        "augmented-haar-l1": _recipe(1, "linear", known_failures={"loss/blow-ups": (0.052, 0.102)}),
+        "augmented-haar-l2": _recipe(2, "linear", known_failures={"loss/blow-ups": (0.003, 0.025)}),
+        "augmented-haar-l3": _recipe(3, "linear"),
+        "augmented-haar-l4": _recipe(4, "linear", known_failures={"loss/blow-ups": (0.0, 0.004)}),
+        "augmented-haar-l1-keys": _recipe(1, "linear/keys"),
+        # queries of its second layer read s_{T-1} too
+        "augmented-haar-l2-keys": _recipe(2, "linear/keys", known_failures={"estimate/swap": (0.71, 0.96)}),
+        "augmented-haar-l3-keys": _recipe(3, "linear/keys"),
+        "augmented-haar-l4-keys": _recipe(4, "linear/keys"),
+    },
+    claims=_claims,
+)

@@ -1,0 +1,142 @@
+"""Where gradient descent on diagonal heads ends: the scale it picks, the traps, and the share of seeds that escape."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import binomtest
+
+from ar_interp.checkpoints import Trained
+from ar_interp.claims import Claim, Subject, claim
+from ar_interp.setting import DiagonalHeads
+from ar_interp.studies.base import Study
+from ar_interp.theory import gradient_descent_scale, trapped_levels
+
+if TYPE_CHECKING:
+    from ar_interp.studies.heads_measured import HeadsMeasured
+
+FLOW = "conservation of |A|^2 - |P|^2 under gradient flow"
+BALANCE = "conservation of A A^T - B B^T under gradient flow from small weights"
+TRAPS = "local minima of the orthogonal loss, by numerical optimisation of their structure"
+REFERENCE = (5, 10, 20)  # n_heads, dim, n_ctx of an earlier run of 256 seeds
+REFERENCE_SHARE = 16 / 256
+ON_LEVEL = 1e-3  # far below the distance between levels
+ESCAPED = 0.01  # above the global minimum; the next level is .45 higher
+
+
+def _claims(subject: Subject) -> Iterator[Claim]:
+    from ar_interp.studies.heads_measured import HeadsMeasured
+
+    setting, run = subject.setting, subject.run
+    assert isinstance(setting, DiagonalHeads)
+    if run is None or run.training.optimizer != "gd":
+        return
+    if not setting.pairs or 2 * setting.config.n_heads == setting.config.dim:
+        measured = HeadsMeasured(subject)
+        yield _scale_claim(measured)
+        yield _balance_claim(measured)
+    if setting.levels is not None and len(run.members) > 1:
+        yield _level_claim(run, setting.levels)
+        if (setting.config.n_heads, setting.config.dim, setting.config.n_ctx) == REFERENCE:
+            yield from _escape_claims(run, setting.minimum)
+
+
+def _scale_claim(measured: "HeadsMeasured") -> Claim:
+    config, family = measured.setting.config, measured.setting.family
+    predicted = gradient_descent_scale(
+        dim=config.dim, n_heads=config.n_heads, max_length=config.n_ctx, init_scale=config.init_scale, family=family
+    )
+    return measured.claim(
+        "descent/scale",
+        "Descent picks the scale |c| that follows from what gradient flow conserves",
+        lambda m: abs(m.positions.scale),
+        evidence="training",
+        source=FLOW,
+        tolerance="init scale",
+        predicted=predicted,
+    )
+
+
+def _balance_claim(measured: "HeadsMeasured") -> Claim:
+    """What balance, A A^T ~ B B^T, adds to the minimum; other gauges of the same minimum do not have it."""
+    dim, n_heads = measured.setting.config.dim, measured.setting.config.n_heads
+    balance = partial(measured.claim, "descent/balance", evidence="training", source=BALANCE)
+    if n_heads > dim:
+        return balance(
+            "More heads than coordinates form a tight frame: E_M = sqrt(1 - d / H)",
+            lambda m: m.heads.e_m,
+            tolerance="balanced frame",
+            predicted=(1 - dim / n_heads) ** 0.5,
+        )
+    return balance(
+        "Keys become orthogonal among themselves: rms cos(a_h, a_h')",
+        lambda m: m.heads.cosine_aa,
+        tolerance="balanced cosine",
+    )
+
+
+def _level_claim(run: Trained, levels: np.ndarray) -> Claim:
+    config, losses = run.config, run.members["loss"].to_numpy()
+    n, settled = len(losses), _share_on(losses, levels)
+    low, high = _wilson(round(settled * n), n)
+    shorter = trapped_levels(dim=config.dim, n_heads=config.n_heads, max_length=config.n_ctx // 2)
+    return claim(
+        "descent/levels",
+        f"Seeds end on a predicted level, one for each number of '-' blocks: share within {ON_LEVEL} "
+        f"({round((1 - settled) * n)} of {n} are on none)",
+        evidence="training",
+        source=TRAPS,
+        tolerance="levels",
+        predicted=1,
+        measured=settled,
+        uncertainty=(high - low) / 2,
+        n=n,
+        control=("levels of contexts half as long", _share_on(losses, shorter)),
+    )
+
+
+def _escape_claims(run: Trained, minimum: float) -> Iterator[Claim]:
+    """The share of seeds that escape every trap, at the size that an earlier run was made for."""
+    losses = run.members["loss"].to_numpy()
+    n, escaped = len(losses), int((losses < minimum + ESCAPED).sum())
+    low, high = _wilson(escaped, n)
+    independent = 0.5**run.config.n_heads
+    share = partial(claim, evidence="training", source=TRAPS, n=n)
+    yield share(
+        "descent/escape",
+        f"Share of seeds that escape every trap, {escaped} of {n}; an earlier run had 16 of 256",
+        tolerance="share",
+        predicted=REFERENCE_SHARE,
+        measured=escaped / n,
+        uncertainty=(high - low) / 2,
+        control=("every seed escapes", 1.0),
+    )
+    yield share(
+        "descent/dependence",
+        f"Heads are not trapped independently: 2^-H = {independent:.3g} lies below the 95 % interval of the share of "
+        f"seeds that escape, [{low:.3g}, {high:.3g}]; by how much it does not",
+        tolerance="independence",
+        predicted=0,
+        measured=max(0.0, independent - low),
+        control=("as many seeds with independent heads", independent - _wilson(round(n * independent), n)[0]),
+    )
+
+
+def _share_on(losses: np.ndarray, levels: np.ndarray) -> float:
+    return float((np.abs(losses[:, None] - levels).min(axis=1) < ON_LEVEL).mean())
+
+
+def _wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share."""
+    interval = binomtest(successes, n).proportion_ci(method="wilson")
+    return interval.low, interval.high
+
+
+STUDY = Study(
+    name="descent",
+    source="Sander et al. 2024, non-augmented tokens, and what gradient flow conserves",
+    question="Which of the minima does gradient descent choose, and where is it trapped?",
+    covers=lambda setting: isinstance(setting, DiagonalHeads),
+    claims=_claims,
+)

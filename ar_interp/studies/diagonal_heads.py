@@ -1,0 +1,304 @@
+"""Diagonal heads on commuting W: the minimum, the heads and positions that it asks for, and what is used of them."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ar_interp.claims import Claim, Subject
+from ar_interp.models.config import ModelConfig
+from ar_interp.processes import CommutingOrthogonal, CommutingUnitary
+from ar_interp.setting import DiagonalHeads
+from ar_interp.studies.base import Recipe, Study
+from ar_interp.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from ar_interp.studies.heads_measured import HeadsMeasured
+
+UNITARY = "Sander et al. 2024, non-augmented tokens, unitary case"
+ORTHOGONAL = "Sander et al. 2024, non-augmented tokens, orthogonal case"
+RANK_BOUND = f"{ORTHOGONAL}; value for few heads by bounding each pair with the projector on the rows of C"
+ZERO_SET = f"{ORTHOGONAL}; complete zero-loss set from the sum-of-squares form"
+POWER = "at a minimum a part costs the power of what it writes; by the exact population losses"
+READING = "regression probe; untrained scores already hold H linear forms of lambda"
+SIGN_TURNED = "p_{T-1} with its sign turned"
+
+
+def _claims(subject: Subject) -> Iterator[Claim]:
+    from ar_interp.studies.heads_measured import HeadsMeasured
+    from ar_interp.studies.interventions import keys_claim, swap_claims
+
+    measured = HeadsMeasured(subject)
+    yield from _loss_claims(measured)
+    yield from _pair_claims(measured) if measured.setting.pairs else _unitary_claims(measured)
+    yield from _removal_claims(measured)
+    yield keys_claim(measured)
+    yield from _reading_claims(measured)
+    yield from swap_claims(measured)
+
+
+def _loss_claims(m: "HeadsMeasured") -> Iterator[Claim]:
+    setting = m.setting
+    formula = "max(d - 2H, 0)" if setting.pairs else "d - min(H, d)"
+    claim = partial(m.claim, source=RANK_BOUND if setting.pairs else UNITARY, predicted=setting.minimum)
+    yield claim(
+        "loss/minimum",
+        f"The loss is at its minimum over {setting.config.n_heads} heads, {formula}",
+        lambda m: m.expected_loss,
+        evidence="weights",
+        tolerance="minimum",
+    )
+    yield claim(
+        "loss/fresh",
+        f"The error of the hooked model on fresh sequences is at the minimum of the loss, {formula}",
+        lambda m: m.loss(),
+        evidence="behaviour",
+        tolerance="sampled loss",
+        uncertainty=m.loss_error(),
+        n=m.n,
+    )
+
+
+def _unitary_claims(m: "HeadsMeasured") -> Iterator[Claim]:
+    yield _projector_claim(m, UNITARY)
+    yield from _position_claims(m, UNITARY)
+    yield m.claim(
+        "positions/newest",
+        "Only the newest key counts: p_{T-1} / p_T vanishes",
+        lambda m: m.positions.ratio,
+        evidence="weights",
+        source=UNITARY,
+        tolerance="ratio zero",
+    )
+    yield from _orthogonality_claims(m, UNITARY)
+    if m.setting.rank == m.setting.config.dim:
+        yield _identity_claim(m, "prediction = lambda^T, through s_T conj(s_{T-1}) = lambda", UNITARY)
+
+
+def _pair_claims(m: "HeadsMeasured") -> Iterator[Claim]:
+    claim = partial(m.claim, evidence="weights", source=ZERO_SET)
+    yield claim(
+        "heads/pairs",
+        "C is block-diagonal over the conjugate pairs: share of |C|^2 outside the blocks",
+        lambda m: m.positions.block_mass,
+        tolerance="block mass",
+    )
+    yield claim(
+        "heads/same kappa",
+        "Every block of C is c [[1, k], [k, 1]] with the same k: largest |k_block - kappa|",
+        lambda m: m.positions.kappa_spread,
+        tolerance="kappa",
+    )
+    yield from _position_claims(m, ZERO_SET)
+    if m.setting.kappa_is_one:
+        yield from _kappa_one_claims(m)
+    yield claim(
+        "positions/kappa",
+        "The encoding knows kappa: p_{T-1} / p_T = -kappa / (1 + kappa), kappa read from C",
+        lambda m: m.positions.ratio,
+        tolerance="kappa relation",
+        predicted=m.positions.ratio_from_kappa,
+        control=(SIGN_TURNED, m.turned),
+    )
+    yield claim(
+        "heads/eigenvalues",
+        "Eigenvalues of M = A B^T are c(1 + kappa), c(1 - kappa), dim / 2 of each: largest deviation over c",
+        lambda m: m.eigenvalue_deviation,
+        tolerance="kappa",
+    )
+    if m.setting.rank == m.setting.n_free:
+        kappa_one = "s_{T+1} = 2 cos(theta) s_T - s_{T-1}"
+        identity = kappa_one if m.setting.kappa_is_one else "with its p_{T-1} term for this kappa"
+        yield _identity_claim(m, f"trigonometric identity {identity}", ORTHOGONAL)
+
+
+def _kappa_one_claims(m: "HeadsMeasured") -> Iterator[Claim]:
+    """What fewer heads than coordinates leave of the zero-loss set."""
+    claim = partial(m.claim, evidence="weights", source=ZERO_SET)
+    yield claim(
+        "heads/kappa one",
+        "Fewer heads than coordinates leave only kappa = 1 (read from C)",
+        lambda m: m.positions.kappa,
+        tolerance="kappa",
+        predicted=1,
+    )
+    yield claim(
+        "positions/minus half",
+        "Fewer heads than coordinates leave only p_{T-1} / p_T = -1/2",
+        lambda m: m.positions.ratio,
+        tolerance="kappa",
+        predicted=-0.5,
+    )
+    yield claim(
+        "heads/rank",
+        f"Fewer heads than coordinates leave only C of rank {m.setting.rank}, one dimension for each pair",
+        lambda m: m.heads.rank,
+        tolerance="rank",
+        predicted=m.setting.rank,
+    )
+    yield _projector_claim(m, ZERO_SET)
+    yield from _orthogonality_claims(m, ZERO_SET)
+
+
+def _projector_claim(m: "HeadsMeasured", source: str) -> Claim:
+    return m.claim(
+        "heads/projector",
+        f"C / m is a projector of rank {m.setting.rank}, m = tr C / rank: |C^2 - mC| / m^2",
+        lambda m: m.projector_defect,
+        evidence="weights",
+        source=source,
+        tolerance="projector",
+    )
+
+
+def _position_claims(m: "HeadsMeasured", source: str) -> Iterator[Claim]:
+    claim = partial(m.claim, evidence="weights", source=source)
+    yield claim(
+        "positions/scale",
+        "c p_T = 1 for every T: largest deviation",
+        lambda m: m.positions.scale_error,
+        tolerance="scale product",
+        n=m.setting.config.n_ctx - 1,
+    )
+    yield claim(
+        "positions/older keys",
+        "Keys before T-1 carry nothing: their share of |P|^2",
+        lambda m: m.positions.off_mass,
+        tolerance="off mass",
+    )
+
+
+def _orthogonality_claims(m: "HeadsMeasured", source: str) -> Iterator[Claim]:
+    """A B^T = m I where the rank of C is the number of heads; a projector where the heads outnumber the coordinates."""
+    claim = partial(m.claim, evidence="weights", source=source, tolerance="heads")
+    n_heads, dim, rank = m.setting.config.n_heads, m.setting.config.dim, m.setting.rank
+    if n_heads > dim:
+        statement = f"More heads than coordinates: A B^T / m is a projector of rank {rank}"
+        yield claim("heads/frame", statement, lambda m: m.heads.e_p)
+    if 1 < n_heads == rank:
+        yield claim("heads/orthogonal", "Heads are orthogonal: A B^T = m I, E_M", lambda m: m.heads.e_m)
+        yield claim(
+            "heads/cosine",
+            "Heads are orthogonal in every gauge, <a_h, b_h'> = 0 for h != h': rms cosine",
+            lambda m: m.heads.cosine_ab,
+            control=("keys permuted between heads", m.permuted),
+        )
+
+
+def _identity_claim(m: "HeadsMeasured", statement: str, source: str) -> Claim:
+    return m.claim(
+        "positions/identity",
+        f"The {statement}: sup over angles and T of |prediction - lambda^T|",
+        lambda m: m.positions.residual,
+        evidence="behaviour",
+        source=source,
+        tolerance="identity",
+        n=len(m.positions.angles),
+        control=("P shifted by one key", m.shifted),
+    )
+
+
+def _removal_claims(m: "HeadsMeasured") -> Iterator[Claim]:
+    claim = partial(m.claim, evidence="causal", source=POWER, tolerance="removal")
+    yield claim(
+        "heads/ablation",
+        "Removing a head costs what it writes, (|a_h| |b_h| / c)^2 for kappa = 0: largest relative deviation",
+        lambda m: m.head_removal[0],
+        n=m.subject.size(m.HEADS_REMOVED),
+        uncertainty=m.head_removal[1],
+    )
+    if m.setting.pairs:
+        covered = 2 * m.setting.rank
+        cost, error = m.key_removal(1)
+        yield claim(
+            "positions/cut",
+            f"Cutting the key s_{{T-1}} costs kappa^2 for each of the {covered} coordinates that heads cover",
+            lambda other: cost if other is m else other.key_removal(1)[0],
+            predicted=m.positions.kappa**2 * covered,
+            n=m.subject.size(m.REMOVED),
+            uncertainty=error,
+            control=(SIGN_TURNED, m.turned),
+        )
+
+
+def _reading_claims(m: "HeadsMeasured") -> Iterator[Claim]:
+    """Whether cos and sin of the phases are linear in the attention scores.
+
+    Random heads hold as many linear forms of the eigenvalues, so readability by itself is void wherever an untrained
+    model has it too. For conjugate pairs and dim / 2 heads the minimum *removes* sin(theta), since the rows of A span
+    those of C: that is a finding. With more heads, below dim, it depends on the gauge and nothing is claimed.
+    """
+    setting, n_heads = m.setting, m.setting.config.n_heads
+    if setting.rank < setting.n_free:
+        return
+    sine = None
+    if not setting.kappa_is_one:
+        sine = 1
+    elif n_heads == setting.n_free:
+        sine = 0
+    for what, predicted, readout in zip(("cos", "sin"), (1, sine), m.phases_read, strict=True):
+        if predicted is not None:
+            yield m.claim(
+                f"estimate/{what}",
+                f"{what}(theta) can{'' if predicted else 'not'} be read from the attention scores: R^2",
+                lambda m, readout=readout: readout.r2,
+                evidence="activations",
+                source=READING,
+                tolerance="readable",
+                predicted=predicted,
+                uncertainty=1.96 * readout.standard_error,
+                n=readout.n,
+                control=("the same probe on an untrained model", readout.untrained_r2),
+            )
+
+
+def _unitary(n_heads: int) -> Recipe:
+    kind = "fewer heads than coordinates: C becomes a projector of rank 5" if n_heads < 10 else "C becomes c I"
+    return Recipe(
+        summary=f"Diagonal heads on commuting unitary W, {n_heads} heads for d = 10 ({kind}), by gradient descent.",
+        config=ModelConfig.diagonal(dim=10, n_heads=n_heads, n_ctx=20),
+        process=CommutingUnitary(10),
+        training=TrainConfig(optimizer="gd", lr=1e-2, steps=8000),
+    )
+
+
+def _orthogonal(n_heads: int, summary: str, training: TrainConfig) -> Recipe:
+    config = ModelConfig.diagonal(dim=10, n_heads=n_heads, n_ctx=20)
+    return Recipe(summary=summary, config=config, process=CommutingOrthogonal(10), training=training)
+
+
+STUDY = Study(
+    name="diagonal heads",
+    source="Sander et al. 2024, non-augmented tokens",
+    question="Which heads and positions does training find where W has fixed eigenvectors, and what do they compute?",
+    covers=lambda setting: isinstance(setting, DiagonalHeads),
+    recipes={
+        "diagonal-unitary-h5": _unitary(5),
+        "diagonal-unitary-h10": _unitary(10),
+        "diagonal-unitary-h20": _unitary(20),
+        "diagonal-orthogonal-h5": _orthogonal(
+            5,
+            "Conjugate pairs with half as many heads as coordinates: each head takes one pair (kappa = 1). Most seeds "
+            "of gradient descent are trapped, so the best of 1024 is kept and the share that escapes is a result.",
+            TrainConfig(optimizer="gd", lr=3e-4, steps=15000, n_seeds=1024),
+        ),
+        "diagonal-orthogonal-h8": _orthogonal(
+            8,
+            "Conjugate pairs with 8 heads for d = 10: rank 8 leaves only kappa = 1, of rank 5. A valley at infinity "
+            "draws some seeds and the minimum is degenerate, so L-BFGS and the best of 32 seeds.",
+            TrainConfig(optimizer="lbfgs", steps=1000, n_seeds=32),
+        ),
+        "diagonal-orthogonal-h10": _orthogonal(
+            10,
+            "Conjugate pairs with as many heads as coordinates: any kappa but -1 is optimal; gradient descent picks "
+            "one.",
+            TrainConfig(optimizer="gd", lr=3e-4, steps=20000),
+        ),
+        "diagonal-unitary-h10-sampled": Recipe(
+            summary="As diagonal-unitary-h10, but from fresh sampled batches instead of the exact population loss.",
+            config=ModelConfig.diagonal(dim=10, n_heads=10, n_ctx=20),
+            process=CommutingUnitary(10),
+            training=TrainConfig(objective="sampled", optimizer="gd", lr=5e-3, steps=1500, batch=128),
+        ),
+    },
+    claims=_claims,
+)

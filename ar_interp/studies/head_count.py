@@ -1,0 +1,147 @@
+"""Full heads of one non-augmented layer: how many it can use, and what asking with the wrong token costs."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from ar_interp.checkpoints import Trained, available, load
+from ar_interp.claims import Claim, Measured, Subject, claim
+from ar_interp.models.config import ModelConfig
+from ar_interp.processes import HaarOrthogonal
+from ar_interp.setting import PlainHeads
+from ar_interp.studies.base import Recipe, Study
+from ar_interp.training.config import TrainConfig
+
+ONE_HEAD = (
+    "convexity and invariance: for a first token of rotation-invariant law one head A = B = I is optimal; its weights "
+    "by least squares on sequences"
+)
+MORE_HEADS = "numerical optimisation: a fixed first token leaves room for about dim heads"
+PARITY = "W and -W have the same law: bias-free linear attention that asks with s_T has the wrong parity"
+BATCH = 1024  # standard error .005, the saving of a single head is .02
+
+
+def _claims(subject: Subject) -> Iterator[Claim]:
+    from ar_interp.studies.interventions import scale_claim
+
+    measured = Measured(subject)
+    if measured.setting.parity:
+        yield from _parity_claims(measured)
+    elif measured.setting.invariant:
+        yield _one_head_claim(measured)
+        yield scale_claim(measured)
+    else:
+        yield _many_heads_claim(measured)
+        yield from _enough_heads_claims(subject)
+        yield scale_claim(measured)
+
+
+def _parity_claims(m: Measured) -> Iterator[Claim]:
+    """Asked with s_T the heads can do nothing."""
+    yield m.loss_claim(
+        "loss/parity",
+        "Asked with s_T it cannot beat predicting zero: error on fresh sequences",
+        source=PARITY,
+        tolerance="zero predictor",
+        reference=1.0,
+        control=("the best head that asks with s_{T-1}", m.setting.one_head),
+    )
+    nothing = torch.cat([part.errors(torch.zeros_like(part.targets)) for part in m.parts]).double()[:, 1:]
+    cost = (nothing - m.errors[:, 1:]).mean(1)
+    yield m.claim(
+        "loss/removed",
+        "Removing all heads costs nothing: error without them, less the error with them",
+        lambda m: (nothing - m.errors[:, 1:]).mean().item(),
+        evidence="causal",
+        source=PARITY,
+        tolerance="zero predictor",
+        n=m.n,
+        uncertainty=1.96 * (cost.std() / len(cost) ** 0.5).item(),
+        control=("the best head that asks with s_{T-1}", 1 - m.setting.one_head),
+    )
+
+
+def _one_head_claim(m: Measured) -> Claim:
+    return m.loss_claim(
+        "loss/one head",
+        f"One head is as good as any number: the error of {m.config.n_heads} over that of the best single head with "
+        f"A = B = I, {m.setting.one_head:.4f}",
+        source=ONE_HEAD,
+        tolerance="loss ratio",
+        reference=m.setting.one_head,
+    )
+
+
+def _many_heads_claim(m: Measured) -> Claim:
+    one_head, n_batches = m.setting.one_head, max(m.n // BATCH, 1)
+
+    def share_below(m: Measured) -> float:
+        losses = [batch.mean().item() for batch in m.errors[:, 1:].mean(1).chunk(n_batches)]
+        return sum(loss < one_head for loss in losses) / n_batches
+
+    return m.claim(
+        "loss/many heads",
+        "With a fixed first token it errs less than the best invariant head can: share of fresh batches",
+        share_below,
+        evidence="behaviour",
+        source=MORE_HEADS,
+        tolerance="every batch",
+        predicted=1,
+        n=n_batches,
+    )
+
+
+def _enough_heads_claims(subject: Subject) -> Iterator[Claim]:
+    run, dim = subject.run, subject.config.dim
+    if run is None or run.config.n_heads != dim:
+        return
+    one, many = (_sibling_loss(run, n_heads) for n_heads in (1, dim**2))
+    if one and many:
+        yield claim(
+            "loss/enough heads",
+            f"dim heads are enough: their final error over that of dim^2 = {dim**2}, which are enough for any map",
+            evidence="training",
+            source=MORE_HEADS,
+            tolerance="loss ratio",
+            predicted=1,
+            measured=run.members["loss"].to_numpy().min() / many,  # all on the same held-out sequences
+            n=len(run.members),
+            control=("one head", one / many),
+        )
+
+
+def _sibling_loss(run: Trained, n_heads: int) -> float | None:
+    """Final loss of the shipped checkpoint that differs from this one only in the number of heads."""
+    wanted = replace(run.config, n_heads=n_heads)
+    for name, recipe in STUDY.recipes.items():
+        if (recipe.config, recipe.process) == (wanted, run.process) and name in available():
+            return load(name).members["loss"].to_numpy().min()
+    return None
+
+
+def _recipe(n_heads: int, law: str, query_lag: int = 1) -> Recipe:
+    first = "a fixed first token" if law == "unit-ones" else "first tokens on the sphere"
+    finding = f"asked with s_{{T-1}}, {first}" if query_lag else "asked with s_T: it cannot beat predicting zero"
+    return Recipe(
+        summary=f"One layer, {n_heads} full linear head{'s' if n_heads > 1 else ''}, plain tokens, Haar W, {finding}.",
+        config=ModelConfig.full(dim=5, n_ctx=50, n_heads=n_heads, query_lag=query_lag, init_scale=0.3, dtype="float32"),
+        process=HaarOrthogonal(5, first_token=law),
+        training=TrainConfig(
+            objective="sampled", optimizer="adam", lr=1e-2, schedule="cosine", warmup=50, steps=1500, batch=256
+        ),
+    )
+
+
+STUDY = Study(
+    name="head count",
+    source="Sander et al. 2024, non-augmented tokens on Haar W",
+    question="How many full heads can one layer use, and with which token must it ask?",
+    covers=lambda setting: isinstance(setting, PlainHeads),
+    recipes={
+        **{f"plain-haar-h{n_heads}": _recipe(n_heads, "sphere") for n_heads in (1, 5, 25)},
+        **{f"plain-haar-fixed-h{n_heads}": _recipe(n_heads, "unit-ones") for n_heads in (1, 25, 5)},
+        "plain-haar-parity": _recipe(5, "sphere", query_lag=0),
+    },
+    claims=_claims,
+)

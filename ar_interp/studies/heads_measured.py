@@ -1,0 +1,137 @@
+"""What claims read of diagonal heads, and copies of such a model in which one structure is broken."""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import norm
+
+from ar_interp import seeds
+from ar_interp.claims import Measured
+from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.models.weights import DiagonalWeights, diagonal_weights
+from ar_interp.probes.ablations import ablate_heads, ablate_positions
+from ar_interp.probes.context import SCORES, Readout, read_phases
+from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
+from ar_interp.probes.positional import PositionalStructure, positional_structure
+from ar_interp.processes import Process
+from ar_interp.theory import removal_cost_at_minimum
+
+
+class HeadsMeasured(Measured):
+    """A model of diagonal heads with all that the probes say of it.
+
+    Attributes:
+        READ, REMOVED, HEADS_REMOVED: how many contexts other measurements are planned with.
+    """
+
+    NEEDED, SEED, PART = 2048, seeds.HEADS_CONTEXTS, 2048
+    READ, REMOVED = 2000, 1024
+    HEADS_REMOVED = 4096  # what one head writes has a standard deviation as large as its mean
+
+    @cached_property
+    def weights(self) -> DiagonalWeights:
+        return diagonal_weights(self.model)
+
+    @cached_property
+    def heads(self) -> HeadOrthogonality:
+        return head_orthogonality(self.model)
+
+    @cached_property
+    def positions(self) -> PositionalStructure:
+        return positional_structure(self.model, process=self.process)
+
+    @cached_property
+    def untrained(self) -> "HeadsMeasured":
+        return self.of(untrained(self.model, self.process))
+
+    @cached_property
+    def permuted(self) -> "HeadsMeasured":
+        return self.of(permuted_heads(self.model, self.process))
+
+    @cached_property
+    def shifted(self) -> "HeadsMeasured":
+        return self.of(shifted_positions(self.model, self.process))
+
+    @cached_property
+    def turned(self) -> "HeadsMeasured":
+        return self.of(flipped_previous(self.model, self.process))
+
+    @property
+    def projector_defect(self) -> float:
+        """|C^2 - m C| / m^2 with m = tr C over the rank that theory gives C, not the one that is found."""
+        C = self.weights.C
+        scale = C.trace() / self.setting.rank
+        return ((C @ C - scale * C).norm() / scale**2).item()
+
+    @property
+    def eigenvalue_deviation(self) -> float:
+        """Largest deviation of the eigenvalues of C / c (and of M / c, but for zeros) from 1 +- kappa and 0."""
+        dim, covered = self.process.dim, self.setting.rank
+        kappa, scale = self.positions.kappa, self.positions.scale
+        expected = [1 + kappa] * covered + [1 - kappa] * covered + [0.0] * (dim - 2 * covered)
+        scaled = self.weights.C / scale
+        if not scaled.isfinite().all():
+            return float("nan")
+        found = torch.linalg.eigvals(scaled)
+        real = found.real.sort().values - torch.tensor(expected, dtype=torch.float64).sort().values
+        return max(real.abs().max().item(), found.imag.abs().max().item())
+
+    @cached_property
+    def phases_read(self) -> tuple[Readout, Readout]:
+        """How well cos and sin of the phases can be read from the scores by regression."""
+        contexts = self.fresh(self.READ, seeds.HEADS_READOUT)
+        return read_phases(self.model, contexts, hook=SCORES, untrained=self.untrained.model)
+
+    @cached_property
+    @np.errstate(divide="ignore", invalid="ignore")  # of a head that writes nothing
+    def head_removal(self) -> tuple[float, float]:
+        """Largest relative deviation of the cost of a head from |a_h|^2 |b_h|^2 / c^2, with its uncertainty.
+
+        For kappa != 0 see `theory.removal_cost_at_minimum`. nan far from any minimum, and where a head writes nothing.
+        """
+        positions, pairs = self.positions, self.setting.pairs
+        if positions.scale == 0 or (pairs and not np.isfinite(positions.ratio_from_kappa)):
+            return np.nan, np.nan
+        A, B = self.weights.A[:, None], self.weights.B[:, None]
+        expected = removal_cost_at_minimum(A, B, scale=positions.scale, kappa=positions.kappa if pairs else 0.0)
+        if not (expected > 0).all():
+            return np.nan, np.nan
+        contexts = self.fresh(self.HEADS_REMOVED, seeds.REMOVAL)
+        found = ablate_heads(self.model, contexts, process=self.process).to_frame()
+        deviation = np.abs(found["cost"].to_numpy() / expected.numpy() - 1)
+        error = float((found["cost_se"].to_numpy() / expected.numpy()).max())
+        return float(deviation.max()), float(norm.ppf(1 - 0.025 / len(A))) * error
+
+    def key_removal(self, offset: int) -> tuple[float, float]:
+        """What the loss grows by without the key s_{T-offset}, with its uncertainty."""
+        contexts = self.fresh(self.REMOVED, seeds.REMOVAL)
+        found = ablate_positions(self.model, contexts, offsets=[offset], process=self.process).to_frame().iloc[0]
+        return float(found["cost"]), 1.96 * float(found["cost_se"])
+
+
+def untrained(model: Any, process: Process) -> HookedARTransformer:
+    """Gaussian weights of the model's own size."""
+    weights = diagonal_weights(model)
+    same_size = HookedARTransformer.from_diagonal(weights.A, weights.B, weights.P, process=process)
+    return same_size.untrained(seeds.UNTRAINED)
+
+
+def permuted_heads(model: Any, process: Process) -> HookedARTransformer:
+    """Each value diagonal b_h paired with the key diagonal of the next head."""
+    weights = diagonal_weights(model)
+    return HookedARTransformer.from_diagonal(weights.A.roll(1, 0), weights.B, weights.P, process=process)
+
+
+def shifted_positions(model: Any, process: Process) -> HookedARTransformer:
+    """Every positional weight one key too early."""
+    weights = diagonal_weights(model)
+    return HookedARTransformer.from_diagonal(weights.A, weights.B, weights.P.roll(-1, 1), process=process)
+
+
+def flipped_previous(model: Any, process: Process) -> HookedARTransformer:
+    """The sign of p_{T-1} turned."""
+    weights = diagonal_weights(model)
+    P = weights.P - 2 * weights.P.diagonal().diag()
+    return HookedARTransformer.from_diagonal(weights.A, weights.B, P, process=process)

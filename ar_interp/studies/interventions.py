@@ -1,0 +1,131 @@
+"""Claims that several studies make about what a model *uses*: a part is moved, scaled or replaced."""
+
+import numpy as np
+import torch
+
+from ar_interp import seeds
+from ar_interp.claims import Claim, Measured, claim
+from ar_interp.probes.paths import Path
+from ar_interp.probes.scrubbing import COMPLEMENT, WRONG_KEYS, scrub
+from ar_interp.probes.swap import RANDOM, SWAP, SwappedContext, swap_context
+
+SWAPPING = "activation patching of the in-context map of Sander et al. 2024: prediction = W_source s_T(target)"
+SCALING = "a stationary point: the error is a parabola in the scale of what the last layer writes"
+SCRUBBING = "Chan et al. 2022, causal scrubbing, of the structure that Sander et al. 2024 find"
+N_PAIRS = 512
+N_SCRUBBED = 1024
+
+
+def swap_claims(measured: Measured) -> list[Claim]:
+    """Whether the prediction turns with the estimate, and with nothing else.
+
+    The share of the ceiling is counted up to 1: it can be more where the target's s_{T-1} is read besides, see
+    `swap_context`.
+    """
+    source, target = (measured.fresh(N_PAIRS, seed) for seed in (seeds.SWAP_SOURCE, seeds.SWAP_TARGET))
+    swapped = swap_context(measured.model, source, target, positions=[measured.config.n_ctx])
+    strongest = max(swapped.controls, key=lambda name: abs(swapped.controls[name]))
+    return [
+        claim(
+            "estimate/swap",
+            f"Another sequence's {swapped.what} makes the prediction W_source s_T(target): share of what is possible, "
+            f"{swapped.ceiling:.3f} (score {swapped.score:.3f})",
+            evidence="causal",
+            source=SWAPPING,
+            tolerance="swap",
+            predicted=1,
+            measured=np.minimum(1, swapped.normalised),  # nan stays nan
+            uncertainty=1.96 * _last(swapped, SWAP, "normalised_se"),
+            n=len(source),
+            control=("a random state of the same norm", _last(swapped, RANDOM, "normalised")),
+        ),
+        claim(
+            "estimate/controls",
+            "The state of a sequence with the target's own W, of another source, and a random one do not steer: "
+            "largest score",
+            evidence="causal",
+            source=SWAPPING,
+            tolerance="swap",
+            predicted=0,
+            measured=abs(swapped.controls[strongest]),
+            uncertainty=1.96 * _last(swapped, strongest, "score_se"),
+            n=len(source),
+            control=("the swap itself", swapped.score),
+        ),
+    ]
+
+
+def scale_claim(measured: Measured) -> Claim:
+    """Removing or doubling what the last layer writes: the parabola between them has its bottom at the model."""
+    scale, uncertainty = best_scale(measured)
+    return measured.claim(
+        "loss/best scale",
+        "Scaling what the last layer writes can only add to the error: best factor",
+        lambda m: scale if m is measured else best_scale(m)[0],
+        evidence="causal",
+        source=SCALING,
+        tolerance="best scale",
+        predicted=1,
+        n=measured.n,
+        uncertainty=uncertainty,
+    )
+
+
+@torch.no_grad()
+def best_scale(measured: Measured) -> tuple[float, float]:
+    """argmin over g of E|rest + g written - target|^2, T >= 2, and the half-width of its 95 % interval."""
+    hook = f"blocks.{measured.config.n_layers - 1}.hook_attn_out"
+    inner, energy = [], []
+    for part in measured.parts:
+        predictions = measured.model(part.inputs)
+        with measured.model.hooks(fwd_hooks=[(hook, lambda value, hook: torch.zeros_like(value))]):
+            rest = measured.model(part.inputs)
+        written, missing = ((x - rest)[:, 1:].flatten(1) for x in (predictions, part.targets))
+        inner.append((written.conj() * missing).real.sum(-1))
+        energy.append(written.abs().square().sum(-1))
+    h, G = torch.cat(inner).double(), torch.cat(energy).double()
+    best = (h.sum() / G.sum()).item()
+    return best, 1.96 * ((h - best * G).std() * len(G) ** 0.5 / G.sum()).item()
+
+
+def keys_claim(measured: Measured) -> Claim:
+    """Only the keys that theory names matter: all else may come from another sequence."""
+    contexts, keys = measured.fresh(N_SCRUBBED, seeds.REMOVAL), measured.setting.hypothesis
+    scrubbed = scrub(measured.model, contexts, keys, n_resamples=1)
+    return claim(
+        "positions/scrub",
+        f"Only the key{'s T and T-1 matter' if len(keys) > 1 else ' T matters'}: share of the loss that is recovered "
+        "with all else taken from another sequence",
+        evidence="causal",
+        source=SCRUBBING,
+        tolerance="scrubbed keys",
+        predicted=1,
+        measured=scrubbed.recovered,
+        uncertainty=1.96 * scrubbed.standard_error,
+        n=len(contexts),
+        control=("older keys instead", scrubbed.controls[WRONG_KEYS]),
+    )
+
+
+def step_claim(measured: Measured) -> Claim:
+    """How much of one augmented layer is the gradient step alone."""
+    contexts, setting = measured.fresh(N_SCRUBBED, seeds.REMOVAL), measured.setting
+    scrubbed = scrub(measured.model, contexts, [Path(*path) for path in setting.hypothesis], n_resamples=1)
+    return claim(
+        "step/scrub",
+        "Only <s_{t-1}, s_T> s_t matters, as far as in the best block scalars: share of the loss that is recovered "
+        "with all other paths taken from another sequence",
+        evidence="causal",
+        source=SCRUBBING,
+        tolerance="scrubbed paths",
+        predicted=setting.recovered_by_step(),
+        measured=scrubbed.recovered,
+        uncertainty=1.96 * scrubbed.standard_error,
+        n=len(contexts),
+        control=("all other paths instead", scrubbed.controls[COMPLEMENT]),
+    )
+
+
+def _last(swapped: SwappedContext, condition: str, column: str) -> float:
+    frame = swapped.by_position
+    return float(frame.loc[frame["condition"] == condition, column].iloc[-1])

@@ -1,0 +1,135 @@
+"""A positional encoding trained alone: it shows the spectral filter of descent that was stopped early."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from ar_interp.claims import Claim, Subject, claim
+from ar_interp.models.config import ModelConfig
+from ar_interp.processes import CommutingUnitary
+from ar_interp.setting import OneCoordinate
+from ar_interp.studies.base import Recipe, Study
+from ar_interp.theory import SpectralFilter, descent_steps, position_removal_cost, positional_loss, positional_optimum
+from ar_interp.training.config import TrainConfig
+
+FILTER = "Sander et al. 2024, positional encoding only; the filter by diagonalising gradient descent"
+POWER = "the cost of a key by the exact population loss"
+LR = 0.5  # on the mean over the n_ctx - 1 context lengths, as the authors train it
+STOP = 1e-3
+
+
+def _claims(subject: Subject) -> Iterator[Claim]:
+    """The profile against the filter, which depends on how far descent went.
+
+    Raises:
+        ValueError: no run, or one that is not gradient descent from zero.
+    """
+    from ar_interp.studies.heads_measured import HeadsMeasured
+
+    setting, run = subject.setting, subject.run
+    assert isinstance(setting, OneCoordinate)
+    filters = None if run is None else setting.filters(run.training, run.steps)
+    if run is None or filters is None:
+        raise ValueError(
+            "a positional-only model is compared with descent from zero: pass its checkpoint or training run, made "
+            "with optimizer 'gd', objective 'population' and init_scale 0."
+        )
+    n_ctx, mu, training = setting.config.n_ctx, setting.process.mu, run.training
+    measured, last, e_T = HeadsMeasured(subject), filters[-1], positional_optimum(length=n_ctx)
+    if training.stop_below is not None:
+        wanted = {"n_ctx": n_ctx, "step_size": 2 * training.lr, "stop_below": training.stop_below}
+        yield claim(
+            "descent/steps",
+            f"Descent falls below {training.stop_below:g} after a predicted number of steps",
+            evidence="training",
+            source=FILTER,
+            tolerance="steps",
+            predicted=descent_steps(mu=mu, **wanted),
+            measured=run.steps,
+            control=("steps predicted for 2 mu", descent_steps(mu=2 * mu, **wanted)),
+        )
+    weights = partial(measured.claim, evidence="weights", source=FILTER)
+    yield weights(
+        "filter/rows",
+        "Every row of P is the filtered e_T, p = [I - (I - eta K)^k] e_T: largest deviation",
+        lambda m: _largest_deviation(m.weights.P, filters),
+        tolerance="filter",
+        n=n_ctx - 1,
+    )
+    yield weights(
+        "filter/newest",
+        f"The newest key at T = {n_ctx} has the filter's weight, far from the optimum's 1",
+        lambda m: m.positions.profile[-1].item(),
+        tolerance="filter",
+        predicted=last.p[-1].item(),
+        control=("the exact optimum e_T", 1.0),
+    )
+    yield weights(
+        "filter/rank",
+        "The filter has the predicted effective rank, measured mode by mode from p",
+        lambda m: m.positions.filter_rank or float("nan"),
+        tolerance="filter rank",
+        predicted=last.rank,
+        n=n_ctx,
+    )
+    yield claim(
+        "filter/unfinished",
+        "The optimum is e_T for every mu: its loss, where descent stopped above it",
+        evidence="weights",
+        source=FILTER,
+        tolerance="uniform",
+        predicted=0,
+        measured=positional_loss(e_T, mu=mu).item(),
+        control=("the profile that descent reached", positional_loss(measured.positions.profile, mu=mu).item()),
+    )
+    cost, uncertainty = measured.key_removal(0)
+    filtered, optimum = _newest_key_costs(filters, mu)
+    yield claim(
+        "filter/cut",
+        "Cutting the newest key costs what the filter says",
+        evidence="causal",
+        source=POWER,
+        tolerance="removal",
+        predicted=filtered,
+        measured=cost,
+        uncertainty=uncertainty,
+        n=subject.size(measured.REMOVED),
+        control=("cutting it at the optimum e_T", optimum),
+    )
+
+
+def _newest_key_costs(filters: list[SpectralFilter], mu: float) -> list[float]:
+    """What the newest key is worth to the filter, and at the optimum."""
+    n_ctx = len(filters) + 1
+    P = torch.zeros(2, n_ctx, n_ctx, dtype=torch.float64)
+    for row, spectral in enumerate(filters):
+        P[0, row, : row + 2] = spectral.p
+        P[1, row, row + 1] = 1
+    one = torch.ones(2, 1, 1, dtype=torch.float64)
+    return position_removal_cost(one, P, family="unitary", mu=mu)[:, 0].tolist()
+
+
+def _largest_deviation(P: torch.Tensor, filters: list[SpectralFilter]) -> float:
+    return max((P[r, : r + 2] - spectral.p).abs().max().item() for r, spectral in enumerate(filters))
+
+
+def _recipe(mu: float) -> Recipe:
+    n_ctx = 30
+    return Recipe(
+        summary=f"Only a positional encoding, lambda = exp(i theta / {mu:g}): descent from zero, stopped early as the "
+        "authors do. What it shows is the spectral filter of unfinished descent, not the optimum.",
+        config=ModelConfig.positional_only(n_ctx=n_ctx),
+        process=CommutingUnitary(1, mu=mu),
+        training=TrainConfig(optimizer="gd", lr=LR / (n_ctx - 1), steps=2000, stop_below=STOP),
+    )
+
+
+STUDY = Study(
+    name="unfinished descent",
+    source="Sander et al. 2024, positional encoding only",
+    question="Why does a positional encoding that is trained alone look smooth?",
+    covers=lambda setting: isinstance(setting, OneCoordinate),
+    recipes={f"positional-mu{mu:g}": _recipe(mu) for mu in (50.0, 100.0, 200.0, 300.0)},
+    claims=_claims,
+)
