@@ -1,14 +1,14 @@
 """Model cards: what a checkpoint is, how it was made, and what was verified of it."""
 
-import pandas as pd
-
 from ar_interp.checkpoints import Trained, describe
 from ar_interp.claims import Claims
 
 
 def model_card(run: Trained, name: str, claims: Claims, summary: str = "") -> str:
     """The text of a checkpoint's README.md."""
-    counts = claims.to_frame()["verdict"].value_counts() if len(claims) else pd.Series(dtype=int)
+    if not claims:
+        return describe(run, name, summary) + f"\n## What was verified\n\nNo claim is made of it: {claims.why_not}.\n"
+    counts = claims.to_frame()["verdict"].value_counts()
     tally = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in ("holds", "fails", "void"))
     return (
         describe(run, name, summary)

@@ -1,8 +1,9 @@
 """A pytest plugin: `pytest --ar-checkpoint DIR` makes a test of every claim about a checkpoint.
 
 The option can be repeated, and takes shipped names as well as folders. A claim that holds passes, one that fails fails,
-a void one (its control passes too) is skipped; what is known to fail of a shipped checkpoint is an expected failure.
-Every run of pytest loads this file, so nothing heavy is imported before the option is used.
+a void one (its control passes too) is skipped, as is a checkpoint of which theory is silent; what is known to fail of a
+shipped checkpoint is an expected failure. Every run of pytest loads this file, so nothing heavy is imported before the
+option is used.
 """
 
 import sys
@@ -64,6 +65,8 @@ class CheckpointClaims(pytest.Collector):
             claims = verify(checkpoint)
         except (ValueError, OSError) as error:
             raise self.CollectError(f"{OPTION} {self.name}: {error}") from error
+        if not claims:
+            pytest.skip(f"no claims: {claims.why_not}", allow_module_level=True)
         for claim in claims:
             item = ClaimItem.from_parent(self, name=claim.name, claim=claim)
             if known_failure(checkpoint, claim):

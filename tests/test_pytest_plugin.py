@@ -47,9 +47,9 @@ def broken(pytester) -> str:
     return "runs/broken"
 
 
-def made(name: str, measured: float, control: float, statement: str = "A statement") -> Claim:
+def made(name: str, measured: float, control: float) -> Claim:
     return Claim(
-        name=name, evidence="weights", statement=statement, source="a source", predicted=1.0, measured=measured,
+        name=name, evidence="weights", statement="A statement", source="a source", predicted=1.0, measured=measured,
         uncertainty=0.01, n=7, tolerance=0.1, reason="a reason",
         control=Control(description="a control", measured=control),
     )  # fmt: skip
@@ -58,7 +58,11 @@ def made(name: str, measured: float, control: float, statement: str = "A stateme
 @pytest.fixture
 def claims(monkeypatch):
     """Claims of every verdict in place of what `verify` says."""
-    blow_up = made("loss/blow-ups", 3, 5, "Unseen sequences on which it errs more than predicting zero does")
+    pretend(monkeypatch)
+
+
+def pretend(monkeypatch, blow_ups: float = 0.014) -> None:
+    blow_up = made("loss/blow-ups", blow_ups, 5)
     found = (made("heads/holds", 1.05, 3), made("heads/void", 1.05, 0.95), made("heads/fails", 2.5, 3), blow_up)
     monkeypatch.setattr(ari.studies, "verify", lambda checkpoint: Claims(checkpoint.name, found))
 
@@ -150,13 +154,18 @@ def test_a_checkpoint_that_cannot_be_read_is_an_error_in_a_line(run, pytester, b
     run("--ar-checkpoint", broken, "--continue-on-collection-errors").assert_outcomes(errors=1, passed=1)
 
 
-def test_a_checkpoint_that_theory_does_not_speak_of_is_an_error(run, pytester):
+def test_what_is_known_to_fail_fails_at_another_value(run, monkeypatch):
+    pretend(monkeypatch, blow_ups=0.5)
+    run("--ar-checkpoint", "augmented-haar-l2", "-k", "blow-ups").assert_outcomes(failed=1, deselected=3)
+
+
+def test_a_checkpoint_that_theory_does_not_speak_of_is_skipped(run, pytester):
     checkpoint = ari.load("augmented-unitary")
     noisy = replace(checkpoint, process=ari.CommutingUnitary(10, noise=0.1))
     ari.checkpoints.save(noisy, pytester.path / "noisy")
-    result = run("--ar-checkpoint", "noisy")
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["--ar-checkpoint noisy: theory says nothing of this model*"])
+    result = run("--ar-checkpoint", "noisy", "-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*no claims: noise is 0.1, and closed forms hold without noise*"])
 
 
 @pytest.fixture(scope="module")
