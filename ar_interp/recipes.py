@@ -2,7 +2,7 @@
 
 import warnings
 
-from ar_interp.checkpoints import Checkpoint, Trained, trained_folder
+from ar_interp.checkpoints import Checkpoint, trained_folder
 from ar_interp.claims import Claim
 from ar_interp.studies import Recipe, all_studies
 
@@ -21,13 +21,13 @@ def _collected() -> dict[str, Recipe]:
 RECIPES: dict[str, Recipe] = _collected()
 
 
-def recipe_of(checkpoint: Trained) -> Recipe | None:
+def recipe_of(checkpoint: Checkpoint) -> Recipe | None:
     """The recipe of a checkpoint that lies in the shipped folder, by whatever path it was loaded; a copy has none."""
-    folder = checkpoint.path.resolve() if isinstance(checkpoint, Checkpoint) else None
-    return RECIPES.get(folder.name) if folder and folder.parent == trained_folder().resolve() else None
+    folder = checkpoint.path.resolve()
+    return RECIPES.get(folder.name) if folder.parent == trained_folder().resolve() else None
 
 
-def known_failure(checkpoint: Trained, claim: Claim) -> bool:
+def known_failure(checkpoint: Checkpoint, claim: Claim) -> bool:
     """The claim fails, and the recipe of this shipped checkpoint says so of a value like the one measured."""
     recipe = recipe_of(checkpoint)
     if claim.verdict != "fails" or recipe is None or claim.name not in recipe.known_failures:

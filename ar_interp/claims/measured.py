@@ -44,10 +44,10 @@ class Measured:
         """Fresh initial weights in the same architecture."""
         return self.of(self.model.untrained(seeds.UNTRAINED))
 
-    def fresh(self, needed: int, seed: int) -> Sequences:
-        """Contexts as long as the model's, `needed` of them unless the subject says how many."""
+    def fresh(self, needed: int, seed: int, *, least: int = 1) -> Sequences:
+        """Contexts as long as the model's, `needed` of them unless the subject says how many, then `least` or more."""
         options = {"dtype": self.config.torch_dtype, "device": self.model.W_Q.device}
-        return self.process.contexts(self.subject.size(needed), self.config.n_ctx, seed=seed, **options)
+        return self.process.contexts(max(least, self.subject.size(needed)), self.config.n_ctx, seed=seed, **options)
 
     @cached_property
     def parts(self) -> tuple[Contexts, ...]:

@@ -15,6 +15,7 @@ from ar_interp.probes.ablations import ablate_heads, ablate_positions
 from ar_interp.probes.context import SCORES, Readout, read_phases
 from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
 from ar_interp.probes.positional import PositionalStructure, positional_structure
+from ar_interp.probes.readout_fits import MIN_SEQUENCES
 from ar_interp.processes import Process
 from ar_interp.theory import removal_cost_at_minimum
 
@@ -81,7 +82,7 @@ class HeadsMeasured(Measured):
     @cached_property
     def phases_read(self) -> tuple[Readout, Readout]:
         """How well cos and sin of the phases can be read from the scores by regression."""
-        contexts = self.fresh(self.READ, seeds.HEADS_READOUT)
+        contexts = self.fresh(self.READ, seeds.HEADS_READOUT, least=MIN_SEQUENCES)
         return read_phases(self.model, contexts, hook=SCORES, untrained=self.untrained.model)
 
     @cached_property
