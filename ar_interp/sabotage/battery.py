@@ -46,8 +46,8 @@ def run_battery(
     for sabotage in map(battery.__getitem__, chosen):
         checkpoint = checkpoints.load(sabotage.base)
         if sabotage.healthy and (sabotage.base, sabotage.healthy) not in before:
-            claims = verify(sabotage.healthy(checkpoint, seed), process=checkpoint.process)
+            claims = verify(sabotage.healthy(checkpoint, seed), checkpoint.process)
             before[sabotage.base, sabotage.healthy] = {claim.name: claim.verdict for claim in claims}
-        claims = verify(sabotage.make(checkpoint, seed), process=checkpoint.process)
+        claims = verify(sabotage.make(checkpoint, seed), checkpoint.process)
         rows += cells(sabotage, claims, before[sabotage.base, sabotage.healthy] if sabotage.healthy else {})
     return BatteryResult(frame=pd.DataFrame(rows))

@@ -22,15 +22,17 @@ HOLDING = {"holds": OK, "fails": MISS, "void": VOID}
 class Sabotage:
     """A model made from a shipped one, and what theory says of the claims about it, derived before any run.
 
-    Every claim that is made of it must hold, but for those that are named: what is left out is a prediction too.
+    Claims are named by structure, `heads`, or one by one, `heads/rank`, which counts more. Every claim that is not
+    named must hold: what is left out is a prediction too.
 
     Attributes:
         name: of the sabotaged model.
         base: the checkpoint it is made from.
         description: what was done, and what of the theory is gone with it.
         make: (checkpoint, seed) -> a model, or a run where claims need to know how it was trained.
-        must_fail: claims about structures that are gone; a void one does not hold either, and is counted apart.
-        undecided: claims of which theory says nothing here; not counted.
+        must_fail: what is gone; a void claim does not hold either, and is counted apart.
+        but: claims about these structures that must hold all the same.
+        undecided: of which theory says nothing here; not counted.
         why: theory says nothing of these.
         healthy: where nothing is gone: the innocent model beside which nothing may change; None for a sabotaged one.
     """
@@ -39,15 +41,17 @@ class Sabotage:
     base: str
     description: str
     make: Make
-    must_fail: frozenset[str] = frozenset()
-    undecided: frozenset[str] = frozenset()
+    must_fail: tuple[str, ...] = ()
+    but: frozenset[str] = frozenset()
+    undecided: tuple[str, ...] = ()
     why: str = ""
     healthy: Make | None = None
 
     def __post_init__(self) -> None:
-        both = self.must_fail & self.undecided
-        if both:
-            raise ValueError(f"must_fail and undecided of {self.name!r} must not overlap, both hold {sorted(both)}.")
+        named = [*self.must_fail, *self.but, *self.undecided]
+        twice = sorted({name for name in named if named.count(name) > 1})
+        if twice:
+            raise ValueError(f"must_fail, but and undecided of {self.name!r} must not overlap, two name {twice}.")
         if bool(self.undecided) != bool(self.why):
             raise ValueError(f"why of {self.name!r} must say why theory leaves claims undecided, where it does.")
 
@@ -57,10 +61,10 @@ class Sabotage:
 
     def expected(self, claim: str) -> str:
         """`fail`, `free`, `unchanged` beside the healthy model, or `hold`."""
-        if claim in self.must_fail:
-            return FAIL
-        if claim in self.undecided:
-            return FREE
+        for name in (claim, claim.partition("/")[0]):
+            for names, expected in ((self.but, HOLD), (self.undecided, FREE), (self.must_fail, FAIL)):
+                if name in names:
+                    return expected
         return UNCHANGED if self.innocent else HOLD
 
 
@@ -119,7 +123,8 @@ def cells(sabotage: Sabotage, claims: Claims, before: Mapping[str, str]) -> list
     Raises:
         ValueError: an expectation of a claim that is not made of the model.
     """
-    stray = (sabotage.must_fail | sabotage.undecided) - {claim.name for claim in claims}
+    made = {name for claim in claims for name in (claim.name, claim.structure)}
+    stray = {*sabotage.must_fail, *sabotage.but, *sabotage.undecided} - made
     if stray:
         raise ValueError(f"expectations of {sabotage.name!r} name claims that are not made of it: {sorted(stray)}.")
     rows = []

@@ -1,4 +1,4 @@
-"""What sabotages are made with: weights taken out of a shipped model, changed, and put back."""
+"""Tools that make a sabotaged model: weights are taken out of a shipped one, changed, and put back."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +10,7 @@ from torch import Tensor
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.core import Make
+from ar_interp.setting import DiagonalHeads, setting_of
 
 N_CTX = 6  # rows of P are one model each, so that the first ones are a healthy model of shorter contexts, and quicker
 
@@ -17,10 +18,15 @@ Change = Callable[[Any, Checkpoint, int], Any]  # model, checkpoint, seed -> mod
 Edit = Callable[[dict[str, Tensor], torch.Generator], None]  # of weights by name, in place
 
 
+def is_shortened(checkpoint: Checkpoint) -> bool:
+    """`healthy` is not the whole shipped model."""
+    return isinstance(setting_of(checkpoint.config, checkpoint.process), DiagonalHeads)
+
+
 def healthy(checkpoint: Checkpoint) -> HookedARTransformer:
     """The shipped model; of trained diagonal heads with contexts up to N_CTX, and zero where P is not used."""
     model = checkpoint.model
-    if checkpoint.config.heads != "diagonal":
+    if not is_shortened(checkpoint):
         return model
     A, B, P = (weights.detach() for weights in (model.A, model.B, model.P))
     P = P[:N_CTX, :N_CTX].tril(1)
@@ -58,7 +64,7 @@ def with_weights_of(checkpoint: Checkpoint, model: Any) -> Checkpoint:
 
 
 def as_it_is(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """With all that is known of its training."""
+    """The checkpoint with all that is known of its training."""
     return checkpoint
 
 

@@ -1,4 +1,4 @@
-"""Models whose function is not what their weights say: healthy inside, and something else comes out."""
+"""Models that are healthy inside and answer something else than their weights say."""
 
 from typing import Any
 
@@ -74,9 +74,9 @@ def memorises(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransfor
 
 @torch.no_grad()
 def mean_estimate(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    """Of diagonal heads, whose estimate is in the pattern."""
+    """Diagonal heads, whose estimate is in the pattern, with the mean pattern of many sequences."""
     impostor = _with_weights_of(model, MeanEstimate)
-    tokens = checkpoint.process.sample(N_SEQUENCES, model.config.n_ctx, seed=seed).tokens
+    tokens = checkpoint.process.contexts(N_SEQUENCES, model.config.n_ctx, seed=seed).inputs
     impostor.pattern = model.run_with_cache(tokens, names_filter=PATTERN)[1][PATTERN].mean(0, keepdim=True)
     return impostor
 

@@ -1,4 +1,4 @@
-"""What may be done to weights without changing what a model is: gauges, orders, signs, weights that nothing reads."""
+"""Changes of weights that leave a model what it is: gauges, orders, signs, weights that nothing reads."""
 
 from typing import Any
 
@@ -30,14 +30,15 @@ def coordinates_reordered(model: Any, checkpoint: Checkpoint, seed: int) -> Hook
     generator = torch.Generator().manual_seed(seed)
     dim = model.config.dim
     order = torch.randperm(dim, generator=generator)
-    if getattr(checkpoint.process, "conjugate_pairs", False):
+    process: Any = checkpoint.process
+    if process.conjugate_pairs:
         pairs = torch.randperm(dim // 2, generator=generator)
         order = torch.stack([2 * pairs + 1, 2 * pairs], dim=1).flatten()
     return _diagonal(model.A.detach()[:, order], model.B.detach()[:, order], model.P.detach(), checkpoint)
 
 
 def unused_weights_random(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    """What lies right of p_T, and the last row of P, is never read."""
+    """Random numbers right of p_T and in the last row of P, which are never read."""
     P = model.P.detach().clone()
     noise = torch.randn(P.shape, generator=torch.Generator().manual_seed(seed), dtype=P.dtype)
     unused = torch.ones_like(P).triu(2)

@@ -16,15 +16,12 @@ from ar_interp.sabotage.core import Sabotage
 from ar_interp.sabotage.edits import N_CTX, Change, changed, edited
 from ar_interp.sabotage.functions import memorises
 from ar_interp.sabotage.trained import fitted, other_family, trapped
-from ar_interp.sabotage.unitary import BY_CHANCE, HEADS, IDENTITY, LOSS, NO_FINDING, READ, USED, control, of_scale
+from ar_interp.sabotage.unitary import BY_CHANCE, NO_FINDING, control, of_scale
 from ar_interp.studies.heads_measured import flipped_previous
 from ar_interp.theory import KappaFamily, factor_heads, kappa_family, positional_weights, valley_at_infinity
 
 H5, H8, H10 = (f"diagonal-orthogonal-h{n_heads}" for n_heads in (5, 8, 10))
 
-BLOCKS = frozenset({"heads/pairs", "heads/same kappa", "heads/kappa one", "heads/eigenvalues"})
-PREVIOUS = frozenset({"positions/kappa", "positions/minus half", "positions/cut"})
-COS, SIN, RANK = (frozenset({name}) for name in ("estimate/cos", "estimate/sin", "heads/rank"))
 ANY_FIVE = "any five heads have rank five, and cos(theta) can be read before training too: void"
 
 
@@ -73,8 +70,8 @@ PAIRS = (
         base=H5,
         description="Gaussian weights of standard deviation .01: no structure, and sin(theta) can be read.",
         make=changed(of_scale(0.01)),
-        must_fail=LOSS | BLOCKS | HEADS | PREVIOUS | IDENTITY | SIN | {"positions/scale", "positions/older keys"},
-        undecided=USED | COS | RANK,
+        must_fail=("loss", "heads", "positions", "estimate/sin"),
+        undecided=("heads/rank", "positions/scrub", "estimate"),
         why=f"{BY_CHANCE}; {ANY_FIVE}",
     ),
     Sabotage(
@@ -83,12 +80,11 @@ PAIRS = (
         description="C is c times any projector of rank 5 with p_{T-1} = 0: orthogonal heads and a projector, but not "
         "over the pairs; half of the coordinates' energy is on the diagonal, so that tr C / 10 = c / 2.",
         make=changed(_of_unitary),
-        must_fail=LOSS
-        | BLOCKS
-        | IDENTITY
-        | SIN
-        | {"heads/ablation", "positions/scale", "positions/kappa", "positions/minus half"},
-        undecided=COS | RANK | {"positions/cut"},
+        must_fail=("loss", "heads", "positions", "estimate/sin"),
+        but=frozenset(
+            {"heads/projector", "heads/orthogonal", "heads/cosine", "positions/older keys", "positions/scrub"}
+        ),
+        undecided=("heads/rank", "positions/cut", "estimate/cos"),
         why=f"{ANY_FIVE}; kappa of a random projector is by chance, and the cost of p_{{T-1}} = 0 that of 0",
     ),
     Sabotage(
@@ -97,8 +93,9 @@ PAIRS = (
         description="C mixes pairs, A B^T has two rows exchanged. Rows of A still are the same on both coordinates of "
         "a pair, so that kappa is 1 everywhere; P is untouched, and tr C is 3/5 of what it was.",
         make=edited(keys_exchanged),
-        must_fail=LOSS | HEADS | IDENTITY | {"heads/pairs", "heads/eigenvalues", "positions/cut"},
-        undecided=COS | RANK | {"positions/scale"},
+        must_fail=("loss", "heads", "positions/identity", "positions/cut"),
+        but=frozenset({"heads/same kappa", "heads/kappa one"}),
+        undecided=("heads/rank", "positions/scale", "estimate/cos"),
         why=f"{ANY_FIVE}; the coordinates that C covers, over which its trace is divided, depend on the gauge",
     ),
     Sabotage(
@@ -107,8 +104,9 @@ PAIRS = (
         description="The weight of s_T goes to s_{T-2}, that of s_{T-1} stays: nothing reaches the target. Heads are "
         "untouched.",
         make=edited(transposed),
-        must_fail=LOSS | PREVIOUS | IDENTITY | USED | {"heads/ablation", "positions/scale", "positions/older keys"},
-        undecided=COS | RANK,
+        must_fail=("loss", "heads/ablation", "positions", "estimate"),
+        but=frozenset({"estimate/sin"}),
+        undecided=("heads/rank", "estimate/cos"),
         why=ANY_FIVE,
     ),
     Sabotage(
@@ -116,8 +114,9 @@ PAIRS = (
         base=H5,
         description="2 cos(theta) s_T + s_{T-1}: heads, p_T and older keys are untouched.",
         make=changed(control(flipped_previous)),
-        must_fail=LOSS | PREVIOUS | IDENTITY | {"heads/ablation"},
-        undecided=COS | RANK,
+        must_fail=("loss", "heads/ablation", "positions"),
+        but=frozenset({"positions/scale", "positions/older keys", "positions/scrub"}),
+        undecided=("heads/rank", "estimate/cos"),
         why=ANY_FIVE,
     ),
     Sabotage(
@@ -126,8 +125,9 @@ PAIRS = (
         description="2 cos(theta) s_T alone: the loss is kappa^2 d, and a head costs nothing, since its partner terms "
         "err as much as its own help.",
         make=edited(previous_removed),
-        must_fail=LOSS | PREVIOUS | IDENTITY | {"heads/ablation"},
-        undecided=COS | RANK,
+        must_fail=("loss", "heads/ablation", "positions"),
+        but=frozenset({"positions/scale", "positions/older keys", "positions/scrub"}),
+        undecided=("heads/rank", "estimate/cos"),
         why=ANY_FIVE,
     ),
     Sabotage(
@@ -136,8 +136,8 @@ PAIRS = (
         description="The local minimum with one block of kappa near -1: cross terms between pairs, older keys of a few "
         "per cent of p_T, and the phase of the trapped pair read as sin(theta) in place of cos(theta).",
         make=changed(trapped),
-        must_fail=LOSS | BLOCKS | HEADS | PREVIOUS | IDENTITY | COS | SIN | {"positions/scale", "positions/older keys"},
-        undecided=RANK | {"positions/scrub"},
+        must_fail=("loss", "heads", "positions", "estimate/cos", "estimate/sin"),
+        undecided=("heads/rank", "positions/scrub"),
         why=f"{ANY_FIVE}; with its older keys from elsewhere .09 % of the loss is not recovered, the tolerance is .1 %",
     ),
     Sabotage(
@@ -145,8 +145,16 @@ PAIRS = (
         base=H5,
         description="Healthy weights and scores beside a prediction W_0 s_T.",
         make=changed(memorises),
-        must_fail=USED | IDENTITY | {"loss/fresh", "heads/ablation", "positions/cut"},
-        undecided=COS | RANK,
+        must_fail=(
+            "loss/fresh",
+            "heads/ablation",
+            "positions/identity",
+            "positions/cut",
+            "positions/scrub",
+            "estimate",
+        ),
+        but=frozenset({"estimate/sin"}),
+        undecided=("heads/rank", "estimate/cos"),
         why=ANY_FIVE,
     ),
     Sabotage(
@@ -155,19 +163,9 @@ PAIRS = (
         description="kappa = 1 on four pairs and 0 on one: rank 6, mean kappa .8. P is that of kappa = 1; cutting "
         "s_{T-1} costs 7.5 where .8^2 d = 6.4.",
         make=changed(set_to(mixed_kappa())),
-        must_fail=LOSS
-        | IDENTITY
-        | {
-            "heads/same kappa",
-            "heads/kappa one",
-            "heads/rank",
-            "heads/projector",
-            "heads/eigenvalues",
-            "heads/ablation",
-            "positions/kappa",
-            "positions/cut",
-        },
-        undecided=COS,
+        must_fail=("loss", "heads", "positions/kappa", "positions/identity", "positions/cut"),
+        but=frozenset({"heads/pairs"}),
+        undecided=("estimate/cos",),
         why=NO_FINDING,
     ),
     Sabotage(
@@ -177,19 +175,9 @@ PAIRS = (
         "p_{T-1}, though not as large as kappa says; epsilon 11^T / d mixes the pairs. Cutting s_{T-1} costs 9.80, "
         "kappa^2 d is 9.61.",
         make=changed(set_to(valley_at_infinity(dim=10, epsilon=0.1, n_ctx=N_CTX))),
-        must_fail=LOSS
-        | PREVIOUS
-        | IDENTITY
-        | RANK
-        | {
-            "heads/pairs",
-            "heads/kappa one",
-            "heads/projector",
-            "heads/eigenvalues",
-            "heads/ablation",
-            "positions/scale",
-        },
-        undecided=COS,
+        must_fail=("loss", "heads", "positions"),
+        but=frozenset({"heads/same kappa", "positions/older keys", "positions/scrub"}),
+        undecided=("estimate/cos",),
         why=NO_FINDING,
     ),
     Sabotage(
@@ -198,8 +186,8 @@ PAIRS = (
         description="kappa = 1/2 in every block of C, p_{T-1} = 0: heads and newest key are at a minimum, the encoding "
         "is not that of this kappa, and the loss is kappa^2 d.",
         make=changed(set_to(ignored_kappa())),
-        must_fail=LOSS | IDENTITY | {"heads/ablation", "positions/kappa", "positions/cut"},
-        undecided=READ,
+        must_fail=("loss", "heads/ablation", "positions/kappa", "positions/identity", "positions/cut"),
+        undecided=("estimate/cos", "estimate/sin"),
         why=NO_FINDING,
     ),
 )

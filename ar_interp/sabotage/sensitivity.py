@@ -12,7 +12,7 @@ from ar_interp import checkpoints
 from ar_interp._checks import check_number
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
-from ar_interp.sabotage.edits import healthy, with_weights_of
+from ar_interp.sabotage.edits import healthy, is_shortened, with_weights_of
 from ar_interp.studies import verify
 
 SCALES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -75,10 +75,10 @@ def sensitivity(base: str, scales: Iterable[float] = SCALES, seeds: Iterable[int
 
 
 def _verdicts(checkpoint: Checkpoint, scale: float, seed: int) -> Any:
-    """Block scalars as a run, since how closely they are known depends on how they were trained."""
+    """Claims about the noisy model, as a run where it is whole: how closely weights are known depends on training."""
     model = _noisy(healthy(checkpoint), scale, seed)
-    subject = with_weights_of(checkpoint, model) if checkpoint.config.heads == "block-scalar" else model
-    return verify(subject, process=checkpoint.process)
+    subject = model if is_shortened(checkpoint) else with_weights_of(checkpoint, model)
+    return verify(subject, checkpoint.process)
 
 
 def _noisy(model: Any, scale: float, seed: int) -> HookedARTransformer:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
-from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, Process
+from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, Contexts, Process
 from ar_interp.theory import trapped_levels
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.loop import TrainingRun, train
@@ -26,8 +26,8 @@ def shuffled_targets(model: Any, checkpoint: Checkpoint, seed: int) -> HookedART
     """Trained to predict the next token of another sequence."""
 
     def draw(generator: torch.Generator) -> Batch:
-        tokens = _sample(checkpoint, BATCH, model.config.n_ctx + 1, generator)
-        return tokens[:, :-1], tokens[:, 1:].roll(1, 0)
+        contexts = _contexts(checkpoint, BATCH, model.config.n_ctx, generator)
+        return contexts.inputs, contexts.targets.roll(1, 0)
 
     return _descend(model, draw, seed)
 
@@ -37,7 +37,7 @@ def independent_tokens(model: Any, checkpoint: Checkpoint, seed: int) -> HookedA
 
     def draw(generator: torch.Generator) -> Batch:
         length = model.config.n_ctx + 1
-        tokens = _sample(checkpoint, BATCH * length, 2, generator)[:, 1].unflatten(0, (BATCH, length))
+        tokens = _contexts(checkpoint, BATCH * length, 1, generator).targets[:, 0].unflatten(0, (BATCH, length))
         return tokens[:, :-1], tokens[:, 1:]
 
     return _descend(model, draw, seed)
@@ -49,10 +49,9 @@ def fitted(config: ModelConfig, process: Process, seed: int, *, n_seeds: int = 1
     return train(config, process, training, progress=False)
 
 
-def other_family(process: Process) -> Process:
+def other_family(process: Any) -> Process:
     """Conjugate pairs for the unitary family, and the other way round."""
-    kind = CommutingUnitary if isinstance(process, CommutingOrthogonal) else CommutingOrthogonal
-    return kind(process.dim)
+    return CommutingUnitary(process.dim) if process.conjugate_pairs else CommutingOrthogonal(process.dim)
 
 
 def trapped(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
@@ -76,9 +75,8 @@ def short_contexts(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTra
     return HookedARTransformer.from_diagonal(run.model.A.detach(), run.model.B.detach(), P, process=checkpoint.process)
 
 
-def _sample(checkpoint: Checkpoint, batch: int, length: int, generator: torch.Generator) -> Tensor:
-    dtype = checkpoint.config.torch_dtype
-    return checkpoint.process.sample(batch, length, generator=generator, dtype=dtype).tokens
+def _contexts(checkpoint: Checkpoint, n: int, length: int, generator: torch.Generator) -> Contexts:
+    return checkpoint.process.contexts(n, length, generator=generator, dtype=checkpoint.config.torch_dtype)
 
 
 def _descend(model: Any, draw: Callable[[torch.Generator], Batch], seed: int) -> HookedARTransformer:

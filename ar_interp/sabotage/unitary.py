@@ -21,12 +21,6 @@ from ar_interp.studies.heads_measured import permuted_heads, shifted_positions
 
 H5, H10, H20 = (f"diagonal-unitary-h{n_heads}" for n_heads in (5, 10, 20))
 
-LOSS = frozenset({"loss/minimum", "loss/fresh"})
-HEADS = frozenset({"heads/projector", "heads/orthogonal", "heads/cosine", "heads/ablation"})
-POSITIONS = frozenset({"positions/scale", "positions/older keys", "positions/newest"})
-IDENTITY = frozenset({"positions/identity"})
-READ = frozenset({"estimate/cos", "estimate/sin"})
-USED = frozenset({"estimate/swap", "estimate/controls", "positions/scrub"})
 
 BY_CHANCE = "p_T tr C, which is what reaches the target, is what it happens to be"
 NO_FINDING = "readable before training too, so void wherever it can be read"
@@ -82,8 +76,8 @@ UNITARY = (
         base=H5,
         description="Gaussian weights of standard deviation .1: no structure at all.",
         make=changed(of_scale(0.1)),
-        must_fail=LOSS | HEADS | POSITIONS,
-        undecided=USED,
+        must_fail=("loss", "heads", "positions"),
+        undecided=("positions/scrub", "estimate"),
         why=BY_CHANCE,
     ),
     Sabotage(
@@ -91,8 +85,8 @@ UNITARY = (
         base=H10,
         description="Gaussian weights of standard deviation 1: no structure, and predictions larger than the tokens.",
         make=changed(of_scale(1.0)),
-        must_fail=LOSS | HEADS | POSITIONS | IDENTITY,
-        undecided=USED | READ,
+        must_fail=("loss", "heads", "positions"),
+        undecided=("positions/scrub", "estimate"),
         why=f"{BY_CHANCE}; {NO_FINDING}",
     ),
     Sabotage(
@@ -100,8 +94,8 @@ UNITARY = (
         base=H5,
         description="Targets of another sequence: the loss is E|prediction|^2 + d, which is least at no prediction.",
         make=changed(shuffled_targets),
-        must_fail=LOSS | HEADS | POSITIONS,
-        undecided=USED,
+        must_fail=("loss", "heads", "positions"),
+        undecided=("positions/scrub", "estimate"),
         why=BY_CHANCE,
     ),
     Sabotage(
@@ -109,8 +103,8 @@ UNITARY = (
         base=H5,
         description="Tokens that have nothing to do with each other: again no prediction is best.",
         make=changed(independent_tokens),
-        must_fail=LOSS | HEADS | POSITIONS,
-        undecided=USED,
+        must_fail=("loss", "heads", "positions"),
+        undecided=("positions/scrub", "estimate"),
         why=BY_CHANCE,
     ),
     Sabotage(
@@ -119,8 +113,8 @@ UNITARY = (
         description="The other family's minimum: C = c (I + kappa J) with the partners' J and p_{T-1} = -kappa p_T / "
         "(1 + kappa), kappa by chance; the loss here is 2 kappa^2 d. Diagonal and newest key keep c p_T = 1.",
         make=changed(_of_pairs),
-        must_fail=LOSS | HEADS - {"heads/ablation"} | IDENTITY | {"positions/newest"},
-        undecided=READ | {"heads/ablation"},
+        must_fail=("loss", "heads", "positions/newest", "positions/identity"),
+        undecided=("heads/ablation", "estimate/cos", "estimate/sin"),
         why=f"{NO_FINDING}; heads cost 2 kappa too little or too much, which a small kappa hides in sampling",
     ),
     Sabotage(
@@ -128,7 +122,7 @@ UNITARY = (
         base=H5,
         description="C = sum b_h a_{h+1}^T, so that tr C = tr A B^T = 0: nothing reaches the target. P is untouched.",
         make=changed(control(permuted_heads)),
-        must_fail=LOSS | HEADS | USED | {"positions/scale"},
+        must_fail=("loss", "heads", "positions/scale", "positions/scrub", "estimate"),
     ),
     Sabotage(
         name="one head twice",
@@ -136,7 +130,7 @@ UNITARY = (
         description="Head 2 is head 1: A B^T has two equal rows, C loses a dimension and tr C / rank grows to 10/9; "
         "nine of ten linear forms of the eigenvalues are left to read. The trace, and with it what is used, stays.",
         make=edited(duplicated),
-        must_fail=LOSS | HEADS | IDENTITY | READ | {"positions/scale"},
+        must_fail=("loss", "heads", "positions/scale", "positions/identity", "estimate/cos", "estimate/sin"),
     ),
     Sabotage(
         name="one head removed",
@@ -144,8 +138,9 @@ UNITARY = (
         description="C is a projector of rank 4, not 5, and the loss about 6. The other heads are orthogonal still, "
         "cosines and tr C / rank are theirs.",
         make=edited(head_removed),
-        must_fail=LOSS | {"heads/projector", "heads/orthogonal"},
-        undecided=frozenset({"heads/ablation"}),
+        must_fail=("loss", "heads"),
+        but=frozenset({"heads/cosine"}),
+        undecided=("heads/ablation",),
         why="what a head that writes nothing costs, over the nothing that it writes",
     ),
     Sabotage(
@@ -154,15 +149,16 @@ UNITARY = (
         description="A B^T = c diag(-1, 1, ..): no multiple of I, C no projector, tr C = 3c. Cosines between heads do "
         "not see it, and P is untouched.",
         make=edited(turned),
-        must_fail=LOSS | {"heads/projector", "heads/orthogonal", "heads/ablation", "positions/scale"},
+        must_fail=("loss", "heads", "positions/scale"),
+        but=frozenset({"heads/cosine"}),
     ),
     Sabotage(
         name="one head twice (20 heads)",
         base=H20,
         description="With more heads than coordinates it is the frame that breaks: C is c (I + b_1 a_1^T - b_2 a_2^T).",
         make=edited(duplicated),
-        must_fail=LOSS | IDENTITY | {"heads/projector", "heads/frame", "heads/ablation", "positions/scale"},
-        undecided=READ,
+        must_fail=("loss", "heads", "positions/scale", "positions/identity"),
+        undecided=("estimate/cos", "estimate/sin"),
         why=NO_FINDING,
     ),
     Sabotage(
@@ -171,8 +167,9 @@ UNITARY = (
         description="p_T is now p_{T-1}: the newest key, the only one that reaches the target, has no weight, and what "
         "has it is noise. Heads are untouched, and no key before T-1 gets anything.",
         make=changed(control(shifted_positions)),
-        must_fail=LOSS | IDENTITY | USED | {"heads/ablation", "positions/scale", "positions/newest"},
-        undecided=READ,
+        must_fail=("loss", "heads/ablation", "positions", "estimate"),
+        but=frozenset({"positions/older keys"}),
+        undecided=("estimate/cos", "estimate/sin"),
         why=NO_FINDING,
     ),
     Sabotage(
@@ -181,15 +178,15 @@ UNITARY = (
         description="Older keys get weights of half p_T: noise beside an intact estimate, at other frequencies than "
         "the target's, so that taking it from another sequence costs nothing; a removed head takes its noise along.",
         make=edited(older_keys),
-        must_fail=LOSS | {"heads/ablation", "positions/older keys"},
+        must_fail=("loss", "heads/ablation", "positions/older keys"),
     ),
     Sabotage(
         name="trained on contexts half as long (unitary)",
         base=H5,
         description="C is at its minimum, the positional weights of the longer contexts are as before training.",
         make=changed(short_contexts),
-        must_fail=LOSS | POSITIONS | {"heads/ablation"},
-        undecided=USED,
+        must_fail=("loss", "heads/ablation", "positions"),
+        undecided=("positions/scrub", "estimate"),
         why=BY_CHANCE,
     ),
     Sabotage(
@@ -198,15 +195,15 @@ UNITARY = (
         description="C doubled and p_T not halved: c p_T = 2, and removing a head costs nothing. The shape of C and of "
         "P, and what is used, are as they were.",
         make=edited(doubled),
-        must_fail=LOSS | {"heads/ablation", "positions/scale"},
+        must_fail=("loss", "heads/ablation", "positions/scale"),
     ),
     Sabotage(
         name="predicts with one memorised W (unitary)",
         base=H10,
         description="The weights are those of the healthy model, and so is all they say; the prediction is W_0 s_T.",
         make=changed(memorises),
-        must_fail=USED | IDENTITY | {"loss/fresh", "heads/ablation"},
-        undecided=READ,
+        must_fail=("loss/fresh", "heads/ablation", "positions/identity", "positions/scrub", "estimate"),
+        undecided=("estimate/cos", "estimate/sin"),
         why=NO_FINDING,
     ),
     Sabotage(
@@ -214,7 +211,7 @@ UNITARY = (
         base=H5,
         description="Healthy weights beside a prediction that ignores them: error 2d.",
         make=changed(copies),
-        must_fail=USED | {"loss/fresh", "heads/ablation"},
+        must_fail=("loss/fresh", "heads/ablation", "positions/scrub", "estimate"),
     ),
     Sabotage(
         name="Ŵ replaced by its mean",
@@ -222,6 +219,6 @@ UNITARY = (
         description="The pattern of every sequence is the mean of 1024: weights and scores are healthy, the prediction "
         "knows nothing of W.",
         make=changed(mean_estimate),
-        must_fail=USED | {"loss/fresh", "heads/ablation"},
+        must_fail=("loss/fresh", "heads/ablation", "positions/scrub", "estimate"),
     ),
 )

@@ -77,6 +77,11 @@ class GradientStep(_OneLayer):
         )
 
     @property
+    def full(self) -> bool:
+        """Heads are full matrices, not scalars of blocks."""
+        return self.config.heads == "full"
+
+    @property
     def pairs(self) -> bool:
         """Eigenvalues come in conjugate pairs, which open a second path a3."""
         return type(self.process).conjugate_pairs

@@ -61,14 +61,14 @@ def _layer_claims(m: "BlocksMeasured") -> Iterator[Claim]:
         )
         yield claim(
             "step/size",
-            "The step size a2 b1 over that of the best pure gradient step",
+            "The step size a2 b1 is that of the best block scalars: its ratio to the best pure gradient step's",
             lambda m: m.blocks.step_size / step,
             tolerance="step size, Haar",
             predicted=best.a[1] / step,
         )
     yield claim(
         "step/second path",
-        "There is a second path, a3 / a2, as in the best block scalars",
+        "There is a second path as strong as in the best block scalars: a3 / a2",
         lambda m: m.second_path,
         tolerance="second path, Haar",
         predicted=best.a[2] / best.a[1],
@@ -122,8 +122,8 @@ def _blow_up_claim(m: Measured) -> Claim:
     share = _blow_ups(m)
     return m.claim(
         "loss/blow-ups",
-        f"Unseen sequences on which it errs more than predicting zero does, at T = {m.config.n_ctx}: share"
-        + (" (earlier: 1 to 2 %)" if lead else ""),
+        f"It errs more than predicting zero does on {'1 to 2 %' if lead else 'none'} of unseen sequences, at T = "
+        f"{m.config.n_ctx}: share",
         _blow_ups,
         evidence="behaviour",
         source=DOUBLING,

@@ -105,7 +105,7 @@ def _escape_claims(run: Trained, minimum: float) -> Iterator[Claim]:
     share = partial(claim, evidence="training", source=TRAPS, n=n)
     yield share(
         "descent/escape",
-        f"Share of seeds that escape every trap, {escaped} of {n}; an earlier run had 16 of 256",
+        f"As many seeds escape every trap as in an earlier run, where it was 16 of 256: share, {escaped} of {n}",
         tolerance="share",
         predicted=REFERENCE_SHARE,
         measured=escaped / n,

@@ -93,7 +93,7 @@ def _pair_claims(m: "HeadsMeasured") -> Iterator[Claim]:
         yield from _kappa_one_claims(m)
     yield claim(
         "positions/kappa",
-        "The encoding knows kappa: p_{T-1} / p_T = -kappa / (1 + kappa), kappa read from C",
+        "The encoding follows kappa: p_{T-1} / p_T = -kappa / (1 + kappa), kappa read from C",
         lambda m: m.positions.ratio,
         tolerance="kappa relation",
         predicted=m.positions.ratio_from_kappa,

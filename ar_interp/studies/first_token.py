@@ -25,7 +25,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     moments, limit = setting.moments, setting.moments.limit_relative_error
     yield measured.claim(
         "step/size",
-        f"The step size a2 b1 over kappa1 / (kappa2 + kappa3 mean 1/(t-1)) = {setting.product:.5f}",
+        f"The step size a2 b1 is kappa1 / (kappa2 + kappa3 mean 1/(t-1)) = {setting.product:.5f}: their ratio",
         lambda m: m.blocks.step_size / setting.product,
         evidence="weights",
         source=LAW,
@@ -38,7 +38,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     )
     yield measured.claim(
         "step/others",
-        "Every other product of scalars is zero, whatever the law of s_1: largest, over a2 b1",
+        "Every product of scalars but a2 b1 is zero, whatever the law of s_1: largest, over a2 b1",
         lambda m: m.share_beside(STEP),
         evidence="weights",
         source=LAW,
@@ -46,7 +46,8 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     )
     yield measured.claim(
         "loss/relative",
-        f"Relative error at T = {n_ctx}; it tends to {limit:.4g} with long contexts: one step "
+        f"The relative error at T = {n_ctx} follows from the step size and tends to {limit:.4g} with long contexts: "
+        + "one step "
         + ("never recovers the sequence" if limit > 0 else "recovers the sequence in the end"),
         lambda m: m.errors[:, -1].mean().item() / _energy(m),
         evidence="behaviour",

@@ -30,8 +30,8 @@ def _figure_claim(m: Measured) -> Claim:
     against = "" if setting.has_reference else f" (of one {unit})"
     return m.claim(
         "loss/figure",
-        f"Figure {setting.figure}, {what}: error per coordinate above the authors' {reference}{against}; "
-        f"it is {m.loss(1) / dim:.4f}",
+        f"With {what} the model of figure {setting.figure} errs no more per coordinate than the authors' {reference}"
+        f"{against}: excess over it, at {m.loss(1) / dim:.4f}",
         lambda m: max(0.0, m.loss(1) / dim - reference),
         evidence="behaviour",
         source=FIGURES,

@@ -29,7 +29,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     measured = signless = BlocksMeasured(subject)
     exact = subject.run is not None and subject.run.training.objective == "population"
     yield from _loss_claims(measured, exact)
-    if measured.config.heads == "full":
+    if measured.setting.full:
         yield _sign_claim(measured)
         signless = measured.of(without_signs(measured.model))
         yield from _full_claims(signless)
@@ -88,7 +88,7 @@ def _step_claims(m: "BlocksMeasured", kind: str) -> Iterator[Claim]:
     claim = partial(m.claim, evidence="weights", source=SOURCE)
     yield claim(
         "step/size",
-        f"The step size a2 b1 over eta = 3 / (2 T_max + 3 d - 4) = {eta:.8f}",
+        f"The step size a2 b1 is eta = 3 / (2 T_max + 3 d - 4) = {eta:.8f}: their ratio",
         lambda m: m.blocks.step_size / eta,
         tolerance=f"step size, {kind}",
         predicted=1,
@@ -96,7 +96,7 @@ def _step_claims(m: "BlocksMeasured", kind: str) -> Iterator[Claim]:
     )
     yield claim(
         "step/others",
-        "Every other product of scalars is zero: largest, over a2 b1",
+        "Every product of scalars but a2 b1 is zero: largest, over a2 b1",
         lambda m: m.share_beside(STEP),
         tolerance=f"other scalars, {kind}",
     )
@@ -111,7 +111,7 @@ def _pair_claims(m: "BlocksMeasured", kind: str) -> Iterator[Claim]:
     claim = partial(m.claim, evidence="weights", source=PAIRS)
     yield claim(
         "step/size",
-        f"The step size a2 b1 over the optimum's {step:.8f}",
+        f"The step size a2 b1 is the optimum's, {step:.8f}: their ratio",
         lambda m: m.blocks.step_size / step,
         tolerance=f"step size, {kind}",
         predicted=1,
@@ -142,7 +142,7 @@ def _sign_claim(m: "BlocksMeasured") -> Claim:
     loss = m.loss()
     return claim(
         "step/signs",
-        "A gauge of full matrices: with every other coordinate of query and prediction negated the loss is the same",
+        "With every other coordinate of query and prediction negated the loss is the same, a gauge of full matrices",
         evidence="behaviour",
         source=GAUGE,
         tolerance="loss ratio",
@@ -177,7 +177,7 @@ def _full_claims(m: "BlocksMeasured") -> Iterator[Claim]:
 def _estimate_claim(m: "BlocksMeasured") -> Claim:
     return m.claim(
         "estimate/step",
-        "The estimate of W in its circuit is eta sum_t s_{t+1} s_t^*: relative distance",
+        "The model's estimate of W, read from its circuit, is eta sum_t s_{t+1} s_t^*: relative distance",
         lambda m: m.distance_from_step,
         evidence="activations",
         source=SOURCE,

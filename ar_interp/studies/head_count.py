@@ -100,7 +100,8 @@ def _enough_heads_claims(subject: Subject) -> Iterator[Claim]:
     if one and many:
         yield claim(
             "loss/enough heads",
-            f"dim heads are enough: their final error over that of dim^2 = {dim**2}, which are enough for any map",
+            f"As many heads as coordinates are enough: their final error over that of dim^2 = {dim**2}, which are "
+            "enough for any map",
             evidence="training",
             source=MORE_HEADS,
             tolerance="loss ratio",

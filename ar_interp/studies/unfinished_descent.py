@@ -75,7 +75,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     )
     yield claim(
         "filter/unfinished",
-        "The optimum is e_T for every mu: its loss, where descent stopped above it",
+        "The optimum e_T has no loss at any mu, where descent stopped above it: its loss",
         evidence="weights",
         source=FILTER,
         tolerance="uniform",

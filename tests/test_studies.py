@@ -1,0 +1,98 @@
+"""Studies: each covers its own recipes, and one of somebody else is like ours."""
+
+from collections import Counter
+
+import pytest
+
+import ar_interp as ari
+from ar_interp import recipes, studies
+from ar_interp.claims import Measured, Tolerance, claim
+from ar_interp.setting import Silent, setting_of
+
+SILENT = ari.ModelConfig.augmented(dim=3, n_ctx=4, biases=True)
+
+
+def loudness(subject):
+    """Claims as a stranger writes them: with a control that is a number, and with an untrained model."""
+    measured = Measured(subject)
+    yield claim(
+        "mine/size",
+        "The prediction has norm 1",
+        evidence="behaviour",
+        source="a paper of mine",
+        tolerance=Tolerance(0.1, "a reason of mine"),
+        predicted=1,
+        measured=1.05,
+        control=("none", 0.0),
+    )
+    yield measured.claim(
+        "mine/loss",
+        "The loss is large",
+        lambda m: m.loss(),
+        evidence="behaviour",
+        source="a paper of mine",
+        tolerance=Tolerance(1e9, "no reason"),
+        n=measured.n,
+    )
+
+
+MINE = studies.Study(
+    name="mine",
+    source="a paper of mine",
+    question="Is it loud?",
+    covers=lambda setting: isinstance(setting, Silent),
+    recipes={"augmented-unitary": next(iter(studies.STUDIES[0].recipes.values()))},
+    claims=loudness,
+)
+
+
+@pytest.fixture
+def with_mine(monkeypatch):
+    monkeypatch.setattr(studies, "all_studies", lambda: (*studies.STUDIES, MINE))
+
+
+def test_names_are_unique():
+    assert max(Counter(study.name for study in studies.STUDIES).values()) == 1
+    assert max(Counter(name for study in studies.STUDIES for name in study.recipes).values()) == 1
+
+
+@pytest.mark.parametrize("name", list(recipes.RECIPES))
+def test_a_recipe_is_covered_by_its_study_and_by_no_other_with_recipes(name):
+    recipe = recipes.RECIPES[name]
+    covering = studies.studies_of(setting_of(recipe.config, recipe.process))
+    assert [study.name for study in covering if study.recipes] == [
+        study.name for study in studies.STUDIES if name in study.recipes
+    ]
+
+
+def test_where_theory_is_silent_only_the_study_of_any_model_covers():
+    covering = studies.studies_of(setting_of(SILENT, ari.HaarOrthogonal(3)))
+    assert [study.name for study in covering] == ["any model"]
+
+
+def test_a_study_of_somebody_else_makes_claims(with_mine):
+    claims = ari.verify(SILENT.build(), ari.HaarOrthogonal(3), n=8)
+    assert [(claim.name, claim.verdict) for claim in claims] == [("mine/size", "holds"), ("mine/loss", "void")]
+    assert (claims["mine/size"].tolerance, claims["mine/size"].reason) == (0.1, "a reason of mine")
+    assert claims["mine/loss"].n == 8
+    assert claims.why_not == ""
+
+
+def test_a_recipe_of_a_taken_name_is_left_out(monkeypatch):
+    monkeypatch.setattr(recipes, "all_studies", lambda: (*studies.STUDIES, MINE))
+    with pytest.warns(UserWarning, match="recipe 'augmented-unitary' of study 'mine' is left out: the name is taken"):
+        assert recipes._collected() == recipes.RECIPES
+
+
+def test_claims_are_measured_on_as_many_contexts_as_asked_for():
+    checkpoint = ari.load("diagonal-unitary-h5")
+    few, many = (ari.verify(checkpoint, n=n) for n in (50, 200))
+    for name in ("loss/fresh", "heads/ablation", "positions/scrub", "estimate/swap"):
+        assert (few[name].n, many[name].n) == (50, 200)
+    assert few["loss/minimum"] == many["loss/minimum"]
+
+
+@pytest.mark.parametrize("n", [1, 0, 2.5, "many"])
+def test_too_few_contexts_are_refused(n, without_type_checks):
+    with pytest.raises(ValueError, match="n must be"):
+        ari.verify(ari.load("diagonal-unitary-h5"), n=n)
