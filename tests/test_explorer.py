@@ -99,7 +99,7 @@ def general(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("page", GENERAL_FIGURES)
 @pytest.mark.parametrize("name", GENERAL)
 def test_page_draws_what_a_general_model_has(page, name, general, monkeypatch):
-    monkeypatch.setattr("ar_interp.claims.verify", lambda checkpoint: ari.Claims(checkpoint.name, ()))
+    monkeypatch.setattr("ar_interp.studies.verify", lambda checkpoint: ari.Claims(checkpoint.name, ()))
     at = open_page(page, checkpoint=general[name], position=4, sequence=3)
     check_page(at, GENERAL_FIGURES[page][list(GENERAL).index(name)], monkeypatch)
 
@@ -147,7 +147,7 @@ def check_page(at: AppTest, n_figures: int, monkeypatch: pytest.MonkeyPatch) -> 
 
     shown: list[go.Figure] = []
     monkeypatch.setattr(go.Figure, "show", lambda figure: shown.append(figure))
-    monkeypatch.setattr("ar_interp.claims.verify", lambda checkpoint: ari.Claims(checkpoint.name, ()))
+    monkeypatch.setattr("ar_interp.studies.verify", lambda checkpoint: ari.Claims(checkpoint.name, ()))
     for snippet in at.code:
         exec(snippet.value, {})
     assert [json.loads(figure.to_json()) for figure in shown] == specs(at)
@@ -170,7 +170,7 @@ def test_overview_tells_the_verdict_of_every_claim_in_words(monkeypatch):
         )
 
     claims = ari.Claims("made up", (claim(0, 1), claim(1, 1), claim(0, 0)))
-    monkeypatch.setattr("ar_interp.claims.verify", lambda checkpoint: claims)
+    monkeypatch.setattr("ar_interp.studies.verify", lambda checkpoint: claims)
     streamlit.cache_resource.clear()
     at = open_page("overview", checkpoint="diagonal-unitary-h10")
     streamlit.cache_resource.clear()

@@ -19,9 +19,7 @@ from plotly.offline import get_plotlyjs
 
 import ar_interp as ari
 from ar_interp.claims import Claim, Claims, Control
-from ar_interp.recipes import RECIPES
 from ar_interp.report import Exhibit, Part, Report, Section, build, words
-from ar_interp.report.content import known_failures
 from ar_interp.report.exhibits import READINGS
 from ar_interp.report.plots import specification, widths
 from ar_interp.report.typeset import figure_text, slug, typeset
@@ -209,14 +207,6 @@ class TestFailures:
     def test_are_none_of_a_trained_model(self, report, page):
         assert [report.failures(known=known) for known in (True, False)] == [[], []]
         assert "No claim fails." in page.text
-
-    @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.known_failures])
-    def test_known_ones_are_those_that_the_recipe_names(self, name):
-        known = replace(make_claim("a/b", verdict="fails"), statement=f"{RECIPES[name].known_failures[0]}, so often")
-        others = make_claim("c/d", verdict="fails"), replace(known, name="e/f", measured=0.0)
-        claims = Claims(name, (known, *others))
-        assert known_failures(name, claims) == {"a/b"}
-        assert known_failures(f"./{name}", claims) == frozenset()
 
 
 class TestContent:

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 import ar_interp as ari
-from ar_interp import recipes, studies
+from ar_interp import _kinds, recipes, studies
 from ar_interp.claims import Measured, Tolerance, claim
 from ar_interp.setting import Silent, setting_of
 
@@ -82,6 +82,41 @@ def test_a_recipe_of_a_taken_name_is_left_out(monkeypatch):
     monkeypatch.setattr(recipes, "all_studies", lambda: (*studies.STUDIES, MINE))
     with pytest.warns(UserWarning, match="recipe 'augmented-unitary' of study 'mine' is left out: the name is taken"):
         assert recipes._collected() == recipes.RECIPES
+
+
+class Entry:
+    """An entry point as importlib.metadata gives it."""
+
+    def __init__(self, name, load):
+        self.name, self.load = name, load
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend that packages with these entry points are installed."""
+
+    def forget():
+        _kinds.load_plugins.cache_clear()
+        studies.all_studies.cache_clear()
+
+    def install(*entries):
+        monkeypatch.setattr(_kinds, "entry_points", lambda group: entries if group == "ar_interp.studies" else ())
+        forget()
+
+    yield install
+    monkeypatch.undo()
+    forget()
+
+
+def test_studies_of_installed_packages_are_found(installed):
+    installed(Entry("one", lambda: MINE), Entry("several", lambda: (MINE, MINE)))
+    assert studies.all_studies() == (*studies.STUDIES, MINE, MINE, MINE)
+
+
+def test_a_study_that_cannot_be_loaded_is_a_warning(installed):
+    installed(Entry("broken", lambda: 1 / 0), Entry("whole", lambda: MINE))
+    with pytest.warns(UserWarning, match="entry point 'broken' of ar_interp.studies cannot be loaded: ZeroDivision"):
+        assert studies.all_studies() == (*studies.STUDIES, MINE)
 
 
 def test_claims_are_measured_on_as_many_contexts_as_asked_for():

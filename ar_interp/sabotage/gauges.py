@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.studies.blocks_measured import CURRENT, PREVIOUS, READ_OUT
 
 NEAREST, FARTHEST = 0.5, 2.0  # singular values of a gauge: farther away rounding grows
 SCALE = -0.7
@@ -61,7 +62,8 @@ def odd_scalars_turned(model: Any, checkpoint: Checkpoint, seed: int) -> HookedA
     """-W has the law of W: (-a1, a2, a3, -a4; b1, -b2) errs as (a; b) does."""
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     QK, OV = weights["blocks.0.attn.QK_blocks"], weights["blocks.0.attn.OV_blocks"]
-    QK[:, 1, 1], QK[:, 2, 2], OV[:, 2, 0] = -QK[:, 1, 1], -QK[:, 2, 2], -OV[:, 2, 0]
+    for odd in (QK[:, CURRENT, CURRENT], QK[:, PREVIOUS, PREVIOUS], OV[:, PREVIOUS, READ_OUT]):
+        odd.neg_()
     return _loaded(model, weights)
 
 

@@ -21,12 +21,13 @@ from ar_interp.sabotage.edits import Edit, changed, edited, edited_run, with_wei
 from ar_interp.sabotage.functions import copies, least_squares
 from ar_interp.sabotage.trained import fitted, independent_tokens, other_family
 from ar_interp.sabotage.unitary import of_scale
+from ar_interp.studies.blocks_measured import CURRENT, PREVIOUS, READ_OUT
 
 UNITARY, PAIRS, FULL = "augmented-unitary", "augmented-orthogonal", "augmented-unitary-full"
 HAAR, STACK, FIRST = "augmented-haar-short", "augmented-haar-l2-keys", "initial-gaussian"
 FILTER = "positional-mu100"
-A1, A2, A3 = (0, 1, 1), (0, 1, 2), (0, 2, 1)  # of QK_blocks [head query key]
-B1, B2 = (0, 1, 0), (0, 2, 0)  # of OV_blocks [head read written]
+A1, A2, A3 = (0, CURRENT, CURRENT), (0, CURRENT, PREVIOUS), (0, PREVIOUS, CURRENT)  # of QK_blocks [head query key]
+B1, B2 = (0, CURRENT, READ_OUT), (0, PREVIOUS, READ_OUT)  # of OV_blocks [head read written]
 
 BLOW_UPS = frozenset({"loss/blow-ups"})
 
