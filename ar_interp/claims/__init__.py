@@ -1,4 +1,4 @@
-"""What a claim is: predicted and measured value, tolerance, control, verdict; and what claims are made of."""
+"""Claims: predicted and measured value, tolerance, control, verdict; and the subject that they are made of."""
 
 from ar_interp.claims.core import Claim, Claims, Control, Evidence, claim
 from ar_interp.claims.measured import Measured

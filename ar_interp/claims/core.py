@@ -1,4 +1,4 @@
-"""What a claim is: predicted and measured value, a tolerance set beforehand, a control that must fail."""
+"""`Claim`: predicted and measured value, a tolerance set beforehand, a control that must fail."""
 
 import json
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ class Claim:
 
     @property
     def structure(self) -> str:
-        """What is claimed to be there: the first half of the name."""
+        """The first half of the name: what is claimed to be there."""
         return self.name.partition("/")[0]
 
     @property

@@ -56,7 +56,7 @@ class Measured:
 
     @property
     def n(self) -> int:
-        """How many contexts `errors` rests on."""
+        """Number of contexts that `errors` rests on."""
         return self.subject.size(self.NEEDED)
 
     @cached_property
@@ -93,7 +93,7 @@ class Measured:
         uncertainty: float = 0.0,
         control: tuple[str, Any] | None = None,
     ) -> Claim:
-        """What `read` says of this model, against what it says of the untrained one, or of another control.
+        """A claim about what `read` says of this model; its control is the untrained one, or another.
 
         Args:
             control: description, and a number or something measured to read.

@@ -38,12 +38,12 @@ class Subject:
         return setting_of(self.config, self.process)
 
     def size(self, needed: int) -> int:
-        """How many contexts to measure on where `needed` is what a claim was planned with."""
+        """Number of contexts to measure on where `needed` is what a claim was planned with."""
         return needed if self.n is None else self.n
 
 
 def subject_of(subject: Any, process: Process | None = None, *, n: int | None = None) -> Subject:
-    """What claims and exhibits are made of.
+    """The `Subject` of a checkpoint, a run or a model, of which claims and exhibits are made.
 
     Args:
         subject: a `Checkpoint`, a `TrainingRun`, or a conforming model.

@@ -1,4 +1,4 @@
-"""What a sabotage is, and what the verdicts on it are worth beside what theory expects of them."""
+"""`Sabotage`, a model that must be caught, and what the verdicts on it are worth beside what theory expects of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -29,7 +29,6 @@ FILTER = "positional-mu100"
 A1, A2, A3 = (0, CURRENT, CURRENT), (0, CURRENT, PREVIOUS), (0, PREVIOUS, CURRENT)  # of QK_blocks [head query key]
 B1, B2 = (0, CURRENT, READ_OUT), (0, PREVIOUS, READ_OUT)  # of OV_blocks [head read written]
 
-BLOW_UPS = frozenset({"loss/blow-ups"})
 
 BY_CHANCE = "what reaches the target is what the weights happen to be"
 BEFORE = "the shipped model has blow-ups already"

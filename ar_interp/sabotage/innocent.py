@@ -19,7 +19,7 @@ FIRST_SEED = 100  # apart from those of the shipped models
 
 
 def retrained(model: HookedARTransformer, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    """From other initial weights, to the minimum of the exact loss."""
+    """A model trained from other initial weights to the minimum of the exact loss."""
     return fitted(model.config, checkpoint.process, FIRST_SEED + seed).model
 
 

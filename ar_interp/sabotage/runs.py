@@ -42,12 +42,12 @@ def seeds_of(name: str) -> Make:
 
 
 def _off_the_levels(checkpoint: Checkpoint) -> np.ndarray:
-    """Farther than an escaped seed may be."""
+    """Losses farther from the minimum than those of an escaped seed."""
     return checkpoint.members["loss"].to_numpy() + 2 * ESCAPED
 
 
 def _trapped_independently(checkpoint: Checkpoint) -> np.ndarray:
-    """As if each head fell for '+' or '-' by a coin of its own."""
+    """Losses as if each head fell for '+' or '-' by a coin of its own."""
     config, n = checkpoint.config, len(checkpoint.members)
     levels = trapped_levels(dim=config.dim, n_heads=config.n_heads, max_length=config.n_ctx)
     counts = [n * comb(config.n_heads, minus) // 2**config.n_heads for minus in range(len(levels))]

@@ -1,4 +1,4 @@
-"""How much noise on the weights each claim stands."""
+"""The noise on the weights that each claim stands."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

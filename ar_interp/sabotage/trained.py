@@ -23,7 +23,7 @@ Batch = tuple[Tensor, Tensor]  # inputs and targets [batch pos dim]
 
 
 def shuffled_targets(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    """Trained to predict the next token of another sequence."""
+    """A model trained to predict the next token of another sequence."""
 
     def draw(generator: torch.Generator) -> Batch:
         contexts = _contexts(checkpoint, BATCH, model.config.n_ctx, generator)
@@ -33,7 +33,7 @@ def shuffled_targets(model: Any, checkpoint: Checkpoint, seed: int) -> HookedART
 
 
 def independent_tokens(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    """Trained on i.i.d. tokens, each the second one of a sequence of its own."""
+    """A model trained on i.i.d. tokens, each the second one of a sequence of its own."""
 
     def draw(generator: torch.Generator) -> Batch:
         length = model.config.n_ctx + 1
@@ -44,7 +44,7 @@ def independent_tokens(model: Any, checkpoint: Checkpoint, seed: int) -> HookedA
 
 
 def fitted(config: ModelConfig, process: Process, seed: int, *, n_seeds: int = 1, steps: int = 500) -> TrainingRun:
-    """At a minimum of the exact loss."""
+    """A run that ends at a minimum of the exact loss."""
     training = TrainConfig(optimizer="lbfgs", steps=steps, seed=seed, n_seeds=n_seeds, device="cpu")
     return train(config, process, training, progress=False)
 

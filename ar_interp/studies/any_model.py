@@ -1,4 +1,4 @@
-"""What can be shown of every model, whether theory speaks of it or not."""
+"""Figures of every model, whether theory speaks of it or not."""
 
 from ar_interp.studies.base import Study
 

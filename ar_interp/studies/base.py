@@ -32,7 +32,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """What claims and figures with the same first half of a name are about.
+    """The subject of claims and figures whose names have the same first half.
 
     Attributes:
         title: a noun phrase.

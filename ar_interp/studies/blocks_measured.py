@@ -1,4 +1,4 @@
-"""What claims read of augmented layers: the scalars of their blocks, the paths that these open, and the estimate."""
+"""Readings of augmented layers that claims are made of: scalars of blocks, paths, and the estimate."""
 
 from copy import deepcopy
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""Where gradient descent on diagonal heads ends: the scale it picks, the traps, and the share of seeds that escape."""
+"""The end of gradient descent on diagonal heads: the scale it picks, the traps, and the share of seeds that escape."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -59,7 +59,7 @@ def _scale_claim(measured: "HeadsMeasured") -> Claim:
 
 
 def _balance_claim(measured: "HeadsMeasured") -> Claim:
-    """What balance, A A^T ~ B B^T, adds to the minimum; other gauges of the same minimum do not have it."""
+    """Claim about what balance, A A^T ~ B B^T, adds to the minimum; other gauges of the same minimum do not have it."""
     dim, n_heads = measured.setting.config.dim, measured.setting.config.n_heads
     balance = partial(measured.claim, "descent/balance", evidence="training", source=BALANCE)
     if n_heads > dim:

@@ -112,7 +112,7 @@ def _pair_claims(m: "HeadsMeasured") -> Iterator[Claim]:
 
 
 def _kappa_one_claims(m: "HeadsMeasured") -> Iterator[Claim]:
-    """What fewer heads than coordinates leave of the zero-loss set."""
+    """Claims about what fewer heads than coordinates leave of the zero-loss set."""
     claim = partial(m.claim, evidence="weights", source=ZERO_SET)
     yield claim(
         "heads/kappa one",
@@ -168,7 +168,7 @@ def _position_claims(m: "HeadsMeasured", source: str) -> Iterator[Claim]:
 
 
 def _orthogonality_claims(m: "HeadsMeasured", source: str) -> Iterator[Claim]:
-    """A B^T = m I where the rank of C is the number of heads; a projector where the heads outnumber the coordinates."""
+    """Claims that A B^T is m I where H is the rank of C, and a projector where heads outnumber the coordinates."""
     claim = partial(m.claim, evidence="weights", source=source, tolerance="heads")
     n_heads, dim, rank = m.setting.config.n_heads, m.setting.config.dim, m.setting.rank
     if n_heads > dim:
@@ -221,7 +221,7 @@ def _removal_claims(m: "HeadsMeasured") -> Iterator[Claim]:
 
 
 def _reading_claims(m: "HeadsMeasured") -> Iterator[Claim]:
-    """Whether cos and sin of the phases are linear in the attention scores.
+    """Claims that cos and sin of the phases are, or are not, linear in the attention scores.
 
     Random heads hold as many linear forms of the eigenvalues, so readability by itself is void wherever an untrained
     model has it too. For conjugate pairs and dim / 2 heads the minimum *removes* sin(theta), since the rows of A span

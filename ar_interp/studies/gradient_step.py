@@ -134,7 +134,7 @@ def _pair_claims(m: "BlocksMeasured", kind: str) -> Iterator[Claim]:
 
 
 def _sign_claim(m: "BlocksMeasured") -> Claim:
-    """Full matrices have a gauge that block scalars have not."""
+    """Claim about a gauge that full matrices have and block scalars have not."""
     from ar_interp.studies.blocks_measured import query_signs, without_signs
 
     turned = torch.ones(m.config.dim, dtype=torch.float64)
@@ -155,7 +155,7 @@ def _sign_claim(m: "BlocksMeasured") -> Claim:
 
 
 def _full_claims(m: "BlocksMeasured") -> Iterator[Claim]:
-    """Nothing forces full matrices to be block-scalar but the law of s_1."""
+    """Claims that full matrices are block-scalar, to which nothing forces them but the law of s_1."""
     claim = partial(m.claim, evidence="weights", source=SOURCE, tolerance="full blocks")
     yield claim(
         "step/QK",

@@ -38,7 +38,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
 
 
 def _parity_claims(m: Measured) -> Iterator[Claim]:
-    """Asked with s_T the heads can do nothing."""
+    """Claims that heads which ask with s_T can do nothing."""
     yield m.loss_claim(
         "loss/parity",
         "Asked with s_T it cannot beat predicting zero: error on fresh sequences",

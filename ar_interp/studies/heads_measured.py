@@ -1,4 +1,4 @@
-"""What claims read of diagonal heads, and copies of such a model in which one structure is broken."""
+"""Readings of diagonal heads that claims are made of, and copies of such a model in which one structure is broken."""
 
 from functools import cached_property
 from typing import Any
@@ -81,7 +81,7 @@ class HeadsMeasured(Measured):
 
     @cached_property
     def phases_read(self) -> tuple[Readout, Readout]:
-        """How well cos and sin of the phases can be read from the scores by regression."""
+        """Regressions of cos and sin of the phases on the scores."""
         contexts = self.fresh(self.READ, seeds.HEADS_READOUT, least=MIN_SEQUENCES)
         return read_phases(self.model, contexts, hook=SCORES, untrained=self.untrained.model)
 
@@ -106,7 +106,7 @@ class HeadsMeasured(Measured):
         return float(deviation.max()), float(norm.ppf(1 - 0.025 / len(A))) * error
 
     def key_removal(self, offset: int) -> tuple[float, float]:
-        """What the loss grows by without the key s_{T-offset}, with its uncertainty."""
+        """Growth of the loss without the key s_{T-offset}, with its uncertainty."""
         contexts = self.fresh(self.REMOVED, seeds.REMOVAL)
         found = ablate_positions(self.model, contexts, offsets=[offset], process=self.process).to_frame().iloc[0]
         return float(found["cost"]), 1.96 * float(found["cost_se"])

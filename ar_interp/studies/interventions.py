@@ -17,7 +17,7 @@ N_SCRUBBED = 1024
 
 
 def swap_claims(measured: Measured) -> list[Claim]:
-    """Whether the prediction turns with the estimate, and with nothing else.
+    """Claims that the prediction turns with the estimate, and with nothing else.
 
     The share of the ceiling is counted up to 1: it can be more where the target's s_{T-1} is read besides, see
     `swap_context`.
@@ -56,7 +56,7 @@ def swap_claims(measured: Measured) -> list[Claim]:
 
 
 def scale_claim(measured: Measured) -> Claim:
-    """Removing or doubling what the last layer writes: the parabola between them has its bottom at the model."""
+    """Claim that nothing is gained by scaling what the last layer writes: the parabola has its bottom at 1."""
     scale, uncertainty = best_scale(measured)
     return measured.claim(
         "loss/best scale",
@@ -89,7 +89,7 @@ def best_scale(measured: Measured) -> tuple[float, float]:
 
 
 def keys_claim(measured: Measured) -> Claim:
-    """Only the keys that theory names matter: all else may come from another sequence."""
+    """Claim that only the keys that theory names matter: all else may come from another sequence."""
     contexts, keys = measured.fresh(N_SCRUBBED, seeds.REMOVAL), measured.setting.hypothesis
     scrubbed = scrub(measured.model, contexts, keys, n_resamples=1)
     return claim(
@@ -108,7 +108,7 @@ def keys_claim(measured: Measured) -> Claim:
 
 
 def step_claim(measured: Measured) -> Claim:
-    """How much of one augmented layer is the gradient step alone."""
+    """Claim about the share of one augmented layer that is the gradient step alone."""
     contexts, setting = measured.fresh(N_SCRUBBED, seeds.REMOVAL), measured.setting
     scrubbed = scrub(measured.model, contexts, [Path(*path) for path in setting.hypothesis], n_resamples=1)
     return claim(

@@ -100,7 +100,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
 
 
 def _newest_key_costs(filters: list[SpectralFilter], mu: float) -> list[float]:
-    """What the newest key is worth to the filter, and at the optimum."""
+    """Costs of losing the newest key, for the filter and at the optimum."""
     n_ctx = len(filters) + 1
     P = torch.zeros(2, n_ctx, n_ctx, dtype=torch.float64)
     for row, spectral in enumerate(filters):
