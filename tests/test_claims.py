@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -69,15 +70,20 @@ HEALTHY = {
 }
 
 
+@cache
+def claims_of(name: str) -> Claims:
+    return ari.verify(HEALTHY[name]())
+
+
 @pytest.mark.parametrize("name", HEALTHY)
 def test_no_claim_fails_about_weights_at_a_closed_form(name):
-    claims = ari.verify(HEALTHY[name]())
+    claims = claims_of(name)
     assert failing(claims) == set()
     assert claims["loss/minimum"].verdict == claims["positions/scale"].verdict == "holds"
 
 
 def test_verdicts_of_kappa_one_by_hand():
-    claims = ari.verify(orthogonal_model(D // 2, kappa=1.0))
+    claims = claims_of("kappa 1, half as many heads")
     for name in ("heads/kappa one", "positions/minus half", "positions/identity", "heads/orthogonal", "estimate/sin"):
         assert claims[name].verdict == "holds", name
     assert claims["heads/rank"].verdict == "void"  # any 3 heads have rank 3
@@ -86,11 +92,11 @@ def test_verdicts_of_kappa_one_by_hand():
 
 def test_kappa_zero_makes_the_relation_void():
     """p_{T-1} = 0 whatever its sign: the control passes too."""
-    assert ari.verify(orthogonal_model(D, kappa=0.0))["positions/kappa"].verdict == "void"
+    assert claims_of("kappa 0")["positions/kappa"].verdict == "void"
 
 
 def test_readability_is_void_with_as_many_heads_as_coordinates():
-    claims = ari.verify(unitary_model(D))
+    claims = claims_of("unitary, as many heads")
     assert claims["estimate/cos"].verdict == claims["estimate/sin"].verdict == "void"
 
 
@@ -109,7 +115,7 @@ def test_the_gauge_changes_no_verdict(seed, name):
         model.P.detach() / c,
         process=model.process,
     )
-    before = [(claim.name, claim.verdict) for claim in ari.verify(model)]
+    before = [(claim.name, claim.verdict) for claim in claims_of(name)]
     assert [(claim.name, claim.verdict) for claim in ari.verify(turned)] == before
 
 
