@@ -15,12 +15,14 @@ import plotly.graph_objects as go
 import plotly.io
 import pytest
 from cases import CHROMIUM, CHROMIUM_FLAGS
+from jinja2 import UndefinedError
 from plotly.offline import get_plotlyjs
 
 import ar_interp as ari
 from ar_interp.claims import Claim, Claims, Control
 from ar_interp.report import Exhibit, Part, Report, Section, build, words
 from ar_interp.report.exhibits import READINGS
+from ar_interp.report.page import page as page_of
 from ar_interp.report.plots import specification, widths
 from ar_interp.report.typeset import figure_text, slug, typeset
 
@@ -91,11 +93,13 @@ def content(report) -> dict:
     return json.loads(report.to_json())
 
 
-def make_claim(name: str = "heads/cosine", *, evidence: str = "weights", verdict: str = "holds") -> Claim:
+def make_claim(
+    name: str = "heads/cosine", *, evidence: str = "weights", verdict: str = "holds", text: str = "<orthogonal> heads"
+) -> Claim:
     measured, control = {"holds": (0.0, 1.0), "void": (0.0, 0.0), "fails": (1.0, 1.0)}[verdict]
     return Claim(
-        name=name, evidence=evidence, statement="Heads are <orthogonal>", source="", predicted=0.0, measured=measured,
-        uncertainty=0.0, n=1, tolerance=0.1, reason="", control=Control(description="untrained", measured=control),
+        name=name, evidence=evidence, statement=text, source=text, predicted=0.0, measured=measured,
+        uncertainty=0.0, n=1, tolerance=0.1, reason=text, control=Control(description=text, measured=control),
     )  # fmt: skip
 
 
@@ -138,6 +142,19 @@ class TestPage:
         assert "</script><script>alert(2)</script> <b>1</b>" in page.text
         assert "<img src=x onerror=alert(1)>" in page.text
         assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+
+    def test_shows_text_of_claims_as_text(self, report):
+        one = report.examined[0]
+        strange = make_claim(f"{HOSTILE}/{HOSTILE}", verdict="fails", text=HOSTILE)
+        changed = Page(replace(report, examined=(replace(one, claims=Claims(one.name, (strange,))),)).to_html())
+        assert len(changed.scripts) == 3
+        assert changed.open == []
+        assert changed.text.count(HOSTILE) >= 6  # statement thrice, source, reason, name
+        assert [a["title"] for a in changed.all("a") if "title" in a] == [f"fails: {HOSTILE}"]
+
+    def test_needs_every_value_that_its_templates_name(self, report):
+        with pytest.raises(UndefinedError, match="'words' is undefined"):
+            page_of([], report=report)
 
     def test_says_claims_first_then_evidence_then_methods(self, page):
         parts = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
@@ -195,7 +212,7 @@ class TestFailures:
         html = self.make(report, known=False)
         notice = html.partition('<div class="notice loud">')[2].partition("</div>")[0]
         assert "1 claim fails." in notice
-        assert f'<a href="#claim-1-heads-cosine">1.1</a> {TRAINED}: Heads are &lt;orthogonal&gt;' in notice
+        assert f'<a href="#claim-1-heads-cosine">1.1</a> {TRAINED}: &lt;orthogonal&gt; heads' in notice
         assert '<div class="notice known">' not in html
 
     def test_that_are_known_are_told_apart(self, report):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ar_interp.report.typeset import escape, figure_text, measured, number, typeset
+from ar_interp.report.typeset import figure_text, measured, number, typeset
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,3 @@ def test_measured_numbers_have_the_digits_that_are_known(value, uncertainty, htm
 
 def test_titles_of_figures_keep_their_indices_only():
     assert figure_text("p<sub>T</sub> is<br>1 <b>or</b> < 2") == "p<sub>T</sub> is 1 &lt;b&gt;or&lt;/b&gt; &lt; 2"
-
-
-def test_text_from_anywhere_is_left_as_it_is():
-    assert escape("s_t \"<a_b>'") == "s_t &quot;&lt;a_b&gt;&#x27;"

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from ar_interp.claims.core import VERDICTS
 from ar_interp.recipes import RECIPES, known_failure
 from ar_interp.report import words
 from ar_interp.report.exhibits import N_REPEATED, N_SEQUENCES, SEED, Exhibit, exhibits_of
+from ar_interp.report.page import page
 from ar_interp.studies import verify
 
 SCHEMA = 1
+SAMPLED = {"sequences": N_SEQUENCES, "sequences_where_repeated": N_REPEATED, "seed": SEED}  # for figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,19 +136,34 @@ class Report:
     date: datetime.date
     versions: dict[str, str]
 
+    @property
+    def claims(self) -> list[tuple[Examined, Claim]]:
+        """Every claim with its checkpoint, in reading order."""
+        return [(one, claim) for one in self.examined for claim in one.claims]
+
+    @property
+    def exhibits(self) -> list[Exhibit]:
+        """Every figure in reading order."""
+        return [e for one in self.examined for section in one.sections for part in section.parts for e in part.exhibits]
+
     def failures(self, *, known: bool) -> list[tuple[Examined, Claim]]:
         """The claims that fail and are known to, or those that are not."""
         return [
             (one, claim)
-            for one in self.examined
-            for claim in one.claims
+            for one, claim in self.claims
             if claim.verdict == "fails" and (claim.name in one.known) == known
         ]
+
+    def sharing(self, *attributes: str) -> list[tuple[Any, list[tuple[Examined, Claim]]]]:
+        """What claims have in common, and the claims that do; in the order of the values of these attributes."""
+        value = attrgetter(*attributes)
+        ordered = sorted(self.claims, key=lambda pair: value(pair[1]))
+        return [(shared, list(pairs)) for shared, pairs in groupby(ordered, key=lambda pair: value(pair[1]))]
 
     @property
     def summary(self) -> str:
         """How many claims hold, are void and fail, in a line."""
-        counts = tally(claim for one in self.examined for claim in one.claims)
+        counts = tally(claim for _, claim in self.claims)
         said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         n_known = len(self.failures(known=True))
         known = f"; {n_known} of those that fail are known" if n_known else ""
@@ -161,9 +180,7 @@ class Report:
 
     def to_html(self) -> str:
         """The report as one page that needs nothing else."""
-        from ar_interp.report.page import page
-
-        return page(self)
+        return page(self.exhibits, report=self, words=words, sampled=SAMPLED)
 
     def to_json(self) -> str:
         """The same content as JSON."""
@@ -172,7 +189,7 @@ class Report:
             "date": self.date.isoformat(),
             "versions": self.versions,
             "introduction": words.INTRODUCTION,
-            "verdicts": tally(claim for one in self.examined for claim in one.claims),
+            "verdicts": tally(claim for _, claim in self.claims),
             "checkpoints": [one.to_dict() for one in self.examined],
             "methods": {
                 "verdicts": {name: meaning for name, (_, meaning) in words.VERDICTS.items()},
@@ -182,7 +199,7 @@ class Report:
                 "controls": words.CONTROLS,
                 "symbols": words.SYMBOLS,
                 "processes": words.FAMILIES,
-                "figures": {"sequences": N_SEQUENCES, "sequences_where_repeated": N_REPEATED, "seed": SEED},
+                "figures": SAMPLED,
                 "commands": self.commands,
             },
         }

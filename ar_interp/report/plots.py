@@ -1,31 +1,13 @@
-"""Figures on the page: their titles and captions as text, their data as JSON for plotly.js."""
+"""Figures on the page: how wide they are, and their data for plotly.js."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import plotly.io
 
-from ar_interp.report.content import Report
 from ar_interp.report.exhibits import Exhibit
-from ar_interp.report.typeset import figure_text, typeset
 
 TOP, TOP_WITH_LABELS = 14, 36  # margin above a figure, pixels
-
-
-def figure_element(exhibit: Exhibit, *, number: int, width: str) -> str:
-    """A figure in words, and the place where page.js draws it.
-
-    Args:
-        number: of its data in `figures`.
-        width: `wide` or `half`.
-    """
-    layout = exhibit.figure.layout
-    height = specification(exhibit)["layout"]["height"]
-    return (
-        f'<figure class="{width}"><p class="title">{figure_text(layout.title.text)}</p>'
-        f'<p class="measured">{figure_text(layout.title.subtitle.text)}</p>'
-        f'<div class="plot" data-number="{number}" data-width="{width}" style="height:{height}px"></div>'
-        f"<figcaption>{typeset(exhibit.look)}</figcaption></figure>"
-    )
 
 
 def widths(exhibits: tuple[Exhibit, ...]) -> list[str]:
@@ -40,11 +22,8 @@ def widths(exhibits: tuple[Exhibit, ...]) -> list[str]:
     return found
 
 
-def figures(report: Report) -> dict[str, Any]:
-    """The data of every figure in the order of the page, and the look that all of them share."""
-    exhibits = [
-        e for one in report.examined for section in one.sections for part in section.parts for e in part.exhibits
-    ]
+def figures(exhibits: Iterable[Exhibit]) -> dict[str, Any]:
+    """The data of figures, and the look that all of them share."""
     return {
         "template": plotly.io.templates["plotly_white"].to_plotly_json(),
         "figures": [specification(exhibit) for exhibit in exhibits],

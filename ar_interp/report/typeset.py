@@ -10,11 +10,6 @@ LETTER = "A-Za-zŴΓΣηθκλμ"
 LARGE, SMALL = 1e5, 1e-4  # numbers beyond are written with a power of ten
 
 
-def escape(text: object) -> str:
-    """Text from anywhere as it is, in an element or an attribute."""
-    return html.escape(str(text))
-
-
 def typeset(text: str) -> str:
     """Text of ours for an element, with s_{t+1}, p_T, a_h', W^T, kappa, sum_t, <= and *this* as a reader wants them."""
     text = html.escape(text, quote=False)
