@@ -17,6 +17,7 @@ st.navigation(
             url_path="positional_encoding",
         ),
         st.Page("pages/circuits.py", title="Circuits", icon=":material/account_tree:", url_path="circuits"),
+        st.Page("pages/readout.py", title="Readout", icon=":material/search:", url_path="readout"),
         st.Page("pages/interventions.py", title="Interventions", icon=":material/tune:", url_path="interventions"),
     ]
 ).run()

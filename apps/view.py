@@ -1,4 +1,4 @@
-"""What the pages share: the selection (sidebar and URL), cached results, figures with their code.
+"""What the pages share: the selection (sidebar and URL), and the exhibits of a page with their controls and code.
 
 The URL is the one truth about the selection: widgets write to it before a rerun, and are set from it. Streamlit
 empties it when the page changes, so the selection is also remembered in the session and written back.
@@ -10,10 +10,8 @@ import gc
 import math
 import re
 import runpy
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,106 +22,144 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 import ar_interp as ari
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
+    from ar_interp.claims import Subject
+    from ar_interp.studies import Control, Exhibit
 
 EXPLORER = Path(__file__).with_name("explorer.py")
-N_SEQUENCES = 64
-SEED = 0
 STEP = 0.05  # of sliders of real numbers
 DEFAULT = "diagonal-unitary-h10"
-SEQUENCES = f"sequences = checkpoint.process.sample({N_SEQUENCES}, checkpoint.config.n_ctx + 1, seed={SEED})"
-EXPECTED = "expected = ari.figures.expected_of(checkpoint.config, checkpoint.process)"
+N_RESULTS = 64  # kept of each checkpoint
 
 
-@dataclass(frozen=True)
-class View:
-    """What is selected."""
-
-    name: str
-    checkpoint: ari.Checkpoint
-    position: int
-    sequence: int
-
-    @property
-    def expected(self) -> ari.figures.Expected | ari.figures.ExpectedGeneral:
-        return ari.figures.expected_of(self.checkpoint.config, self.checkpoint.process)
-
-    def of_diagonal_heads(self, lacks: str) -> ari.figures.Expected:
-        """What theory expects of diagonal heads; a model without them ends the page, which says what it lacks."""
-        expected = self.expected
-        if not isinstance(expected, ari.figures.Expected):
-            st.info(f"This model has no {lacks}: {plain(self.checkpoint.config.summary)}.", icon=":material/info:")
-            st.stop()
-        return expected
-
-    def show(self, figure: go.Figure, code: str) -> None:
-        """A figure, and under it the lines that reproduce it after `checkpoint = ari.load(...)`."""
-        st.plotly_chart(figure, theme=None, config={"displaylogo": False})
-        self.show_code(code)
-
-    def show_code(self, code: str) -> None:
-        """Lines of Python that run as they are."""
-        with st.expander("Python", icon=":material/code:"):
-            st.code(f"import ar_interp as ari\n\ncheckpoint = ari.load({self.name!r})\n{textwrap.dedent(code).strip()}")
+def show_page(title: str, summary: str) -> None:
+    """A page of exhibits; a model that has none of them is told so."""
+    checkpoint = open_page(title, summary)
+    import_all()
+    with errors_shown():
+        if not show_exhibits(checkpoint, title):
+            st.info(f"Nothing on this page applies to this model: {plain(checkpoint.config.summary)}.")
 
 
-def open_page(title: str, summary: str, *, position: bool = False, sequence: bool = False) -> View:
-    """The head of a page and the selection in the sidebar; a checkpoint that cannot be read ends the page.
-
-    Args:
-        position, sequence: whether the page lets one choose them.
-    """
+def open_page(title: str, summary: str) -> ari.Checkpoint:
+    """The head of a page and the checkpoint of the sidebar; one that cannot be read ends the page."""
     _enter_through_explorer()
+    for name, value in st.query_params.items():
+        st.session_state[f"remembered {name}"] = value
+    for name in [name.removeprefix("remembered ") for name in st.session_state if str(name).startswith("remembered ")]:
+        _remember(name, _recall(name))
     st.title(title)
     st.markdown(summary)
     name = _select_checkpoint()
     with errors_shown():
-        checkpoint = ari.load(name)
-    return View(
-        name=name,
-        checkpoint=checkpoint,
-        position=select_number(
-            "position", "Context length T", 2, checkpoint.config.n_ctx, checkpoint.config.n_ctx // 2, visible=position
-        ),
-        sequence=select_number("sequence", "Sequence", 0, N_SEQUENCES - 1, visible=sequence),
-    )
+        return ari.load(name)
 
 
-def select_number(name: str, label: str, low: int, high: int, default: int = 0, *, visible: bool = True) -> int:
-    """An integer from the URL or from a slider in the sidebar; what is out of bounds is brought inside.
+def show_exhibits(checkpoint: ari.Checkpoint, page: str) -> int:
+    """The exhibits that the studies have for a page and this model, in reading order; returns how many."""
+    from ar_interp.claims import subject_of
+    from ar_interp.studies import exhibits_of
 
-    Args:
-        name: in the URL.
-        visible: no slider where this is False, or where there is nothing to choose.
-    """
-    text = _recall(name)
-    asked = int(text) if re.fullmatch(r"-?\d{1,9}", text) else default
-    value = min(max(asked, low), high)
-    if visible and low < high:
+    subject = subject_of(checkpoint)
+    exhibits = [exhibit for exhibit in exhibits_of(subject) if exhibit.page == page]
+    shared = {control.name: control for exhibit in exhibits for control in exhibit.controls(subject)}
+    with st.sidebar:
+        values = {name: _choose(control) for name, control in shared.items() if control.kind == "integer"}
+    places = _places([exhibit.wide for exhibit in exhibits])
+    for exhibit, place in zip(exhibits, places, strict=True):
+        with place, errors_shown():
+            _show(checkpoint, subject, exhibit, values)
+    return len(exhibits)
+
+
+def _show(checkpoint: ari.Checkpoint, subject: Subject, exhibit: Exhibit, shared: dict[str, Any]) -> None:
+    """A figure with the controls that are its own, what to look at, and the lines that reproduce it."""
+    controls = exhibit.controls(subject)
+    values = {c.name: shared[c.name] if c.name in shared else _choose(c) for c in controls}
+    measured = {control.name: values[control.name] for control in controls if control.remeasures}
+    kept, key = _results(checkpoint), (exhibit.measure, *measured.values())
+    if key not in kept:
+        with st.spinner(f"Measuring: {exhibit.title} …"):
+            kept[key] = exhibit.measure(subject, **measured)
+        if len(kept) > N_RESULTS:
+            del kept[next(iter(kept))]
+    st.plotly_chart(exhibit.draw(subject, kept[key], **values), theme=None, config={"displaylogo": False})
+    st.caption(plain(exhibit.look))
+    show_code(checkpoint, exhibit.code.format(**values))
+
+
+def show_code(checkpoint: ari.Checkpoint, code: str) -> None:
+    """Lines of Python that run as they are."""
+    with st.expander("Python", icon=":material/code:"):
+        st.code(f"import ar_interp as ari\n\ncheckpoint = ari.load({_recall('checkpoint')!r})\n{code}")
+
+
+def _places(wide: list[bool]) -> list[Any]:
+    """Containers in which halves of a page come in pairs."""
+    found: list[Any] = []
+    right = None
+    for takes_all in wide:
+        if takes_all:
+            found.append(st.container())
+            right = None
+        elif right is None:
+            left, right = st.columns(2)
+            found.append(left)
+        else:
+            found.append(right)
+            right = None
+    return found
+
+
+def _choose(control: Control) -> Any:
+    """The value of a control from the URL or its widget; what is out of bounds is brought inside."""
+    name, text = control.name, _recall(control.name)
+    if control.kind == "choice":
+        labels = {str(option): option for option in (control.default, *control.options)}
+        chosen = text if text in labels else str(control.default)
+        st.session_state[name] = chosen
+        st.selectbox(
+            control.label,
+            list(labels),
+            key=name,
+            on_change=_take,
+            args=(name, name),
+            help=plain(control.meaning) or None,
+        )
+        return labels[_remember(name, chosen)]
+    if control.kind == "sequence":
+        numbers = re.findall(r"-?\d+(?:\.\d+)?", text)
+        values = [float(n) if "." in n else int(n) for n in numbers] or list(control.default)
+        st.session_state[name] = _remember(name, ", ".join(map(str, values)))
+        st.text_input(control.label, key=name, on_change=_take, args=(name, name), help=plain(control.meaning) or None)
+        return values
+    if control.kind == "integer":
+        low, high, step = int(control.low), int(control.high), 1
+        asked = int(text) if re.fullmatch(r"-?\d{1,9}", text) else control.default
+    else:
+        low, high, step = math.trunc(control.low / STEP) * STEP, math.trunc(control.high / STEP) * STEP, STEP
+        asked = _number(text)
+    value = min(max(asked, low), high) if math.isfinite(asked) else control.default
+    if low < high:
         st.session_state[name] = value
-        st.sidebar.slider(label, low, high, key=name, on_change=_take, args=(name, name))
-    _remember(name, str(value))
-    return value
-
-
-def select_value(name: str, label: str, low: float, high: float, default: float, *, meaning: str) -> float:
-    """A real number from the URL or from a slider where this is called; brought inside as by `select_number`.
-
-    Args:
-        name: in the URL.
-        low, high: the slider ends at the last multiples of its step within them.
-        meaning: of the number, shown on demand.
-    """
-    try:
-        asked = float(_recall(name))
-    except ValueError:
-        asked = math.nan
-    low, high = (math.trunc(end / STEP) * STEP for end in (low, high))
-    value = min(max(asked, low), high) if math.isfinite(asked) else default
-    st.session_state[name] = value
-    st.slider(label, low, high, step=STEP, key=name, on_change=_take, args=(name, name), help=meaning)
+        st.slider(
+            control.label,
+            low,
+            high,
+            step=step,
+            key=name,
+            on_change=_take,
+            args=(name, name),
+            help=plain(control.meaning) or None,
+        )
     _remember(name, f"{value:g}")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 @contextmanager
@@ -136,7 +172,7 @@ def errors_shown() -> Iterator[None]:
         st.stop()
 
 
-def cached(spinner: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def cached(spinner: str | bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Keep a function's result for all sessions, until a file of the checkpoint it was called with changes."""
     return st.cache_resource(
         max_entries=32, show_spinner=spinner, hash_funcs={"ar_interp.checkpoints.Checkpoint": _fingerprint}
@@ -214,3 +250,9 @@ def _remember(name: str, value: str) -> str:
     st.session_state[f"remembered {name}"] = value
     st.query_params[name] = value
     return value
+
+
+@cached(False)
+def _results(checkpoint: ari.Checkpoint) -> dict[Any, Any]:
+    """What was measured of a checkpoint, by function and values."""
+    return {}

@@ -6,3 +6,4 @@ TRAINING_EVALUATION = 2**40
 CLAIMS = 2**42
 SWAP_SOURCE, SWAP_TARGET = 2**43, 2**43 + 1
 REMOVAL = 2**43 + 2
+EXHIBITS, EXHIBITS_SOURCE = 2**44, 2**44 + 1  # figures of explorer and report

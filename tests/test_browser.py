@@ -17,7 +17,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 
 ROOT = Path(__file__).parents[1]
 FAULTS = '[data-testid="stException"], [data-testid="stAlertContentError"], [role="dialog"]'
-TITLES = ("In-context W", "Algorithm", "Heads", "Positional encoding", "Circuits", "Interventions", "Overview")
+TITLES = ("In-context W", "Algorithm", "Heads", "Positional encoding", "Circuits", "Readout", "Interventions")
 SECONDS = 1000  # playwright counts in milliseconds
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -72,7 +72,7 @@ def test_no_page_shows_an_exception(server, browser):
     page.on("pageerror", lambda error: faults.append(str(error)))
     for name in ("diagonal-unitary-h10", "positional-mu100"):
         page.goto(f"{server}/in_context_w?checkpoint={name}&position=7&sequence=2")  # a shared link is opened first
-        for title in TITLES:
+        for title in (*TITLES, "Overview"):
             page.get_by_role("link", name=title).click()
             page.get_by_role("heading", name=title, exact=True).first.wait_for(timeout=60 * SECONDS)
             settle(page)

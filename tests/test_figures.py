@@ -10,14 +10,14 @@ import torch
 from oracles import check_titles, trace
 
 import ar_interp as ari
-from ar_interp.figures import Expected
 
 N_CTX = 7
 SEQUENCE, POSITION = 2, 5
-TESTED_APART = ("circuits", "interventions", "sabotage")
-NOT_BUILDERS = {"Expected", "ExpectedGeneral", "expected_of"} | {
+TESTED_APART = ("circuits", "interventions")
+NOT_BUILDERS = {"expected_of"} | {
     name for name in ari.figures.__all__ if getattr(ari.figures, name).__module__.endswith(TESTED_APART)
 }
+TRAINING = {"objective": "sampled", "batch": 8, "steps": 3, "n_seeds": 4, "lr": 1e-4, "device": "cpu"}
 SETTINGS = {
     "unitary": (ari.CommutingUnitary(4), ari.ModelConfig.diagonal(dim=4, n_heads=4, n_ctx=N_CTX)),
     "few heads": (ari.CommutingUnitary(4), ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=N_CTX)),
@@ -32,9 +32,9 @@ SETTINGS = {
 class Results:
     """Every result of one setting, and every figure of them."""
 
-    def __init__(self, setting: str) -> None:
-        self.process, self.config = SETTINGS[setting]
-        self.expected = Expected(process=self.process, n_heads=self.config.n_heads)
+    def __init__(self, process: ari.processes.Process, config: ari.ModelConfig) -> None:
+        self.process, self.config = process, config
+        self.setting = ari.setting_of(self.config, self.process)
         self.model = ari.HookedARTransformer(self.config, process=self.process, seed=3)
         self.sequences = self.process.sample(5, N_CTX + 1, seed=0)
         self.predictions = self.model(self.sequences.tokens[:, :-1]).detach()
@@ -42,30 +42,33 @@ class Results:
         self.heads = ari.head_orthogonality(self.model)
         self.untrained = ari.head_orthogonality(self.model.untrained(seed=1))
         self.structure = ari.positional_structure(self.model)
-        self.run = ari.train(self.config, self.process, ari.TrainConfig(steps=3, n_seeds=4, lr=1e-4, device="cpu"))
+        self.run = ari.train(self.config, self.process, ari.TrainConfig(**TRAINING))
         self.identification = ari.identify_algorithm(self.model, self.process.sample(12, N_CTX + 1, seed=1))
+        many = self.process.sample(128, N_CTX + 1, seed=2)
+        self.read = ari.data_efficiency(self.model, many, hook="blocks.0.hook_attn_out", target="next token")
         self.filter = ari.theory.spectral_filter(mu=50.0, length=N_CTX, step_size=0.1, steps=5)
 
     def figures(self) -> dict[str, go.Figure]:
-        expected, place = self.expected, {"sequence": SEQUENCE, "position": POSITION}
+        setting, place = self.setting, {"sequence": SEQUENCE, "position": POSITION}
         figures = {
-            "prediction": ari.figures.prediction(self.sequences, self.predictions, expected, **place),
-            "context_error": ari.figures.context_error(self.recovered, expected),
-            "context_matrices": ari.figures.context_matrices(self.recovered, expected, **place),
-            "phases_on_circle": ari.figures.phases_on_circle(self.recovered, expected, **place),
-            "head_matrices": ari.figures.head_matrices(self.heads, expected),
-            "head_spectrum": ari.figures.head_spectrum(self.heads, expected),
-            "head_statistics": ari.figures.head_statistics(self.heads, self.untrained, expected),
-            "positional_matrix": ari.figures.positional_matrix(self.structure, expected),
-            "positional_rows": ari.figures.positional_rows(self.structure, expected),
-            "positional_ratio": ari.figures.positional_ratio(self.structure, expected),
-            "residual_by_angle": ari.figures.residual_by_angle(self.structure, expected),
+            "prediction": ari.figures.prediction(self.sequences, self.predictions, setting, **place),
+            "context_error": ari.figures.context_error(self.recovered, setting),
+            "context_matrices": ari.figures.context_matrices(self.recovered, setting, **place),
+            "phases_on_circle": ari.figures.phases_on_circle(self.recovered, setting, **place),
+            "head_matrices": ari.figures.head_matrices(self.heads, setting),
+            "head_spectrum": ari.figures.head_spectrum(self.heads, setting),
+            "head_statistics": ari.figures.head_statistics(self.heads, self.untrained, setting),
+            "positional_matrix": ari.figures.positional_matrix(self.structure, setting),
+            "positional_rows": ari.figures.positional_rows(self.structure, setting),
+            "positional_ratio": ari.figures.positional_ratio(self.structure, setting),
+            "residual_by_angle": ari.figures.residual_by_angle(self.structure, setting),
             "error_by_position": ari.figures.error_by_position(self.identification),
             "algorithm_match": ari.figures.algorithm_match(self.identification),
             "steps_by_layer": ari.figures.steps_by_layer(self.identification),
             "filter_profile": ari.figures.filter_profile(self.structure, self.filter),
-            "training_history": ari.figures.training_history(self.run.history, expected),
+            "training_history": ari.figures.training_history(self.run.history, setting),
             "member_levels": ari.figures.member_levels(self.run.members),
+            "data_efficiency": ari.figures.data_efficiency(self.read),
         }
         if self.structure.filter_response is not None:
             figures["filter_response"] = ari.figures.filter_response(self.structure, self.filter)
@@ -74,7 +77,7 @@ class Results:
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, Results]:
-    return {setting: Results(setting) for setting in SETTINGS}
+    return {name: Results(*given) for name, given in SETTINGS.items()}
 
 
 class GeneralResults:
@@ -85,24 +88,24 @@ class GeneralResults:
     def __init__(self, config: ari.ModelConfig) -> None:
         self.config, self.process = config, ari.HaarOrthogonal(4)
         self.model = ari.HookedARTransformer(self.config, process=self.process, seed=3)
-        self.expected = ari.figures.expected_of(self.config, self.process)
+        self.setting = ari.setting_of(self.config, self.process)
         self.sequences = self.process.sample(12, N_CTX + 1, seed=0)
         self.predictions = self.model(self.sequences.tokens[:, :-1]).detach()
         self.recovered = ari.recover_context(self.model, self.sequences)
         self.identification = ari.identify_algorithm(self.model, self.sequences)
 
     def figures(self) -> dict[str, go.Figure]:
-        expected, place = self.expected, {"sequence": SEQUENCE, "position": POSITION}
+        setting, place = self.setting, {"sequence": SEQUENCE, "position": POSITION}
         losses = {f"loss_{which}": [2.0, 1.0] for which in ("min", "median", "max")}
         history = pd.DataFrame({"step": [1, 2], **losses})
         return {
-            "prediction": ari.figures.prediction(self.sequences, self.predictions, expected, **place),
-            "context_error": ari.figures.context_error(self.recovered, expected),
-            "context_matrices": ari.figures.context_matrices(self.recovered, expected, **place),
+            "prediction": ari.figures.prediction(self.sequences, self.predictions, setting, **place),
+            "context_error": ari.figures.context_error(self.recovered, setting),
+            "context_matrices": ari.figures.context_matrices(self.recovered, setting, **place),
             "error_by_position": ari.figures.error_by_position(self.identification),
             "algorithm_match": ari.figures.algorithm_match(self.identification),
             "steps_by_layer": ari.figures.steps_by_layer(self.identification),
-            "training_history": ari.figures.training_history(history, expected),
+            "training_history": ari.figures.training_history(history, setting),
         }
 
 
@@ -194,7 +197,7 @@ def test_real_sequences_are_drawn_as_real_numbers(general):
 
 def test_context_error_draws_the_errors_of_every_estimator(results):
     recovered = results["unitary"].recovered
-    figure = ari.figures.context_error(recovered, results["unitary"].expected)
+    figure = ari.figures.context_error(recovered, results["unitary"].setting)
     for name, rows in recovered.errors.groupby("estimator"):
         line = trace(figure, name)
         assert list(line.x) == list(rows["T"])
@@ -206,7 +209,7 @@ def test_context_error_draws_the_errors_of_every_estimator(results):
 def test_context_matrices_draw_w_and_its_estimate(results):
     recovered = results["orthogonal"].recovered
     figure = ari.figures.context_matrices(
-        recovered, results["orthogonal"].expected, sequence=SEQUENCE, position=POSITION
+        recovered, results["orthogonal"].setting, sequence=SEQUENCE, position=POSITION
     )
     W, estimate = recovered.W[SEQUENCE], recovered.estimate[SEQUENCE, POSITION - 1]
     for drawn, matrix in zip(figure.data, (W.real, estimate.real, W.imag, estimate.imag), strict=True):
@@ -216,7 +219,7 @@ def test_context_matrices_draw_w_and_its_estimate(results):
 def test_phases_on_circle_draw_three_sets_of_eigenvalues(results):
     recovered = results["orthogonal"].recovered
     figure = ari.figures.phases_on_circle(
-        recovered, results["orthogonal"].expected, sequence=SEQUENCE, position=POSITION
+        recovered, results["orthogonal"].setting, sequence=SEQUENCE, position=POSITION
     )
     estimates = (m[SEQUENCE, POSITION - 1] for m in (recovered.estimate, recovered.in_context_map))
     for drawn, matrix in zip(figure.data, (recovered.W[SEQUENCE], *estimates), strict=False):
@@ -263,6 +266,16 @@ def test_positional_figures_draw_p_and_the_residual(results):
     assert line.y0 == ari.theory.kappa_to_ratio(structure.kappa)
 
 
+def test_data_efficiency_draws_a_line_for_the_probe_and_each_control(results):
+    found = results["unitary"].read
+    figure = results["unitary"].figures()["data_efficiency"]
+    assert {line.name for line in figure.data} == set(found.curve["source"])
+    for line in figure.data:
+        rows = found.curve[found.curve["source"] == line.name]
+        assert list(line.x) == list(rows["n_train"])
+        assert list(line.y) == list(rows["score"])
+
+
 def test_filter_figures_draw_the_measured_beside_the_theory(results):
     given = results["positional"]
     figures = given.figures()
@@ -278,8 +291,8 @@ def test_filter_response_needs_a_positional_only_model(results):
 
 def test_training_figures_draw_the_loss_above_the_minimum_and_the_levels(results):
     given = results["few heads"]
-    assert given.expected.minimum == 2
-    figure = ari.figures.training_history(given.run.history, given.expected)
+    assert given.setting.minimum == 2
+    figure = ari.figures.training_history(given.run.history, given.setting)
     assert list(trace(figure, "best seed").y) == list(given.run.history["loss_min"] - 2)
     levels = np.array([0.0, 0.4, 0.9])
     histogram = ari.figures.member_levels(given.run.members, levels)
@@ -300,10 +313,23 @@ def test_training_figures_draw_the_loss_above_the_minimum_and_the_levels(results
     ],
 )
 def test_titles_say_what_theory_says_of_this_family_and_number_of_heads(process, n_heads, heads, spectrum):
-    expected = Expected(process=process, n_heads=n_heads)
-    assert heads in expected.heads
-    assert spectrum in expected.spectrum
-    assert expected.exact == (expected.minimum == 0)
+    setting = ari.setting_of(ari.ModelConfig.diagonal(dim=10, n_heads=n_heads, n_ctx=3), process)
+    assert heads in setting.sentence("heads")
+    assert spectrum in setting.sentence("spectrum")
+    exact = "the prediction is the next token" in setting.sentence("prediction")
+    assert exact == (setting.minimum == 0)
+
+
+def test_no_title_speaks_of_theory_where_it_is_silent():
+    """Noise of .3: no closed form holds, and nothing is said to be exact."""
+    process = ari.CommutingUnitary(4, noise=0.3)
+    given = Results(process, ari.ModelConfig.diagonal(dim=4, n_heads=4, n_ctx=N_CTX))
+    assert given.setting.why_not
+    for name, figure in given.figures().items():
+        if name not in ("filter_profile", "filter_response"):
+            words = figure.layout.title.text.lower()
+            assert "in theory" not in words, name
+            assert "exactly" not in words, name
 
 
 @pytest.mark.parametrize(("n_heads", "kappa"), [(5, 1.0), (10, 0.3)])
@@ -313,12 +339,13 @@ def test_the_expected_spectrum_is_that_of_the_closed_form(n_heads, kappa):
     values = torch.linalg.svdvals(C)
     assert torch.allclose(values[:5], torch.full((5,), 1.5 * (1 + kappa), dtype=torch.float64))
     assert torch.allclose(values[5:], torch.full((5,), 1.5 * (1 - kappa), dtype=torch.float64))
-    assert Expected(process=ari.CommutingOrthogonal(10), n_heads=n_heads).kappa_is_one == math.isclose(kappa, 1)
+    config = ari.ModelConfig.diagonal(dim=10, n_heads=n_heads, n_ctx=3)
+    assert ari.setting_of(config, ari.CommutingOrthogonal(10)).kappa_is_one == math.isclose(kappa, 1)
 
 
 def test_a_model_that_misses_the_theory_shows_its_own_numbers(results):
     given = results["unitary"]
-    figure = ari.figures.head_matrices(given.heads, given.expected)
+    figure = ari.figures.head_matrices(given.heads, given.setting)
     assert figure.layout.title.text.startswith("In theory")
     assert f"{given.heads.e_c:.3g}" in figure.layout.title.subtitle.text
 
@@ -330,7 +357,8 @@ def test_the_ratio_is_drawn_where_theory_has_none():
     P = ari.theory.positional_weights(n_ctx=N_CTX, previous=0.5, last=1.0)
     process = ari.CommutingOrthogonal(4)
     structure = ari.positional_structure(ari.HookedARTransformer.from_diagonal(A, B, P, process=process))
-    figure = ari.figures.positional_ratio(structure, Expected(process=process, n_heads=2))
+    setting = ari.setting_of(ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=N_CTX), process)
+    figure = ari.figures.positional_ratio(structure, setting)
     assert structure.ratio_from_kappa == math.inf
     assert not figure.layout.shapes
     assert np.isfinite(figure.layout.yaxis.range).all()

@@ -31,7 +31,7 @@ class Opened:
     def __init__(self, setting: str) -> None:
         self.process, self.config = SETTINGS[setting]
         model = ari.HookedARTransformer(self.config, process=self.process, seed=3)
-        self.expected = ari.figures.expected_of(self.config, self.process)
+        self.setting = ari.setting_of(self.config, self.process)
         self.circuits = ari.circuits(model)
         self.untrained = ari.circuits(model.untrained(seed=1))
         self.layer, self.head = self.config.n_layers - 1, self.config.n_heads - 1
@@ -40,8 +40,8 @@ class Opened:
     def figures(self) -> dict[str, go.Figure]:
         found, place = (self.circuits, self.untrained), {"layer": self.layer, "head": self.head}
         figures = {
-            "circuit_spectra": ari.figures.circuit_spectra(*found, self.expected, **place),
-            "circuit_eigenvalues": ari.figures.circuit_eigenvalues(*found, self.expected, **place),
+            "circuit_spectra": ari.figures.circuit_spectra(*found, self.setting, **place),
+            "circuit_eigenvalues": ari.figures.circuit_eigenvalues(*found, self.setting, **place),
             "effective_ranks": ari.figures.effective_ranks(*found),
         }
         if self.circuits.block_view is not None:
@@ -109,9 +109,9 @@ def test_a_gradient_step_has_d_equal_singular_values_and_no_eigenvalue():
     """Weights by hand: QK takes s_t to s_{t-1}, OV takes s_t to the read-out."""
     dim = 3
     given = ari.circuits(gradient_step(dim))
-    expected = ari.figures.ExpectedGeneral(config=ari.ModelConfig.augmented(dim=dim, n_ctx=N_CTX))
-    spectra = ari.figures.circuit_spectra(given, given, expected, layer=0, head=0)
-    eigenvalues = ari.figures.circuit_eigenvalues(given, given, expected, layer=0, head=0)
+    setting = ari.setting_of(ari.ModelConfig.augmented(dim=dim, n_ctx=N_CTX), ari.HaarOrthogonal(dim))
+    spectra = ari.figures.circuit_spectra(given, given, setting, layer=0, head=0)
+    eigenvalues = ari.figures.circuit_eigenvalues(given, given, setting, layer=0, head=0)
     for name in CIRCUITS:
         assert list(trace(spectra, name).y) == pytest.approx([1 / dim] * dim + [0] * 2 * dim)
         assert list(trace(eigenvalues, name).x) == pytest.approx([0] * 3 * dim)
@@ -207,7 +207,8 @@ def test_one_layer_has_nothing_to_compose_with(opened):
     [
         ("diagonal", "one alone may have any", "real and diagonal"),
         ("plain", "has equal singular values", "all its eigenvalues are at one point"),
-        ("deep", "d equal singular values", "nilpotent"),
+        ("block scalars", "d equal singular values", "nilpotent"),
+        ("deep", "beside untrained weights", "beside untrained weights"),  # theory is silent
     ],
 )
 def test_titles_say_what_theory_says_of_this_kind_of_head(opened, setting, spectra, eigenvalues):

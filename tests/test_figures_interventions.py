@@ -35,7 +35,7 @@ class Moved:
     def __init__(self, setting: str) -> None:
         self.process, self.config = SETTINGS[setting]
         self.model = ari.HookedARTransformer(self.config, process=self.process, seed=3)
-        self.expected = ari.figures.expected_of(self.config, self.process)
+        self.setting = ari.setting_of(self.config, self.process)
         self.sources, self.targets = (self.process.sample(12, N_CTX + 1, seed=seed) for seed in (1, 0))
         self.swapped = self.swap()
         layers = range(self.config.n_layers)
@@ -55,7 +55,7 @@ class Moved:
     def figures(self) -> dict[str, go.Figure]:
         figures = {
             "swapped_prediction": ari.figures.swapped_prediction(
-                self.swapped, self.expected, pair=PAIR, position=POSITION
+                self.swapped, self.setting, pair=PAIR, position=POSITION
             ),
             "swap_scores": ari.figures.swap_scores(self.swapped, position=POSITION),
             "swap_by_layer": ari.figures.swap_by_layer(self.single, self.cumulative, position=POSITION),
@@ -143,8 +143,8 @@ def test_predictions_that_hardly_differ_are_looked_at_closely(moved):
     checkpoint = ari.load("positional-mu100")
     sources, targets = (checkpoint.process.sample(2, 31, seed=seed) for seed in (1, 0))
     swapped = ari.swap_context(checkpoint.model, sources, targets, positions=[9])
-    expected = ari.figures.expected_of(checkpoint.config, checkpoint.process)
-    low, high = ari.figures.swapped_prediction(swapped, expected, pair=0, position=9).layout.xaxis.range
+    setting = ari.setting_of(checkpoint.config, checkpoint.process)
+    low, high = ari.figures.swapped_prediction(swapped, setting, pair=0, position=9).layout.xaxis.range
     assert high - low < 0.5
     low, high = moved["unitary"].figures["swapped_prediction"].layout.xaxis.range
     assert low == -high < -0.5
@@ -166,8 +166,8 @@ def test_a_minimum_of_the_unitary_family_ends_in_the_rings():
     model = ari.HookedARTransformer.from_diagonal(A, B, solution.P, process=process)
     sources, targets = (process.sample(4, N_CTX + 1, seed=seed) for seed in (1, 0))
     swapped = ari.swap_context(model, sources, targets)
-    expected = ari.figures.Expected(process=process, n_heads=3)
-    figure = ari.figures.swapped_prediction(swapped, expected, pair=0, position=POSITION)
+    setting = ari.setting_of(ari.ModelConfig.diagonal(dim=3, n_heads=3, n_ctx=N_CTX), process)
+    figure = ari.figures.swapped_prediction(swapped, setting, pair=0, position=POSITION)
     for i in range(3):
         ring, _, arrow = (line for line in in_panel(figure, i) if line.name)
         assert (arrow.x[1], arrow.y[1]) == pytest.approx((ring.x[0], ring.y[0]))
@@ -225,7 +225,7 @@ def test_a_position_that_was_not_swapped_is_refused(moved, builder):
     given = moved["deep"]
     arguments = {
         "swap_scores": ((given.swapped,), {}),
-        "swapped_prediction": ((given.swapped, given.expected), {"pair": 0}),
+        "swapped_prediction": ((given.swapped, given.setting), {"pair": 0}),
         "swap_by_layer": ((given.single, given.cumulative), {}),
     }[builder]
     with pytest.raises(ValueError, match=r"position must be one that was swapped \(2, 3, 4, 5, 6\), got 7"):

@@ -1,4 +1,4 @@
-"""What this model is, and what of the theory holds in it."""
+"""The model in facts, the claims about it, and its training."""
 
 from __future__ import annotations
 
@@ -22,12 +22,6 @@ def verify(checkpoint: ari.Checkpoint) -> ari.Claims:
     return ari.verify(checkpoint)
 
 
-@view.cached("Computing the levels of the trapped models …")
-def trapped_levels(checkpoint: ari.Checkpoint):
-    config = checkpoint.config
-    return ari.theory.trapped_levels(dim=config.dim, n_heads=config.n_heads, max_length=config.n_ctx)
-
-
 def claims_table(claims: ari.Claims) -> pd.DataFrame:
     """The claims as a reader wants them: verdict first, in words and a sign."""
     return pd.DataFrame(
@@ -44,32 +38,25 @@ def claims_table(claims: ari.Claims) -> pd.DataFrame:
     )
 
 
-selected = view.open_page("Overview", "What this model is, and what of the theory holds in it.")
-checkpoint, expected = selected.checkpoint, selected.expected
+checkpoint = view.open_page("Overview", "What this model is, and what of the theory holds in it.")
 config, process, training = checkpoint.config, checkpoint.process, checkpoint.training
-recipe = ari.recipes.RECIPES.get(selected.name)
+recipe = ari.recipes.RECIPES.get(st.query_params["checkpoint"])
 
 st.subheader(checkpoint.name)
 if recipe:
     st.markdown(view.plain(recipe.summary))
-diagonal = isinstance(expected, ari.figures.Expected)
-heads = {"diagonal": f"{config.n_heads} diagonal linear", "unit": "none trained (weights 1)"}
-model = {"heads": heads[config.heads]} if diagonal else {"architecture": config.summary}
-angles = {}
-if isinstance(process, ari.processes.CommutingProcess):
-    angles = {"angles": "whole circle" if process.mu == 1 else f"(0, 2π/{process.mu:g})"}
 updates = f"{training.optimizer}, {checkpoint.steps:,} steps"
 n_seeds = len(checkpoint.members)
 facts = {
     "Model": {
-        **model,
+        "architecture": config.summary,
         "dimension d": config.dim,
         "longest context": config.n_ctx,
         "precision": config.dtype,
     },
     "Process": {
         "family": process.kind,
-        **angles,
+        "law of W": process.meaning,
         "first token": process.initial.law,
         "noise": f"{process.noise:g}",
     },
@@ -90,33 +77,14 @@ claims_place = st.container()
 st.subheader("Training")
 if training.optimizer == "lbfgs":
     st.markdown("L-BFGS minimises each seed at once and keeps no history of steps.")
-else:
-    selected.show(
-        ari.figures.training_history(checkpoint.history, expected),
-        f"""
-        {view.EXPECTED}
-        ari.figures.training_history(checkpoint.history, expected).show()
-        """,
-    )
-trapped = diagonal and expected.process.conjugate_pairs and 2 * config.n_heads <= config.dim
-if n_seeds > 1 and trapped:
-    selected.show(
-        ari.figures.member_levels(checkpoint.members, trapped_levels(checkpoint)),
-        """
-        config = checkpoint.config
-        levels = ari.theory.trapped_levels(dim=config.dim, n_heads=config.n_heads, max_length=config.n_ctx)
-        ari.figures.member_levels(checkpoint.members, levels).show()
-        """,
-    )
-elif n_seeds > 1:
-    selected.show(
-        ari.figures.member_levels(checkpoint.members),
-        "ari.figures.member_levels(checkpoint.members).show()",
-    )
+view.show_exhibits(checkpoint, "Overview")
 
 view.import_all()
 with claims_place, view.errors_shown():
     claims = verify(checkpoint)
+    if claims.why_not:
+        st.info(f"There are no claims about this model: {view.plain(claims.why_not)}.")
+        st.stop()
     counts = Counter(claim.verdict for claim in claims)
     st.markdown(
         " · ".join(f"{SYMBOLS[verdict]} {count}" for verdict, count in counts.items())
@@ -135,9 +103,4 @@ with claims_place, view.errors_shown():
             ),
             hide_index=True,
         )
-    selected.show_code(
-        """
-        claims = ari.verify(checkpoint)
-        print(claims.to_frame().to_string())
-        """
-    )
+    view.show_code(checkpoint, "claims = ari.verify(checkpoint)\nprint(claims.to_frame().to_string())")

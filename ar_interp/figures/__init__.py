@@ -1,6 +1,7 @@
 """One figure per result: a frozen result in, a `plotly` figure out. Nothing is measured here.
 
-Titles say what theory expects (see `Expected`), subtitles what was measured: where the two differ, one sees it.
+Where theory speaks of the model, titles say what it expects (`Setting.sentence`), subtitles what was measured:
+where the two differ, one sees it. Where theory is silent titles say what is drawn.
 """
 
 from ar_interp.figures.algorithm import algorithm_match, error_by_position, steps_by_layer
@@ -13,7 +14,6 @@ from ar_interp.figures.circuits import (
     effective_ranks,
 )
 from ar_interp.figures.context import context_error, context_matrices, phases_on_circle, prediction
-from ar_interp.figures.expected import Expected, ExpectedGeneral, expected_of
 from ar_interp.figures.heads import head_matrices, head_spectrum, head_statistics
 from ar_interp.figures.interventions import (
     ablation_costs,
@@ -32,11 +32,11 @@ from ar_interp.figures.positional import (
     positional_rows,
     residual_by_angle,
 )
+from ar_interp.figures.readout import data_efficiency
 from ar_interp.figures.training import member_levels, training_history
+from ar_interp.setting import setting_of as expected_of
 
 __all__ = [
-    "Expected",
-    "ExpectedGeneral",
     "ablation_costs",
     "algorithm_match",
     "block_distances",
@@ -46,6 +46,7 @@ __all__ = [
     "composition_scores",
     "context_error",
     "context_matrices",
+    "data_efficiency",
     "edit_curve",
     "effective_ranks",
     "error_by_position",

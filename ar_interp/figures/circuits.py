@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.figures.expected import Expected, ExpectedGeneral
 from ar_interp.figures.style import BLUE, GREY, VERMILLION, matrices, number, signed_scale, styled, unit_circle
 from ar_interp.probes.circuits import CIRCUITS, COMPOSITIONS, BlockView, Circuits, Spectrum
+from ar_interp.setting import Setting
 
 LOOK = {"QK": (BLUE, "circle"), "OV": (VERMILLION, "diamond")}
 FAINT = {"QK": "rgba(0, 114, 178, 0.15)", "OV": "rgba(213, 94, 0, 0.15)"}
@@ -18,22 +18,8 @@ SHARES = "Blues"
 IN_USE = 0.01  # of |X|^2: smaller blocks need not have any shape
 ENTRIES_SHOWN = 8  # rows of a matrix whose entries can still be read as numbers
 
-DIAGONAL, AUGMENTED, PLAIN = "diagonal", "augmented", "plain"
-SPECTRA = {
-    DIAGONAL: "In theory only all heads together are fixed: one alone may have any spectrum",
-    AUGMENTED: "A gradient step needs d equal singular values in QK and in OV, the others 0",
-    PLAIN: "A head that prefers no direction, as Haar W does not, has equal singular values",
-}
-EIGENVALUES = {
-    DIAGONAL: "In theory QK and OV are real and diagonal: the eigenvalues lie on the real line",
-    AUGMENTED: "A gradient step moves one block into another: nilpotent, all eigenvalues 0",
-    PLAIN: "A head that prefers no direction is c I: all its eigenvalues are at one point",
-}
 
-
-def circuit_spectra(
-    circuits: Circuits, untrained: Circuits, expected: Expected | ExpectedGeneral, *, layer: int, head: int
-) -> go.Figure:
+def circuit_spectra(circuits: Circuits, untrained: Circuits, setting: Setting, *, layer: int, head: int) -> go.Figure:
     """Shares S_i^2 / |X|_F^2 of the singular values of a head's QK and OV; faint, those of its layer's other heads.
 
     Args:
@@ -70,13 +56,13 @@ def circuit_spectra(
     figure.update_yaxes(title_text="S<sub>i</sub>² / |X|²", rangemode="tozero")
     return styled(
         figure,
-        title=SPECTRA[_setting(expected)],
+        title=setting.sentence("circuit spectra"),
         measured=f"layer {layer}, head {head}: effective rank {' and '.join(ranks)}, of {circuits.QK.shape[-1]}",
     )
 
 
 def circuit_eigenvalues(
-    circuits: Circuits, untrained: Circuits, expected: Expected | ExpectedGeneral, *, layer: int, head: int
+    circuits: Circuits, untrained: Circuits, setting: Setting, *, layer: int, head: int
 ) -> go.Figure:
     """Eigenvalues of a head's QK and OV over their largest singular value, which bounds their moduli.
 
@@ -96,7 +82,7 @@ def circuit_eigenvalues(
     normality = " and ".join(f"{name} {number(own.normality[layer, head].item())}" for name, own, _ in spectra)
     return styled(
         figure,
-        title=EIGENVALUES[_setting(expected)],
+        title=setting.sentence("circuit eigenvalues"),
         measured=f"layer {layer}, head {head}: Σ|λ|² / |X|² is {normality}; 1 for a normal circuit, 0 for a nilpotent",
     )
 
@@ -197,9 +183,9 @@ def block_distances(circuits: Circuits, *, layer: int, head: int) -> go.Figure:
     figure.update_yaxes(title_text="block", autorange="reversed", automargin=True, dtick=1, title_standoff=0)
     return styled(
         figure,
-        title="In theory the blocks in use are c I; where W is diagonal, c times a diagonal of signs",
-        measured=f"filled: to c I, at most {' and '.join(largest)} with 1 % of |X|²; open: to diagonal; grey: Gaussian "
-        f"blocks, {number(untrained[0])} and {number(untrained[1])}",
+        title=f"Blocks with 1 % of |X|² or more are within {' and '.join(largest)} of c I",
+        measured=f"filled: distance to c I, open: to a diagonal matrix; grey: Gaussian blocks, "
+        f"{number(untrained[0])} and {number(untrained[1])}",
         height=320,
     )
 
@@ -248,10 +234,6 @@ def composition_scores(circuits: Circuits, *, untrained: Sequence[Circuits] = ()
 def _pairs(circuits: Circuits, untrained: Circuits) -> list[tuple[str, Spectrum, Spectrum]]:
     """Name of the circuit, its spectrum, and that of fresh weights."""
     return [(name, getattr(circuits, f"{name}_spectrum"), getattr(untrained, f"{name}_spectrum")) for name in CIRCUITS]
-
-
-def _setting(expected: Expected | ExpectedGeneral) -> str:
-    return DIAGONAL if isinstance(expected, Expected) else expected.config.encoding
 
 
 def _points(figure: go.Figure, spectrum: Spectrum, layer: int, head: int, name: str, marker: dict) -> None:

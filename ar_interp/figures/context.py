@@ -9,7 +9,6 @@ from jaxtyping import Inexact
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from ar_interp.figures.expected import Expected, ExpectedGeneral
 from ar_interp.figures.style import (
     BLACK,
     BLUE,
@@ -27,6 +26,7 @@ from ar_interp.figures.style import (
 )
 from ar_interp.probes.context import RecoveredContext
 from ar_interp.processes import Sequences
+from ar_interp.setting import Setting
 
 LINES = {
     "model": (BLUE, "solid", "circle"),
@@ -37,10 +37,12 @@ LINES = {
 }
 OPEN = {"symbol": "circle-open", "size": 14, "color": BLACK, "line": {"width": 1.5}}
 DOT = {"symbol": "circle", "size": 7, "color": BLUE}
+LEAST = 1e-36  # a logarithmic axis has no zero
+NEAR_ROUNDING = -26  # powers of ten
 CROSS = {"symbol": "x-thin-open", "size": 10, "color": VERMILLION, "line": {"width": 2}}
 
 
-def context_error(recovered: RecoveredContext, expected: Expected | ExpectedGeneral) -> go.Figure:
+def context_error(recovered: RecoveredContext, setting: Setting) -> go.Figure:
     """|Ŵ_T - W|_F^2 / d against T: the model beside what a statistician would do with the same context."""
     errors = recovered.errors
     figure = go.Figure()
@@ -58,26 +60,23 @@ def context_error(recovered: RecoveredContext, expected: Expected | ExpectedGene
             marker={"symbol": symbol, "size": 7},
             hovertemplate="T = %{x}<br>%{y:.3g}<extra>" + name + "</extra>",
         )
-    lowest = -36
-    if isinstance(expected, Expected):
+    own = errors["context_error"].to_numpy()[errors["estimator"].to_numpy() == "model"]
+    lowest = math.floor(math.log10(max(own.min(), LEAST)))  # others may leave the frame, so that the rest is told apart
+    if lowest <= NEAR_ROUNDING:
         rounding(figure, ROUNDING**2, "rounding, (2.2e−16)²")
-    else:  # what falls to rounding leaves the frame, so that the rest can be told apart
-        own = errors["context_error"].to_numpy()[errors["estimator"].to_numpy() == "model"]
-        lowest = max(lowest, math.floor(math.log10(own.min() + 1e-36)) - 1)
+        lowest = min(lowest, math.floor(2 * math.log10(ROUNDING)) - 1)
     figure.update_xaxes(title_text="context length T")
-    figure.update_yaxes(title_text="|Ŵ − W|² / d", type="log", exponentformat="power", range=[lowest, 1])
+    figure.update_yaxes(title_text="|Ŵ − W|² / d", type="log", exponentformat="power", range=[lowest - 1, 1])
     last = errors[(errors["estimator"] == "model") & (errors["T"] == errors["T"].max())].iloc[0]
     return styled(
         figure,
-        title=expected.context,
+        title=setting.sentence("context"),
         measured=f"the model at T = {last['T']}: {number(last['context_error'])}. Means over {last['n']} sequences "
         "± one standard error; an error of exactly 0 is not drawn",
     )
 
 
-def context_matrices(
-    recovered: RecoveredContext, expected: Expected | ExpectedGeneral, *, sequence: int, position: int
-) -> go.Figure:
+def context_matrices(recovered: RecoveredContext, setting: Setting, *, sequence: int, position: int) -> go.Figure:
     """W and Ŵ_T of one sequence on one colour scale; in the eigenbasis, real and imaginary parts.
 
     Args:
@@ -92,7 +91,7 @@ def context_matrices(
     axes: dict[str, tuple[str, str]] = dict.fromkeys(panels, ("row j", "column i"))
     return styled(
         matrices(panels, axes, columns=len(panels)),
-        title=expected.estimate,
+        title=setting.sentence("estimate"),
         measured=f"sequence {sequence} at T = {position}: largest |Ŵ − W| of an entry "
         f"{number((estimate - W).abs().max().item())}",
         height=250,
@@ -101,9 +100,7 @@ def context_matrices(
     )
 
 
-def phases_on_circle(
-    recovered: RecoveredContext, expected: Expected | ExpectedGeneral, *, sequence: int, position: int
-) -> go.Figure:
+def phases_on_circle(recovered: RecoveredContext, setting: Setting, *, sequence: int, position: int) -> go.Figure:
     """The eigenvalues of W, the diagonal of Ŵ_T and that of the in-context map Γ_T in the complex plane.
 
     Args:
@@ -126,7 +123,7 @@ def phases_on_circle(
     eigenvalues, estimate = (values for values, _ in list(points.values())[:2])
     return styled(
         figure,
-        title=expected.circle,
+        title=setting.sentence("circle"),
         measured=f"sequence {sequence} at T = {position}: largest |Ŵ<sub>jj</sub> − λ<sub>j</sub>| = "
         f"{number((estimate - eigenvalues).abs().max().item())}",
     )
@@ -135,7 +132,7 @@ def phases_on_circle(
 def prediction(
     sequences: Sequences,
     predictions: Inexact[Tensor, "batch pos dim"],
-    expected: Expected | ExpectedGeneral,
+    setting: Setting,
     *,
     sequence: int,
     position: int,
@@ -194,7 +191,7 @@ def prediction(
         figure.update_yaxes(title_text="s<sub>i</sub>", **place)
     return styled(
         figure,
-        title=expected.prediction,
+        title=setting.sentence("prediction"),
         measured=f"sequence {sequence} at T = {position} (dashed: the token predicted there): largest error "
         f"of a coordinate {number((guess - target).abs().max().item())}",
         wide=True,

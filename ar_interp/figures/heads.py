@@ -2,9 +2,9 @@
 
 import plotly.graph_objects as go
 
-from ar_interp.figures.expected import Expected
 from ar_interp.figures.style import BLUE, GREY, VERMILLION, heatmap, matrices, number, styled, threshold
 from ar_interp.probes.heads import HeadOrthogonality
+from ar_interp.setting import Setting
 
 STATISTICS = {
     "e_m": "|M/m − I|",
@@ -17,7 +17,7 @@ STATISTICS = {
 COSINES = ("cosine_ab", "cosine_aa")
 
 
-def head_matrices(heads: HeadOrthogonality, expected: Expected) -> go.Figure:
+def head_matrices(heads: HeadOrthogonality, setting: Setting) -> go.Figure:
     """A, B, C = B^T A and M = A B^T on one colour scale."""
     panels = {
         "A (keys)": heatmap(heads.A, rows="head", columns="coordinate"),
@@ -35,7 +35,7 @@ def head_matrices(heads: HeadOrthogonality, expected: Expected) -> go.Figure:
     )
     return styled(
         matrices(panels, axes, columns=4),
-        title=expected.heads,
+        title=setting.sentence("heads"),
         measured=f"|C² − mC|/m² = {number(heads.e_c)}, m = tr M / rank = {number(heads.scale)}, rank {heads.rank}",
         height=250,
         wide=True,
@@ -43,7 +43,7 @@ def head_matrices(heads: HeadOrthogonality, expected: Expected) -> go.Figure:
     )
 
 
-def head_spectrum(heads: HeadOrthogonality, expected: Expected) -> go.Figure:
+def head_spectrum(heads: HeadOrthogonality, setting: Setting) -> go.Figure:
     """Singular values of C, descending."""
     values = heads.singular_values.tolist()
     figure = go.Figure(
@@ -60,13 +60,13 @@ def head_spectrum(heads: HeadOrthogonality, expected: Expected) -> go.Figure:
     figure.update_yaxes(title_text="singular value of C", range=[0, 1.15 * max([*values, abs(heads.scale)])])
     return styled(
         figure,
-        title=expected.spectrum,
+        title=setting.sentence("spectrum"),
         measured=f"rank {heads.rank}, largest {number(max(values))}, smallest {number(min(values))}",
         legend=False,
     )
 
 
-def head_statistics(heads: HeadOrthogonality, untrained: HeadOrthogonality, expected: Expected) -> go.Figure:
+def head_statistics(heads: HeadOrthogonality, untrained: HeadOrthogonality, setting: Setting) -> go.Figure:
     """Each statistic beside that of the same architecture with fresh weights, on a logarithmic axis."""
     names = list(STATISTICS)
     labels = list(STATISTICS.values())
@@ -95,7 +95,7 @@ def head_statistics(heads: HeadOrthogonality, untrained: HeadOrthogonality, expe
     figure.update_yaxes(title_text="statistic", autorange="reversed", automargin=True, title_standoff=0)
     return styled(
         figure,
-        title=expected.statistics,
+        title=setting.sentence("statistics"),
         measured="cosines are rms over h ≠ h'; within a head cos(a<sub>h</sub>, b<sub>h</sub>) is "
         f"{number(heads.alignment)} here, {number(untrained.alignment)} untrained",
     )

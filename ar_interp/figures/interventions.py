@@ -11,13 +11,13 @@ from jaxtyping import Float, Inexact
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from ar_interp.figures.expected import Expected, ExpectedGeneral
 from ar_interp.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, number, styled
 from ar_interp.probes.ablations import Ablation
 from ar_interp.probes.edits import EDITS, ESTIMATED, EXACT, NONE, EditLosses
 from ar_interp.probes.paths import GRADIENT_STEP, Paths
 from ar_interp.probes.scrubbing import ABLATED, COMPLEMENT, HYPOTHESIS, WRONG_KEYS, Scrubbed
 from ar_interp.probes.swap import CEILING, CONTROLS, SWAP, SwappedContext
+from ar_interp.setting import Setting
 
 PANELS, COLUMNS = 10, 5
 NEAR = 0.25  # predictions closer to each other than this share of their size are looked at closely
@@ -47,9 +47,7 @@ SCRUBBED = {
 }
 
 
-def swapped_prediction(
-    swapped: SwappedContext, expected: Expected | ExpectedGeneral, *, pair: int, position: int
-) -> go.Figure:
+def swapped_prediction(swapped: SwappedContext, setting: Setting, *, pair: int, position: int) -> go.Figure:
     """Where the swap turns one prediction: an arrow from the target's own; the goal is a ring.
 
     Complex coordinates have a panel each, real ones share one by two. Of many the first are drawn, ten panels.
@@ -83,7 +81,7 @@ def swapped_prediction(
     errors = [(prediction - goal).abs().square().sum() / goal.abs().square().sum() for prediction in (own, moved)]
     return styled(
         figure,
-        title=_turn(expected),
+        title=setting.sentence("turn"),
         measured=f"at T = {position}, {swapped.what} moved: squared distance to the goal over |goal|² "
         f"{number(errors[0].item())} before, {number(errors[1].item())} after",
         height=80 + 210 * n_rows if len(planes) > 1 else 420,
@@ -367,20 +365,6 @@ def _circle(figure: go.Figure, radius: float, **place: Any) -> None:
     x, y = (radius * np.cos(angle)).tolist(), (radius * np.sin(angle)).tolist()
     line = {"color": "#BBBBBB", "width": 1}
     figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False), **place)
-
-
-def _turn(expected: Expected | ExpectedGeneral) -> str:
-    """What theory says of the swapped prediction, where it says something."""
-    goal = "W<sub>source</sub> s<sub>T</sub>"
-    if not isinstance(expected, Expected):
-        return f"The prediction turns to {goal} as far as the model uses its estimate of W"
-    if expected.slow:
-        return f"In theory the prediction turns toward {goal}; older values, which stay, hold a part of W too"
-    if not expected.exact:
-        return f"In theory the prediction turns to {goal} as far as few heads can carry W"
-    if expected.process.conjugate_pairs:
-        return "In theory the older values, which stay, leave κ (λ̄ − λ̄<sub>target</sub>) s<sub>T</sub> from ring to tip"
-    return f"In theory the prediction becomes {goal}: every arrow ends in its ring"
 
 
 def _range(scores: Float[np.ndarray, "row"]) -> list[float]:

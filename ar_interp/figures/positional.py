@@ -4,7 +4,6 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
-from ar_interp.figures.expected import Expected
 from ar_interp.figures.style import (
     BLUE,
     GREEN,
@@ -18,12 +17,13 @@ from ar_interp.figures.style import (
     threshold,
 )
 from ar_interp.probes.positional import PositionalStructure
+from ar_interp.setting import Setting
 from ar_interp.theory import SpectralFilter
 
 N_ROWS = 3  # of P, drawn as lines
 
 
-def positional_matrix(structure: PositionalStructure, expected: Expected) -> go.Figure:
+def positional_matrix(structure: PositionalStructure, setting: Setting) -> go.Figure:
     """P with a row per context length; keys that lie in the future are left blank."""
     used = torch.ones_like(structure.P).tril(1) > 0
     figure = go.Figure(heatmap(structure.P.where(used, torch.nan), rows="T", columns="key", first_row=2))
@@ -39,13 +39,13 @@ def positional_matrix(structure: PositionalStructure, expected: Expected) -> go.
     signed_scale(figure, "weight")
     return styled(
         figure,
-        title=expected.positional,
+        title=setting.sentence("positional"),
         measured=f"share {number(structure.off_mass)} of |P|² lies on other keys than T−1 and T",
         legend=False,
     )
 
 
-def positional_rows(structure: PositionalStructure, expected: Expected) -> go.Figure:
+def positional_rows(structure: PositionalStructure, setting: Setting) -> go.Figure:
     """The last rows of P against t - T, so that p_T is at 0 and p_{T-1} at -1 in each."""
     n_rows, n_ctx = structure.P.shape
     figure = go.Figure()
@@ -76,15 +76,15 @@ def positional_rows(structure: PositionalStructure, expected: Expected) -> go.Fi
     figure.update_yaxes(title_text="positional weight p<sub>t</sub>")
     return styled(
         figure,
-        title=expected.positional,
+        title=setting.sentence("positional"),
         measured=f"p<sub>T−1</sub>/p<sub>T</sub> = {number(structure.ratio)} ± {number(structure.ratio_spread)} "
         f"over T; c p<sub>T</sub> is 1 to within {number(structure.scale_error)}",
     )
 
 
-def positional_ratio(structure: PositionalStructure, expected: Expected) -> go.Figure:
+def positional_ratio(structure: PositionalStructure, setting: Setting) -> go.Figure:
     """p_{T-1} / p_T for each T, beside what theory makes of the heads' kappa."""
-    predicted = structure.ratio_from_kappa if expected.process.conjugate_pairs else 0.0
+    predicted = setting.previous_key(structure.kappa)
     ratios = structure.ratio_by_length.tolist()
     figure = go.Figure()
     figure.add_scatter(
@@ -95,23 +95,23 @@ def positional_ratio(structure: PositionalStructure, expected: Expected) -> go.F
         name="measured",
         hovertemplate="T = %{x}<br>%{y:.6g}<extra></extra>",
     )
-    if np.isfinite(predicted):
+    if predicted is not None and np.isfinite(predicted):
         threshold(figure, predicted, f"theory: {number(predicted)}")
-    shown = [value for value in (*ratios, predicted, -0.8, 0.3) if np.isfinite(value)]
+    shown = [value for value in (*ratios, predicted, -0.8, 0.3) if value is not None and np.isfinite(value)]
     low, high = min(shown), max(shown)
     figure.update_xaxes(title_text="context length T")
     figure.update_yaxes(title_text="p<sub>T−1</sub> / p<sub>T</sub>", range=[low - 0.1, high + 0.1])
     kappa = f"κ from the heads {number(structure.kappa)} ± {number(structure.kappa_spread)}, "
     return styled(
         figure,
-        title=expected.ratio,
-        measured=f"{kappa if expected.process.conjugate_pairs else ''}κ from P "
+        title=setting.sentence("ratio"),
+        measured=f"{kappa if np.isfinite(structure.kappa) else ''}κ from P "
         f"{number(structure.kappa_from_P)}, largest deviation over T {number(structure.ratio_spread)}",
         legend=False,
     )
 
 
-def residual_by_angle(structure: PositionalStructure, expected: Expected) -> go.Figure:
+def residual_by_angle(structure: PositionalStructure, setting: Setting) -> go.Figure:
     """|prediction - lambda^T| at the longest context, over the angle of lambda."""
     figure = go.Figure(
         go.Scatter(
@@ -133,7 +133,7 @@ def residual_by_angle(structure: PositionalStructure, expected: Expected) -> go.
     )
     return styled(
         figure,
-        title=expected.residual,
+        title=setting.sentence("residual"),
         measured=f"at most {number(structure.residual)} over all angles and T",
         legend=False,
     )

@@ -5,13 +5,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from ar_interp.figures.expected import Expected, ExpectedGeneral
 from ar_interp.figures.style import BLACK, BLUE, VERMILLION, number, styled
+from ar_interp.setting import Setting
 
 MEMBERS_NAMED = 40  # more seeds than this are counted in bins
 
 
-def training_history(history: pd.DataFrame, expected: Expected | ExpectedGeneral) -> go.Figure:
+def training_history(history: pd.DataFrame, setting: Setting) -> go.Figure:
     """Loss above the theory's minimum, where there is one, against the step, over the members of the ensemble.
 
     Args:
@@ -19,7 +19,7 @@ def training_history(history: pd.DataFrame, expected: Expected | ExpectedGeneral
     """
     columns = {"loss_min": "best seed", "loss_median": "median seed", "loss_max": "worst seed"}
     one_seed = bool((history["loss_min"] == history["loss_max"]).all())
-    minimum = expected.minimum
+    minimum = setting.minimum
     figure = go.Figure()
     for (column, name), colour, dash in zip(
         columns.items(), (BLUE, VERMILLION, BLACK), ("solid", "dash", "dot"), strict=True
@@ -41,7 +41,7 @@ def training_history(history: pd.DataFrame, expected: Expected | ExpectedGeneral
     first, last = history["loss_min"].iloc[0], history["loss_min"].iloc[-1]
     measured = f"loss per T of the model kept: {number(first)} at the start, {number(last)} at the end"
     if minimum is not None:
-        measured += f", {number(minimum)} at the minimum (what is at or below it is rounding, and not drawn)"
+        measured += f", {number(minimum)} at the minimum (what is at or below it is not drawn)"
     return styled(
         figure,
         title="The loss should fall and level off"

@@ -6,7 +6,7 @@ import platform
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from itertools import groupby
@@ -19,12 +19,14 @@ from ar_interp.claims import Claim, Claims, Evidence
 from ar_interp.claims.core import VERDICTS
 from ar_interp.recipes import RECIPES, known_failure
 from ar_interp.report import words
-from ar_interp.report.exhibits import N_REPEATED, N_SEQUENCES, SEED, Exhibit, exhibits_of
+from ar_interp.report.exhibits import Drawn, draw
 from ar_interp.report.page import page
-from ar_interp.studies import verify
+from ar_interp.seeds import EXHIBITS
+from ar_interp.studies import structures, verify
+from ar_interp.studies.behaviour_exhibits import N_FITTED, N
 
 SCHEMA = 1
-SAMPLED = {"sequences": N_SEQUENCES, "sequences_where_repeated": N_REPEATED, "seed": SEED}  # for figures
+SAMPLED = {"contexts": N, "contexts_where_fitted": N_FITTED, "seed": EXHIBITS}  # for figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class Part:
 
     evidence: Evidence
     claims: tuple[Claim, ...]
-    exhibits: tuple[Exhibit, ...]
+    exhibits: tuple[Drawn, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +70,11 @@ class Examined:
     checkpoint: Checkpoint
     claims: Claims
     known: frozenset[str]
-    exhibits: tuple[Exhibit, ...]
+    exhibits: tuple[Drawn, ...]
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
-        """A section per structure: those of `words.STRUCTURES` first, in their order."""
+        """A section per structure: those of the studies first, in their order."""
         found = dict.fromkeys([claim.structure for claim in self.claims] + [e.structure for e in self.exhibits])
         return tuple(self._section(name) for name in sorted(found, key=_place))
 
@@ -142,7 +144,7 @@ class Report:
         return [(one, claim) for one in self.examined for claim in one.claims]
 
     @property
-    def exhibits(self) -> list[Exhibit]:
+    def exhibits(self) -> list[Drawn]:
         """Every figure in reading order."""
         return [e for one in self.examined for section in one.sections for part in section.parts for e in part.exhibits]
 
@@ -180,7 +182,13 @@ class Report:
 
     def to_html(self) -> str:
         """The report as one page that needs nothing else."""
-        return page(self.exhibits, report=self, words=words, sampled=SAMPLED)
+        return page(self.exhibits, report=self, words=words, structures=structures(), sampled=SAMPLED)
+
+    @property
+    def processes(self) -> dict[str, str]:
+        """The laws of W by the kind of process."""
+        found = [one.checkpoint.process for one in self.examined]
+        return {process.kind: process.meaning for process in found}
 
     def to_json(self) -> str:
         """The same content as JSON."""
@@ -194,11 +202,11 @@ class Report:
             "methods": {
                 "verdicts": {name: meaning for name, (_, meaning) in words.VERDICTS.items()},
                 "evidence": {name: kind.meaning for name, kind in words.KINDS.items()},
-                "structures": {name: structure._asdict() for name, structure in words.STRUCTURES.items()},
+                "structures": {name: asdict(structure) for name, structure in structures().items()},
                 "uncertainty": words.UNCERTAINTY,
                 "controls": words.CONTROLS,
                 "symbols": words.SYMBOLS,
-                "processes": words.FAMILIES,
+                "processes": self.processes,
                 "figures": SAMPLED,
                 "commands": self.commands,
             },
@@ -214,7 +222,7 @@ def build(names: Sequence[str | Path], *, date: datetime.date) -> Report:
         date: to print on it.
     Raises:
         CheckpointError: a name that is neither, or a checkpoint that cannot be read; before anything is measured.
-        ValueError: no names, or a model of which theory says nothing.
+        ValueError: no names.
     """
     if not names:
         raise ValueError(f"names is empty: name a checkpoint or its folder. Recipes: {', '.join(RECIPES)}.")
@@ -241,11 +249,11 @@ def _examine(number: int, name: str, checkpoint: Checkpoint) -> Examined:
         checkpoint=checkpoint,
         claims=claims,
         known=frozenset(claim.name for claim in claims if known_failure(checkpoint, claim)),
-        exhibits=exhibits_of(checkpoint),
+        exhibits=draw(checkpoint),
     )
 
 
 def _place(structure: str) -> int:
     """In the order of reading; what has no words there comes last."""
-    order = list(words.STRUCTURES)
+    order = list(structures())
     return order.index(structure) if structure in order else len(order)

@@ -9,12 +9,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ar_interp.report.exhibits import Exhibit
+from ar_interp.report.exhibits import Drawn
 from ar_interp.report.plots import figures, widths
 from ar_interp.report.typeset import figure_text, measured, number, slug, typeset
 
 
-def page(exhibits: Sequence[Exhibit], **values: object) -> str:
+def page(exhibits: Sequence[Drawn], **values: object) -> str:
     """The whole page. Scripts other than its own two do not run, and nothing is loaded (Content-Security-Policy).
 
     Args:

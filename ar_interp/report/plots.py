@@ -5,12 +5,12 @@ from typing import Any
 
 import plotly.io
 
-from ar_interp.report.exhibits import Exhibit
+from ar_interp.report.exhibits import Drawn
 
 TOP, TOP_WITH_LABELS = 14, 36  # margin above a figure, pixels
 
 
-def widths(exhibits: tuple[Exhibit, ...]) -> list[str]:
+def widths(exhibits: tuple[Drawn, ...]) -> list[str]:
     """`wide` or `half` for each; halves come in pairs, and one that is left over is wide."""
     found: list[str] = []
     for exhibit in exhibits:
@@ -22,7 +22,7 @@ def widths(exhibits: tuple[Exhibit, ...]) -> list[str]:
     return found
 
 
-def figures(exhibits: Iterable[Exhibit]) -> dict[str, Any]:
+def figures(exhibits: Iterable[Drawn]) -> dict[str, Any]:
     """The data of figures, and the look that all of them share."""
     return {
         "template": plotly.io.templates["plotly_white"].to_plotly_json(),
@@ -30,7 +30,7 @@ def figures(exhibits: Iterable[Exhibit]) -> dict[str, Any]:
     }
 
 
-def specification(exhibit: Exhibit) -> dict[str, Any]:
+def specification(exhibit: Drawn) -> dict[str, Any]:
     """The figure without its title, which is text of the page."""
     found = exhibit.to_dict()
     layout = found["layout"]

@@ -25,6 +25,10 @@ from ar_interp.theory import (
 GRADIENT_STEP = ("s_t", "s_{t-1}", "s_t")  # s_T asks s_{t-1} and is answered s_t: a2 b1
 STEP_PRODUCT = (1, 0)  # its place among the products (a1, a2, a3, a4) x (b1, b2)
 UNIT_COORDINATES = (FirstToken("ones"), FirstToken("signs"))  # of modulus 1 in the eigenbasis
+CIRCUITS = {
+    "circuit spectra": "A gradient step needs d equal singular values in QK and in OV, the others 0",
+    "circuit eigenvalues": "A gradient step moves one block into another: nilpotent, all eigenvalues 0",
+}
 UNIT_NORM = (FirstToken("unit-ones"), FirstToken("sphere"))
 
 
@@ -59,7 +63,8 @@ class _OneLayer(Setting):
 
     @property
     def sentences(self) -> Mapping[str, str]:
-        return {"context": "In theory one linear layer takes one gradient step: an error remains at every T"}
+        context = "In theory one linear layer takes one gradient step: an error remains at every T"
+        return {"context": context} | CIRCUITS
 
 
 class GradientStep(_OneLayer):
@@ -215,7 +220,7 @@ class HaarStack(_OneLayer):
 
     @property
     def sentences(self) -> Mapping[str, str]:
-        return super().sentences if self.config.n_layers == 1 else {}
+        return super().sentences if self.config.n_layers == 1 else CIRCUITS
 
 
 def moments_of(first: FirstToken, dim: int) -> TokenMoments:

@@ -32,6 +32,9 @@ SENTENCES = {
     "positional": "The weight of each key at every context length T",
     "ratio": "p<sub>T−1</sub>/p<sub>T</sub> at every T",
     "residual": "The largest error of the prediction at each angle",
+    "turn": "The prediction turns to W<sub>source</sub> s<sub>T</sub> as far as the model uses its estimate of W",
+    "circuit spectra": "Strength of a head's QK and OV by direction, beside untrained weights",
+    "circuit eigenvalues": "Eigenvalues of a head's QK and OV, beside untrained weights",
 }
 
 
@@ -113,6 +116,15 @@ class Setting(Kind, ABC, root=True):
 
     def position_removal_costs(self, model: Any, *, length: int, method: str) -> Float[Tensor, "offset"] | None:
         """The same without the key s_{T-k}, for each offset k; or None."""
+        return None
+
+    @property
+    def levels(self) -> Float[np.ndarray, "level"] | None:
+        """Losses per context length on which descent settles, or None."""
+        return None
+
+    def previous_key(self, kappa: float) -> float | None:
+        """p_{T-1} / p_T at the minimum where the heads mix in the conjugate eigenvalue kappa times, or None."""
         return None
 
     @property

@@ -14,6 +14,7 @@ from ar_interp.setting.base import EXACT, ExpectedLoss, Hypothesis, Parameters, 
 from ar_interp.theory import (
     SpectralFilter,
     head_removal_cost,
+    kappa_to_ratio,
     orthogonal_minimum,
     population_loss,
     position_removal_cost,
@@ -24,6 +25,11 @@ from ar_interp.theory import (
 )
 
 LAST_KEY, LAST_TWO_KEYS = (0,), (0, 1)
+GOAL = "W<sub>source</sub> s<sub>T</sub>"
+CIRCUITS = {
+    "circuit spectra": "In theory only all heads together are fixed: one alone may have any spectrum",
+    "circuit eigenvalues": "In theory QK and OV are real and diagonal: the eigenvalues lie on the real line",
+}
 
 
 class _Diagonal(Setting):
@@ -53,6 +59,11 @@ class _Diagonal(Setting):
         self, C: Float[Tensor, "ensemble dim dim"], P: Float[Tensor, "ensemble query key"]
     ) -> Float[Tensor, "ensemble"]:
         return population_loss(C, P, family=self.family)
+
+    def previous_key(self, kappa: float) -> float:
+        if not self.pairs:
+            return 0.0
+        return kappa_to_ratio(kappa) if kappa != -1 else float("inf")
 
     def head_removal_costs(self, model: Any, *, length: int, method: str) -> Float[Tensor, "head"]:
         found = diagonal_weights(model)
@@ -124,6 +135,7 @@ class DiagonalHeads(_Diagonal):
             "ratio": "In theory p<sub>T−1</sub>/p<sub>T</sub> = −κ/(1 + κ) at every T, with κ read from the heads"
             if self.pairs
             else "In theory p<sub>T−1</sub>/p<sub>T</sub> = 0 at every T",
+            **CIRCUITS,
         }
 
 
@@ -179,6 +191,8 @@ class OneCoordinate(_Diagonal):
             "keys",
             "ratio": "In theory p<sub>T−1</sub>/p<sub>T</sub> = 0 at every T",
             "residual": "In theory training that is stopped early leaves a residual far above rounding",
+            "turn": f"In theory the prediction turns toward {GOAL}; older values, which stay, hold a part of W too",
+            **CIRCUITS,
         }
 
 
@@ -195,7 +209,12 @@ def _exact_sentences(setting: DiagonalHeads) -> dict[str, str]:
         circle = "In theory the heads alone carry λ + κ λ̄; older keys turn it into λ"
     else:
         circle = "In theory the heads carry λ itself: every dot lies in its circle"
+    turned = f"In theory the prediction becomes {GOAL}: every arrow ends in its ring"
+    if setting.pairs:
+        left = "κ (λ̄ − λ̄<sub>target</sub>) s<sub>T</sub>"
+        turned = f"In theory the older values, which stay, leave {left} from ring to tip"
     return {
+        "turn": turned,
         "context": "In theory the model knows W exactly from T = 2 on; OLS needs T = d + 1",
         "estimate": "In theory the estimate Ŵ equals W: the two pairs of panels look the same",
         "circle": circle,
@@ -208,6 +227,7 @@ def _few_sentences(setting: DiagonalHeads) -> dict[str, str]:
     few = "In theory the heads are too few to carry every λ: the dots fall short of their circles"
     one = "In theory the heads alone carry 2 cos θ, on the real line; older keys turn it into λ"
     return {
+        "turn": f"In theory the prediction turns to {GOAL} as far as few heads can carry W",
         "context": f"In theory an error of {setting.minimum:g}/d remains at every T: the heads are too few to carry W",
         "estimate": "In theory Ŵ keeps only what few heads can carry: its entries fall short of those of W",
         "circle": one if setting.kappa_is_one else few,

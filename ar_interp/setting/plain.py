@@ -1,5 +1,6 @@
 """Theory of full heads on plain tokens, and what the paper reports of its two general models."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ar_interp.models.config import ModelConfig
@@ -21,6 +22,13 @@ class PlainHeads(Setting):
         sizes = {"dim": config.dim, "n_ctx": config.n_ctx, "n_heads": config.n_heads}
         free = {"init_scale": config.init_scale, "dtype": config.dtype}
         return config == ModelConfig.full(**sizes, **free, query_lag=config.query_lag)
+
+    @property
+    def sentences(self) -> Mapping[str, str]:
+        return {
+            "circuit spectra": "A head that prefers no direction, as Haar W does not, has equal singular values",
+            "circuit eigenvalues": "A head that prefers no direction is c I: all its eigenvalues are at one point",
+        }
 
     @property
     def one_head(self) -> float:

@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 from ar_interp._kinds import load_plugins
-from ar_interp.claims import Claims, subject_of
+from ar_interp.claims import Claims, Subject, subject_of
 from ar_interp.processes import Process
 from ar_interp.setting import Setting
 from ar_interp.studies import (
@@ -20,7 +20,19 @@ from ar_interp.studies import (
 )
 from ar_interp.studies.base import Control, Exhibit, Recipe, Structure, Study
 
-__all__ = ["STUDIES", "Control", "Exhibit", "Recipe", "Structure", "Study", "all_studies", "studies_of", "verify"]
+__all__ = [
+    "STUDIES",
+    "Control",
+    "Exhibit",
+    "Recipe",
+    "Structure",
+    "Study",
+    "all_studies",
+    "exhibits_of",
+    "structures",
+    "studies_of",
+    "verify",
+]
 
 STUDIES: tuple[Study, ...] = (
     diagonal_heads.STUDY,
@@ -45,6 +57,20 @@ def all_studies() -> tuple[Study, ...]:
 def studies_of(setting: Setting) -> tuple[Study, ...]:
     """The studies that cover a setting, in order."""
     return tuple(study for study in all_studies() if study.covers(setting))
+
+
+def exhibits_of(subject: Subject) -> tuple[Exhibit, ...]:
+    """The figures that a model has, in reading order; of two with one name, that of the earlier study."""
+    found = {}
+    for study in reversed(studies_of(subject.setting)):
+        found |= {exhibit.name: exhibit for exhibit in study.exhibits() if exhibit.applies(subject)}
+    return tuple(found.values())
+
+
+def structures() -> dict[str, Structure]:
+    """What claims and figures are about, by the first half of their names; what any model has comes first."""
+    every = [any_model.STUDY, *all_studies()]
+    return {name: structure for study in every for name, structure in study.structures.items()}
 
 
 def verify(subject: Any, process: Process | None = None, *, n: int | None = None) -> Claims:

@@ -76,7 +76,7 @@ class Exhibit:
     Report and explorer show the same exhibits, from the same sequences: the explorer with widgets for the controls.
 
     Attributes:
-        name: unique within a study.
+        name: unique within a study; where two studies cover a model and name one alike, the earlier one's is shown.
         title: a noun phrase, e.g. for a table of contents.
         page: of the explorer, e.g. `Heads`.
         structure, evidence: of the claims that it bears on.
@@ -84,7 +84,7 @@ class Exhibit:
         applies: whether the model has what is shown.
         measure: (subject, **values of controls that remeasure) -> result. Exhibits that share a function share its
             result.
-        draw: (subject, result, **values of the other controls) -> figure.
+        draw: (subject, result, **values of all controls) -> figure.
         code: lines of Python that draw the same figure after `import ar_interp as ari` and
             `checkpoint = ari.load(...)`, with `{name}` for the value of a control.
         controls: subject -> controls, since their ranges depend on the model.

@@ -1,6 +1,7 @@
 """Augmented linear attention on Haar W: what one layer finds there, and how many gradient steps a depth is worth."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from ar_interp.claims import Claim, Measured, Subject, claim
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import HaarOrthogonal
 from ar_interp.setting import HaarStack
-from ar_interp.studies.base import Recipe, Study
+from ar_interp.studies.base import Exhibit, Recipe, Structure, Study
 from ar_interp.theory import haar_one_step_minimum, haar_step_size
 from ar_interp.training.config import TrainConfig
 
@@ -138,6 +139,14 @@ def _blow_ups(m: Measured) -> float:
     return (m.errors[:, -1] > LARGE).double().mean().item()
 
 
+def _exhibits() -> tuple[Exhibit, ...]:
+    """The comparison with estimators bears on what depth is worth."""
+    from ar_interp.studies.behaviour_exhibits import EXHIBITS
+
+    names = ("error_by_position", "algorithm_match")
+    return tuple(replace(exhibit, structure="depth") for exhibit in EXHIBITS if exhibit.name in names)
+
+
 def _recipe(
     n_layers: int, attention: str, n_ctx: int = 50, known_failures: Mapping[str, tuple[float, float]] | None = None
 ) -> Recipe:
@@ -172,6 +181,18 @@ def _recipe(
     )
 
 
+STRUCTURES = {
+    "depth": Structure(
+        title="What depth is worth",
+        meaning="If each layer took one more gradient step, L layers would err as L steps do. They do better, since "
+        "layers transform keys and values too; the question is how many steps they are worth.",
+        formulas=(
+            "k steps of gradient descent from 0: W_k = W (I - (I - eta S)^k), S = Σ_{t<T} s_t s_t^*, with tuned eta.",
+            "k iterations of Newton and Schulz are 2^k steps of gradient descent.",
+        ),
+    ),
+}
+
 STUDY = Study(
     name="depth",
     source="Sander et al. 2024, augmented tokens on Haar W, and what deeper stacks do",
@@ -190,4 +211,6 @@ STUDY = Study(
         "augmented-haar-l4-keys": _recipe(4, "linear/keys"),
     },
     claims=_claims,
+    exhibits=_exhibits,
+    structures=STRUCTURES,
 )

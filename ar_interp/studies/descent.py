@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from ar_interp.checkpoints import Trained
 from ar_interp.claims import Claim, Subject, claim
 from ar_interp.setting import DiagonalHeads
-from ar_interp.studies.base import Study
+from ar_interp.studies.base import Structure, Study
 from ar_interp.theory import gradient_descent_scale, trapped_levels
 
 if TYPE_CHECKING:
@@ -133,10 +133,22 @@ def _wilson(successes: int, n: int) -> tuple[float, float]:
     return interval.low, interval.high
 
 
+STRUCTURES = {
+    "descent": Structure(
+        title="How training got there",
+        meaning="The loss over training, and where other random beginnings ended: some structures are forced by the "
+        "minimum, others are chosen by the path of gradient descent, and some seeds are trapped on the way.",
+        formulas=(
+            "Gradient flow conserves A A^T - B B^T and |A|^2 - |P|^2: keys balance values, and the scale c is fixed.",
+        ),
+    ),
+}
+
 STUDY = Study(
     name="descent",
     source="Sander et al. 2024, non-augmented tokens, and what gradient flow conserves",
     question="Which of the minima does gradient descent choose, and where is it trapped?",
     covers=lambda setting: isinstance(setting, DiagonalHeads),
     claims=_claims,
+    structures=STRUCTURES,
 )

@@ -8,7 +8,7 @@ from ar_interp.claims import Claim, Subject
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary
 from ar_interp.setting import DiagonalHeads
-from ar_interp.studies.base import Recipe, Study
+from ar_interp.studies.base import Recipe, Structure, Study
 from ar_interp.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -266,6 +266,34 @@ def _orthogonal(n_heads: int, summary: str, training: TrainConfig) -> Recipe:
     return Recipe(summary=summary, config=config, process=CommutingOrthogonal(10), training=training)
 
 
+STRUCTURES = {
+    "heads": Structure(
+        title="The heads",
+        meaning="Attention heads decide what is asked for and what is passed on. A diagonal head h multiplies keys by "
+        "a_h and values by b_h, and the prediction depends on all heads only through C = B^T A: theory says "
+        "which C is best, and that it makes the heads orthogonal to each other.",
+        formulas=(
+            "Gauge: A → G A, B → G^{-T} B changes neither C = B^T A nor the eigenvalues of M = A B^T.",
+            "Independent eigenvalues: at the minimum C = c Π, Π an orthogonal projector of rank min(H, d), c = 1/p_T; "
+            "for H ≤ d that is M = c I in every gauge, so that ⟨a_h, b_h'⟩ = 0 for h != h'.",
+            "Conjugate pairs: C = c blockdiag [[1, kappa], [kappa, 1]] with one kappa for all pairs; fewer heads than "
+            "coordinates leave only kappa = 1.",
+            "Haar W and a first token of rotation-invariant law: one head with A = B = I is as good as any number.",
+        ),
+    ),
+    "positions": Structure(
+        title="The positional encoding",
+        meaning="At context length T the attention score of the key at t is multiplied by a learned weight p_t. Theory "
+        "says that only the newest keys count, and where eigenvalues come in conjugate pairs that two of them "
+        "complete the identity s_{T+1} = 2 cos(theta) s_T - s_{T-1}.",
+        formulas=(
+            "Independent eigenvalues: p_T = 1/c and p_t = 0 for every other key.",
+            "Conjugate pairs: p_T = 1/c, p_{T-1}/p_T = -kappa/(1 + kappa), p_t = 0 for t ≤ T-2; for kappa = 1 that is "
+            "(…, 0, -1/2, 1)/c.",
+        ),
+    ),
+}
+
 STUDY = Study(
     name="diagonal heads",
     source="Sander et al. 2024, non-augmented tokens",
@@ -301,4 +329,5 @@ STUDY = Study(
         ),
     },
     claims=_claims,
+    structures=STRUCTURES,
 )

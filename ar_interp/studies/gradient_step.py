@@ -10,7 +10,7 @@ from ar_interp.claims import Claim, Subject, claim
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, Process
 from ar_interp.setting import GradientStep
-from ar_interp.studies.base import Recipe, Study
+from ar_interp.studies.base import Recipe, Structure, Study
 from ar_interp.theory import one_step_minimum, optimal_step_size
 from ar_interp.training.config import TrainConfig
 
@@ -197,6 +197,23 @@ def _sampled(steps: int) -> TrainConfig:
 
 EXACT = TrainConfig(optimizer="lbfgs", steps=2000, n_seeds=8)
 
+STRUCTURES = {
+    "step": Structure(
+        title="The gradient step",
+        meaning="An augmented token holds s_t and its predecessor s_{t-1}. One layer can then correlate successors "
+        "with predecessors, which is one step of gradient descent on Σ_t |s_{t+1} - W s_t|^2 from W = 0. "
+        "Theory says how long the step is, and that every other path through the layer should be closed.",
+        formulas=(
+            "prediction = Σ_t (a1 ⟨s_t, s_T⟩ + a2 ⟨s_{t-1}, s_T⟩ + a3 ⟨s_t, s_{T-1}⟩ + a4 ⟨s_{t-1}, s_{T-1}⟩) (b1 s_t "
+            "+ b2 s_{t-1}); a step of gradient descent is a2 b1 = eta alone: Ŵ = eta Σ_{t<T} s_{t+1} s_t^*.",
+            "Independent eigenvalues, |s_{1,j}| = 1: eta = 3/(2 T_max + 3 d - 4), all other products 0.",
+            "Conjugate pairs and Haar W reach the target through a3 too: a3/a2 < 0, and a little less error.",
+            "Other laws of s_1, scores divided by the number of pairs: a2 b1 = kappa_1/(kappa_2 + kappa_3 mean "
+            "1/(t-1)), moments of s_1; the relative error tends to 1 - kappa_1^2/(kappa_0 kappa_2).",
+        ),
+    ),
+}
+
 STUDY = Study(
     name="gradient step",
     source="Sander et al. 2024, augmented tokens",
@@ -226,4 +243,5 @@ STUDY = Study(
         ),
     },
     claims=_claims,
+    structures=STRUCTURES,
 )

@@ -1,7 +1,9 @@
 """A positional encoding trained alone: it shows the spectral filter of descent that was stopped early."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -9,7 +11,7 @@ from ar_interp.claims import Claim, Subject, claim
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingUnitary
 from ar_interp.setting import OneCoordinate
-from ar_interp.studies.base import Recipe, Study
+from ar_interp.studies.base import Exhibit, Recipe, Structure, Study
 from ar_interp.theory import SpectralFilter, descent_steps, position_removal_cost, positional_loss, positional_optimum
 from ar_interp.training.config import TrainConfig
 
@@ -27,10 +29,8 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     """
     from ar_interp.studies.heads_measured import HeadsMeasured
 
-    setting, run = subject.setting, subject.run
-    assert isinstance(setting, OneCoordinate)
-    filters = None if run is None else setting.filters(run.training, run.steps)
-    if run is None or filters is None:
+    setting, run, filters = subject.setting, subject.run, _filters(subject)
+    if run is None or not filters:
         raise ValueError(
             "a positional-only model is compared with descent from zero: pass its checkpoint or training run, made "
             "with optimizer 'gd', objective 'population' and init_scale 0."
@@ -125,6 +125,68 @@ def _recipe(mu: float) -> Recipe:
     )
 
 
+def _exhibits() -> tuple[Exhibit, ...]:
+    """The two figures of the filter; what others show of the positional encoding bears on it too."""
+    from ar_interp import figures
+    from ar_interp.probes.positional import positional_structure
+    from ar_interp.studies.any_model import STUDY as ANY_MODEL
+    from ar_interp.studies.behaviour_exhibits import SETTING
+
+    def measure(subject: Subject) -> Any:
+        return positional_structure(subject.model), _filters(subject)[-1]
+
+    shown = partial(
+        Exhibit,
+        page="Positional encoding",
+        structure="filter",
+        evidence="weights",
+        measure=measure,
+        applies=lambda subject: bool(_filters(subject)),
+    )
+    code = f"""{SETTING}structure = ari.positional_structure(checkpoint.model)
+filters = setting.filters(checkpoint.training, checkpoint.steps)
+ari.figures.{{}}(structure, filters[-1]).show()"""
+    return (
+        *(replace(e, structure="filter") for e in ANY_MODEL.exhibits() if e.structure == "positions"),
+        shown(
+            name="filter_profile",
+            title="The profile beside the filter",
+            look="The trained weights as points, theory as a line, with no parameter fitted. Look for a point beside "
+            "the line, and at how far this is from the optimum, all weight on the last key.",
+            draw=lambda subject, result: figures.filter_profile(*result),
+            code=code.format("filter_profile"),
+        ),
+        shown(
+            name="filter_response",
+            title="Modes that have been learned",
+            look="How far each mode of the signal has been learned when training stopped. Look at the edge between "
+            "learned and not learned, and whether points and line agree on it.",
+            draw=lambda subject, result: figures.filter_response(*result),
+            code=code.format("filter_response"),
+        ),
+    )
+
+
+def _filters(subject: Subject) -> list[SpectralFilter]:
+    """What descent from zero has learned, for each context length; nothing of any other training."""
+    setting, run = subject.setting, subject.run
+    assert isinstance(setting, OneCoordinate)
+    return [] if run is None else setting.filters(run.training, run.steps) or []
+
+
+STRUCTURES = {
+    "filter": Structure(
+        title="The filter of unfinished descent",
+        meaning="A positional encoding that is trained alone on slow signals looks like a smooth filter. The optimum "
+        "is to use only the newest key; the smoothness is that of gradient descent that was stopped early, and "
+        "theory gives it number by number.",
+        formulas=(
+            "loss(p) = (p - e_T)^T K (p - e_T), K_{tt'} = sinc(4 (t - t')/mu), sinc(x) = sin(πx)/(πx).",
+            "Gradient descent from zero with step eta: p = [I - (I - eta K)^k] e_T after k steps.",
+        ),
+    ),
+}
+
 STUDY = Study(
     name="unfinished descent",
     source="Sander et al. 2024, positional encoding only",
@@ -132,4 +194,6 @@ STUDY = Study(
     covers=lambda setting: isinstance(setting, OneCoordinate),
     recipes={f"positional-mu{mu:g}": _recipe(mu) for mu in (50.0, 100.0, 200.0, 300.0)},
     claims=_claims,
+    exhibits=_exhibits,
+    structures=STRUCTURES,
 )

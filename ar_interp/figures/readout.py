@@ -1,0 +1,36 @@
+"""Figure of `DataEfficiency`: how many contexts a probe needs to read a target off an activation."""
+
+import plotly.graph_objects as go
+
+from ar_interp.figures.style import BLUE, GREY, ORANGE, VERMILLION, number, styled
+from ar_interp.probes.readout_efficiency import DataEfficiency
+
+LOOKS = ((BLUE, "solid", "circle"), (VERMILLION, "dash", "diamond-open"), (ORANGE, "dot", "square-open"),
+         (GREY, "dashdot", "x"))  # fmt: skip
+
+
+def data_efficiency(found: DataEfficiency) -> go.Figure:
+    """Held-out score of the probe against the number of contexts that it was fitted to, beside its controls."""
+    figure = go.Figure()
+    curve = found.curve
+    for source, (colour, dash, symbol) in zip(dict.fromkeys(curve["source"]), LOOKS, strict=False):
+        rows = curve[curve["source"] == source]
+        figure.add_scatter(
+            x=rows["n_train"].tolist(), y=rows["score"].tolist(), mode="lines+markers", name=source,
+            error_y={
+                "array": (rows["high"] - rows["score"]).tolist(), "thickness": 1, "width": 3,
+                "arrayminus": (rows["score"] - rows["low"]).tolist(),
+            },
+            line={"color": colour, "dash": dash, "width": 1.5}, marker={"symbol": symbol, "size": 8},
+            hovertemplate="%{x} contexts<br>%{y:.3g}<extra>" + source + "</extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title_text="contexts that the probe is fitted to", type="log")
+    figure.update_yaxes(title_text="held-out score", range=[min(-0.3, max(-1, curve["score"].min())), 1.05])
+    codes, model = found.codes.set_index("source"), curve[curve["source"] == "model"].iloc[-1].to_dict()
+    saved = ", ".join(f"{number(bits)} ({source})" for source, bits in codes["saved"].items())
+    return styled(
+        figure,
+        title=f"Fitted to {model['n_train']} contexts the probe scores {number(model['score'])}; 1 reads all",
+        measured=f"95 % intervals. Bits saved per value by knowing the activation: {saved}",
+        wide=True,
+    )
