@@ -6,6 +6,8 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
+collect_ignore = ["outside"]  # a package that only processes of their own import
+
 torch.set_num_threads(1)  # the suite's tensors are small, and pytest-xdist brings the parallelism
 
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25)

@@ -27,7 +27,7 @@ def data_efficiency(found: DataEfficiency) -> go.Figure:
     figure.update_xaxes(title_text="contexts that the probe is fitted to", type="log")
     figure.update_yaxes(title_text="held-out score", range=[min(-0.3, max(-1, curve["score"].min())), 1.05])
     codes, model = found.codes.set_index("source"), curve[curve["source"] == "model"].iloc[-1].to_dict()
-    saved = ", ".join(f"{number(bits)} ({source})" for source, bits in codes["saved"].items())
+    saved = ", ".join(f"{number(bits)} ({source})" for source, bits in codes["saved"].to_dict().items())
     return styled(
         figure,
         title=f"Fitted to {model['n_train']} contexts the probe scores {number(model['score'])}; 1 reads all",

@@ -8,6 +8,7 @@ import plotly.io
 from ar_interp.report.exhibits import Drawn
 
 TOP, TOP_WITH_LABELS = 14, 36  # margin above a figure, pixels
+PLOTLY_HEIGHT, PLOTLY_TOP = 450, 100  # of a figure that says nothing of them
 
 
 def widths(exhibits: tuple[Drawn, ...]) -> list[str]:
@@ -22,6 +23,7 @@ def widths(exhibits: tuple[Drawn, ...]) -> list[str]:
     return found
 
 
+
 def figures(exhibits: Iterable[Drawn]) -> dict[str, Any]:
     """The data of figures, and the look that all of them share."""
     return {
@@ -34,8 +36,9 @@ def specification(exhibit: Drawn) -> dict[str, Any]:
     """The figure without its title, which is text of the page."""
     found = exhibit.to_dict()
     layout = found["layout"]
-    del layout["title"]
+    layout.pop("title", None)
     top = TOP_WITH_LABELS if layout.get("annotations") else TOP
-    layout["height"] -= layout["margin"]["t"] - top
-    layout["margin"]["t"] = top
+    margin = layout.setdefault("margin", {})
+    layout["height"] = layout.get("height", PLOTLY_HEIGHT) - margin.get("t", PLOTLY_TOP) + top
+    margin["t"] = top
     return found
