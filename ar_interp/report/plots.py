@@ -23,7 +23,6 @@ def widths(exhibits: tuple[Drawn, ...]) -> list[str]:
     return found
 
 
-
 def figures(exhibits: Iterable[Drawn]) -> dict[str, Any]:
     """The data of figures, and the look that all of them share."""
     return {
