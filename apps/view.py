@@ -1,4 +1,4 @@
-"""What the pages share: the selection (sidebar and URL), and the exhibits of a page with their controls and code.
+"""All that the pages share: the selection (sidebar and URL), and the exhibits of a page with their controls and code.
 
 The URL is the one truth about the selection: widgets write to it before a rerun, and are set from it. Streamlit
 empties it when the page changes, so the selection is also remembered in the session and written back.
@@ -84,53 +84,40 @@ def _show(checkpoint: ari.Checkpoint, subject: Subject, exhibit: Exhibit, shared
             del kept[next(iter(kept))]
     st.plotly_chart(exhibit.draw(subject, kept[key], **values), theme=None, config={"displaylogo": False})
     st.caption(plain(exhibit.look))
-    show_code(checkpoint, exhibit.code.format(**values))
+    show_code(exhibit.code.format(**values))
 
 
-def show_code(checkpoint: ari.Checkpoint, code: str) -> None:
+def show_code(code: str) -> None:
     """Lines of Python that run as they are."""
     with st.expander("Python", icon=":material/code:"):
         st.code(f"import ar_interp as ari\n\ncheckpoint = ari.load({_recall('checkpoint')!r})\n{code}")
 
 
 def _places(wide: list[bool]) -> list[Any]:
-    """Containers in which halves of a page come in pairs."""
+    """Containers in which halves of a page come in pairs; one that is left over takes it all."""
     found: list[Any] = []
-    right = None
-    for takes_all in wide:
-        if takes_all:
-            found.append(st.container())
-            right = None
-        elif right is None:
-            left, right = st.columns(2)
-            found.append(left)
-        else:
-            found.append(right)
-            right = None
+    while len(found) < len(wide):
+        pair = wide[len(found) : len(found) + 2] == [False, False]
+        found += st.columns(2) if pair else [st.container()]
     return found
 
 
 def _choose(control: Control) -> Any:
     """The value of a control from the URL or its widget; what is out of bounds is brought inside."""
     name, text = control.name, _recall(control.name)
+    help = plain(control.meaning) or None
+    widget: dict[str, Any] = {"key": name, "on_change": _take, "args": (name, name), "help": help}
     if control.kind == "choice":
         labels = {str(option): option for option in (control.default, *control.options)}
         chosen = text if text in labels else str(control.default)
         st.session_state[name] = chosen
-        st.selectbox(
-            control.label,
-            list(labels),
-            key=name,
-            on_change=_take,
-            args=(name, name),
-            help=plain(control.meaning) or None,
-        )
+        st.selectbox(control.label, list(labels), **widget)
         return labels[_remember(name, chosen)]
     if control.kind == "sequence":
         numbers = re.findall(r"-?\d+(?:\.\d+)?", text)
         values = [float(n) if "." in n else int(n) for n in numbers] or list(control.default)
         st.session_state[name] = _remember(name, ", ".join(map(str, values)))
-        st.text_input(control.label, key=name, on_change=_take, args=(name, name), help=plain(control.meaning) or None)
+        st.text_input(control.label, **widget)
         return values
     if control.kind == "integer":
         low, high, step = int(control.low), int(control.high), 1
@@ -141,16 +128,7 @@ def _choose(control: Control) -> Any:
     value = min(max(asked, low), high) if math.isfinite(asked) else control.default
     if low < high:
         st.session_state[name] = value
-        st.slider(
-            control.label,
-            low,
-            high,
-            step=step,
-            key=name,
-            on_change=_take,
-            args=(name, name),
-            help=plain(control.meaning) or None,
-        )
+        st.slider(control.label, low, high, step=step, **widget)
     _remember(name, f"{value:g}")
     return value
 
@@ -254,5 +232,5 @@ def _remember(name: str, value: str) -> str:
 
 @cached(False)
 def _results(checkpoint: ari.Checkpoint) -> dict[Any, Any]:
-    """What was measured of a checkpoint, by function and values."""
+    """Results of a checkpoint, by function and values of controls."""
     return {}

@@ -157,7 +157,7 @@ def test_a_model_of_which_theory_is_silent_shows_its_figures_and_why_there_are_n
     at = open_page(page, checkpoint=silent)
     check_page(at, page, "silent")
     check_code(at, monkeypatch)
-    assert "theory" not in "".join(spec["layout"]["title"]["text"].lower() for spec in specs(at))
+    assert "in theory" not in "".join(spec["layout"]["title"]["text"].lower() for spec in specs(at))
     if page == "overview":
         assert "There are no claims about this model: noise is 0.3" in at.info[0].value.replace("\\", "")
 

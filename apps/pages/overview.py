@@ -103,4 +103,4 @@ with claims_place, view.errors_shown():
             ),
             hide_index=True,
         )
-    view.show_code(checkpoint, "claims = ari.verify(checkpoint)\nprint(claims.to_frame().to_string())")
+    view.show_code("claims = ari.verify(checkpoint)\nprint(claims.to_frame().to_string())")

@@ -245,7 +245,7 @@ def _points(figure: go.Figure, spectrum: Spectrum, layer: int, head: int, name: 
 
 
 def _names(layers: range, n_heads: int) -> list[str]:
-    """Of the heads of these layers, layer by layer; of the layers where each has a single head."""
+    """Names of the heads of these layers, layer by layer; names of the layers where each has a single head."""
     if n_heads == 1:
         return [str(layer) for layer in layers]
     return [f"{layer}, {head}" for layer in layers for head in range(n_heads)]

@@ -208,7 +208,7 @@ def edit_curve(losses: EditLosses, chosen: EditLosses) -> go.Figure:
 
 
 def ablation_costs(ablation: Ablation) -> go.Figure:
-    """What the loss grows by without each head or key, beside what theory expects where it expects something."""
+    """Growth of the loss without each head or key, beside what theory expects where it expects something."""
     table = ablation.by_component
     heads = "head" in table.columns
     labels = {name: table[name].tolist() for name in ("layer", "head" if heads else "offset")}

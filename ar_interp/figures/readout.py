@@ -1,5 +1,6 @@
 """Figure of `DataEfficiency`: how many contexts a probe needs to read a target off an activation."""
 
+import numpy as np
 import plotly.graph_objects as go
 
 from ar_interp.figures.style import BLUE, GREY, ORANGE, VERMILLION, number, styled
@@ -26,11 +27,13 @@ def data_efficiency(found: DataEfficiency) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title_text="contexts that the probe is fitted to", type="log")
     figure.update_yaxes(title_text="held-out score", range=[min(-0.3, max(-1, curve["score"].min())), 1.05])
-    codes, model = found.codes.set_index("source"), curve[curve["source"] == "model"].iloc[-1].to_dict()
-    saved = ", ".join(f"{number(bits)} ({source})" for source, bits in codes["saved"].to_dict().items())
+    own = np.asarray(curve["source"]) == "model"
+    n, score = int(np.asarray(curve["n_train"])[own][-1]), float(np.asarray(curve["score"])[own][-1])
+    codes = zip(found.codes["source"].tolist(), found.codes["saved"].tolist(), strict=True)
+    saved = ", ".join(f"{number(bits)} ({source})" for source, bits in codes)
     return styled(
         figure,
-        title=f"Fitted to {model['n_train']} contexts the probe scores {number(model['score'])}; 1 reads all",
+        title=f"Fitted to {n} contexts the probe scores {number(score)} on others; 1 reads all",
         measured=f"95 % intervals. Bits saved per value by knowing the activation: {saved}",
         wide=True,
     )

@@ -39,14 +39,12 @@ def training_history(history: pd.DataFrame, setting: Setting) -> go.Figure:
     axis = "loss (per T)" if minimum is None else "loss − minimum (per T)"
     figure.update_yaxes(title_text=axis, type="log", exponentformat="power")
     first, last = history["loss_min"].iloc[0], history["loss_min"].iloc[-1]
-    measured = f"loss per T of the model kept: {number(first)} at the start, {number(last)} at the end"
+    measured = "smallest loss per T over the seeds"
     if minimum is not None:
-        measured += f", {number(minimum)} at the minimum (what is at or below it is not drawn)"
+        measured += f"; the minimum of theory is {number(minimum)} (what is at or below it is not drawn)"
     return styled(
         figure,
-        title="The loss should fall and level off"
-        if minimum is None
-        else "The loss should fall to the minimum of the theory and stop there",
+        title=f"The loss goes from {number(first)} at the start to {number(last)} at the end of training",
         wide=True,
         measured=measured,
         legend=not one_seed,
@@ -81,15 +79,12 @@ def member_levels(members: pd.DataFrame, levels: Float[np.ndarray, "n_minus"] | 
     figure.update_yaxes(title_text="number of seeds", rangemode="tozero")
     best = float(losses.min())
     reached = int((losses < best + 0.01).sum())
-    title = (
-        "Seeds should end at the levels of the trapped models, by their number m of blocks with κ = −1"
-        if levels is not None
-        else "The leftmost bar holds the seeds that reach the lowest loss"
-    )
     return styled(
         figure,
-        title=title,
+        title=f"{reached} of {len(members)} seeds end within .01 of the best loss, {number(best)}",
         wide=True,
         legend=False,
-        measured=f"{reached} of {len(members)} seeds end within .01 of the best loss, {number(best)}",
+        measured="the leftmost bar holds the seeds that reach the lowest loss"
+        if levels is None
+        else "dashed: levels of the trapped models, by their number m of blocks with κ = −1",
     )

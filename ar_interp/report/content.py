@@ -1,4 +1,4 @@
-"""What a report holds: per checkpoint the claims, the figures that bear on them, and how it all was made."""
+"""The content of a report: per checkpoint the claims, the figures that bear on them, and how it all was made."""
 
 import datetime
 import json
@@ -31,7 +31,7 @@ SAMPLED = {"contexts": N, "contexts_where_fitted": N_FITTED, "seed": EXHIBITS}  
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one kind of evidence says of one structure."""
+    """Claims and figures of one kind of evidence about one structure."""
 
     evidence: Evidence
     claims: tuple[Claim, ...]
@@ -157,7 +157,7 @@ class Report:
         ]
 
     def sharing(self, *attributes: str) -> list[tuple[Any, list[tuple[Examined, Claim]]]]:
-        """What claims have in common, and the claims that do; in the order of the values of these attributes."""
+        """Values that claims have in common, and the claims that do; in the order of the values of these attributes."""
         value = attrgetter(*attributes)
         ordered = sorted(self.claims, key=lambda pair: value(pair[1]))
         return [(shared, list(pairs)) for shared, pairs in groupby(ordered, key=lambda pair: value(pair[1]))]
@@ -173,7 +173,7 @@ class Report:
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """What makes this report again."""
+        """Commands that make this report again."""
         names = shlex.join(one.name for one in self.examined)
         return (
             f"ar-interp verify {names}",

@@ -1,4 +1,4 @@
-"""What the report says in words, in the notation of `typeset`: for readers who have never seen the project."""
+"""Words of the report, in the notation of `typeset`: for readers who have never seen the project."""
 
 from typing import NamedTuple
 

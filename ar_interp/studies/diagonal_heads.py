@@ -270,8 +270,8 @@ STRUCTURES = {
     "heads": Structure(
         title="The heads",
         meaning="Attention heads decide what is asked for and what is passed on. A diagonal head h multiplies keys by "
-        "a_h and values by b_h, and the prediction depends on all heads only through C = B^T A: theory says "
-        "which C is best, and that it makes the heads orthogonal to each other.",
+        "a_h and values by b_h, and the prediction depends on all heads only through C = B^T A. Where theory speaks, "
+        "it says which C is best, and that it makes the heads orthogonal to each other.",
         formulas=(
             "Gauge: A → G A, B → G^{-T} B changes neither C = B^T A nor the eigenvalues of M = A B^T.",
             "Independent eigenvalues: at the minimum C = c Π, Π an orthogonal projector of rank min(H, d), c = 1/p_T; "

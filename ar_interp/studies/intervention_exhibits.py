@@ -103,6 +103,11 @@ def _has_blocks(subject: Subject) -> bool:
     return getattr(subject.config, "encoding", "plain") == "augmented"
 
 
+def _has_positions(subject: Subject) -> bool:
+    """Keys have positional weights."""
+    return getattr(subject.model, "P", None) is not None
+
+
 def _draw(name: str, subject: Subject, result: Any, **chosen: Any) -> go.Figure:
     return getattr(figures, name)(result)
 
@@ -156,6 +161,17 @@ _swapped = partial(
     wide=True,
 )
 _removed = partial(Exhibit, page="Interventions", evidence="causal")
+_keys = partial(
+    _removed,
+    title="Cost of each key",
+    look="Each bar is the price of cutting the key at that distance from the newest. Look for bars that miss the "
+    "diamond of theory, where there is one, and for keys that cost nothing.",
+    measure=_remove_keys,
+    draw=partial(_draw, "ablation_costs"),
+    code=CONTEXTS + "ablation = ari.ablate_positions(checkpoint.model, contexts, layer={layer})\n"
+    "ari.figures.ablation_costs(ablation).show()",
+    controls=_layer,
+)
 _scrubbed = partial(
     _removed,
     look="All but what the hypothesis names is taken from another sequence. Look whether the model still does its "
@@ -224,18 +240,15 @@ EXHIBITS = (
         "ari.figures.ablation_costs(ablation).show()",
         applies=lambda subject: has_several_heads(subject) and not missing(subject.model, "ablate_heads"),
     ),
-    _removed(
+    _keys(
         name="key_costs",
-        title="Cost of each key",
         structure="positions",
-        look="Each bar is the price of cutting the key at that distance from the newest. Look for bars that miss the "
-        "diamond of theory, where there is one, and for keys that cost nothing.",
-        measure=_remove_keys,
-        draw=partial(_draw, "ablation_costs"),
-        code=CONTEXTS + "ablation = ari.ablate_positions(checkpoint.model, contexts, layer={layer})\n"
-        "ari.figures.ablation_costs(ablation).show()",
-        controls=_layer,
-        applies=lambda subject: not missing(subject.model, "ablate_positions"),
+        applies=lambda subject: _has_positions(subject) and not missing(subject.model, "ablate_positions"),
+    ),
+    _keys(
+        name="context_costs",
+        structure="estimate",
+        applies=lambda subject: not _has_positions(subject) and not missing(subject.model, "ablate_positions"),
     ),
     _removed(
         name="path_shares",

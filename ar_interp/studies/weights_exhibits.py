@@ -43,7 +43,7 @@ def _has_diagonal_heads(subject: Subject) -> bool:
 
 
 def _has_several_weights(subject: Subject) -> bool:
-    """Of one head on one coordinate there is nothing to compare."""
+    """Whether there is anything to compare: more than one head on one coordinate."""
     return _has_diagonal_heads(subject) and diagonal_weights(subject.model).A.numel() > 1
 
 
