@@ -55,7 +55,7 @@ class Trained(Protocol):
     @property
     def model(self) -> "HookedARTransformer": ...
     @property
-    def config(self) -> ModelConfig: ...
+    def config(self) -> Any: ...
     @property
     def process(self) -> Process: ...
     @property
@@ -77,6 +77,7 @@ class Checkpoint:
     """A trained model and where it came from.
 
     Attributes:
+        config: a `Config`.
         model: made when it is first asked for, so that all else can be shown without TransformerLens.
         parameters: its checked weights by name.
         history: a row per logged step, see `TrainingRun`.
@@ -90,7 +91,7 @@ class Checkpoint:
     name: str
     path: Path
     parameters: dict[str, Tensor]
-    config: ModelConfig
+    config: Any
     process: Process
     training: TrainConfig
     history: pd.DataFrame
@@ -242,7 +243,6 @@ def describe(run: Trained, name: str, summary: str = "") -> str:
     own = {field.name: getattr(process, field.name) for field in fields(process)}
     own = {name: value for name, value in own.items() if value and name not in ("dim", "first_token")}
     facts = "".join(f", {name} = {f'{value:g}' if isinstance(value, float) else value}" for name, value in own.items())
-    initial = "as of torch.nn.Linear" if model.init == "linear" else f"N(0, {model.init_scale:g}^2)"
     lines = [
         f"# {name}",
         "",
@@ -250,7 +250,8 @@ def describe(run: Trained, name: str, summary: str = "") -> str:
         "## What it is",
         "",
         f"- {model.summary}; d = {model.dim}, n_ctx = {model.n_ctx}",
-        f"- weights: {model.dtype}; tokens {'real' if process.real_tokens else 'complex, in the eigenbasis'}",
+        f"- weights: {str(model.torch_dtype).removeprefix('torch.')}; tokens "
+        + ("real" if process.real_tokens else "complex, in the eigenbasis"),
         f"- process: {process.kind}{facts}, first token {process.initial.law}",
         "",
         "## How it was made",
@@ -261,7 +262,7 @@ def describe(run: Trained, name: str, summary: str = "") -> str:
         + f", {run.steps} steps"
         + (f", batch {training.batch}" if training.objective == "sampled" else "")
         + ("" if training.stop_below is None else f", stopped below {training.stop_below:g}"),
-        f"- initial weights {initial}; {len(losses)} seed(s) from {training.seed}, "
+        f"- initial weights {model.initial_law}; {len(losses)} seed(s) from {training.seed}, "
         f"seed {run.seed} kept; trained on {run.device}",
         f"- final loss per context length {losses.min():.3g}; {(losses < losses.min() + 0.01).sum()} of "
         f"{len(losses)} seed(s) end within .01 of it",
@@ -341,7 +342,7 @@ def _build(cls: type[T], values: Any, where: str) -> T:
         raise CheckpointError(f"{where}: {error}") from error
 
 
-def _build_config(values: Any, where: str) -> ModelConfig:
+def _build_config(values: Any, where: str) -> Config:
     return _build_kind(Config, {"kind": ModelConfig.kind, **values} if isinstance(values, dict) else values, where)
 
 
@@ -380,7 +381,7 @@ def _check_comes_back(name: str, value: Any, build: Callable[[Any, str], Any]) -
         ) from fault
 
 
-def _read_tensors(path: Path, config: ModelConfig) -> dict[str, Tensor]:
+def _read_tensors(path: Path, config: Config) -> dict[str, Tensor]:
     where = f"{path.parent.name}/{path.name}"
     shapes = config.parameter_shapes
     dtype = {torch.float64: "F64", torch.float32: "F32"}[config.torch_dtype]

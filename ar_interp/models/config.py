@@ -59,6 +59,16 @@ class Config(Kind, ABC, root=True):
     def summary(self) -> str:
         """The architecture in a line."""
 
+    @property
+    def initial_law(self) -> str:
+        """The law of the initial weights, for the model card."""
+        return "as the config draws them"
+
+    @property
+    def parity_obstruction(self) -> str | None:
+        """Why training is in vain, or None."""
+        return None
+
     @abstractmethod
     def check_process(self, process: object) -> None:
         """Raise a ValueError that says how to mend it where this model cannot be about the process."""
@@ -328,6 +338,10 @@ class ModelConfig(Config):
     @property
     def torch_dtype(self) -> torch.dtype:
         return DTYPES[self.dtype]
+
+    @property
+    def initial_law(self) -> str:
+        return "as of torch.nn.Linear" if self.init == "linear" else f"N(0, {self.init_scale:g}^2)"
 
     @property
     def parity_obstruction(self) -> str | None:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.models.config import ModelConfig
+from ar_interp.models.config import Config, ModelConfig
 from ar_interp.training.linear_stack import is_linear_stack, linear_stack_step
 from ar_interp.training.positional_heads import (
     figure7_step,
@@ -20,11 +20,13 @@ Step = Callable[[Parameters, Tensor, int], tuple[Float[Tensor, "ensemble"], Para
 Predict = Callable[[Parameters, Tensor], Tensor]  # tokens [ensemble batch pos dim] -> predictions
 
 
-def fast_step(config: ModelConfig) -> Step | None:
+def fast_step(config: Config) -> Step | None:
     """Losses and gradients of every member on real s_1, ..., s_{n+1} [ensemble batch pos dim], written by hand.
 
     None where there is no such step for the architecture.
     """
+    if type(config) is not ModelConfig:
+        return None
     alone = linear_stack_step if is_linear_stack(config) else figure7_step if is_paper_figure7(config) else None
     if alone is None:
         return None
@@ -42,8 +44,8 @@ def fast_step(config: ModelConfig) -> Step | None:
     return step
 
 
-def fast_predictions(config: ModelConfig) -> Predict | None:
+def fast_predictions(config: Config) -> Predict | None:
     """Predictions of every member on real sequences, to be differentiated; None where there is no faster way."""
-    if not is_shared_positions(config):
+    if type(config) is not ModelConfig or not is_shared_positions(config):
         return None
     return lambda parameters, tokens: shared_positions_predictions(config, parameters, tokens)

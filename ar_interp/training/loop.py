@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ar_interp.checkpoints import save
-from ar_interp.models.config import ModelConfig
+from ar_interp.models.config import Config
 from ar_interp.processes import Process
 from ar_interp.seeds import TRAINING_EVALUATION
 from ar_interp.setting import Setting, setting_of
@@ -42,6 +42,7 @@ class TrainingRun:
     """What training leaves.
 
     Attributes:
+        config: a `Config`.
         model: the member with the lowest final loss.
         history: a row per logged step: step, and loss_min, loss_median, loss_max over the members. Losses are per
             context length (the training loss divided by n_ctx - 1).
@@ -51,7 +52,7 @@ class TrainingRun:
     """
 
     model: "HookedARTransformer"
-    config: ModelConfig
+    config: Any
     process: Process
     training: TrainConfig
     history: pd.DataFrame
@@ -83,7 +84,7 @@ class _Divergence(Exception):  # noqa: N818 - caught here, never shown
 
 
 def train(
-    config: ModelConfig, process: Process, training: TrainConfig | None = None, *, progress: bool = True
+    config: Config, process: Process, training: TrainConfig | None = None, *, progress: bool = True
 ) -> TrainingRun:
     """Train one model, or an ensemble of seeds of which the best is kept.
 
@@ -284,7 +285,7 @@ def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfi
     return {"loss": errors.mean(1), "trimmed": kept.mean(1)}
 
 
-def _member(parameters: Parameters, index: int, config: ModelConfig, process: Process) -> "HookedARTransformer":
+def _member(parameters: Parameters, index: int, config: Config, process: Process) -> "HookedARTransformer":
     model = config.build(process)
     model.load_state_dict({name: tensor[index].detach().cpu() for name, tensor in parameters.items()})
     return model

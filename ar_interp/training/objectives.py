@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from ar_interp.models.config import ModelConfig
+from ar_interp.models.config import Config
 from ar_interp.processes import Process
 from ar_interp.setting import Setting
 from ar_interp.training.fast import Parameters, Predict, fast_predictions, fast_step
@@ -30,7 +30,7 @@ def population_objective(setting: Setting) -> Objective:
 
 
 def sampled_objective(
-    config: ModelConfig,
+    config: Config,
     process: Process,
     *,
     batch: int,
@@ -64,7 +64,7 @@ def value_and_gradients(
     return losses.detach(), dict(zip(tensors, gradients, strict=True))
 
 
-def predictions_of(config: ModelConfig, *, device: torch.device) -> Predict:
+def predictions_of(config: Config, *, device: torch.device) -> Predict:
     """Predictions of every member by the hooked model."""
     model = config.build(device=device)
     return vmap(lambda parameters, tokens: functional_call(model, parameters, (tokens,)))
