@@ -87,7 +87,7 @@ def assert_recovers_context(
     tolerance = REFERENCES[reference] if tolerance is None else check_number("tolerance", tolerance, low=0.0)
     model, process = _resolve(subject, process, "recover_context")
     length = _length("length", length, model)
-    sequences = process.sample(N_SEQUENCES, length + 1, seed=SEED, device=_device(model))
+    sequences = process.contexts(N_SEQUENCES, length, seed=SEED, device=_device(model))
 
     def read(model: Any) -> Reading[RecoveredContext]:
         found = recover_context(model, sequences)
@@ -269,7 +269,7 @@ def assert_context_is_causal(
     tolerance = check_number("tolerance", tolerance, low=0.0)
     model, process = _resolve(subject, process, "swap_context")
     length = _length("length", length, model)
-    pairs = [process.sample(N_SEQUENCES, length + 1, seed=seed, device=_device(model)) for seed in (SEED + 1, SEED + 2)]
+    pairs = [process.contexts(N_SEQUENCES, length, seed=seed, device=_device(model)) for seed in (SEED + 1, SEED + 2)]
 
     def read(model: Any) -> Reading[SwappedContext]:
         found = swap_context(model, *pairs, positions=[length])

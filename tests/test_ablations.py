@@ -328,7 +328,7 @@ def test_what_is_refused():
         ablate_positions(model, sequences, offsets=[6])
     with pytest.raises(ValueError, match="sequences must be at least 2, for means, others and standard errors; got 1"):
         ablate_heads(model, sequences[:1], method="resample")
-    with pytest.raises(ValueError, match="sequences must have at least 3 tokens"):
+    with pytest.raises(ValueError, match="contexts must be at least 2 inputs long, got 1"):
         ablate_positions(model, HAAR.sample(4, 2, seed=0))
     with pytest.raises(ValueError, match="process has dim 5 but the sequences have dim 4"):
         ablate_heads(model, sequences, process=ari.HaarOrthogonal(5))

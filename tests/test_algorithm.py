@@ -11,7 +11,7 @@ import ar_interp as ari
 from ar_interp import estimators, theory
 from ar_interp.probes.algorithm import (
     STEPS,
-    _Contexts,
+    _Spectra,
     _trimmed,
     default_estimators,
     equivalent_steps,
@@ -146,12 +146,11 @@ def test_diagonal_heads_are_compared_too():
 @pytest.mark.parametrize("per_pair", [False, True])
 @pytest.mark.parametrize("process", [ari.HaarOrthogonal(D, noise=0.3), UNITARY], ids=lambda p: p.kind)
 def test_the_filter_is_gradient_descent(process, per_pair):
-    tokens = process.sample(5, LENGTH + 1, seed=2).tokens
+    contexts = process.contexts(5, LENGTH, seed=2)
     descent = estimators.GradientDescent.of_steps(6, 0.11, per_pair=per_pair)
-    contexts = _Contexts(tokens, per_pair=per_pair)
-    errors = (descent(tokens[:, :-1]) - tokens[:, 1:])[:, 1:].abs().square().sum(-1)
-    torch.testing.assert_close(contexts.errors(6, 0.11), errors)
-    torch.testing.assert_close(contexts.estimate(descent), descent.estimate(tokens[:, :-1])[:, 1:])
+    spectra = _Spectra(contexts, per_pair=per_pair)
+    torch.testing.assert_close(spectra.losses(6, 0.11), contexts.losses(descent(contexts.inputs)))
+    torch.testing.assert_close(spectra.estimate(descent), descent.estimate(contexts.inputs))
 
 
 def test_steps_are_tuned_as_in_estimators():
@@ -222,7 +221,7 @@ def model_without_process() -> ari.HookedARTransformer:
     [
         (lambda m: identify(model_without_process(), HAAR), "process is needed to tune the step sizes"),
         (lambda m: identify_algorithm(m, HAAR.sample(9, 5, seed=0)), "at least 10 for an interval, got 9"),
-        (lambda m: identify_algorithm(m, HAAR.sample(20, 2, seed=0)), "at least 3 tokens"),
+        (lambda m: identify_algorithm(m, HAAR.sample(20, 2, seed=0)), "contexts must be at least 2 inputs long, got 1"),
         (lambda m: step_sizes(HAAR, length=1), "length must be at least 2, got 1"),
         (lambda m: step_sizes(HAAR, length=5, steps=(0,)), "steps must be at least 1, got 0"),
         (lambda m: gradient_descent_curve(HAAR, length=5, n=1), "n must be at least 2, got 1"),

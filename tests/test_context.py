@@ -120,7 +120,10 @@ def test_other_activations_can_be_probed():
         (lambda m, s: read_phases(m, s, hook=SCORES, position=1), "position must be at least 2, got 1"),
         (lambda m, s: read_phases(m, s, hook="blocks.0.attn.hook_pos_weights"), "has no batch and position axes"),
         (lambda m, s: read_phases(m, s, hook="blocks.0.attn.hook_score"), "Did you mean 'blocks.0.attn.hook_attn_sco"),
-        (lambda m, s: ari.recover_context(m, m.process.sample(4, 2, seed=0)), "at least 3 tokens"),
+        (
+            lambda m, s: ari.recover_context(m, m.process.sample(4, 2, seed=0)),
+            "contexts must be at least 2 inputs long, got 1",
+        ),
         (
             lambda m, s: ari.recover_context(m, m.process.sample(4, 6, seed=0, basis="rotation")),
             "must be in the eigenbasis",

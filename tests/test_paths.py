@@ -248,7 +248,7 @@ def test_errors():
         measure(model, sequences, layer=1)
     with pytest.raises(ValueError, match="sequences must be at least 2"):
         measure(model, sequences[:1])
-    with pytest.raises(ValueError, match="at least 3 tokens"):
+    with pytest.raises(ValueError, match="contexts must be at least 2 inputs long, got 1"):
         measure(model, HAAR.sample(4, 2, seed=0))
     result = measure(model, sequences)
     with pytest.raises(ValueError, match="threshold must be greater than 0"):

@@ -453,7 +453,7 @@ def test_errors():
         scrub(model, sequences, n_resamples=0)
     with pytest.raises(ValueError, match="more than 2 n_resamples = 10, got 9"):
         scrub(model, sequences, n_resamples=5)
-    with pytest.raises(ValueError, match="at least 3 tokens"):
+    with pytest.raises(ValueError, match="contexts must be at least 2 inputs long, got 1"):
         scrub(model, HAAR.sample(9, 2, seed=0))
     with pytest.raises(ValueError, match="seed must be at least 0"):
         scrub(model, sequences, seed=-1)

@@ -343,7 +343,7 @@ UNITARY = ari.CommutingUnitary(6)
         (lambda a, b: swap_context(augmented(), a, b, layers=[]), "layers is empty"),
         (lambda a, b: swap_context(augmented(), a, b, positions=[1]), "positions must be at least 2, got 1"),
         (lambda a, b: swap_context(augmented(), a, b, positions=[9]), "positions must be at most 8, got 9"),
-        (lambda a, b: swap_context(augmented(), *pair(HAAR, 4, 1)), "at least 3 tokens"),
+        (lambda a, b: swap_context(augmented(), *pair(HAAR, 4, 1)), "contexts must be at least 2 inputs long, got 1"),
         (lambda a, b: swap_context(Hookless(), *pair(UNITARY, 4, 5)), r"it lacks blocks\.0\.attn\.hook_pattern\."),
         (lambda a, b: swap_context(nn.Identity(), a, b), "it lacks run_with_cache, hooks, "),
         (lambda a, b: swap_context(unitary_model(D), *pair(ari.HaarOrthogonal(6), 4, 5)), "must be in the eigenbasis"),

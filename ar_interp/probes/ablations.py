@@ -13,9 +13,9 @@ from torch import Tensor
 from ar_interp._checks import check_choice, check_integer
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.models.weights import DiagonalWeights, diagonal_weights
-from ar_interp.probes.context import contexts_of
+from ar_interp.probes.context import check_length
 from ar_interp.probes.protocol import check
-from ar_interp.processes import CommutingProcess, FirstToken, Process, Sequences
+from ar_interp.processes import CommutingProcess, Contexts, FirstToken, Process, Sequences
 from ar_interp.theory import head_removal_cost, population_loss, position_removal_cost, positional_population_loss
 from ar_interp.theory.ablations import METHODS
 
@@ -153,7 +153,7 @@ def ablate_positions(
     names = _hooks_of(model, "ablate_positions", PATTERNS)
     name = names[check_integer("layer", layer, low=0, high=len(names) - 1)]
     n_heads = _example(model, sequences, name).shape[1]  # [1 head query key]
-    chosen = _chosen("offsets", offsets, high=sequences.tokens.shape[1] - 2)
+    chosen = _chosen("offsets", offsets, high=sequences.length - 1)
     components = [
         _Component(name, lambda pattern, offset=offset: pattern.diagonal(-offset, -2, -1)) for offset in chosen
     ]
@@ -200,17 +200,17 @@ def _ablate(
     n_heads: int,
 ) -> Ablation:
     check_choice("method", method, METHODS)
-    n, dim = len(sequences), sequences.tokens.shape[-1]
+    n, dim = len(sequences), sequences.inputs.shape[-1]
     if process is not None and process.dim != dim:
         raise ValueError(f"process has dim {process.dim} but the sequences have dim {dim}; they must agree.")
     generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
     cycle = torch.randperm(n, generator=generator)  # everybody's other sequence is the one before it on the cycle
-    losses = _losses(model, sequences.tokens, components, method, cycle, n_heads)
+    losses = _losses(model, sequences, components, method, cycle, n_heads)
     costs = losses[:-1] - losses[-1]
     known = diagonal_theory(model, process) if _in_theorys_basis(sequences) else None
     predicted: Any = float("nan")
     if known is not None:
-        predicted = predict(known, sequences.tokens.shape[1] - 1).numpy() * (1 - 1 / n if method == "mean" else 1)
+        predicted = predict(known, sequences.length).numpy() * (1 - 1 / n if method == "mean" else 1)
     table = {
         **labels,
         "loss": losses[:-1].mean(1),
@@ -230,13 +230,13 @@ def _ablate(
 
 
 def _losses(
-    model: Any, tokens: Tokens, components: Sequence[_Component], method: str, cycle: Tensor, n_heads: int
+    model: Any, contexts: Contexts, components: Sequence[_Component], method: str, cycle: Tensor, n_heads: int
 ) -> Float[Tensor, "component batch"]:
-    """Mean over T >= 2 of the squared error: without each component, and in the last row with all of them.
+    """The loss of each context without each component, and in the last row with all of them.
 
     One forward pass serves all components of a layer, on as many sequences as BUDGET allows.
     """
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    inputs = contexts.inputs
     names = list(dict.fromkeys(component.hook for component in components))
     n, length, dim = inputs.shape
     width = getattr(getattr(model, "config", None), "d_model", dim)
@@ -257,8 +257,7 @@ def _losses(
             replacements = _activations(model, inputs[others[part].to(inputs.device)], names)
         predictions = [_run(model, inputs[part], group, replacements.get(group[0].hook)) for group in groups]
         predictions = torch.cat([*predictions, model(inputs[part])[None]])
-        errors = (predictions - targets[part])[:, :, 1:].abs().square().sum(-1).mean(-1)
-        found[:, part] = errors.double().cpu()
+        found[:, part] = torch.stack([contexts[part].losses(each) for each in predictions]).double().cpu()
     return found
 
 
@@ -329,7 +328,7 @@ def _standard_errors(costs: Float[Tensor, "component batch"], *, chained: bool) 
 
 def _in_theorys_basis(sequences: Sequences) -> bool:
     """s_1 = 1_dim and W diagonal."""
-    W, first = sequences.W, sequences.tokens[:, 0]
+    W, first = sequences.W, sequences.inputs[:, 0]
     return bool((first == 1).all() and (W - torch.diag_embed(W.diagonal(0, -2, -1))).abs().max() <= 1e-9)
 
 
@@ -347,8 +346,8 @@ def _example(model: Any, sequences: Sequences, name: str) -> Tensor:
     """The activation of one sequence."""
     if len(sequences) < 2:
         raise ValueError(f"sequences must be at least 2, for means, others and standard errors; got {len(sequences)}.")
-    inputs, _ = contexts_of(sequences)
-    return _activations(model, inputs[:1], [name])[name]
+    check_length(sequences)
+    return _activations(model, sequences.inputs[:1], [name])[name]
 
 
 def _chosen(name: str, values: Iterable[int] | None, *, high: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Inexact
 from scipy.optimize import minimize_scalar
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ar_interp._checks import check_integer, check_number
 from ar_interp.estimators import (
@@ -30,9 +31,9 @@ from ar_interp.estimators import (
     Zero,
     apply,
 )
-from ar_interp.probes.context import contexts_of, estimates_of, in_chunks, normalises
+from ar_interp.probes.context import check_length, estimates_of, in_chunks, normalises
 from ar_interp.probes.protocol import check
-from ar_interp.processes import CommutingProcess, Process, Sequences
+from ar_interp.processes import CommutingProcess, Contexts, Process, Sequences
 
 STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 NEWTON = (2, 3, 4, 5)
@@ -130,39 +131,40 @@ def identify_algorithm(
         raise ValueError("process is needed to tune the step sizes; pass process=..., e.g. HaarOrthogonal(5).")
     if len(sequences) < MIN_SEQUENCES:
         raise ValueError(f"sequences must be at least {MIN_SEQUENCES} for an interval, got {len(sequences)}.")
-    inputs, targets = contexts_of(sequences)
+    length = check_length(sequences)
     per_pair = normalises(model) if per_pair is None else per_pair
-    length = inputs.shape[1]
     descents = {choice: _descents(process, length, choice) for choice in (False, True)}
     if estimators is None:
         estimators = default_estimators(process, length=length, per_pair=per_pair)
-    targets, last = targets[:, 1:], inputs[:, 1:]
-    layers = [predictions[:, 1:] for predictions in _predictions_by_layer(model, inputs)]
+    layers = _predictions_by_layer(model, sequences)
     maps = [estimates_of(model, sequences, layer=layer)[-1][:, 1:] for layer in range(len(layers))]
-    errors = {f"model, layer {layer}": _squares(targets - found) for layer, found in enumerate(layers)}
+    errors = {f"model, layer {layer}": _errors(sequences, found) for layer, found in enumerate(layers)}
 
-    contexts = {choice: _Contexts(sequences.tokens, per_pair=choice) for choice in (False, True)}
+    spectra = {choice: _Spectra(sequences, per_pair=choice) for choice in (False, True)}
     matches: list[dict[str, Any]] = []
     distances: dict[str, list[np.ndarray]] = {}
     for name, estimator in {**descents[False], **descents[True], **estimators}.items():
         if isinstance(estimator, GradientDescent):
-            estimated = contexts[estimator.per_pair].estimate(estimator)
+            estimated = spectra[estimator.per_pair].estimate(estimator)
         else:
-            estimated = in_chunks(estimator.estimate, inputs)[:, 1:]
-        predictions = apply(estimated, last)
-        errors[name] = _squares(targets - predictions)
-        distances[name] = [_squares(found - predictions).mean(1) for found in layers]
+            estimated = in_chunks(lambda part, own=estimator: own.estimate(part.pairs()), sequences)
+        predictions = apply(estimated, sequences.inputs)
+        errors[name] = _errors(sequences, predictions)
+        distances[name] = [
+            (found - predictions)[:, 1:].abs().square().sum(-1).mean(1).cpu().numpy() for found in layers
+        ]
         if name not in estimators:
             continue
         for layer, (found, W, distance) in enumerate(zip(layers, maps, distances[name], strict=True)):
-            similarity = _cosine(targets - found, targets - predictions)
+            residuals = [(sequences.targets - answer)[:, 1:] for answer in (found, predictions)]
+            similarity = _cosine(*residuals)
             matches.append(
                 {
                     "layer": layer,
                     "estimator": name,
                     **_mean("distance", distance),
                     **_mean("error_similarity", similarity),
-                    "sensitivity": _cosine(W.flatten(0, 1), estimated.flatten(0, 1)).mean(),
+                    "sensitivity": _cosine(W.flatten(0, 1), estimated[:, 1:].flatten(0, 1)).mean(),
                     "trimmed_distance": _trimmed(distance[:, None])[0],
                 }
             )
@@ -187,7 +189,7 @@ def default_estimators(process: Process, *, length: int, per_pair: bool = False)
         per_pair: normalisation of the Newton-Schulz iterations.
     """
     common, normalised = (_descents(process, length, choice) for choice in (False, True))
-    energy = process.sample(TUNING_BATCH, 1, seed=TUNING_SEED).tokens.abs().square().mean().item()
+    energy = process.contexts(TUNING_BATCH, 1, seed=TUNING_SEED).inputs.abs().square().mean().item()
     sizes = dict(zip(STEPS, step_sizes(process, length=length, per_pair=per_pair), strict=True))
     newton = {
         f"Newton-Schulz {k} = {2**k} steps": NewtonSchulz(iterations=k, step_size=sizes[2**k], per_pair=per_pair)
@@ -263,18 +265,20 @@ def _interpolate(error: Any, k: np.ndarray, errors: np.ndarray) -> Any:
     return np.interp(-logs[0], -logs[1], k)
 
 
-class _Contexts:
-    """Contexts T = 2..length in the eigenbasis of S_T: Ŵ_T s_T = R_T q(S_T) s_T = sum_i q(eigenvalues_i) parts_i."""
+class _Spectra:
+    """Contexts in the eigenbasis of S_T: Ŵ_T x_T = R_T q(S_T) x_T = sum_i q(eigenvalues_i) parts_i; 0 at T = 1."""
 
-    def __init__(self, tokens: Tensor, *, per_pair: bool) -> None:
-        past, last, self.targets = tokens[:, :-2, :, None], tokens[:, 1:-1, :, None], tokens[:, 2:]
-        S, R = ((x @ past.mH).cumsum(1) for x in (past, last))
+    def __init__(self, contexts: Contexts, *, per_pair: bool) -> None:
+        self.contexts = contexts
+        x, y = (tokens[..., None] for tokens in contexts.pairs())
+        past = x[:, :-1]
+        S, R = (pad((known @ past.mH).cumsum(1), (0, 0, 0, 0, 1, 0)) for known in (past, y[:, :-1]))
         if per_pair:
-            pairs = torch.arange(1, S.shape[1] + 1, device=tokens.device)[:, None, None]
-            S, R = S / pairs, R / pairs
+            n_pairs = torch.arange(contexts.length, device=S.device).clamp(min=1)[:, None, None]
+            S, R = S / n_pairs, R / n_pairs
         self.eigenvalues, self.vectors = torch.linalg.eigh(S)
         self.moved = R @ self.vectors
-        self.parts = self.moved * (self.vectors.mH @ last).mT
+        self.parts = self.moved * (self.vectors.mH @ x).mT
 
     def estimate(self, descent: GradientDescent) -> Inexact[Tensor, "batch pos dim dim"]:
         """Ŵ_T after these steps, q <- q + eta (1 - eigenvalues q)."""
@@ -283,23 +287,22 @@ class _Contexts:
             q = q + eta * (1 - self.eigenvalues * q)
         return (self.moved * q[..., None, :]) @ self.vectors.mH
 
-    def errors(self, n_steps: int, step_size: float) -> Float[Tensor, "batch pos"]:
-        """|prediction - s_{T+1}|^2 after so many steps of one size."""
+    def losses(self, n_steps: int, step_size: float) -> Float[Tensor, "batch"]:
+        """The loss of each context after so many steps of one size."""
         rate = step_size * self.eigenvalues
         q = torch.where(rate > SLOW, (1 - (1 - rate) ** n_steps) / self.eigenvalues, n_steps * step_size)
         predictions = (self.parts @ q[..., None].to(self.parts.dtype))[..., 0]
-        return (predictions - self.targets).abs().square().sum(-1)
+        return self.contexts.losses(predictions)
 
 
 @lru_cache(maxsize=64)
 def _step_sizes(process: Process, length: int, per_pair: bool, steps: tuple[int, ...]) -> tuple[float, ...]:
-    tokens = process.sample(TUNING_BATCH, length + 1, seed=TUNING_SEED).tokens
-    contexts = _Contexts(tokens, per_pair=per_pair)
-    unit = 1 / contexts.eigenvalues[:, -1, -1].mean().item()  # of the largest eigenvalue at the longest context
+    spectra = _Spectra(process.contexts(TUNING_BATCH, length, seed=TUNING_SEED), per_pair=per_pair)
+    unit = 1 / spectra.eigenvalues[:, -1, -1].mean().item()  # of the largest eigenvalue at the longest context
 
     def best(k: int) -> float:
         def loss(log_factor: float) -> float:
-            return contexts.errors(k, unit * 2.0**log_factor).mean().nan_to_num(torch.inf).item()
+            return spectra.losses(k, unit * 2.0**log_factor).mean().nan_to_num(torch.inf).item()
 
         found: Any = minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-3})
         return unit * 2.0 ** float(found.x)
@@ -311,12 +314,11 @@ def _step_sizes(process: Process, length: int, per_pair: bool, steps: tuple[int,
 def _curve(
     process: Process, per_pair: bool, steps: tuple[int, ...], sizes: tuple[float, ...], length: int, n: int, seed: int
 ) -> Float[np.ndarray, "n k"]:
-    tokens = process.sample(n, length + 1, seed=seed).tokens
     rows = []
-    for part in tokens.split(CHUNK):
-        contexts = _Contexts(part, per_pair=per_pair)
-        pairs = zip((0, *steps), (0.0, *sizes), strict=True)
-        rows.append(torch.stack([contexts.errors(k, size).mean(1) for k, size in pairs], dim=1))
+    for part in process.contexts(n, length, seed=seed).split(CHUNK):
+        spectra = _Spectra(part, per_pair=per_pair)
+        descents = zip((0, *steps), (0.0, *sizes), strict=True)
+        rows.append(torch.stack([spectra.losses(k, size) for k, size in descents], dim=1))
     return torch.cat(rows).cpu().numpy()
 
 
@@ -331,21 +333,22 @@ def _descents(process: Process, length: int, per_pair: bool) -> dict[str, Estima
     return {"zero": Zero(), **steps}
 
 
-def _predictions_by_layer(model: Any, inputs: Inexact[Tensor, "batch pos dim"]) -> list[Tensor]:
+def _predictions_by_layer(model: Any, contexts: Contexts) -> list[Tensor]:
     """What the stream holds after each layer; a model without a config has one."""
     if getattr(model, "config", None) is None:
-        return [in_chunks(model, inputs)]
+        return [in_chunks(lambda part: model(part.inputs), contexts)]
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.config.n_layers)]
 
-    def run(tokens: Tensor) -> Tensor:
-        cache = model.run_with_cache(tokens, names_filter=names)[1]
+    def run(part: Contexts) -> Tensor:
+        cache = model.run_with_cache(part.inputs, names_filter=names)[1]
         return torch.stack([model.read_out(cache[name]) for name in names])
 
-    return list(in_chunks(run, inputs, dim=1))
+    return list(in_chunks(run, contexts, dim=1))
 
 
-def _squares(residuals: Inexact[Tensor, "batch pos dim"]) -> Float[np.ndarray, "batch pos"]:
-    return residuals.abs().square().sum(-1).cpu().numpy()
+def _errors(contexts: Contexts, predictions: Inexact[Tensor, "batch pos dim"]) -> Float[np.ndarray, "batch length"]:
+    """At T = 2..length."""
+    return contexts.errors(predictions)[:, 1:].cpu().numpy()
 
 
 def _cosine(x: Inexact[Tensor, "batch ..."], y: Inexact[Tensor, "batch ..."]) -> Float[np.ndarray, "batch"]:

@@ -15,7 +15,7 @@ from ar_interp.probes.jacobian import query_jacobian, value_jacobian
 from ar_interp.probes.protocol import check
 from ar_interp.probes.readout import UNTRAINED_SEED as UNTRAINED_SEED
 from ar_interp.probes.readout import Readout, read_phases
-from ar_interp.processes import Sequences
+from ar_interp.processes import Contexts, Sequences
 
 PATTERN = "blocks.0.attn.hook_pattern"
 SCORES = "blocks.0.attn.hook_attn_scores"
@@ -78,11 +78,11 @@ def recover_context(
         ValueError: sequences in another basis where heads are diagonal, or too short.
     """
     check(model, "recover_context")
-    W, inputs, targets = sequences.W, *contexts_of(sequences)
+    W, pairs = sequences.W, sequences.pairs()
     maps = estimates_of(model, sequences)
     in_context_map, estimate = maps[0], maps[-1]
-    estimates = {"OLS": in_chunks(OLS().estimate, inputs)}
-    gradient = GradientDescent.of_steps(1, 1.0, per_pair=normalises(model)).estimate(inputs)
+    estimates = {"OLS": in_chunks(lambda part: OLS().estimate(part.pairs()), sequences)}
+    gradient = GradientDescent.of_steps(1, 1.0, per_pair=normalises(model)).estimate(pairs)
     step_size = ((gradient.conj() * estimate).real.sum() / gradient.abs().square().sum()).item()
     one_step = step_size * gradient
     distances = [
@@ -90,18 +90,18 @@ def recover_context(
         for name, reference in {"W": W[:, None], ONE_STEP: one_step, "OLS": estimates["OLS"]}.items()
     ]
     if _diagonal(sequences):
-        estimates["diagonal OLS"] = DiagonalOLS().estimate(inputs)
+        estimates["diagonal OLS"] = DiagonalOLS().estimate(pairs)
     if not reads_circuit(model, sequences):
         estimates[ONE_STEP] = one_step
-    estimates["zero"] = Zero().estimate(inputs)
-    candidates = {"model": (estimate, in_chunks(model, inputs))}
-    candidates |= {name: (found, apply(found, inputs)) for name, found in estimates.items()}
+    estimates["zero"] = Zero().estimate(pairs)
+    candidates = {"model": (estimate, in_chunks(lambda part: model(part.inputs), sequences))}
+    candidates |= {name: (found, apply(found, pairs.x)) for name, found in estimates.items()}
     errors = [
         {
             "estimator": name,
             **_mean_by_length(
                 context_error=_distance(found, W[:, None]),
-                prediction_error=(predictions - targets).abs().square().sum(-1) / inputs.shape[-1],
+                prediction_error=sequences.errors(predictions) / estimate.shape[-1],
             ),
         }
         for name, (found, predictions) in candidates.items()
@@ -117,16 +117,18 @@ def recover_context(
     )
 
 
-def contexts_of(sequences: Sequences) -> tuple[Tensor, Tensor]:
-    """s_1..s_T and what comes next.
+def check_length(contexts: Contexts) -> int:
+    """The length of the contexts, which hold two inputs and a target at least.
 
     Raises:
-        ValueError: too short.
+        ValueError: they are shorter.
     """
-    tokens = sequences.tokens
-    if tokens.shape[1] < 3:
-        raise ValueError(f"sequences must have at least 3 tokens (two of context and a target), got {tokens.shape[1]}.")
-    return tokens[:, :-1], tokens[:, 1:]
+    if contexts.length < 2:
+        raise ValueError(
+            f"contexts must be at least 2 inputs long, got {contexts.length}: sample them with "
+            "process.contexts(n, length, seed=...)."
+        )
+    return contexts.length
 
 
 def estimates_of(
@@ -137,11 +139,11 @@ def estimates_of(
     Args:
         layer: of the prediction that the stream after this layer holds; the last if left out.
     """
-    inputs, _ = contexts_of(sequences)
+    check_length(sequences)
     if reads_circuit(model, sequences):
-        return in_chunks(lambda tokens: _circuit(model, tokens), inputs, dim=1)
+        return in_chunks(lambda part: _circuit(model, part.inputs), sequences, dim=1)
     jacobian = query_jacobian if model.config.encoding == "augmented" else value_jacobian
-    return in_chunks(lambda tokens: jacobian(model, tokens, layer=layer), inputs)[None]
+    return in_chunks(lambda part: jacobian(model, part.inputs, layer=layer), sequences)[None]
 
 
 def reads_circuit(model: Any, sequences: Sequences) -> bool:
@@ -168,14 +170,14 @@ def normalises(model: Any) -> bool:
     return getattr(getattr(model, "config", None), "attention", "linear") != "linear"
 
 
-def in_chunks(function: Callable[[Tensor], Tensor], tokens: Tensor, *, dim: int = 0) -> Tensor:
-    """The function on CHUNK sequences at a time; `dim` is the axis of the sequences in its result."""
-    return torch.cat([function(part) for part in tokens.split(CHUNK)], dim=dim)
+def in_chunks(function: Callable[[Contexts], Tensor], contexts: Contexts, *, dim: int = 0) -> Tensor:
+    """The function on CHUNK contexts at a time; `dim` is the axis of the contexts in its result."""
+    return torch.cat([function(part) for part in contexts.split(CHUNK)], dim=dim)
 
 
 def _diagonal(sequences: Sequences) -> bool:
     W = sequences.W
-    return sequences.tokens.is_complex() and bool((W - torch.diag_embed(W.diagonal(0, -2, -1))).abs().max() <= 1e-9)
+    return sequences.inputs.is_complex() and bool((W - torch.diag_embed(W.diagonal(0, -2, -1))).abs().max() <= 1e-9)
 
 
 def _circuit(model: Any, inputs: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "kind=2 batch pos dim dim"]:

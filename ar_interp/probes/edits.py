@@ -16,7 +16,7 @@ from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes.ablations import diagonal_theory
-from ar_interp.processes import CommutingProcess, FirstToken, Process
+from ar_interp.processes import CommutingProcess, Contexts, FirstToken, Process
 from ar_interp.setting.sampled import sampled_quadratic
 from ar_interp.theory import block_scalar_loss
 
@@ -127,11 +127,11 @@ def edit_losses(
         raise ValueError(f"values is empty; {chosen.meaning}, e.g. {chosen.neutral:g}.")
     edited = [chosen.apply(model, value) for value in values]
     process = _process_of(model, process)
-    tokens = process.sample(
-        n, model.config.n_ctx + 1, seed=seed, device=next(model.parameters()).device, dtype=model.config.torch_dtype
-    ).tokens
+    contexts = process.contexts(
+        n, model.config.n_ctx, seed=seed, device=next(model.parameters()).device, dtype=model.config.torch_dtype
+    )
     expected = [expected_loss(changed, process) for changed in edited]
-    measured = torch.stack([_measured(changed, tokens) for changed in edited]).cpu()
+    measured = torch.stack([_measured(changed, contexts) for changed in edited]).cpu()
     table = {
         "value": values,
         "predicted": [found.loss for found in expected],
@@ -201,10 +201,9 @@ def _block_scalar_loss(
     return float(np.mean(losses))
 
 
-def _measured(model: HookedARTransformer, tokens: Tensor) -> Float[Tensor, "batch"]:
+def _measured(model: HookedARTransformer, contexts: Contexts) -> Float[Tensor, "batch"]:
     size = max(1, BUDGET // (model.config.n_heads * model.config.n_ctx**2))
-    parts = [(model(part[:, :-1]) - part[:, 1:])[:, 1:].abs().square().sum(-1).mean(-1) for part in tokens.split(size)]
-    return torch.cat(parts).double()
+    return torch.cat([part.losses(model(part.inputs)) for part in contexts.split(size)]).double()
 
 
 def _process_of(model: HookedARTransformer, process: Process | None) -> Process:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS
-from ar_interp.probes.context import contexts_of
+from ar_interp.probes.context import check_length
 from ar_interp.probes.protocol import check
-from ar_interp.processes import Sequences
+from ar_interp.processes import Contexts, Sequences
 
 BUDGET = 2**21  # entries of the patterns that are held at a time
 ROLES = ("query", "key", "value")
@@ -129,10 +129,8 @@ def path_contributions(model: Any, sequences: Sequences, *, layer: int = 0) -> P
     check_integer("layer", layer, low=0, high=len(model.W_Q) - 1)
     if len(sequences) < 2:
         raise ValueError(f"sequences must be at least 2 for a standard error, got {len(sequences)}.")
-    inputs, targets = contexts_of(sequences)
-    size = chunk_size(model, inputs, len(PATHS))
-    chunks = zip(inputs.split(size), targets.split(size), strict=True)
-    parts = [_measure(model, *chunk, layer) for chunk in chunks]
+    check_length(sequences)
+    parts = [_measure(model, part, layer) for part in sequences.split(chunk_size(model, sequences, len(PATHS)))]
     found = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0] if name != "written"}
     loss, loss_se = _mean(found["loss"])
     cost, cost_se = _mean(found["loss_without"] - found["loss"])
@@ -188,13 +186,14 @@ def in_place_of(held: Mapping[str, Tensor]) -> list[tuple[str, Callable]]:
     return [(name, put) for name in held]
 
 
-def chunk_size(model: Any, tokens: Tensor, n_copies: int) -> int:
-    """Sequences at a time, with so many patterns of each."""
-    return max(1, BUDGET // (n_copies * model.W_Q.shape[1] * tokens.shape[1] ** 2))
+def chunk_size(model: Any, contexts: Contexts, n_copies: int) -> int:
+    """Contexts at a time, with so many patterns of each."""
+    return max(1, BUDGET // (n_copies * model.W_Q.shape[1] * contexts.length**2))
 
 
-def _measure(model: Any, tokens: Tensor, targets: Tensor, layer: int) -> dict[str, Tensor]:
+def _measure(model: Any, contexts: Contexts, layer: int) -> dict[str, Tensor]:
     """`written` [3 3 3 batch pos dim]; else values per sequence, [path batch] or [batch]."""
+    tokens, targets = contexts.inputs, contexts.targets
     stream, output = f"blocks.{layer}.hook_resid_pre", f"blocks.{layer}.hook_attn_out"
     predictions, cache = model.run_with_cache(tokens, names_filter=[stream, output])
     paths = written_by(model, cache[stream], PATHS, layer=layer)
@@ -209,22 +208,22 @@ def _measure(model: Any, tokens: Tensor, targets: Tensor, layer: int) -> dict[st
     read, whole = paths @ W_U, cache[output] @ W_U
     return {
         "written": read.unflatten(0, (BLOCKS,) * len(ROLES)),
-        "energy": _inner(read, read),
-        "share": _inner(read, whole),
-        "toward_target": _inner(read, targets),
-        "effect": _inner(without - predictions, without - predictions),
-        "loss_without": _inner(without - targets, without - targets),
-        "loss_only": _inner(only - targets, only - targets),
-        "loss": _inner(predictions - targets, predictions - targets),
-        "write": _inner(whole, whole),
-        "target": _inner(targets, targets),
-        "prediction": _inner(predictions, predictions),
+        "energy": inner(read, read),
+        "share": inner(read, whole),
+        "toward_target": inner(read, targets),
+        "effect": inner(without - predictions, without - predictions),
+        "loss_without": torch.stack([contexts.losses(each) for each in without]).double(),
+        "loss_only": torch.stack([contexts.losses(each) for each in only]).double(),
+        "loss": contexts.losses(predictions).double(),
+        "write": inner(whole, whole),
+        "target": inner(targets, targets),
+        "prediction": inner(predictions, predictions),
         "defect": (paths.sum(0) - cache[output]).abs().square().sum((1, 2)).double(),
         "output": cache[output].abs().square().sum((1, 2)).double(),
     }
 
 
-def _inner(x: Inexact[Tensor, "... pos dim"], y: Inexact[Tensor, "... pos dim"]) -> Float[Tensor, "..."]:
+def inner(x: Inexact[Tensor, "... pos dim"], y: Inexact[Tensor, "... pos dim"]) -> Float[Tensor, "..."]:
     """Re<x_T, y_T>, mean over T = 2..length."""
     return (x.conj() * y).real.double().sum(-1)[..., 1:].mean(-1)
 

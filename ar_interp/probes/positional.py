@@ -168,9 +168,9 @@ def _residuals(
     device = model.P.device
     residuals = []
     for chunk in phases.split(CHUNK):
-        tokens = process.rollout(chunk.to(device), n_ctx + 1).tokens
-        error = (model(tokens[:, :-1]) - tokens[:, 1:])[:, 1:]
-        residuals.append(error.abs().amax(-1).cpu())
+        contexts = process.rollout(chunk.to(device), n_ctx + 1)
+        deviations = (model(contexts.inputs) - contexts.targets)[:, 1:]
+        residuals.append(deviations.abs().amax(-1).cpu())
     return angles, torch.cat(residuals).unflatten(0, (len(offsets), N_ANGLES))
 
 

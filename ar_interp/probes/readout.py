@@ -125,7 +125,7 @@ def probe_activations(
             range; an unknown target, or one that is the same in every sequence; too few sequences, in all or of a
             class.
     """
-    length, given = sequences.tokens.shape[1] - 1, positions
+    length, given = sequences.length, positions
     split = Split.of(len(sequences), seed=seed)
     positions = [*(T for T in POSITIONS if length > T), length] if given is None else given
     positions = sorted({check_integer("positions", T, low=2, high=length) for T in positions})
@@ -166,7 +166,7 @@ def read_phases(
     """
     split = Split.of(len(sequences), seed=seed)
     phases(sequences)
-    length = sequences.tokens.shape[1] - 1
+    length = sequences.length
     T = check_integer("position", length if position is None else position, low=2, high=length)
     features = probe_features(model, sequences, hooks=[hook], positions=[T], untrained=untrained, seed=seed)[hook, T]
     readouts = []
@@ -223,7 +223,7 @@ def probe_features(
         if not hasattr(model, "untrained"):
             raise ValueError(f"untrained must be given: {type(model).__name__} cannot make its own control.")
         untrained = model.untrained(UNTRAINED_SEED)
-    inputs = sequences.tokens[:, :-1]
+    inputs = sequences.inputs
     trained, control = (activations(m, inputs, hooks, positions) for m in (model, untrained))
     found = {}
     for (hook, T), X in trained.items():

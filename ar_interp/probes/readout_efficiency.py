@@ -65,7 +65,7 @@ def data_efficiency(
     Raises:
         ValueError: as `regression.probe_activations` does.
     """
-    length = sequences.tokens.shape[1] - 1
+    length = sequences.length
     T = check_integer("position", length if position is None else position, low=2, high=length)
     split = Split.of(len(sequences), seed=seed)
     if len(split.train) < 2 * FIRST_BLOCK:

@@ -52,12 +52,12 @@ def free_parameters(sequences: Sequences, T: int) -> Inexact[Tensor, "batch para
 
 def previous_token(sequences: Sequences, T: int) -> Inexact[Tensor, "batch dim"]:
     """s_{T-1}: plain tokens must fetch it by attention before a gradient step can be taken (von Oswald et al. 2023)."""
-    return sequences.tokens[:, T - 2]
+    return sequences.inputs[:, T - 2]
 
 
 def next_token(sequences: Sequences, T: int) -> Inexact[Tensor, "batch dim"]:
     """s_{T+1}, which the model is trained to predict."""
-    return sequences.tokens[:, T]
+    return sequences.targets[:, T - 1]
 
 
 def preconditioned_input(sequences: Sequences, T: int) -> Inexact[Tensor, "batch dim"]:
@@ -69,7 +69,7 @@ def preconditioned_input(sequences: Sequences, T: int) -> Inexact[Tensor, "batch
     eta; its part S_T s_T alone is no target, since a model may well overwrite s_T with the sum.
     Source: von Oswald et al. 2023, Uncovering mesa-optimization algorithms in transformers, who probe for it.
     """
-    past, token = sequences.tokens[:, : T - 1], sequences.tokens[:, T - 1]
+    past, token = sequences.inputs[:, : T - 1], sequences.inputs[:, T - 1]
     penalty = token.abs().square().mean(1)
     regularised = past.mT @ past.conj() + torch.diag_embed(penalty[:, None].expand(token.shape).to(token.dtype))
     return torch.linalg.solve(regularised, token)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS
-from ar_interp.probes.context import contexts_of
+from ar_interp.probes.context import check_length
 from ar_interp.probes.paths import (
     CURRENT,
     GRADIENT_STEP,
@@ -26,10 +26,11 @@ from ar_interp.probes.paths import (
     chunk_size,
     has_paths,
     in_place_of,
+    inner,
     written_by,
 )
 from ar_interp.probes.protocol import check
-from ar_interp.processes import CommutingProcess, Sequences
+from ar_interp.processes import CommutingProcess, Contexts, Sequences
 
 LAST_KEY, LAST_TWO_KEYS = (0,), (0, 1)  # T, and T with T - 1: all that a minimum of the diagonal families attends to
 MODEL, HYPOTHESIS, EVERYTHING, ABLATED = "model", "hypothesis", "everything", "ablated"
@@ -154,13 +155,13 @@ def scrub(
     check(model, "scrub")
     check_integer("layer", layer, low=0, high=len(model.W_Q) - 1)
     check_integer("n_resamples", n_resamples, low=1)
-    inputs, targets = contexts_of(sequences)
+    inputs, length = sequences.inputs, check_length(sequences)
     if len(sequences) <= 2 * n_resamples:
         raise ValueError(
             f"sequences must be more than 2 n_resamples = {2 * n_resamples}, got {len(sequences)}: sample more, or "
             "lower n_resamples."
         )
-    kept = _kept(_default(model) if hypothesis is None else hypothesis, inputs.shape[1])
+    kept = _kept(_default(model) if hypothesis is None else hypothesis, length)
     by, wrong = _method(model, kept, by), _wrong(kept)
     mix = {BY_PATHS: _mix_paths, BY_INPUTS: _mix_inputs, BY_KEYS: _mix_keys}[by]
     donors = _donors(len(sequences), n_resamples, seed)
@@ -168,7 +169,7 @@ def scrub(
     output = names[0]
 
     parts = []
-    for rows in torch.arange(len(sequences)).split(chunk_size(model, inputs, 1 + len(kept))):
+    for rows in torch.arange(len(sequences)).split(chunk_size(model, sequences, 1 + len(kept))):
         own = _activations(model, inputs[rows], names)
         hooks: dict[str, list[Hooks]] = {MODEL: [[]], ABLATED: [in_place_of({output: torch.zeros_like(own[output])})]}
         for others in donors[:, rows]:
@@ -179,7 +180,7 @@ def scrub(
             hooks.setdefault(WRONG_KEYS, []).append(mix(model, layer, wrong, own, other))
         parts.append(
             {
-                condition: torch.stack([_losses(model, inputs[rows], targets[rows], chosen) for chosen in found])
+                condition: torch.stack([_losses(model, sequences[rows], chosen) for chosen in found])
                 for condition, found in hooks.items()
             }
         )
@@ -283,11 +284,10 @@ def _activations(model: Any, tokens: Tensor, names: list[str]) -> Held:
     return {name: cache[name] for name in names}
 
 
-def _losses(model: Any, inputs: Tensor, targets: Tensor, hooks: Hooks) -> Float[Tensor, "batch"]:
-    """Mean over T = 2..length."""
+def _losses(model: Any, contexts: Contexts, hooks: Hooks) -> Float[Tensor, "batch"]:
     with model.hooks(fwd_hooks=hooks):
-        errors = model(inputs) - targets
-    return errors.abs().square().double().sum(-1)[:, 1:].mean(1)
+        deviations = model(contexts.inputs) - contexts.targets
+    return inner(deviations, deviations)  # in double, which the few donors of float32 models need
 
 
 def _mix_paths(model: Any, layer: int, kept: Kept, own: Held, other: Held) -> Hooks:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_integer
-from ar_interp.probes.context import reads_circuit
+from ar_interp.probes.context import check_length, reads_circuit
 from ar_interp.probes.protocol import check
 from ar_interp.processes import Sequences
 
@@ -160,25 +160,25 @@ def swap_context(
     for sequences in (source, target):
         reads_circuit(model, sequences)  # refuses another basis where heads are diagonal
     chosen = _chosen("layers", layers, low=0, high=len(names) - 1)
-    length = target.tokens.shape[1] - 1
+    length = target.length
     asked = _chosen("positions", positions, low=2, high=length)
     moving = [name for layer in chosen for name in names[layer]]
     every = [name for layer in names for name in layer]
     generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
-    others = torch.roll(source.tokens, 1, dims=0)
-    same = _orbit(target.W, others[:, -1], length)
-    at = torch.tensor(asked, device=target.tokens.device) - 1
+    others = source[torch.arange(len(source)).roll(1)]
+    same = _orbit(target.W, others.targets[:, -1], length)
+    at = torch.tensor(asked, device=target.inputs.device) - 1
 
     parts = []
     for start in range(0, len(target), CHUNK):
         rows = slice(start, start + CHUNK)
-        inputs, W = target.tokens[rows, :-1], source.W[rows]
-        held = _activations(model, source.tokens[rows, :-1], every)
+        inputs, W = target.inputs[rows], source.W[rows]
+        held = _activations(model, source.inputs[rows], every)
         frozen = _activations(model, inputs, [name for name in every if name not in moving])
         states = {
             SWAP: held,
             SAME: _activations(model, same[rows], moving),
-            OTHER: _activations(model, others[rows, :-1], moving),
+            OTHER: _activations(model, others.inputs[rows], moving),
             RANDOM: {name: _random_like(held[name], name, generator) for name in moving},
         }
         moved = {
@@ -203,7 +203,7 @@ def swap_context(
 
 
 def _check_pairs(source: Sequences, target: Sequences) -> None:
-    a, b = source.tokens, target.tokens
+    a, b = source.inputs, target.inputs
     if a.shape != b.shape:
         raise ValueError(
             f"source and target must have the same shape [batch pos dim], got {list(a.shape)} and {list(b.shape)}: "
@@ -217,8 +217,7 @@ def _check_pairs(source: Sequences, target: Sequences) -> None:
         )
     if len(a) < 2:
         raise ValueError(f"source and target must hold at least 2 sequences, the controls need another; got {len(a)}.")
-    if a.shape[1] < 3:
-        raise ValueError(f"sequences must have at least 3 tokens (a context of two and one more), got {a.shape[1]}.")
+    check_length(source)
     if torch.equal(source.W, target.W):
         raise ValueError("source and target have the same W, so there is nothing to move: sample with two seeds.")
 
