@@ -3,32 +3,16 @@
 States are rows, so a batch of states moves by s_{t+1} = s_t W^T.
 """
 
-from ar_interp.processes.base import (
-    FIRST_TOKEN_LAWS,
-    MAX_DIM,
-    AutoregressiveProcess,
-    Contexts,
-    FirstToken,
-    Pairs,
-    Sequences,
-)
-from ar_interp.processes.commuting import CommutingOrthogonal, CommutingProcess, CommutingUnitary
-from ar_interp.processes.haar import HaarOrthogonal
+from ar_interp.processes.base import FIRST_TOKEN_LAWS as FIRST_TOKEN_LAWS
+from ar_interp.processes.base import MAX_DIM as MAX_DIM
+from ar_interp.processes.base import AutoregressiveProcess as AutoregressiveProcess
+from ar_interp.processes.base import Contexts as Contexts
+from ar_interp.processes.base import FirstToken as FirstToken
+from ar_interp.processes.base import Pairs as Pairs
+from ar_interp.processes.base import Sequences as Sequences
+from ar_interp.processes.commuting import CommutingOrthogonal as CommutingOrthogonal
+from ar_interp.processes.commuting import CommutingProcess as CommutingProcess
+from ar_interp.processes.commuting import CommutingUnitary as CommutingUnitary
+from ar_interp.processes.haar import HaarOrthogonal as HaarOrthogonal
 
 Process = AutoregressiveProcess
-PROCESSES = Process.registered
-
-__all__ = [
-    "FIRST_TOKEN_LAWS",
-    "MAX_DIM",
-    "PROCESSES",
-    "CommutingOrthogonal",
-    "CommutingProcess",
-    "CommutingUnitary",
-    "Contexts",
-    "FirstToken",
-    "HaarOrthogonal",
-    "Pairs",
-    "Process",
-    "Sequences",
-]

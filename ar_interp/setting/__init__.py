@@ -7,24 +7,17 @@ This is the one place that decides it: training, probes, claims, figures, report
 of your own is a subclass of `Setting` in a module of your own.
 """
 
-from ar_interp.setting.augmented import FirstTokenLaw, GradientStep, HaarStack
-from ar_interp.setting.base import ESTIMATED, EXACT, NONE, ExpectedLoss, Setting, Silent, setting_of
-from ar_interp.setting.diagonal import DiagonalHeads, OneCoordinate
-from ar_interp.setting.plain import PaperFigure, PlainHeads
-
-__all__ = [
-    "ESTIMATED",
-    "EXACT",
-    "NONE",
-    "DiagonalHeads",
-    "ExpectedLoss",
-    "FirstTokenLaw",
-    "GradientStep",
-    "HaarStack",
-    "OneCoordinate",
-    "PaperFigure",
-    "PlainHeads",
-    "Setting",
-    "Silent",
-    "setting_of",
-]
+from ar_interp.setting.augmented import FirstTokenLaw as FirstTokenLaw
+from ar_interp.setting.augmented import GradientStep as GradientStep
+from ar_interp.setting.augmented import HaarStack as HaarStack
+from ar_interp.setting.base import ESTIMATED as ESTIMATED
+from ar_interp.setting.base import EXACT as EXACT
+from ar_interp.setting.base import NONE as NONE
+from ar_interp.setting.base import ExpectedLoss as ExpectedLoss
+from ar_interp.setting.base import Setting as Setting
+from ar_interp.setting.base import Silent as Silent
+from ar_interp.setting.base import setting_of as setting_of
+from ar_interp.setting.diagonal import DiagonalHeads as DiagonalHeads
+from ar_interp.setting.diagonal import OneCoordinate as OneCoordinate
+from ar_interp.setting.plain import PaperFigure as PaperFigure
+from ar_interp.setting.plain import PlainHeads as PlainHeads

@@ -33,123 +33,56 @@ and for augmented tokens, Sander et al. 2024 and Zheng et al. 2024 (arXiv 2405.1
     a b         the product of scalars that is the step size there
 """
 
-from ar_interp.theory.ablations import head_removal_cost, position_removal_cost, removal_cost_at_minimum
-from ar_interp.theory.block_scalars import (
-    BlockScalarMinimum,
-    BlockScalarQuadratic,
-    block_scalar_loss,
-    block_scalar_minimum,
-    block_scalar_quadratic,
-    minimum_of_quadratic,
-)
-from ar_interp.theory.constructions import (
-    KappaFamily,
-    factor_heads,
-    kappa_family,
-    positional_weights,
-    projector_family,
-    valley_at_infinity,
-)
-from ar_interp.theory.diagonal import (
-    gradient_descent_scale,
-    kappa_to_ratio,
-    orthogonal_loss,
-    orthogonal_loss_as_squares,
-    orthogonal_minimum,
-    population_loss,
-    ratio_to_kappa,
-    unitary_loss,
-    unitary_minimum,
-)
-from ar_interp.theory.gradient_step import (
-    BlockScalarOptimum,
-    block_scalar_optimum,
-    one_step_loss,
-    one_step_minimum,
-    optimal_step_size,
-    optimal_step_size_at,
-)
-from ar_interp.theory.haar import (
-    haar_error_limit,
-    haar_error_limit_at,
-    haar_one_step_loss,
-    haar_one_step_minimum,
-    haar_step_limit,
-    haar_step_size,
-    haar_step_size_at,
-    ols_error,
-    second_moment,
-)
-from ar_interp.theory.initial_token import (
-    TokenMoments,
-    first_token_moments,
-    initial_token_error,
-    initial_token_product,
-)
-from ar_interp.theory.positional import (
-    SpectralFilter,
-    descent_steps,
-    legendre_profile,
-    positional_kernel,
-    positional_loss,
-    positional_optimum,
-    positional_population_loss,
-    spectral_filter,
-)
-from ar_interp.theory.traps import trapped_levels, trapped_matrix
-
-__all__ = [
-    "BlockScalarMinimum",
-    "BlockScalarOptimum",
-    "BlockScalarQuadratic",
-    "KappaFamily",
-    "SpectralFilter",
-    "TokenMoments",
-    "block_scalar_loss",
-    "block_scalar_minimum",
-    "block_scalar_optimum",
-    "block_scalar_quadratic",
-    "descent_steps",
-    "factor_heads",
-    "first_token_moments",
-    "gradient_descent_scale",
-    "haar_error_limit",
-    "haar_error_limit_at",
-    "haar_one_step_loss",
-    "haar_one_step_minimum",
-    "haar_step_limit",
-    "haar_step_size",
-    "haar_step_size_at",
-    "head_removal_cost",
-    "initial_token_error",
-    "initial_token_product",
-    "kappa_family",
-    "kappa_to_ratio",
-    "legendre_profile",
-    "minimum_of_quadratic",
-    "ols_error",
-    "one_step_loss",
-    "one_step_minimum",
-    "optimal_step_size",
-    "optimal_step_size_at",
-    "orthogonal_loss",
-    "orthogonal_loss_as_squares",
-    "orthogonal_minimum",
-    "population_loss",
-    "position_removal_cost",
-    "positional_kernel",
-    "positional_loss",
-    "positional_optimum",
-    "positional_population_loss",
-    "positional_weights",
-    "projector_family",
-    "ratio_to_kappa",
-    "removal_cost_at_minimum",
-    "second_moment",
-    "spectral_filter",
-    "trapped_levels",
-    "trapped_matrix",
-    "unitary_loss",
-    "unitary_minimum",
-    "valley_at_infinity",
-]
+from ar_interp.theory.ablations import head_removal_cost as head_removal_cost
+from ar_interp.theory.ablations import position_removal_cost as position_removal_cost
+from ar_interp.theory.ablations import removal_cost_at_minimum as removal_cost_at_minimum
+from ar_interp.theory.block_scalars import BlockScalarMinimum as BlockScalarMinimum
+from ar_interp.theory.block_scalars import BlockScalarQuadratic as BlockScalarQuadratic
+from ar_interp.theory.block_scalars import block_scalar_loss as block_scalar_loss
+from ar_interp.theory.block_scalars import block_scalar_minimum as block_scalar_minimum
+from ar_interp.theory.block_scalars import block_scalar_quadratic as block_scalar_quadratic
+from ar_interp.theory.block_scalars import minimum_of_quadratic as minimum_of_quadratic
+from ar_interp.theory.constructions import KappaFamily as KappaFamily
+from ar_interp.theory.constructions import factor_heads as factor_heads
+from ar_interp.theory.constructions import kappa_family as kappa_family
+from ar_interp.theory.constructions import positional_weights as positional_weights
+from ar_interp.theory.constructions import projector_family as projector_family
+from ar_interp.theory.constructions import valley_at_infinity as valley_at_infinity
+from ar_interp.theory.diagonal import gradient_descent_scale as gradient_descent_scale
+from ar_interp.theory.diagonal import kappa_to_ratio as kappa_to_ratio
+from ar_interp.theory.diagonal import orthogonal_loss as orthogonal_loss
+from ar_interp.theory.diagonal import orthogonal_loss_as_squares as orthogonal_loss_as_squares
+from ar_interp.theory.diagonal import orthogonal_minimum as orthogonal_minimum
+from ar_interp.theory.diagonal import population_loss as population_loss
+from ar_interp.theory.diagonal import ratio_to_kappa as ratio_to_kappa
+from ar_interp.theory.diagonal import unitary_loss as unitary_loss
+from ar_interp.theory.diagonal import unitary_minimum as unitary_minimum
+from ar_interp.theory.gradient_step import BlockScalarOptimum as BlockScalarOptimum
+from ar_interp.theory.gradient_step import block_scalar_optimum as block_scalar_optimum
+from ar_interp.theory.gradient_step import one_step_loss as one_step_loss
+from ar_interp.theory.gradient_step import one_step_minimum as one_step_minimum
+from ar_interp.theory.gradient_step import optimal_step_size as optimal_step_size
+from ar_interp.theory.gradient_step import optimal_step_size_at as optimal_step_size_at
+from ar_interp.theory.haar import haar_error_limit as haar_error_limit
+from ar_interp.theory.haar import haar_error_limit_at as haar_error_limit_at
+from ar_interp.theory.haar import haar_one_step_loss as haar_one_step_loss
+from ar_interp.theory.haar import haar_one_step_minimum as haar_one_step_minimum
+from ar_interp.theory.haar import haar_step_limit as haar_step_limit
+from ar_interp.theory.haar import haar_step_size as haar_step_size
+from ar_interp.theory.haar import haar_step_size_at as haar_step_size_at
+from ar_interp.theory.haar import ols_error as ols_error
+from ar_interp.theory.haar import second_moment as second_moment
+from ar_interp.theory.initial_token import TokenMoments as TokenMoments
+from ar_interp.theory.initial_token import first_token_moments as first_token_moments
+from ar_interp.theory.initial_token import initial_token_error as initial_token_error
+from ar_interp.theory.initial_token import initial_token_product as initial_token_product
+from ar_interp.theory.positional import SpectralFilter as SpectralFilter
+from ar_interp.theory.positional import descent_steps as descent_steps
+from ar_interp.theory.positional import legendre_profile as legendre_profile
+from ar_interp.theory.positional import positional_kernel as positional_kernel
+from ar_interp.theory.positional import positional_loss as positional_loss
+from ar_interp.theory.positional import positional_optimum as positional_optimum
+from ar_interp.theory.positional import positional_population_loss as positional_population_loss
+from ar_interp.theory.positional import spectral_filter as spectral_filter
+from ar_interp.theory.traps import trapped_levels as trapped_levels
+from ar_interp.theory.traps import trapped_matrix as trapped_matrix

@@ -18,7 +18,7 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_number
-from ar_interp.theory.diagonal import FAMILIES, Array, check_even, kappa_to_ratio, population_loss
+from ar_interp.theory.diagonal import FAMILIES, Array, check_even, check_scale, kappa_to_ratio, population_loss
 from ar_interp.theory.positional import positional_population_loss
 
 METHODS = ("zero", "mean", "resample")
@@ -129,8 +129,7 @@ def removal_cost_at_minimum(
     Raises:
         ValueError: scale is 0; kappa is -1; odd dim for kappa that is not 0.
     """
-    if check_number("scale", scale, low=-float("inf")) == 0:
-        raise ValueError("scale must not be zero.")
+    check_scale(scale)
     check_number("kappa", kappa, low=-float("inf"))
     E = torch.as_tensor(B).mT @ torch.as_tensor(A) / scale
     if kappa == 0:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._checks import as_real_array, check_integer, check_number
-from ar_interp.theory.diagonal import check_even, kappa_to_ratio
+from ar_interp.theory.diagonal import check_even, check_scale, kappa_to_ratio
 
 
 class KappaFamily(NamedTuple):
@@ -39,7 +39,7 @@ def projector_family(projector: Float[Tensor, "dim dim"], *, n_ctx: int, scale: 
     Pi = as_real_array("projector", projector, shape=("dim", "dim"))
     if Pi.shape[0] != Pi.shape[1] or (Pi @ Pi - Pi).abs().max() > 1e-9 or (Pi - Pi.T).abs().max() > 1e-9:
         raise ValueError("projector must be an orthogonal projector: Pi = Pi^T = Pi^2.")
-    _check_scale(scale)
+    check_scale(scale)
     return KappaFamily(scale * Pi, positional_weights(n_ctx=n_ctx, previous=0.0, last=1 / scale))
 
 
@@ -53,13 +53,9 @@ def kappa_family(*, dim: int, kappa: float, n_ctx: int, scale: float = 1.0, n_pa
         kappa: any number but -1.
         n_pairs: cover only the first pairs, the minimum for n_pairs < dim / 2 heads (kappa = 1); all if left out.
     """
-    check_even(dim)
     check_number("kappa", kappa, low=-float("inf"))
-    _check_scale(scale)
-    n_pairs = check_integer("n_pairs", dim // 2 if n_pairs is None else n_pairs, low=1, high=dim // 2)
-    block = torch.tensor([[1.0, kappa], [kappa, 1.0]], dtype=torch.float64)
-    C = torch.zeros(dim, dim, dtype=torch.float64)
-    C[: 2 * n_pairs, : 2 * n_pairs] = torch.block_diag(*[scale * block] * n_pairs)
+    check_scale(scale)
+    C, _ = _on_pairs(dim, n_pairs, scale * torch.tensor([[1.0, kappa], [kappa, 1.0]], dtype=torch.float64))
     return KappaFamily(C, positional_weights(n_ctx=n_ctx, previous=kappa_to_ratio(kappa) / scale, last=1 / scale))
 
 
@@ -73,13 +69,9 @@ def valley_at_infinity(*, dim: int, epsilon: float, n_ctx: int, n_pairs: int | N
     Args:
         n_pairs: pairs covered; all if left out.
     """
-    check_even(dim)
     check_number("epsilon", epsilon, low=0.0, strict=True)
-    n_pairs = check_integer("n_pairs", dim // 2 if n_pairs is None else n_pairs, low=1, high=dim // 2)
-    D = 2 * n_pairs
-    block = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
-    C = torch.zeros(dim, dim, dtype=torch.float64)
-    C[:D, :D] = torch.block_diag(*[block] * n_pairs) + epsilon / D
+    C, D = _on_pairs(dim, n_pairs, torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64))
+    C[:D, :D] += epsilon / D
     ratio = (1 - epsilon / D) / epsilon
     return KappaFamily(C, positional_weights(n_ctx=n_ctx, previous=ratio, last=1.0))
 
@@ -111,6 +103,10 @@ def factor_heads(
     return mix @ (root[:, None] * Vh[:rank]), mix @ (root[:, None] * U.T[:rank])
 
 
-def _check_scale(scale: float) -> None:
-    if check_number("scale", scale, low=-float("inf")) == 0:
-        raise ValueError("scale must not be zero.")
+def _on_pairs(dim: int, n_pairs: int | None, block: Tensor) -> tuple[Float[Tensor, "dim dim"], int]:
+    """The block on each of the first pairs, all if None; zero elsewhere; and the number of coordinates covered."""
+    check_even(dim)
+    n_pairs = check_integer("n_pairs", dim // 2 if n_pairs is None else n_pairs, low=1, high=dim // 2)
+    C = torch.zeros(dim, dim, dtype=torch.float64)
+    C[: 2 * n_pairs, : 2 * n_pairs] = torch.block_diag(*[block] * n_pairs)
+    return C, 2 * n_pairs

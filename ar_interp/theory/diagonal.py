@@ -216,6 +216,12 @@ def check_even(dim: int) -> None:
         raise ValueError(f"dim must be even for conjugate pairs, got {dim}.")
 
 
+def check_scale(scale: float) -> None:
+    """C is c times something, and p_T is 1 / c: no theory holds at c = 0."""
+    if check_number("scale", scale, low=-float("inf")) == 0:
+        raise ValueError("scale must not be zero.")
+
+
 def _check_sizes(dim: int, n_heads: int) -> None:
     check_integer("dim", dim, low=1)
     check_integer("n_heads", n_heads, low=1)

@@ -8,6 +8,9 @@ s_0 = 0, with the key conjugated: <x, y> = sum_i conj(x_i) y_i. With a2 b1 = eta
 
 Losses are E|prediction - s_{T+1}|^2, sums over the dim coordinates, for s_1 = 1_dim in the eigenbasis and training on
 T = 2..max_length with the same weights. For s_1 = 1_dim / sqrt(dim) step sizes grow and losses shrink by dim.
+
+Arguments are named alike everywhere: dim >= 1, the size of s_t; length >= 2, T; max_length >= 2, the longest context
+trained on; step_size, eta, any number. Others are a ValueError.
 Source: Sander et al. 2024, augmented tokens; every value here by counting Fourier modes of the phases.
 """
 
@@ -33,18 +36,10 @@ class BlockScalarOptimum(NamedTuple):
 def optimal_step_size(*, dim: int, max_length: int) -> float:
     """Step size of the one gradient step that a layer trained on T = 2..max_length takes.
 
-    eta = sum_T (T - 1) / sum_T [(T - 1)^2 + (dim - 1) (T - 1)] = 3 / (2 max_length + 3 dim - 4).
+    eta = sum_T (T - 1) / sum_T [(T - 1)^2 + (dim - 1) (T - 1)] = 3 / (2 max_length + 3 dim - 4) -> 3 / (2 max_length).
     In the unitary family it is the optimum over all block scalars, and for max_length > 2 no other product of them is
     then non-zero; for conjugate pairs it is the best pure gradient step, see `block_scalar_optimum`.
     Source: Sander et al. 2024, augmented tokens; here with the T - 1 pairs that a context of T tokens holds.
-
-    Args:
-        dim: size of s_t; >= 1.
-        max_length: longest context trained on; >= 2.
-    Returns:
-        eta; tends to 3 / (2 max_length).
-    Raises:
-        ValueError: dim < 1 or max_length < 2.
     """
     check_integer("dim", dim, low=1)
     check_integer("max_length", max_length, low=2)
@@ -56,12 +51,6 @@ def optimal_step_size_at(*, dim: int, length: int) -> float:
 
     Its loss dim (dim - 1) / (T + dim - 2) vanishes with long contexts, unlike that of one step size for all T.
     Source: Sander et al. 2024, augmented tokens; by minimising `one_step_loss`.
-
-    Args:
-        dim: size of s_t; >= 1.
-        length: T; >= 2.
-    Raises:
-        ValueError: dim < 1 or length < 2.
     """
     check_integer("dim", dim, low=1)
     check_integer("length", length, low=2)
@@ -74,13 +63,6 @@ def one_step_loss(*, dim: int, length: int, step_size: float) -> float:
     dim [(1 - (T - 1) eta)^2 + (dim - 1) (T - 1) eta^2]: the target's own mode, and T - 1 others for each other
     coordinate.
     Source: Sander et al. 2024, augmented tokens; by counting modes.
-
-    Args:
-        dim: size of s_t; >= 1.
-        length: T; >= 2.
-        step_size: eta, any number.
-    Raises:
-        ValueError: dim < 1, length < 2 or a step size that is not finite.
     """
     check_integer("dim", dim, low=1)
     check_integer("length", length, low=2)
@@ -95,12 +77,6 @@ def one_step_minimum(*, dim: int, max_length: int) -> float:
     dim (1 - 3 max_length / (2 (2 max_length + 3 dim - 4))), which tends to dim / 4 and not to 0: one step size cannot
     suit all T.
     Source: Sander et al. 2024, augmented tokens; by summing over T.
-
-    Args:
-        dim: size of s_t; >= 1.
-        max_length: longest context trained on; >= 2.
-    Raises:
-        ValueError: dim < 1 or max_length < 2.
     """
     return dim * (1 - max_length * optimal_step_size(dim=dim, max_length=max_length) / 2)
 
@@ -117,12 +93,7 @@ def block_scalar_optimum(*, dim: int, max_length: int) -> BlockScalarOptimum:
     Source: not in Sander et al. 2024; by counting modes.
 
     Args:
-        dim: size of s_t; even.
-        max_length: longest context trained on; >= 2.
-    Returns:
-        a2, a3 and the mean loss over T.
-    Raises:
-        ValueError: odd dim, dim < 2 or max_length < 2.
+        dim: even.
     """
     check_integer("dim", dim, low=2)
     check_even(dim)

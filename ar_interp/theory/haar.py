@@ -9,6 +9,10 @@ It is the same for a fixed and for a random s_1, as W and Q W Q^T have the same 
 moments of the traces t_m = tr W^m. These are exact too: on each of the two components of O(dim) the free eigenangles
 are a determinantal point process (Weyl's integration formula), the projection on a few sines or cosines, and its
 joint cumulants are traces of products of small matrices. No quadrature, any dim and T.
+
+Arguments are named alike everywhere: dim >= 1, the size of s_t; length >= 2, T; max_length >= 2, the longest context
+trained on; step_size, eta, any number. Others are a ValueError. Step sizes are for |s_1| = 1, errors are summed over
+coordinates.
 Source: the model is the augmented-token layer of Sander et al. 2024; the values are derived here.
 """
 
@@ -28,10 +32,7 @@ def second_moment(*, dim: int, power: int) -> float:
     Source: fourth moments of the sphere, moments of traces by Weyl's integration formula.
 
     Args:
-        dim: size of s_t; >= 1.
         power: m; >= 0.
-    Raises:
-        ValueError: dim < 1 or power < 0.
     """
     check_integer("dim", dim, low=1)
     check_integer("power", power, low=0)
@@ -41,15 +42,7 @@ def second_moment(*, dim: int, power: int) -> float:
 def haar_step_size(*, dim: int, max_length: int) -> float:
     """Best step size of one gradient step shared by T = 2..max_length: sum_T h_T / sum_T G_T.
 
-    Source: by minimising the mean of `haar_one_step_loss`, a parabola.
-
-    Args:
-        dim: size of s_t; >= 1.
-        max_length: longest context trained on; >= 2.
-    Returns:
-        eta, for |s_1| = 1; max_length eta tends to `haar_step_limit`.
-    Raises:
-        ValueError: dim < 1 or max_length < 2.
+    max_length eta tends to `haar_step_limit`. Source: by minimising the mean of `haar_one_step_loss`, a parabola.
     """
     h, G = _sums(dim, check_integer("max_length", max_length, low=2))
     return float(h.sum() / G.sum())
@@ -58,15 +51,8 @@ def haar_step_size(*, dim: int, max_length: int) -> float:
 def haar_step_size_at(*, dim: int, length: int) -> float:
     """Best step size for one context length T alone: h_T / G_T.
 
-    Its loss is 1 - h_T^2 / G_T. Source: by minimising `haar_one_step_loss`, a parabola.
-
-    Args:
-        dim: size of s_t; >= 1.
-        length: T; >= 2.
-    Returns:
-        eta, for |s_1| = 1; T eta tends to 2/3 of `haar_step_limit`.
-    Raises:
-        ValueError: dim < 1 or length < 2.
+    Its loss is 1 - h_T^2 / G_T; T eta tends to 2/3 of `haar_step_limit`.
+    Source: by minimising `haar_one_step_loss`, a parabola.
     """
     h, G = _sums(dim, check_integer("length", length, low=2))
     return float(h[-1] / G[-1])
@@ -75,16 +61,8 @@ def haar_step_size_at(*, dim: int, length: int) -> float:
 def haar_one_step_loss(*, dim: int, length: int, step_size: float) -> float:
     """Loss of one gradient step from W = 0 on a context of T tokens: 1 - 2 eta h_T + eta^2 G_T.
 
+    Predicting 0 costs 1.
     Source: sixth moments of the sphere, moments of traces by Weyl's integration formula; exact at every T.
-
-    Args:
-        dim: size of s_t; >= 1.
-        length: T; >= 2.
-        step_size: eta, any number; for |s_1| = 1.
-    Returns:
-        E|prediction - s_{T+1}|^2, summed over coordinates; predicting 0 costs 1.
-    Raises:
-        ValueError: dim < 1, length < 2 or a step size that is not finite.
     """
     eta = check_number("step_size", step_size, low=-float("inf"))
     h, G = _sums(dim, check_integer("length", length, low=2))
@@ -92,14 +70,7 @@ def haar_one_step_loss(*, dim: int, length: int, step_size: float) -> float:
 
 
 def haar_one_step_minimum(*, dim: int, max_length: int) -> float:
-    """Mean over T = 2..max_length of `haar_one_step_loss` at `haar_step_size`: 1 - eta mean_T h_T.
-
-    Args:
-        dim: size of s_t; >= 1.
-        max_length: longest context trained on; >= 2.
-    Raises:
-        ValueError: dim < 1 or max_length < 2.
-    """
+    """Mean over T = 2..max_length of `haar_one_step_loss` at `haar_step_size`: 1 - eta mean_T h_T."""
     h, G = _sums(dim, check_integer("max_length", max_length, low=2))
     return float(1 - h.sum() ** 2 / (G.sum() * len(h)))
 
@@ -109,11 +80,6 @@ def haar_step_limit(*, dim: int) -> float:
 
     Neither 3/2 nor 3 dim / 2, what one coordinate or dim commuting ones give.
     Source: h_T ~ T (2 dim + 1) / (dim (dim + 2)), G_T ~ 3 T^2 (2 dim + 3) / (dim (dim + 2) (dim + 4)).
-
-    Args:
-        dim: size of s_t; >= 1.
-    Raises:
-        ValueError: dim < 1.
     """
     check_integer("dim", dim, low=1)
     return (dim + 4) * (2 * dim + 1) / (2 * (2 * dim + 3))
@@ -123,11 +89,6 @@ def haar_error_limit(*, dim: int) -> float:
     """Limit of `haar_one_step_minimum`, one step size for all T: 1 - (3/4) x, x = 1 - `haar_error_limit_at`.
 
     Source: the leading orders of h_T and G_T, averaged over T.
-
-    Args:
-        dim: size of s_t; >= 1.
-    Raises:
-        ValueError: dim < 1.
     """
     return 1 - 0.75 * (1 - haar_error_limit_at(dim=dim))
 
@@ -137,11 +98,6 @@ def haar_error_limit_at(*, dim: int) -> float:
 
     One gradient step never becomes exact for dim > 1; the limit grows to 1/3 with dim.
     Source: the leading orders of h_T and G_T.
-
-    Args:
-        dim: size of s_t; >= 1.
-    Raises:
-        ValueError: dim < 1.
     """
     check_integer("dim", dim, low=1)
     return 1 - (2 * dim + 1) ** 2 * (dim + 4) / (3 * dim * (dim + 2) * (2 * dim + 3))
@@ -154,10 +110,7 @@ def ols_error(*, dim: int, length: int) -> float:
     Source: given s_1..s_{T-1}, the part of s_T off the span of s_2..s_{T-1} is uniform on a sphere; recursion over T.
 
     Args:
-        dim: size of s_t; >= 1.
-        length: T; >= 1.
-    Raises:
-        ValueError: dim < 1 or length < 1.
+        length: T; >= 1 here.
     """
     check_integer("dim", dim, low=1)
     check_integer("length", length, low=1)
