@@ -132,7 +132,7 @@ def claim(
     evidence: Evidence,
     source: str,
     tolerance: str | Tolerance,
-    predicted: float,
+    predicted: float = 0.0,
     measured: float,
     control: tuple[str, float],
     n: int = 1,

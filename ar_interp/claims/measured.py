@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp import seeds
-from ar_interp.claims.core import Claim, Evidence, claim
+from ar_interp.claims.core import Claim, claim
 from ar_interp.claims.subject import Subject
-from ar_interp.claims.tolerances import Tolerance
 from ar_interp.processes import Contexts, Sequences
 
 
@@ -85,53 +84,28 @@ class Measured:
         statement: str,
         read: Callable[[Any], float],
         *,
-        evidence: Evidence,
-        source: str,
-        tolerance: str | Tolerance,
-        predicted: float = 0.0,
-        n: int = 1,
-        uncertainty: float = 0.0,
         control: tuple[str, Any] | None = None,
+        **fields: Any,
     ) -> Claim:
         """A claim about what `read` says of this model; its control is the untrained one, or another.
 
         Args:
             control: description, and a number or something measured to read.
+            fields: the other arguments of `claims.claim`.
         """
         description, other = control or ("untrained", self.untrained)
-        return claim(
-            name,
-            statement,
-            evidence=evidence,
-            source=source,
-            tolerance=tolerance,
-            predicted=predicted,
-            measured=read(self),
-            uncertainty=uncertainty,
-            n=n,
-            control=(description, other if isinstance(other, float) else read(other)),
-        )
+        against = other if isinstance(other, float) else read(other)
+        return claim(name, statement, measured=read(self), control=(description, against), **fields)
 
-    def loss_claim(
-        self,
-        name: str,
-        statement: str,
-        *,
-        source: str,
-        tolerance: str | Tolerance,
-        reference: float,
-        control: tuple[str, float] | None = None,
-    ) -> Claim:
-        """The error on fresh contexts over a reference is 1; `control` is another loss over the same reference."""
+    def loss_claim(self, name: str, statement: str, *, reference: float, **fields: Any) -> Claim:
+        """A claim that the error on fresh contexts over a reference is 1; a control is another loss over it."""
         return self.claim(
             name,
             statement,
             lambda m: m.loss() / reference,
             evidence="behaviour",
-            source=source,
-            tolerance=tolerance,
             predicted=1,
             n=self.n,
             uncertainty=self.loss_error() / reference,
-            control=control,
+            **fields,
         )

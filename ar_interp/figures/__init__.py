@@ -4,70 +4,37 @@ Where theory speaks of the model, titles say what it expects (`Setting.sentence`
 where the two differ, one sees it. Where theory is silent titles say what is drawn.
 """
 
-from ar_interp.figures.algorithm import algorithm_match, error_by_position, steps_by_layer
-from ar_interp.figures.circuits import (
-    block_distances,
-    block_shares,
-    circuit_eigenvalues,
-    circuit_spectra,
-    composition_scores,
-    effective_ranks,
-)
-from ar_interp.figures.context import context_error, context_matrices, phases_on_circle, prediction
-from ar_interp.figures.heads import head_matrices, head_spectrum, head_statistics
-from ar_interp.figures.interventions import (
-    ablation_costs,
-    edit_curve,
-    path_shares,
-    scrub_recovered,
-    swap_by_layer,
-    swap_scores,
-    swapped_prediction,
-)
-from ar_interp.figures.positional import (
-    filter_profile,
-    filter_response,
-    positional_matrix,
-    positional_ratio,
-    positional_rows,
-    residual_by_angle,
-)
-from ar_interp.figures.readout import data_efficiency
-from ar_interp.figures.training import member_levels, training_history
-from ar_interp.setting import setting_of as expected_of
+from ar_interp.figures.algorithm import algorithm_match as algorithm_match
+from ar_interp.figures.algorithm import error_by_position as error_by_position
+from ar_interp.figures.algorithm import steps_by_layer as steps_by_layer
+from ar_interp.figures.circuits import block_distances as block_distances
+from ar_interp.figures.circuits import block_shares as block_shares
+from ar_interp.figures.circuits import circuit_eigenvalues as circuit_eigenvalues
+from ar_interp.figures.circuits import circuit_spectra as circuit_spectra
+from ar_interp.figures.circuits import composition_scores as composition_scores
+from ar_interp.figures.circuits import effective_ranks as effective_ranks
+from ar_interp.figures.context import context_error as context_error
+from ar_interp.figures.context import context_matrices as context_matrices
+from ar_interp.figures.context import phases_on_circle as phases_on_circle
+from ar_interp.figures.context import prediction as prediction
+from ar_interp.figures.heads import head_matrices as head_matrices
+from ar_interp.figures.heads import head_spectrum as head_spectrum
+from ar_interp.figures.heads import head_statistics as head_statistics
+from ar_interp.figures.interventions import ablation_costs as ablation_costs
+from ar_interp.figures.interventions import edit_curve as edit_curve
+from ar_interp.figures.interventions import path_shares as path_shares
+from ar_interp.figures.interventions import scrub_recovered as scrub_recovered
+from ar_interp.figures.interventions import swap_by_layer as swap_by_layer
+from ar_interp.figures.interventions import swap_scores as swap_scores
+from ar_interp.figures.interventions import swapped_prediction as swapped_prediction
+from ar_interp.figures.positional import filter_profile as filter_profile
+from ar_interp.figures.positional import filter_response as filter_response
+from ar_interp.figures.positional import positional_matrix as positional_matrix
+from ar_interp.figures.positional import positional_ratio as positional_ratio
+from ar_interp.figures.positional import positional_rows as positional_rows
+from ar_interp.figures.positional import residual_by_angle as residual_by_angle
+from ar_interp.figures.readout import data_efficiency as data_efficiency
+from ar_interp.figures.training import member_levels as member_levels
+from ar_interp.figures.training import training_history as training_history
 
-__all__ = [
-    "ablation_costs",
-    "algorithm_match",
-    "block_distances",
-    "block_shares",
-    "circuit_eigenvalues",
-    "circuit_spectra",
-    "composition_scores",
-    "context_error",
-    "context_matrices",
-    "data_efficiency",
-    "edit_curve",
-    "effective_ranks",
-    "error_by_position",
-    "expected_of",
-    "filter_profile",
-    "filter_response",
-    "head_matrices",
-    "head_spectrum",
-    "head_statistics",
-    "member_levels",
-    "path_shares",
-    "phases_on_circle",
-    "positional_matrix",
-    "positional_ratio",
-    "positional_rows",
-    "prediction",
-    "residual_by_angle",
-    "scrub_recovered",
-    "steps_by_layer",
-    "swap_by_layer",
-    "swap_scores",
-    "swapped_prediction",
-    "training_history",
-]
+__all__ = [name for name, value in vars().items() if callable(value)]  # pyright: ignore[reportUnsupportedDunderAll]

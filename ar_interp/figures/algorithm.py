@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-from ar_interp.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, number, styled
+from ar_interp.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, draw, number, styled
 from ar_interp.probes.algorithm import AlgorithmIdentification
 
 COMPARED = ("zero", "1 step", "4 steps", "16 steps", "OLS")
@@ -41,10 +41,10 @@ def error_by_position(identification: AlgorithmIdentification, *, estimators: Se
     layers = [f"model, layer {layer}" for layer in range(n_layers)]
     figure = go.Figure()
     for name, shade in zip(layers, reversed(shades), strict=True):
-        _draw(figure, drawn, name, {"color": shade, "width": 2.5}, band=name == layers[-1])
+        _curve(figure, drawn, name, {"color": shade, "width": 2.5}, band=name == layers[-1])
     for i, name in enumerate(estimators):
         colour, dash = LINES[i % len(LINES)]
-        _draw(figure, drawn, name, {"color": colour, "dash": dash})
+        _curve(figure, drawn, name, {"color": colour, "dash": dash})
     own = drawn["error"].to_numpy()[drawn["estimator"].isin(layers).to_numpy()]
     lowest = np.floor(np.log10(max(own.min(), LEAST)))
     highest = np.ceil(np.log10(min(max(np.median(own), 1), 1 / LEAST)))
@@ -80,25 +80,18 @@ def algorithm_match(identification: AlgorithmIdentification, *, layer: int | Non
     figure = go.Figure()
     names, is_best = list(rows["estimator"]), [name == best for name in rows["estimator"]]
     distances = np.asarray(rows["distance"]).clip(LEAST)
-    figure.add_trace(
-        go.Scatter(
-            x=distances.tolist(), y=names, mode="markers", name="distance of predictions",
-            error_x={"array": rows["distance_se"].tolist(), "color": BLUE, "thickness": 1, "width": 2},
-            marker={"size": [13 if b else 8 for b in is_best], "color": [VERMILLION if b else BLUE for b in is_best]},
-            hovertemplate="%{y}<br>%{x:.3g}<extra></extra>",
-        )
+    figure.add_scatter(
+        x=distances.tolist(), y=names, mode="markers", name="distance of predictions",
+        error_x={"array": rows["distance_se"].tolist(), "color": BLUE, "thickness": 1, "width": 2},
+        marker={"size": [13 if b else 8 for b in is_best], "color": [VERMILLION if b else BLUE for b in is_best]},
+        hovertemplate="%{y}<br>%{x:.3g}<extra></extra>",
     )  # fmt: skip
     likeness: dict[str, tuple[str, dict[str, Any]]] = {
         "error_similarity": ("cosine of the errors", {"color": GREEN, "symbol": "diamond", "size": 8}),
         "sensitivity": ("cosine of the estimates of W", {"color": SKY, "symbol": "square-open", "size": 8}),
     }
     for column, (name, marker) in likeness.items():
-        figure.add_trace(
-            go.Scatter(
-                x=rows[column].tolist(), y=names, mode="markers", name=name, marker=marker,
-                hovertemplate="%{y}<br>%{x:.3f}<extra>" + name + "</extra>", xaxis="x2",
-            )
-        )  # fmt: skip
+        draw(figure, rows[column], names, name, "%{y}<br>%{x:.3f}", marker=marker, xaxis="x2")
     distance: dict[str, Any] = {"type": "log", "exponentformat": "power", "domain": [0, 0.48]}
     figure.update_layout(
         xaxis={"title": {"text": "|prediction − estimator's|²"}, **distance},
@@ -158,18 +151,15 @@ def _of_normalisation(identification: AlgorithmIdentification, name: str) -> boo
     return not is_descent or name.endswith(" per pair") == identification.per_pair
 
 
-def _draw(figure: go.Figure, drawn: pd.DataFrame, name: str, line: dict[str, Any], *, band: bool = True) -> None:
+def _curve(figure: go.Figure, drawn: pd.DataFrame, name: str, line: dict[str, Any], *, band: bool = True) -> None:
     rows = drawn[drawn["estimator"] == name]
-    x, group = rows["T"].tolist(), {"legendgroup": name}
+    x, group = rows["T"].tolist(), dict[str, Any](legendgroup=name)
     if band:
         edges = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip", **group}
         filled = {"fill": "tonexty", "fillcolor": _faint(line["color"])}
         figure.add_scatter(x=x, y=np.asarray(rows["high"]).clip(LEAST).tolist(), **edges)
         figure.add_scatter(x=x, y=np.asarray(rows["low"]).clip(LEAST).tolist(), **edges, **filled)
-    figure.add_scatter(
-        x=x, y=rows["error"].tolist(), mode="lines", name=name, line=line, **group,
-        hovertemplate="T = %{x}<br>%{y:.3g}<extra>" + name + "</extra>",
-    )  # fmt: skip
+    draw(figure, x, rows["error"], name, "T = %{x}<br>%{y:.3g}", mode="lines", line=line, **group)
 
 
 def _faint(colour: str) -> str:

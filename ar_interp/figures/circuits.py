@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.figures.style import BLUE, GREY, VERMILLION, matrices, number, signed_scale, styled, unit_circle
+from ar_interp.figures.style import BLUE, GREY, VERMILLION, draw, matrices, number, signed_scale, styled, unit_circle
 from ar_interp.probes.circuits import CIRCUITS, COMPOSITIONS, BlockView, Circuits, Spectrum
 from ar_interp.setting import Setting
 
@@ -127,8 +127,8 @@ def block_shares(circuits: Circuits, *, layer: int, head: int) -> go.Figure:
         layer, head: from 0.
     """
     shares = _blocks(circuits).share[:, layer, head]
-    panels = {name: _labelled(shares[i], BLOCKS, BLOCKS) for i, name in enumerate(CIRCUITS)}
-    figure = matrices(panels, {"QK": ("query", "key"), "OV": ("reads", "writes")}, columns=len(panels))
+    axes = {"QK": ("query", "key"), "OV": ("reads", "writes")}
+    figure = matrices({name: (_labelled(shares[i], BLOCKS, BLOCKS), *axes[name]) for i, name in enumerate(CIRCUITS)})
     figure.update_yaxes(scaleanchor=None).update_yaxes(
         showticklabels=False, title_standoff=4, row=1, col=2
     )  # the names of the first panel
@@ -168,11 +168,11 @@ def block_distances(circuits: Circuits, *, layer: int, head: int) -> go.Figure:
             ("c I", view.distance, {"symbol": symbol}),
             ("diagonal", view.off_diagonal, {"symbol": f"{symbol}-open", "line": {"width": 1.5}}),
         ):
-            figure.add_scatter(
-                x=values[i, layer, head].flatten().tolist(), y=names, mode="markers", name=name,
+            hover = f"%{{y}} to {which}<br>%{{x:.3g}}, share %{{customdata:.3g}}"
+            draw(
+                figure, values[i, layer, head].flatten().tolist(), names, name, hover,
                 legendgroup=name, showlegend=which == "c I", customdata=share.tolist(),
                 marker={"color": colour, "size": (4 + 12 * share.nan_to_num().sqrt()).tolist(), **marker},
-                hovertemplate=f"%{{y}} to {which}<br>%{{x:.3g}}, share %{{customdata:.3g}}<extra>{name}</extra>",
             )  # fmt: skip
         in_use = view.distance[i, layer, head].flatten()[share > IN_USE]
         largest.append(f"{name} {number(in_use.max().item())}")
@@ -204,9 +204,12 @@ def composition_scores(circuits: Circuits, *, untrained: Sequence[Circuits] = ()
         raise ValueError("circuits are those of one layer: composition needs two or more.")
     earlier, later = _names(range(n_layers - 1), n_heads), _names(range(1, n_layers), n_heads)
     scores = circuits.composition_scores[:, :-1, :, 1:].flatten(3, 4).flatten(1, 2)
-    panels = {f"{kind}-composition": _labelled(scores[k], earlier, later) for k, kind in enumerate(COMPOSITIONS)}
     unit = "layer" if n_heads == 1 else "layer, head"
-    figure = matrices(panels, dict.fromkeys(panels, (f"earlier {unit}", f"later {unit}")), columns=len(panels))
+    panels = {
+        f"{kind}-composition": (_labelled(scores[k], earlier, later), f"earlier {unit}", f"later {unit}")
+        for k, kind in enumerate(COMPOSITIONS)
+    }
+    figure = matrices(panels)
     figure.update_xaxes(type="category").update_yaxes(type="category")
     mean, sd = circuits.untrained_composition
     if untrained:
@@ -238,10 +241,7 @@ def _pairs(circuits: Circuits, untrained: Circuits) -> list[tuple[str, Spectrum,
 
 def _points(figure: go.Figure, spectrum: Spectrum, layer: int, head: int, name: str, marker: dict) -> None:
     values = spectrum.eigenvalues[layer, head] / spectrum.S[layer, head, 0]
-    figure.add_scatter(
-        x=values.real.tolist(), y=values.imag.tolist(), mode="markers", name=name, marker=marker,
-        hovertemplate="%{x:.3g} + %{y:.3g} i<extra>" + name + "</extra>",
-    )  # fmt: skip
+    draw(figure, values.real.tolist(), values.imag.tolist(), name, "%{x:.3g} + %{y:.3g} i", marker=marker)
 
 
 def _names(layers: range, n_heads: int) -> list[str]:

@@ -17,6 +17,7 @@ from ar_interp.figures.style import (
     PURPLE,
     ROUNDING,
     VERMILLION,
+    draw,
     heatmap,
     matrices,
     number,
@@ -50,16 +51,11 @@ def context_error(recovered: RecoveredContext, setting: Setting) -> go.Figure:
         rows = errors[errors["estimator"] == name]
         if rows.empty:
             continue
-        figure.add_scatter(
-            x=rows["T"],
-            y=rows["context_error"],
-            error_y={"array": rows["context_error_se"], "thickness": 1, "width": 2},
-            mode="lines+markers",
-            name=name,
-            line={"color": colour, "dash": dash},
-            marker={"symbol": symbol, "size": 7},
-            hovertemplate="T = %{x}<br>%{y:.3g}<extra>" + name + "</extra>",
-        )
+        draw(
+            figure, rows["T"], rows["context_error"], name, "T = %{x}<br>%{y:.3g}",
+            error=rows["context_error_se"], cap=2, mode="lines+markers",
+            line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 7},
+        )  # fmt: skip
     own = errors["context_error"].to_numpy()[errors["estimator"].to_numpy() == "model"]
     lowest = math.floor(math.log10(max(own.min(), LEAST)))  # others may leave the frame, so that the rest is told apart
     if lowest <= NEAR_ROUNDING:
@@ -87,10 +83,9 @@ def context_matrices(recovered: RecoveredContext, setting: Setting, *, sequence:
     parts = {"W": W, "Ŵ": estimate}
     if W.is_complex():
         parts = {"Re W": W.real, "Re Ŵ": estimate.real, "Im W": W.imag, "Im Ŵ": estimate.imag}
-    panels = {name: heatmap(part, rows="row", columns="column") for name, part in parts.items()}
-    axes: dict[str, tuple[str, str]] = dict.fromkeys(panels, ("row j", "column i"))
+    panels = {name: (heatmap(part, rows="row", columns="column"), "row j", "column i") for name, part in parts.items()}
     return styled(
-        matrices(panels, axes, columns=len(panels)),
+        matrices(panels),
         title=setting.sentence("estimate"),
         measured=f"sequence {sequence} at T = {position}: largest |Ŵ − W| of an entry "
         f"{number((estimate - W).abs().max().item())}",

@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-from ar_interp.figures.style import BLUE, GREY, VERMILLION, heatmap, matrices, number, styled, threshold
+from ar_interp.figures.style import BLUE, GREY, VERMILLION, draw, heatmap, matrices, number, styled, threshold
 from ar_interp.probes.heads import HeadOrthogonality
 from ar_interp.setting import Setting
 
@@ -20,21 +20,13 @@ COSINES = ("cosine_ab", "cosine_aa")
 def head_matrices(heads: HeadOrthogonality, setting: Setting) -> go.Figure:
     """A, B, C = B^T A and M = A B^T on one colour scale."""
     panels = {
-        "A (keys)": heatmap(heads.A, rows="head", columns="coordinate"),
-        "B (values)": heatmap(heads.B, rows="head", columns="coordinate"),
-        "C = BᵀA": heatmap(heads.C, rows="coordinate", columns="coordinate"),
-        "M = ABᵀ": heatmap(heads.M, rows="head", columns="head"),
+        "A (keys)": (heatmap(heads.A, rows="head", columns="coordinate"), "head h", "coordinate i"),
+        "B (values)": (heatmap(heads.B, rows="head", columns="coordinate"), "head h", "coordinate i"),
+        "C = BᵀA": (heatmap(heads.C, rows="coordinate", columns="coordinate"), "coordinate j", "coordinate i"),
+        "M = ABᵀ": (heatmap(heads.M, rows="head", columns="head"), "head h", "head h'"),
     }
-    head_by_coordinate = ("head h", "coordinate i")
-    axes = dict(
-        zip(
-            panels,
-            [head_by_coordinate, head_by_coordinate, ("coordinate j", "coordinate i"), ("head h", "head h'")],
-            strict=True,
-        )
-    )
     return styled(
-        matrices(panels, axes, columns=4),
+        matrices(panels),
         title=setting.sentence("heads"),
         measured=f"|C² − mC|/m² = {number(heads.e_c)}, m = tr M / rank = {number(heads.scale)}, rank {heads.rank}",
         height=250,
@@ -68,21 +60,14 @@ def head_spectrum(heads: HeadOrthogonality, setting: Setting) -> go.Figure:
 
 def head_statistics(heads: HeadOrthogonality, untrained: HeadOrthogonality, setting: Setting) -> go.Figure:
     """Each statistic beside that of the same architecture with fresh weights, on a logarithmic axis."""
-    names = list(STATISTICS)
-    labels = list(STATISTICS.values())
     figure = go.Figure()
     for name, result, colour, symbol in (
         ("this model", heads, BLUE, "circle"),
         ("untrained", untrained, VERMILLION, "diamond-open"),
     ):
-        figure.add_scatter(
-            x=[getattr(result, statistic) for statistic in names],
-            y=labels,
-            mode="markers",
-            marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2, "color": colour}},
-            name=name,
-            hovertemplate="%{x:.3g}<extra>" + name + "</extra>",
-        )
+        values = [getattr(result, statistic) for statistic in STATISTICS]
+        marker = {"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2, "color": colour}}
+        draw(figure, values, STATISTICS.values(), name, "%{x:.3g}", marker=marker)
     figure.add_scatter(
         x=[heads.untrained_cosine] * len(COSINES),
         y=[STATISTICS[name] for name in COSINES],

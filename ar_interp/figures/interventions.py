@@ -11,7 +11,7 @@ from jaxtyping import Float, Inexact
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from ar_interp.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, number, styled
+from ar_interp.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, circle, draw, number, styled
 from ar_interp.probes.ablations import Ablation
 from ar_interp.probes.edits import EDITS, ESTIMATED, EXACT, NONE, EditLosses
 from ar_interp.probes.paths import GRADIENT_STEP, Paths
@@ -71,7 +71,8 @@ def swapped_prediction(swapped: SwappedContext, setting: Setting, *, pair: int, 
     for i, (across, up, plane) in enumerate(planes):
         place: dict[str, Any] = {"row": i // n_columns + 1, "col": i % n_columns + 1}
         if own.is_complex():
-            _circle(figure, float(np.hypot(*plane[-1])), **place)
+            # what a W that is unitary and diagonal can make of a coordinate
+            circle(figure, float(np.hypot(*plane[-1])), **place)
         _ring_and_arrow(figure, plane, showlegend=i == 0, **place)
         centre, half = (plane[0], 1.3 * spread) if spread < NEAR * size else (np.zeros(2), 1.2 * size)
         x_range, y_range = ([float(c - half), float(c + half)] for c in centre)
@@ -103,11 +104,10 @@ def swap_scores(swapped: SwappedContext, *, position: int) -> go.Figure:
     said = []
     for name, (colour, dash, symbol) in LINES.items():
         rows = table[table["condition"] == name]
-        figure.add_scatter(
-            x=rows["T"].tolist(), y=rows["score"].tolist(), mode="lines+markers", name=name,
-            error_y={"array": rows["score_se"].tolist(), "thickness": 1, "width": 2},
+        draw(
+            figure, rows["T"], rows["score"], name, "T = %{x}<br>%{y:.3g}",
+            error=rows["score_se"], cap=2, mode="lines+markers",
             line={"color": colour, "dash": dash, "width": 1.5}, marker={"symbol": symbol, "size": 7},
-            hovertemplate="T = %{x}<br>%{y:.3g}<extra>" + name + "</extra>",
         )  # fmt: skip
         here = _row(swapped, name, position)
         said.append(f"{name} {_decimals(here['score'])}" + (f" ± {here['score_se']:.3f}" if name == SWAP else ""))
@@ -143,11 +143,11 @@ def swap_by_layer(
         (cumulative, "in all layers up to this one", BLUE, "circle"),
     ):
         rows = [_row(swapped, SWAP, position) for swapped in swaps]
-        figure.add_scatter(
-            x=[swapped.layers[-1] for swapped in swaps], y=[row["score"] for row in rows], mode="lines+markers",
-            error_y={"array": [row["score_se"] for row in rows], "thickness": 1, "width": 3}, name=name,
+        layers, scores = [swapped.layers[-1] for swapped in swaps], [row["score"] for row in rows]
+        draw(
+            figure, layers, scores, name, "layer %{x}<br>%{y:.3g}",
+            error=[row["score_se"] for row in rows], mode="lines+markers",
             line={"color": colour, "width": 1.5}, marker={"symbol": symbol, "size": 9},
-            hovertemplate="layer %{x}<br>%{y:.3g}<extra>" + name + "</extra>",
         )  # fmt: skip
         said.append(f"{name} {', '.join(_decimals(row['score']) for row in rows)}")
     ceiling = _row(cumulative[-1], CEILING, position)["score"]
@@ -178,21 +178,15 @@ def edit_curve(losses: EditLosses, chosen: EditLosses) -> go.Figure:
         raise ValueError(f"losses and chosen must be of one edit, got {losses.edit!r} and {chosen.edit!r}.")
     edit = EDITS[losses.edit]
     table, here = losses.by_value.sort_values("value"), chosen.by_value.iloc[0].to_dict()
-    figure = go.Figure()
+    figure, hover = go.Figure(), "%{x:.3g}<br>%{y:.4g}"
     if losses.source != NONE:
-        figure.add_scatter(
-            x=table["value"].tolist(), y=table["predicted"].tolist(), mode="lines", name="predicted",
-            line={"color": BLUE, "width": 2}, hovertemplate="%{x:.3g}<br>%{y:.4g}<extra>predicted</extra>",
-        )  # fmt: skip
+        line = {"color": BLUE, "width": 2}
+        draw(figure, table["value"], table["predicted"], "predicted", hover, mode="lines", line=line)
     for name, rows, marker in (
         ("measured", table, {"symbol": "circle-open", "size": 7, "color": BLACK}),
         ("measured here", chosen.by_value, {"symbol": "diamond", "size": 12, "color": VERMILLION}),
     ):
-        figure.add_scatter(
-            x=rows["value"].tolist(), y=rows["measured"].tolist(), mode="markers", name=name, marker=marker,
-            error_y={"array": rows["measured_se"].tolist(), "thickness": 1, "width": 3},
-            hovertemplate="%{x:.3g}<br>%{y:.4g}<extra>" + name + "</extra>",
-        )  # fmt: skip
+        draw(figure, rows["value"], rows["measured"], name, hover, error=rows["measured_se"], marker=marker)
     figure.add_vline(x=edit.neutral, line={"color": GREY, "dash": "dot", "width": 1.5})
     figure.add_annotation(x=edit.neutral, y=1, yref="paper", yanchor="bottom", text="as trained", showarrow=False)
     figure.update_xaxes(title_text=_typeset(edit.meaning))
@@ -222,11 +216,8 @@ def ablation_costs(ablation: Ablation) -> go.Figure:
     )  # fmt: skip
     known = bool(np.isfinite(table["predicted"].to_numpy()).all())
     if known:
-        figure.add_scatter(
-            x=names, y=table["predicted"].tolist(), mode="markers", name="theory",
-            marker={"symbol": "diamond-open", "size": 10, "color": VERMILLION, "line": {"width": 2}},
-            hovertemplate="%{x}<br>%{y:.4g}<extra>theory</extra>",
-        )  # fmt: skip
+        marker = {"symbol": "diamond-open", "size": 10, "color": VERMILLION, "line": {"width": 2}}
+        draw(figure, names, table["predicted"], "theory", "%{x}<br>%{y:.4g}", marker=marker)
     unit = ", ".join(drawn).replace("offset", "offset k of the key s<sub>T−k</sub>")
     figure.update_xaxes(title_text=unit, type="category", nticks=20)
     figure.update_yaxes(title_text="loss without it − loss")
@@ -349,22 +340,11 @@ def _ring_and_arrow(figure: go.Figure, points: Float[np.ndarray, "3 2"], *, show
     }
     for name, (shown, marker) in traces.items():
         x, y = zip(*shown, strict=True)
-        figure.add_trace(
-            go.Scatter(
-                x=list(x), y=list(y), mode="lines+markers" if name == MOVED else "markers", name=name,
-                legendgroup=name, showlegend=showlegend, line={"color": BLUE, "width": 2}, marker=marker,
-                hovertemplate="%{x:.4g}, %{y:.4g}<extra>" + name + "</extra>",
-            ),
-            **place,
+        mode = "lines+markers" if name == MOVED else "markers"
+        draw(
+            figure, x, y, name, "%{x:.4g}, %{y:.4g}", mode=mode, legendgroup=name, showlegend=showlegend,
+            line={"color": BLUE, "width": 2}, marker=marker, **place,
         )  # fmt: skip
-
-
-def _circle(figure: go.Figure, radius: float, **place: Any) -> None:
-    """All numbers of one modulus: what a W that is unitary and diagonal can make of a coordinate."""
-    angle = np.linspace(0, 2 * np.pi, 181)
-    x, y = (radius * np.cos(angle)).tolist(), (radius * np.sin(angle)).tolist()
-    line = {"color": "#BBBBBB", "width": 1}
-    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False), **place)
 
 
 def _range(scores: Float[np.ndarray, "row"]) -> list[float]:

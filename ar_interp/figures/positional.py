@@ -3,16 +3,20 @@
 import numpy as np
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ar_interp.figures.style import (
     BLUE,
     GREEN,
     ROUNDING,
     VERMILLION,
+    draw,
     heatmap,
     number,
     rounding,
     signed_scale,
+    square,
     styled,
     threshold,
 )
@@ -27,15 +31,7 @@ def positional_matrix(structure: PositionalStructure, setting: Setting) -> go.Fi
     """P with a row per context length; keys that lie in the future are left blank."""
     used = torch.ones_like(structure.P).tril(1) > 0
     figure = go.Figure(heatmap(structure.P.where(used, torch.nan), rows="T", columns="key", first_row=2))
-    figure.update_xaxes(title_text="key position t", showgrid=False, zeroline=False, constrain="domain")
-    figure.update_yaxes(
-        title_text="context length T",
-        autorange="reversed",
-        scaleanchor="x",
-        constrain="domain",
-        showgrid=False,
-        zeroline=False,
-    )
+    square(figure, "context length T", "key position t")
     signed_scale(figure, "weight")
     return styled(
         figure,
@@ -141,19 +137,9 @@ def residual_by_angle(structure: PositionalStructure, setting: Setting) -> go.Fi
 
 def filter_profile(structure: PositionalStructure, filter: SpectralFilter) -> go.Figure:
     """p of the longest context beside what the exact filter of descent from zero reaches in as many steps."""
-    T = len(structure.profile)
-    positions = list(range(1, T + 1))
-    figure = go.Figure()
-    figure.add_scatter(
-        x=positions, y=filter.p.tolist(), mode="lines", name="filter (theory)",
-        line={"color": VERMILLION, "width": 3}, hovertemplate="t = %{x}<br>%{y:.6g}<extra>theory</extra>",
-    )  # fmt: skip
-    figure.add_scatter(
-        x=positions, y=structure.profile.tolist(), mode="markers", name="trained",
-        marker={"color": BLUE, "size": 8}, hovertemplate="t = %{x}<br>%{y:.6g}<extra>trained</extra>",
-    )  # fmt: skip
+    figure = _beside_filter(filter.p, structure.profile, "filter (theory)", "t =")
     figure.update_xaxes(title_text="key position t")
-    figure.update_yaxes(title_text=f"positional weight p<sub>t</sub> at T = {T}")
+    figure.update_yaxes(title_text=f"positional weight p<sub>t</sub> at T = {len(structure.profile)}")
     gap = (structure.profile - filter.p).abs().max().item()
     return styled(
         figure,
@@ -168,22 +154,23 @@ def filter_response(structure: PositionalStructure, filter: SpectralFilter) -> g
     Raises:
         ValueError: a structure without a filter response (more than one coordinate).
     """
-    if structure.filter_response is None:
+    learned = structure.filter_response
+    if learned is None:
         raise ValueError("structure has no filter_response: it is measured for positional-only models (dim = 1) only.")
-    modes = list(range(1, len(filter.response) + 1))
-    figure = go.Figure()
-    figure.add_scatter(
-        x=modes, y=filter.response.tolist(), mode="lines", name="1 − (1 − step K)<sup>steps</sup> (theory)",
-        line={"color": VERMILLION, "width": 3}, hovertemplate="mode %{x}<br>%{y:.6g}<extra>theory</extra>",
-    )  # fmt: skip
-    figure.add_scatter(
-        x=modes, y=structure.filter_response.tolist(), mode="markers", name="trained",
-        marker={"color": BLUE, "size": 8}, hovertemplate="mode %{x}<br>%{y:.6g}<extra>trained</extra>",
-    )  # fmt: skip
+    figure = _beside_filter(filter.response, learned, "1 − (1 − step K)<sup>steps</sup> (theory)", "mode")
     figure.update_xaxes(title_text="mode of the kernel, largest eigenvalue first")
     figure.update_yaxes(title_text="part learned (0 none, 1 all)", range=[-0.08, 1.08])
     return styled(
         figure,
         title="Strong modes should be learned and weak ones not: a low-pass filter with a sharp edge",
-        measured=f"modes learned in effect: {structure.filter_response.sum():.3g}, by theory {filter.rank:.3g}",
+        measured=f"modes learned in effect: {learned.sum():.3g}, by theory {filter.rank:.3g}",
     )
+
+
+def _beside_filter(theory: Float[Tensor, "n"], trained: Float[Tensor, "n"], name: str, index: str) -> go.Figure:
+    """Theory as a line and what was trained as points, over an index from one."""
+    x, hover = list(range(1, len(theory) + 1)), f"{index} %{{x}}<br>%{{y:.6g}}"
+    figure = go.Figure()
+    draw(figure, x, theory.tolist(), "theory", hover, mode="lines", line={"color": VERMILLION, "width": 3})
+    draw(figure, x, trained.tolist(), "trained", hover, marker={"color": BLUE, "size": 8})
+    return figure.update_traces(name=name, selector=0)

@@ -73,6 +73,30 @@ def _wrap(text: str, width: int) -> str:
     return "<br>".join(lines).replace(SUB, "<sub>").replace(END_SUB, "</sub>")
 
 
+def draw(
+    figure: go.Figure,
+    x: Any,
+    y: Any,
+    name: str,
+    hover: str,
+    *,
+    mode: str = "markers",
+    error: Any = None,
+    cap: int = 3,
+    **look: Any,
+) -> None:
+    """Add points, or lines, that say on hovering what `hover` says and their name.
+
+    Args:
+        error: half-widths of vertical bars, whose caps are `cap` pixels wide.
+        look: other fields of a scatter trace.
+    """
+    if error is not None:
+        look["error_y"] = {"array": list(error), "thickness": 1, "width": cap}
+    hover = f"{hover}<extra>{name}</extra>"
+    figure.add_scatter(x=list(x), y=list(y), name=name, mode=mode, hovertemplate=hover, **look)
+
+
 def threshold(figure: go.Figure, y: float, text: str) -> go.Figure:
     """A horizontal line with its name above its right end."""
     figure.add_hline(y=y, line={"color": VERMILLION, "dash": "dash", "width": 1.5})
@@ -103,37 +127,26 @@ def heatmap(values: Tensor, *, rows: str, columns: str, first_row: int = 1) -> g
     )
 
 
-def matrices(panels: dict[str, go.Heatmap], axes: dict[str, tuple[str, str]], *, columns: int) -> go.Figure:
+def matrices(panels: dict[str, tuple[go.Heatmap, str, str]]) -> go.Figure:
     """Heatmaps side by side on one colour scale that is centred at zero.
 
     Args:
-        panels: title -> heatmap.
-        axes: title -> names of its rows and columns.
+        panels: title -> heatmap, names of its rows and columns.
     """
-    n_rows = -(-len(panels) // columns)
-    figure = make_subplots(
-        rows=n_rows,
-        cols=columns,
-        subplot_titles=list(panels),
-        horizontal_spacing=0.26 / columns,
-        vertical_spacing=0.3 / n_rows,
-    )
-    for i, (name, trace) in enumerate(panels.items()):
-        place: dict[str, Any] = {"row": i // columns + 1, "col": i % columns + 1}
-        anchor = "x" if i == 0 else f"x{i + 1}"
-        figure.add_trace(trace, **place)
-        figure.update_xaxes(title_text=axes[name][1], constrain="domain", showgrid=False, zeroline=False, **place)
-        figure.update_yaxes(
-            title_text=axes[name][0],
-            autorange="reversed",
-            scaleanchor=anchor,
-            constrain="domain",
-            constraintoward="top",
-            showgrid=False,
-            zeroline=False,
-            **place,
-        )
+    n = len(panels)
+    figure = make_subplots(rows=1, cols=n, subplot_titles=list(panels), horizontal_spacing=0.26 / n)
+    for i, (trace, rows, columns) in enumerate(panels.values(), start=1):
+        figure.add_trace(trace, row=1, col=i)
+        square(figure, rows, columns, "x" if i == 1 else f"x{i}", row=1, col=i)
+        figure.update_yaxes(constraintoward="top", row=1, col=i)
     return signed_scale(figure)
+
+
+def square(figure: go.Figure, rows: str, columns: str, anchor: str = "x", **place: Any) -> None:
+    """Axes of a matrix with square entries and its first row on top."""
+    look: dict[str, Any] = {"constrain": "domain", "showgrid": False, "zeroline": False, **place}
+    figure.update_xaxes(title_text=columns, **look)
+    figure.update_yaxes(title_text=rows, autorange="reversed", scaleanchor=anchor, **look)
 
 
 def signed_scale(figure: go.Figure, name: str = "entry") -> go.Figure:
@@ -145,18 +158,20 @@ def signed_scale(figure: go.Figure, name: str = "entry") -> go.Figure:
 
 def unit_circle(figure: go.Figure, *, limit: float, real: str, imaginary: str, **place: Any) -> go.Figure:
     """The unit circle, and axes of the complex plane on which it is round."""
-    angle = np.linspace(0, 2 * np.pi, 181)
-    figure.add_trace(
-        go.Scatter(
-            x=np.cos(angle).tolist(), y=np.sin(angle).tolist(), mode="lines", name="unit circle",
-            line={"color": "#BBBBBB", "width": 1}, hoverinfo="skip", showlegend=False,
-        ),
-        **place,
-    )  # fmt: skip
+    circle(figure, 1, name="unit circle", **place)
     anchor = "x" if place.get("col", 1) == 1 else f"x{place['col']}"
     figure.update_xaxes(title_text=real, range=[-limit, limit], constrain="domain", **place)
     figure.update_yaxes(title_text=imaginary, range=[-limit, limit], scaleanchor=anchor, constrain="domain", **place)
     return figure
+
+
+def circle(figure: go.Figure, radius: float, *, name: str | None = None, **place: Any) -> None:
+    """All numbers of one modulus."""
+    angle = np.linspace(0, 2 * np.pi, 181)
+    figure.add_scatter(
+        x=(radius * np.cos(angle)).tolist(), y=(radius * np.sin(angle)).tolist(), mode="lines", name=name,
+        line={"color": "#BBBBBB", "width": 1}, hoverinfo="skip", showlegend=False, **place,
+    )  # fmt: skip
 
 
 def number(value: float) -> str:

@@ -23,7 +23,8 @@ from ar_interp.report.exhibits import Drawn, draw
 from ar_interp.report.page import page
 from ar_interp.seeds import EXHIBITS
 from ar_interp.studies import structures, verify
-from ar_interp.studies.behaviour_exhibits import N_FITTED, N
+from ar_interp.studies.controls import N
+from ar_interp.studies.exhibit import N_FITTED
 
 SCHEMA = 1
 SAMPLED = {"contexts": N, "contexts_where_fitted": N_FITTED, "seed": EXHIBITS}  # for figures

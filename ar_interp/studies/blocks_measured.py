@@ -37,12 +37,13 @@ class BlocksMeasured(Measured):
         OV = self.blocks.OV
         return abs((OV[PREVIOUS, READ_OUT] / OV[CURRENT, READ_OUT]).item())
 
-    def share_beside(self, *kept: tuple[int, int]) -> float:
-        """Largest product of scalars that is not `kept`, over a2 b1."""
+    def share_beside_step(self, *, second: bool = False) -> float:
+        """Largest product of scalars but a2 b1, and but a3 b1 where it is the second path, over a2 b1."""
         products = self.blocks.products.clone()
         step = products[STEP].abs().item()
-        for product in kept:
-            products[product] = 0
+        products[STEP] = 0
+        if second:
+            products[BACK] = 0
         return products.abs().max().item() / step if step else float("nan")
 
     @property

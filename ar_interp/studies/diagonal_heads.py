@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ar_interp.claims import Claim, Subject
 from ar_interp.models.config import ModelConfig
-from ar_interp.processes import CommutingOrthogonal, CommutingUnitary
+from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, Process
 from ar_interp.setting import DiagonalHeads
 from ar_interp.studies.base import Recipe, Structure, Study
 from ar_interp.training.config import TrainConfig
@@ -251,19 +251,18 @@ def _reading_claims(m: "HeadsMeasured") -> Iterator[Claim]:
             )
 
 
+def _recipe(process: Process, n_heads: int, summary: str, **training: Any) -> Recipe:
+    config = ModelConfig.diagonal(dim=10, n_heads=n_heads, n_ctx=20)
+    return Recipe(summary=summary, config=config, process=process, training=TrainConfig(**training))
+
+
 def _unitary(n_heads: int) -> Recipe:
     kind = "fewer heads than coordinates: C becomes a projector of rank 5" if n_heads < 10 else "C becomes c I"
-    return Recipe(
-        summary=f"Diagonal heads on commuting unitary W, {n_heads} heads for d = 10 ({kind}), by gradient descent.",
-        config=ModelConfig.diagonal(dim=10, n_heads=n_heads, n_ctx=20),
-        process=CommutingUnitary(10),
-        training=TrainConfig(optimizer="gd", lr=1e-2, steps=8000),
-    )
+    summary = f"Diagonal heads on commuting unitary W, {n_heads} heads for d = 10 ({kind}), by gradient descent."
+    return _recipe(CommutingUnitary(10), n_heads, summary, optimizer="gd", lr=1e-2, steps=8000)
 
 
-def _orthogonal(n_heads: int, summary: str, training: TrainConfig) -> Recipe:
-    config = ModelConfig.diagonal(dim=10, n_heads=n_heads, n_ctx=20)
-    return Recipe(summary=summary, config=config, process=CommutingOrthogonal(10), training=training)
+_orthogonal = partial(_recipe, CommutingOrthogonal(10))
 
 
 STRUCTURES = {
@@ -307,25 +306,36 @@ STUDY = Study(
             5,
             "Conjugate pairs with half as many heads as coordinates: each head takes one pair (kappa = 1). Most seeds "
             "of gradient descent are trapped, so the best of 1024 is kept and the share that escapes is a result.",
-            TrainConfig(optimizer="gd", lr=3e-4, steps=15000, n_seeds=1024),
+            optimizer="gd",
+            lr=3e-4,
+            steps=15000,
+            n_seeds=1024,
         ),
         "diagonal-orthogonal-h8": _orthogonal(
             8,
             "Conjugate pairs with 8 heads for d = 10: rank 8 leaves only kappa = 1, of rank 5. A valley at infinity "
             "draws some seeds and the minimum is degenerate, so L-BFGS and the best of 32 seeds.",
-            TrainConfig(optimizer="lbfgs", steps=1000, n_seeds=32),
+            optimizer="lbfgs",
+            steps=1000,
+            n_seeds=32,
         ),
         "diagonal-orthogonal-h10": _orthogonal(
             10,
             "Conjugate pairs with as many heads as coordinates: any kappa but -1 is optimal; gradient descent picks "
             "one.",
-            TrainConfig(optimizer="gd", lr=3e-4, steps=20000),
+            optimizer="gd",
+            lr=3e-4,
+            steps=20000,
         ),
-        "diagonal-unitary-h10-sampled": Recipe(
-            summary="As diagonal-unitary-h10, but from fresh sampled batches instead of the exact population loss.",
-            config=ModelConfig.diagonal(dim=10, n_heads=10, n_ctx=20),
-            process=CommutingUnitary(10),
-            training=TrainConfig(objective="sampled", optimizer="gd", lr=5e-3, steps=1500, batch=128),
+        "diagonal-unitary-h10-sampled": _recipe(
+            CommutingUnitary(10),
+            10,
+            "As diagonal-unitary-h10, but from fresh sampled batches instead of the exact population loss.",
+            objective="sampled",
+            optimizer="gd",
+            lr=5e-3,
+            steps=1500,
+            batch=128,
         ),
     },
     claims=_claims,

@@ -15,7 +15,7 @@ LAW = "Zheng et al. 2024, arXiv 2405.16845; general laws by counting modes"
 
 
 def _claims(subject: Subject) -> Iterator[Claim]:
-    from ar_interp.studies.blocks_measured import STEP, BlocksMeasured
+    from ar_interp.studies.blocks_measured import BlocksMeasured
     from ar_interp.studies.interventions import scale_claim, step_claim, swap_claims
 
     measured, n_ctx = BlocksMeasured(subject), subject.config.n_ctx
@@ -39,7 +39,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     yield measured.claim(
         "step/others",
         "Every product of scalars but a2 b1 is zero, whatever the law of s_1: largest, over a2 b1",
-        lambda m: m.share_beside(STEP),
+        lambda m: m.share_beside_step(),
         evidence="weights",
         source=LAW,
         tolerance="other scalars, sampled",

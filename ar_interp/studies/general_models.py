@@ -1,6 +1,7 @@
 """The paper's two general models: they reach the losses of its figures 5 and 7."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from ar_interp.claims import Claim, Measured, Subject
 from ar_interp.models.config import ModelConfig
@@ -41,6 +42,9 @@ def _figure_claim(m: Measured) -> Claim:
     )
 
 
+_training = partial(TrainConfig, objective="sampled", optimizer="adam", first_length=1, batch=128)
+
+
 def _figure5(n_layers: int) -> Recipe:
     # known failures: the shipped model's share of the swap, give or take three times its uncertainty
     known = {3: {"estimate/swap": (0.86, 0.98)}, 4: {"estimate/swap": (0.86, 0.99)}}
@@ -48,17 +52,7 @@ def _figure5(n_layers: int) -> Recipe:
         summary=f"The paper's general augmented model (figure 5), {n_layers} layer{'s' if n_layers > 1 else ''}.",
         config=ModelConfig.paper_figure5(n_layers=n_layers),
         process=HaarOrthogonal(5),
-        training=TrainConfig(
-            objective="sampled",
-            optimizer="adam",
-            lr=1e-2,
-            beta2=0.95,
-            schedule="linear",
-            warmup=100,
-            first_length=1,
-            steps=2500,
-            batch=128,
-        ),
+        training=_training(lr=1e-2, beta2=0.95, schedule="linear", warmup=100, steps=2500),
         known_failures=known.get(n_layers, {}),
     )
 
@@ -68,16 +62,7 @@ def _figure7(n_heads: int) -> Recipe:
         summary=f"The paper's general non-augmented model (figure 7), {n_heads} head{'s' if n_heads > 1 else ''}.",
         config=ModelConfig.paper_figure7(n_heads=n_heads),
         process=HaarOrthogonal(5),
-        training=TrainConfig(
-            objective="sampled",
-            optimizer="adam",
-            lr=3e-2,
-            schedule="cosine",
-            warmup=50,
-            first_length=1,
-            steps=1500,
-            batch=128,
-        ),
+        training=_training(lr=3e-2, schedule="cosine", warmup=50, steps=1500),
     )
 
 

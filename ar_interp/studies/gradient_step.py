@@ -81,8 +81,6 @@ def _loss_claims(m: "BlocksMeasured", exact: bool) -> Iterator[Claim]:
 
 
 def _step_claims(m: "BlocksMeasured", kind: str) -> Iterator[Claim]:
-    from ar_interp.studies.blocks_measured import STEP
-
     eta = optimal_step_size(**_sizes(m))
     shorter = optimal_step_size(dim=m.config.dim, max_length=m.config.n_ctx // 2)
     claim = partial(m.claim, evidence="weights", source=SOURCE)
@@ -97,14 +95,12 @@ def _step_claims(m: "BlocksMeasured", kind: str) -> Iterator[Claim]:
     yield claim(
         "step/others",
         "Every product of scalars but a2 b1 is zero: largest, over a2 b1",
-        lambda m: m.share_beside(STEP),
+        lambda m: m.share_beside_step(),
         tolerance=f"other scalars, {kind}",
     )
 
 
 def _pair_claims(m: "BlocksMeasured", kind: str) -> Iterator[Claim]:
-    from ar_interp.studies.blocks_measured import BACK, STEP
-
     a = m.setting.best.a
     step, second = a[1], a[2]
     pure = ("the best pure gradient step", optimal_step_size(**_sizes(m)) / step)
@@ -128,7 +124,7 @@ def _pair_claims(m: "BlocksMeasured", kind: str) -> Iterator[Claim]:
     yield claim(
         "step/others",
         "Every product of scalars but a2 b1 and a3 b1 is zero: largest, over a2 b1",
-        lambda m: m.share_beside(STEP, BACK),
+        lambda m: m.share_beside_step(second=True),
         tolerance=f"other scalars, {kind}",
     )
 

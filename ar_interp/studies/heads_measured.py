@@ -1,11 +1,14 @@
 """Readings of diagonal heads that claims are made of, and copies of such a model in which one structure is broken."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import norm
+from torch import Tensor
 
 from ar_interp import seeds
 from ar_interp.claims import Measured
@@ -20,6 +23,39 @@ from ar_interp.processes import Process
 from ar_interp.theory import removal_cost_at_minimum
 
 
+def _with(process: Process, weights: DiagonalWeights, **changed: Tensor) -> HookedARTransformer:
+    found = replace(weights, **changed)
+    return HookedARTransformer.from_diagonal(found.A, found.B, found.P, process=process)
+
+
+def untrained(model: Any, process: Process) -> HookedARTransformer:
+    """Gaussian weights of the model's own size."""
+    return _with(process, diagonal_weights(model)).untrained(seeds.UNTRAINED)
+
+
+def permuted_heads(model: Any, process: Process) -> HookedARTransformer:
+    """Each value diagonal b_h paired with the key diagonal of the next head."""
+    weights = diagonal_weights(model)
+    return _with(process, weights, A=weights.A.roll(1, 0))
+
+
+def shifted_positions(model: Any, process: Process) -> HookedARTransformer:
+    """Every positional weight one key too early."""
+    weights = diagonal_weights(model)
+    return _with(process, weights, P=weights.P.roll(-1, 1))
+
+
+def flipped_previous(model: Any, process: Process) -> HookedARTransformer:
+    """The sign of p_{T-1} turned."""
+    weights = diagonal_weights(model)
+    return _with(process, weights, P=weights.P - 2 * weights.P.diagonal().diag())
+
+
+def _measured(change: Callable[[Any, Process], HookedARTransformer]) -> Any:
+    """The changed model, measured in the same way, once."""
+    return cached_property(lambda self: self.of(change(self.model, self.process)))
+
+
 class HeadsMeasured(Measured):
     """A model of diagonal heads with all that the probes say of it.
 
@@ -30,6 +66,11 @@ class HeadsMeasured(Measured):
     NEEDED, SEED, PART = 2048, seeds.HEADS_CONTEXTS, 2048
     READ, REMOVED = 2000, 1024
     HEADS_REMOVED = 4096  # what one head writes has a standard deviation as large as its mean
+
+    untrained = _measured(untrained)
+    permuted = _measured(permuted_heads)
+    shifted = _measured(shifted_positions)
+    turned = _measured(flipped_previous)
 
     @cached_property
     def weights(self) -> DiagonalWeights:
@@ -42,22 +83,6 @@ class HeadsMeasured(Measured):
     @cached_property
     def positions(self) -> PositionalStructure:
         return positional_structure(self.model, process=self.process)
-
-    @cached_property
-    def untrained(self) -> "HeadsMeasured":
-        return self.of(untrained(self.model, self.process))
-
-    @cached_property
-    def permuted(self) -> "HeadsMeasured":
-        return self.of(permuted_heads(self.model, self.process))
-
-    @cached_property
-    def shifted(self) -> "HeadsMeasured":
-        return self.of(shifted_positions(self.model, self.process))
-
-    @cached_property
-    def turned(self) -> "HeadsMeasured":
-        return self.of(flipped_previous(self.model, self.process))
 
     @property
     def projector_defect(self) -> float:
@@ -110,29 +135,3 @@ class HeadsMeasured(Measured):
         contexts = self.fresh(self.REMOVED, seeds.REMOVAL)
         found = ablate_positions(self.model, contexts, offsets=[offset], process=self.process).to_frame().iloc[0]
         return float(found["cost"]), 1.96 * float(found["cost_se"])
-
-
-def untrained(model: Any, process: Process) -> HookedARTransformer:
-    """Gaussian weights of the model's own size."""
-    weights = diagonal_weights(model)
-    same_size = HookedARTransformer.from_diagonal(weights.A, weights.B, weights.P, process=process)
-    return same_size.untrained(seeds.UNTRAINED)
-
-
-def permuted_heads(model: Any, process: Process) -> HookedARTransformer:
-    """Each value diagonal b_h paired with the key diagonal of the next head."""
-    weights = diagonal_weights(model)
-    return HookedARTransformer.from_diagonal(weights.A.roll(1, 0), weights.B, weights.P, process=process)
-
-
-def shifted_positions(model: Any, process: Process) -> HookedARTransformer:
-    """Every positional weight one key too early."""
-    weights = diagonal_weights(model)
-    return HookedARTransformer.from_diagonal(weights.A, weights.B, weights.P.roll(-1, 1), process=process)
-
-
-def flipped_previous(model: Any, process: Process) -> HookedARTransformer:
-    """The sign of p_{T-1} turned."""
-    weights = diagonal_weights(model)
-    P = weights.P - 2 * weights.P.diagonal().diag()
-    return HookedARTransformer.from_diagonal(weights.A, weights.B, P, process=process)

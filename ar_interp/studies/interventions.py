@@ -1,5 +1,8 @@
 """Claims that several studies make about what a model *uses*: a part is moved, scaled or replaced."""
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -25,31 +28,23 @@ def swap_claims(measured: Measured) -> list[Claim]:
     source, target = (measured.fresh(N_PAIRS, seed) for seed in (seeds.SWAP_SOURCE, seeds.SWAP_TARGET))
     swapped = swap_context(measured.model, source, target, positions=[measured.config.n_ctx])
     strongest = max(swapped.controls, key=lambda name: abs(swapped.controls[name]))
+    swap = partial(claim, evidence="causal", source=SWAPPING, tolerance="swap", n=len(source))
     return [
-        claim(
+        swap(
             "estimate/swap",
             f"Another sequence's {swapped.what} makes the prediction W_source s_T(target): share of what is possible, "
             f"{swapped.ceiling:.3f} (score {swapped.score:.3f})",
-            evidence="causal",
-            source=SWAPPING,
-            tolerance="swap",
             predicted=1,
             measured=np.minimum(1, swapped.normalised),  # nan stays nan
             uncertainty=1.96 * _last(swapped, SWAP, "normalised_se"),
-            n=len(source),
             control=("a random state of the same norm", _last(swapped, RANDOM, "normalised")),
         ),
-        claim(
+        swap(
             "estimate/controls",
             "The state of a sequence with the target's own W, of another source, and a random one do not steer: "
             "largest score",
-            evidence="causal",
-            source=SWAPPING,
-            tolerance="swap",
-            predicted=0,
             measured=abs(swapped.controls[strongest]),
             uncertainty=1.96 * _last(swapped, strongest, "score_se"),
-            n=len(source),
             control=("the swap itself", swapped.score),
         ),
     ]
@@ -90,39 +85,50 @@ def best_scale(measured: Measured) -> tuple[float, float]:
 
 def keys_claim(measured: Measured) -> Claim:
     """Claim that only the keys that theory names matter: all else may come from another sequence."""
-    contexts, keys = measured.fresh(N_SCRUBBED, seeds.REMOVAL), measured.setting.hypothesis
-    scrubbed = scrub(measured.model, contexts, keys, n_resamples=1)
-    return claim(
+    keys = measured.setting.hypothesis
+    return _scrub_claim(
+        measured,
         "positions/scrub",
         f"Only the key{'s T and T-1 matter' if len(keys) > 1 else ' T matters'}: share of the loss that is recovered "
         "with all else taken from another sequence",
-        evidence="causal",
-        source=SCRUBBING,
+        keys,
+        control=("older keys instead", WRONG_KEYS),
         tolerance="scrubbed keys",
         predicted=1,
-        measured=scrubbed.recovered,
-        uncertainty=1.96 * scrubbed.standard_error,
-        n=len(contexts),
-        control=("older keys instead", scrubbed.controls[WRONG_KEYS]),
     )
 
 
 def step_claim(measured: Measured) -> Claim:
     """Claim about the share of one augmented layer that is the gradient step alone."""
-    contexts, setting = measured.fresh(N_SCRUBBED, seeds.REMOVAL), measured.setting
-    scrubbed = scrub(measured.model, contexts, [Path(*path) for path in setting.hypothesis], n_resamples=1)
-    return claim(
+    setting = measured.setting
+    return _scrub_claim(
+        measured,
         "step/scrub",
         "Only <s_{t-1}, s_T> s_t matters, as far as in the best block scalars: share of the loss that is recovered "
         "with all other paths taken from another sequence",
-        evidence="causal",
-        source=SCRUBBING,
+        [Path(*path) for path in setting.hypothesis],
+        control=("all other paths instead", COMPLEMENT),
         tolerance="scrubbed paths",
         predicted=setting.recovered_by_step(),
+    )
+
+
+def _scrub_claim(
+    measured: Measured, name: str, statement: str, hypothesis: Any, control: tuple[str, str], **fields: Any
+) -> Claim:
+    contexts = measured.fresh(N_SCRUBBED, seeds.REMOVAL)
+    scrubbed = scrub(measured.model, contexts, hypothesis, n_resamples=1)
+    description, condition = control
+    return claim(
+        name,
+        statement,
+        evidence="causal",
+        source=SCRUBBING,
         measured=scrubbed.recovered,
         uncertainty=1.96 * scrubbed.standard_error,
         n=len(contexts),
-        control=("all other paths instead", scrubbed.controls[COMPLEMENT]),
+        control=(description, scrubbed.controls[condition]),
+        **fields,
     )
 
 

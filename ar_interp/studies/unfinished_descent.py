@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -130,39 +129,30 @@ def _exhibits() -> tuple[Exhibit, ...]:
     from ar_interp import figures
     from ar_interp.probes.positional import positional_structure
     from ar_interp.studies.any_model import STUDY as ANY_MODEL
-    from ar_interp.studies.behaviour_exhibits import SETTING
+    from ar_interp.studies.exhibit import Result, exhibit
 
-    def measure(subject: Subject) -> Any:
-        return positional_structure(subject.model), _filters(subject)[-1]
-
-    shown = partial(
-        Exhibit,
-        page="Positional encoding",
-        structure="filter",
-        evidence="weights",
-        measure=measure,
+    result = Result(
+        code={
+            "structure": "ari.positional_structure(checkpoint.model)",
+            "filter": "setting.filters(checkpoint.training, checkpoint.steps)[-1]",
+        },
+        measure=lambda subject: (positional_structure(subject.model), _filters(subject)[-1]),
         applies=lambda subject: bool(_filters(subject)),
     )
-    code = f"""{SETTING}structure = ari.positional_structure(checkpoint.model)
-filters = setting.filters(checkpoint.training, checkpoint.steps)
-ari.figures.{{}}(structure, filters[-1]).show()"""
+    shown = partial(exhibit, result=result, page="Positional encoding", structure="filter", evidence="weights")
     return (
         *(replace(e, structure="filter") for e in ANY_MODEL.exhibits() if e.structure == "positions"),
         shown(
-            name="filter_profile",
+            figures.filter_profile,
             title="The profile beside the filter",
             look="The trained weights as points, theory as a line, with no parameter fitted. Look for a point beside "
             "the line, and at how far this is from the optimum, all weight on the last key.",
-            draw=lambda subject, result: figures.filter_profile(*result),
-            code=code.format("filter_profile"),
         ),
         shown(
-            name="filter_response",
+            figures.filter_response,
             title="Modes that have been learned",
             look="How far each mode of the signal has been learned when training stopped. Look at the edge between "
             "learned and not learned, and whether points and line agree on it.",
-            draw=lambda subject, result: figures.filter_response(*result),
-            code=code.format("filter_response"),
         ),
     )
 
