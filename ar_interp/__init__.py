@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ar_interp import theory as theory
     from ar_interp.checkpoints import Checkpoint as Checkpoint
     from ar_interp.checkpoints import CheckpointError as CheckpointError
+    from ar_interp.checkpoints import TrainingRun as TrainingRun
     from ar_interp.checkpoints import available as available
     from ar_interp.checkpoints import load as load
     from ar_interp.claims import Claim as Claim
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from ar_interp.studies import verify as verify
     from ar_interp.training.config import TrainConfig as TrainConfig
     from ar_interp.training.loop import DivergenceError as DivergenceError
-    from ar_interp.training.loop import TrainingRun as TrainingRun
     from ar_interp.training.loop import train as train
 
 _IMPORTS = [node for node in ast.walk(ast.parse(Path(__file__).read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]

@@ -1,10 +1,10 @@
 """Model cards: what a checkpoint is, how it was made, and what was verified of it."""
 
-from ar_interp.checkpoints import Trained, describe
+from ar_interp.checkpoints import TrainingRun, describe
 from ar_interp.claims import Claims
 
 
-def model_card(run: Trained, name: str, claims: Claims, summary: str = "") -> str:
+def model_card(run: TrainingRun, name: str, claims: Claims, summary: str = "") -> str:
     """The text of a checkpoint's README.md."""
     if not claims:
         return describe(run, name, summary) + f"\n## What was verified\n\nNo claim is made of it: {claims.why_not}.\n"

@@ -15,7 +15,7 @@ from functools import cached_property
 from importlib.metadata import version
 from inspect import get_annotations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import torch
@@ -48,64 +48,58 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be trusted or read; the message names the file and the fault."""
 
 
-@runtime_checkable
-class Trained(Protocol):
-    """What a training run and a checkpoint have in common: a model and where it came from."""
-
-    @property
-    def model(self) -> "HookedARTransformer": ...
-    @property
-    def config(self) -> Any: ...
-    @property
-    def process(self) -> Process: ...
-    @property
-    def training(self) -> TrainConfig: ...
-    @property
-    def history(self) -> pd.DataFrame: ...
-    @property
-    def members(self) -> pd.DataFrame: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def device(self) -> str: ...
-
-
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class TrainingRun:
     """A trained model and where it came from.
 
     Attributes:
         config: a `Config`.
-        model: made when it is first asked for, so that all else can be shown without TransformerLens.
-        parameters: its checked weights by name.
-        history: a row per logged step, see `TrainingRun`.
-        members: a row per seed of the ensemble it was chosen from: seed, loss per context length, see `TrainingRun`.
-        seed: of the chosen member.
+        process: what it learned.
+        training: how.
+        parameters: weights of the member with the lowest final loss, by name.
+        history: a row per logged step: step, and loss_min, loss_median, loss_max over the members. Losses are per
+            context length (the training loss divided by n_ctx - 1).
+        members: a row per seed of the ensemble: seed, loss (final).
+        seed: seed of the member that became the model.
         steps: updates made.
         device: where it was trained.
-        versions: of the libraries it was trained with.
     """
 
-    name: str
-    path: Path
-    parameters: dict[str, Tensor]
     config: Any
     process: Process
     training: TrainConfig
+    parameters: dict[str, Tensor]
     history: pd.DataFrame
     members: pd.DataFrame
     seed: int
     steps: int
     device: str
-    versions: dict[str, str]
 
     @cached_property
     def model(self) -> "HookedARTransformer":
+        """The hooked model, made when it is first asked for: all else can be shown without TransformerLens."""
         model = self.config.build(self.process, device=next(iter(self.parameters.values())).device)
         model.load_state_dict(self.parameters)
         return model
+
+    def save(self, path: str | Path) -> Path:
+        """Write the checkpoint folder `path`; see `checkpoints.save`."""
+        return save(self, path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(TrainingRun):
+    """A `TrainingRun` that was read from a folder; its weights are checked.
+
+    Attributes:
+        name: name of the folder.
+        path: the folder.
+        versions: versions of the libraries it was trained with.
+    """
+
+    name: str
+    path: Path
+    versions: dict[str, str]
 
 
 def trained_folder() -> Path:
@@ -195,7 +189,7 @@ def from_ical_state_dict(
     return from_state_dict(state_dict, process=process, dtype=dtype)
 
 
-def save(run: Trained, path: str | Path, *, card: str | None = None, overwrite: bool = False) -> Path:
+def save(run: TrainingRun, path: str | Path, *, card: str | None = None, overwrite: bool = False) -> Path:
     """Write a run as a checkpoint folder, whole or not at all.
 
     Args:
@@ -236,7 +230,7 @@ def save(run: Trained, path: str | Path, *, card: str | None = None, overwrite: 
     return path
 
 
-def describe(run: Trained, name: str, summary: str = "") -> str:
+def describe(run: TrainingRun, name: str, summary: str = "") -> str:
     """The model card's first part: what the model is and how it was made."""
     model, process, training = run.config, run.process, run.training
     losses = run.members["loss"]

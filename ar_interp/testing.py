@@ -21,7 +21,7 @@ import torch
 
 from ar_interp import diagnoses
 from ar_interp._checks import check_choice, check_integer, check_number
-from ar_interp.checkpoints import Trained, load
+from ar_interp.checkpoints import TrainingRun, load
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.diagnoses import Check, Sign
 from ar_interp.models.config import ModelConfig
@@ -332,7 +332,7 @@ def _resolve(subject: Any, process: Process | None, probe: str) -> tuple[Any, Pr
     """The model, checked for the probe, and its process."""
     if isinstance(subject, (str, Path)):
         subject = load(subject)
-    model = subject.model if isinstance(subject, Trained) else subject
+    model = subject.model if isinstance(subject, TrainingRun) else subject
     check(model, probe)
     process = process or getattr(subject, "process", None)
     if process is None:

@@ -16,7 +16,7 @@ import ar_interp as ari
 from ar_interp.models.config import ModelConfig
 from ar_interp.probes.algorithm import gradient_descent_curve
 from ar_interp.probes.blocks import augmented_blocks
-from ar_interp.setting.sampled import best_block_scalars, best_equivariant_head
+from ar_interp.setting.sampled import best_equivariant_head, sampled_quadratic
 from ar_interp.studies.blocks_measured import without_signs
 from ar_interp.theory import block_scalar_minimum, initial_token_product, optimal_step_size
 from ar_interp.theory.initial_token import first_token_moments
@@ -25,24 +25,16 @@ DIM, N_CTX = 4, 10
 HAAR = ari.HaarOrthogonal(5)
 
 
-@dataclass
-class Run:
+def run_of(model, training, members):
     """What verify needs of a training run."""
-
-    model: object
-    config: ModelConfig
-    process: object
-    training: ari.TrainConfig
-    members: pd.DataFrame
-    history: pd.DataFrame | None = None
-    seed: int = 0
-    steps: int = 0
-    device: str = "cpu"
+    return ari.TrainingRun(
+        config=model.config, process=model.process, training=training, parameters=model.state_dict(),
+        history=pd.DataFrame(), members=members, seed=0, steps=0, device="cpu",
+    )  # fmt: skip
 
 
 def exact_run(model):
-    members = pd.DataFrame({"seed": [0], "loss": [0.0]})
-    return Run(model, model.config, model.process, ari.TrainConfig(), members)
+    return run_of(model, ari.TrainConfig(), pd.DataFrame({"seed": [0], "loss": [0.0]}))
 
 
 # ---- one gradient step
@@ -172,7 +164,7 @@ def test_best_block_scalars_are_those_of_a_commuting_process_too():
         def sample(self, batch, length, **options):
             return super().sample(batch, length, basis="rotation", **options)
 
-    found = best_block_scalars(Real(DIM), N_CTX, per_key=False)
+    found = sampled_quadratic(Real(DIM), N_CTX).minimum
     exact = block_scalar_minimum(dim=DIM, max_length=N_CTX, conjugate_pairs=True)
     assert found.loss == pytest.approx(exact.loss, rel=0.01)
     assert found.a[1] == pytest.approx(exact.a[1], rel=0.02)
@@ -199,7 +191,7 @@ def stack_run(n_layers, steps, *, attention="linear/keys"):
     losses = [curve[k] for k in steps]
     members = pd.DataFrame({"seed": range(len(steps)), "loss": losses, "trimmed": losses})
     model = ari.HookedARTransformer(config, process=HAAR)
-    return Run(model, config, HAAR, ari.TrainConfig(objective="sampled", optimizer="adam"), members)
+    return run_of(model, ari.TrainConfig(objective="sampled", optimizer="adam"), members)
 
 
 def test_depth_is_counted_in_gradient_steps():

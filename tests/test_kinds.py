@@ -13,14 +13,14 @@ from torch.testing import assert_close
 import ar_interp as ari
 from ar_interp.checkpoints import CheckpointError, load
 from ar_interp.models.attention_types import AttentionType, LinearAttention, NonlinearAttention
-from ar_interp.models.config import Config, ModelConfig
+from ar_interp.models.config import Config, ModelConfig, is_plain_full
 from ar_interp.models.encodings import Encoding
 from ar_interp.processes import HaarOrthogonal
 from ar_interp.setting import setting_of
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.fast import fast_predictions, fast_step
 from ar_interp.training.objectives import sampled_objective
-from ar_interp.training.positional_heads import is_paper_figure7, is_shared_positions
+from ar_interp.training.positional_heads import is_paper_figure7
 
 
 class Relu(NonlinearAttention):
@@ -223,7 +223,7 @@ def test_the_state_of_a_linear_type_is_what_its_output_is_read_from():
 
 def test_a_config_of_another_kind_is_no_figure_of_the_paper():
     assert not is_paper_figure7(CONFIGS["relu"])
-    assert not is_shared_positions(CONFIGS["relu"])
+    assert not is_plain_full(CONFIGS["relu"])
 
     @dataclass(frozen=True, kw_only=True)
     class Theirs(ModelConfig):

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from ar_interp._checks import check_integer
-from ar_interp.checkpoints import Checkpoint, Trained
+from ar_interp.checkpoints import Checkpoint, TrainingRun
 from ar_interp.models.config import Config, ModelConfig
 from ar_interp.models.weights import diagonal_weights
 from ar_interp.processes import Process
@@ -29,7 +29,7 @@ class Subject:
     model: Any
     config: Any
     process: Process | None
-    run: Trained | None = None
+    run: TrainingRun | None = None
     n: int | None = None
 
     @cached_property
@@ -54,7 +54,7 @@ def subject_of(subject: Any, process: Process | None = None, *, n: int | None = 
     """
     if n is not None:
         check_integer("n", n, low=2)
-    run = subject if isinstance(subject, Trained) else None
+    run = subject if isinstance(subject, TrainingRun) else None
     model = subject if run is None else run.model
     config, found = _config_of(model), process or getattr(subject, "process", None)
     if found is not None:

@@ -2,8 +2,10 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from importlib import import_module
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,9 +15,6 @@ from ar_interp._kinds import Kind
 from ar_interp.models.attention_types import AttentionType
 from ar_interp.models.encodings import Augmented, Encoding
 from ar_interp.processes import MAX_DIM, Process
-
-if TYPE_CHECKING:
-    from ar_interp.models.transformer import HookedARTransformer
 
 MAX_CTX = 16384
 MAX_HEADS = 4096
@@ -27,6 +26,7 @@ POSITIONALS = ("none", "multiplicative", "additive", "softmax")
 INITS = ("gaussian", "linear")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 BLOCKS = len(Augmented.blocks)
+MODEL_MODULE = "ar_interp.models.transformer"
 
 
 class Config(Kind, ABC, root=True):
@@ -211,70 +211,39 @@ class ModelConfig(Config):
         return cls(dim=1, n_ctx=n_ctx, n_heads=1, heads="unit", init_scale=init_scale, dtype=dtype)
 
     @classmethod
-    def augmented(
-        cls,
-        *,
-        dim: int,
-        n_ctx: int,
-        n_layers: int = 1,
-        n_heads: int = 1,
-        heads: str = "full",
-        attention: str = "linear",
-        init_scale: float = 0.1,
-        dtype: str = "float64",
-        **others: object,
-    ) -> "ModelConfig":
+    def augmented(cls, *, dim: int, n_ctx: int, n_heads: int = 1, heads: str = "full", **others: Any) -> "ModelConfig":
         """Augmented tokens (0, s_t, s_{t-1}), residual stream read from its first block (Sander et al. 2024).
 
         Args:
             heads: `full` or `block-scalar`.
-            others: any further field.
+            others: any further field, such as `n_layers`, `attention`, `init_scale` and `dtype`.
         """
         fields = {"encoding": "augmented", "positional": "none", "query_lag": 0, "residual": True, **others}
-        sizes = {"dim": dim, "n_ctx": n_ctx, "n_layers": n_layers, "n_heads": n_heads}
-        return cls(**sizes, heads=heads, attention=attention, init_scale=init_scale, dtype=dtype, **fields)  # type: ignore[arg-type]
+        return cls(dim=dim, n_ctx=n_ctx, n_heads=n_heads, heads=heads, **fields)
 
     @classmethod
-    def full(
-        cls,
-        *,
-        dim: int,
-        n_ctx: int,
-        n_heads: int,
-        n_layers: int = 1,
-        query_lag: int = 1,
-        positional: str = "multiplicative",
-        init_scale: float = 0.1,
-        dtype: str = "float64",
-        **others: object,
-    ) -> "ModelConfig":
-        """Plain tokens and full d x d heads, asked with s_{T-1} (or s_T: `query_lag` 0).
+    def full(cls, *, dim: int, n_ctx: int, n_heads: int, **others: Any) -> "ModelConfig":
+        """Plain tokens and full d x d heads, asked with s_{T-1}.
 
         Args:
-            others: any further field.
+            others: any further field, such as `query_lag` (0 asks with s_T), `n_layers`, `init_scale` and `dtype`.
         """
-        sizes = {"dim": dim, "n_ctx": n_ctx, "n_layers": n_layers, "n_heads": n_heads}
-        fields = {"query_lag": query_lag, "positional": positional, **others}
-        return cls(**sizes, heads="full", init_scale=init_scale, dtype=dtype, **fields)  # type: ignore[arg-type]
+        return cls(dim=dim, n_ctx=n_ctx, n_heads=n_heads, **{"heads": "full", **others})
 
     @classmethod
     def paper_figure5(
         cls, *, dim: int = 5, n_ctx: int = 50, n_layers: int = 1, dtype: str = "float32"
     ) -> "ModelConfig":
         """The paper's general augmented model: biases, scores / sqrt(3 dim), LayerNorm, affine read-out."""
-        fields = dict.fromkeys(("scale_scores", "layer_norm", "biases", "shared_output", "unembed"), True)
-        return cls.augmented(dim=dim, n_ctx=n_ctx, n_layers=n_layers, dtype=dtype, init="linear", **fields)
+        return cls.augmented(dim=dim, n_ctx=n_ctx, n_layers=n_layers, dtype=dtype, **OF_THE_PAPER)
 
     @classmethod
     def paper_figure7(
         cls, *, dim: int = 5, n_ctx: int = 50, n_heads: int = 1, repeats: int = 2, dtype: str = "float32"
     ) -> "ModelConfig":
         """The paper's general non-augmented model: s_t twice, positions softmaxed and multiplied in, asked with s_T."""
-        fields = dict.fromkeys(("scale_scores", "layer_norm", "biases", "shared_output", "unembed"), True)
-        return cls.full(
-            dim=dim, n_ctx=n_ctx, n_heads=n_heads, repeats=repeats, query_lag=0, positional="softmax", dtype=dtype,
-            init="linear", **fields,
-        )  # fmt: skip
+        sizes = {"dim": dim, "n_ctx": n_ctx, "n_heads": n_heads, "repeats": repeats}
+        return cls.full(**sizes, query_lag=0, positional="softmax", dtype=dtype, **OF_THE_PAPER)
 
     @property
     def d_model(self) -> int:
@@ -290,6 +259,11 @@ class ModelConfig(Config):
     def linear(self) -> bool:
         """Attention is linear in queries, keys and values, as its type states."""
         return AttentionType.find(self.attention).linear
+
+    @property
+    def bare(self) -> bool:
+        """No biases, LayerNorm, MLP or read-out beside the heads."""
+        return not (self.biases or self.layer_norm or self.d_mlp or self.unembed)
 
     @property
     def needs_real_tokens(self) -> bool:
@@ -311,11 +285,8 @@ class ModelConfig(Config):
                 parts |= dict.fromkeys(("attn.QK_blocks", "attn.OV_blocks"), (self.n_heads, BLOCKS, BLOCKS))
             elif self.heads == "full":
                 parts |= {f"attn.W_{part}": (self.n_heads, width, head) for part in "QKV"}
-                parts |= (
-                    {"attn.shared_W_O": (head, width)}
-                    if self.shared_output
-                    else {"attn.W_O": (self.n_heads, head, width)}
-                )
+                shared, own = {"attn.shared_W_O": (head, width)}, {"attn.W_O": (self.n_heads, head, width)}
+                parts |= shared if self.shared_output else own
                 if self.biases:
                     parts |= {f"attn.b_{part}": (self.n_heads, head) for part in "QKV"}
                     parts["attn.b_O"] = (width,)
@@ -353,9 +324,8 @@ class ModelConfig(Config):
         its input once more, so that an even number of them, each of which replaces its input, is back at (-1)^{T-1}.
         """
         turns = self.query_lag * (1 if self.residual else self.n_layers)
-        bare = self.encoding == "plain" and self.linear
-        escapes = self.biases or self.layer_norm or self.d_mlp or self.unembed or self.positional == "additive"
-        if turns % 2 or not bare or escapes:
+        even = self.encoding == "plain" and self.linear and self.bare and self.positional != "additive"
+        if turns % 2 or not even:
             return None
         asks, use = (
             (f"on plain tokens that asks with s_{{T-1}} {turns} times over", "an odd n_layers, residual=True")
@@ -373,9 +343,7 @@ class ModelConfig(Config):
         heads = {
             "diagonal": f"{self.n_heads} diagonal linear heads",
             "unit": "no trained heads (all weights 1)",
-            "full": f"{self.n_heads} full {'head' if self.n_heads == 1 else 'heads'}",
-            "block-scalar": f"{self.n_heads} block-scalar {'head' if self.n_heads == 1 else 'heads'}",
-        }[self.heads]
+        }.get(self.heads, f"{self.n_heads} {self.heads} {'head' if self.n_heads == 1 else 'heads'}")
         asked = ("asked with s_T", "asked with s_{T-1}")[self.query_lag]
         parts = [
             "one layer" if self.n_layers == 1 else f"{self.n_layers} layers",
@@ -440,10 +408,9 @@ class ModelConfig(Config):
                 parameters[f"blocks.{self.n_layers - 1}.attn.OV_blocks"][:, :, 1:] = 0
         return parameters
 
-    def build(self, process: Process | None = None, *, device: str | torch.device = "cpu") -> "HookedARTransformer":
-        from ar_interp.models.transformer import HookedARTransformer
-
-        return HookedARTransformer(self, process=process, device=device)
+    def build(self, process: Process | None = None, *, device: str | torch.device = "cpu") -> Any:
+        """The `HookedARTransformer`; its module, named and not imported here, is the one that loads TransformerLens."""
+        return import_module(MODEL_MODULE).HookedARTransformer(self, process=process, device=device)
 
     def _inputs(self, name: str) -> int:
         """The number of inputs of the affine map that a tensor belongs to."""
@@ -457,6 +424,20 @@ PLAIN_FIELDS = (
     "n_layers", "encoding", "repeats", "attention", "scale_scores", "positional", "query_lag", "residual", "layer_norm",
     "biases", "shared_output", "d_mlp", "unembed", "init",
 )  # fmt: skip
+OF_THE_PAPER: dict[str, Any] = {
+    **dict.fromkeys(("scale_scores", "layer_norm", "biases", "shared_output", "unembed"), True),
+    "init": "linear",
+}
 HEAD_A = "blocks.0.attn.A"
 HEAD_B = "blocks.0.attn.B"
 POSITIONAL_P = "blocks.0.attn.positional.P"
+
+
+def is_preset(config: Any, preset: Callable[..., ModelConfig], *own: str) -> bool:
+    """A `ModelConfig` (a subclass is another kind) equal to a preset that is given these fields of its own."""
+    return type(config) is ModelConfig and config == preset(**{name: getattr(config, name) for name in own})
+
+
+def is_plain_full(config: Any) -> bool:
+    """One bias-free linear layer of full heads that share P, on plain tokens: `ModelConfig.full` at any size."""
+    return is_preset(config, ModelConfig.full, "dim", "n_ctx", "n_heads", "query_lag", "init_scale", "dtype")

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ar_interp.checkpoints import Checkpoint
+from ar_interp.checkpoints import Checkpoint, TrainingRun
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, Contexts, Process
 from ar_interp.theory import trapped_levels
 from ar_interp.training.config import TrainConfig
-from ar_interp.training.loop import TrainingRun, train
+from ar_interp.training.loop import train
 
 STEPS, BATCH, LR = 150, 64, 1e-2
 LEVEL_TOLERANCE = 1e-4

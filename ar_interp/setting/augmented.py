@@ -7,10 +7,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal
 from ar_interp.setting.base import EXACT, ExpectedLoss, Hypothesis, Parameters, Setting
-from ar_interp.setting.sampled import N_SEQUENCES, best_block_scalars, sampled_quadratic
+from ar_interp.setting.sampled import N_SEQUENCES, SampledQuadratic, is_bare_augmented, sampled_quadratic
 from ar_interp.theory import (
     BlockScalarMinimum,
     BlockScalarQuadratic,
@@ -188,7 +187,7 @@ class HaarStack(_OneLayer):
     @classmethod
     def speaks_of(cls, config: Any, process: Any) -> bool:
         return (
-            _is_bare_augmented(config)
+            is_bare_augmented(config)
             and config.heads == "block-scalar"
             and config.residual
             and config.attention in ("linear", "linear/keys")
@@ -206,8 +205,8 @@ class HaarStack(_OneLayer):
 
     @property
     def best(self) -> BlockScalarMinimum:
-        """Of one layer, by least squares on `N_SEQUENCES` sequences."""
-        return best_block_scalars(self.process, self.config.n_ctx, self.per_key)
+        """The best single layer, by least squares on `N_SEQUENCES` sequences."""
+        return self._reference.minimum
 
     @property
     def n_reference(self) -> int:
@@ -216,7 +215,11 @@ class HaarStack(_OneLayer):
 
     @property
     def quadratic(self) -> BlockScalarQuadratic:
-        return sampled_quadratic(self.process, self.config.n_ctx, self.config.attention).mean
+        return self._reference.mean
+
+    @property
+    def _reference(self) -> SampledQuadratic:
+        return sampled_quadratic(self.process, self.config.n_ctx, self.config.attention)
 
     @property
     def sentences(self) -> Mapping[str, str]:
@@ -238,12 +241,5 @@ def _is_uniform(process: Any) -> bool:
     return type(process) in (CommutingUnitary, CommutingOrthogonal) and (process.noise, process.mu) == (0, 1)
 
 
-def _is_bare_augmented(config: Any) -> bool:
-    if type(config) is not ModelConfig or config.encoding != "augmented" or config.n_heads != 1:
-        return False
-    dressed = config.biases or config.layer_norm or config.d_mlp or config.unembed or config.scale_scores
-    return not dressed and config.positional == "none"
-
-
 def _is_one_layer(config: Any, attention: str) -> bool:
-    return _is_bare_augmented(config) and (config.n_layers, config.attention) == (1, attention)
+    return is_bare_augmented(config) and (config.n_layers, config.attention) == (1, attention)

@@ -12,8 +12,7 @@ from torch import Tensor
 from ar_interp._kinds import Kind, load_plugins
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import FirstToken, Process
-from ar_interp.setting.sampled import is_bare_layer, sampled_quadratic
-from ar_interp.theory import minimum_of_quadratic
+from ar_interp.setting.sampled import SampledQuadratic, is_bare_layer, sampled_quadratic
 
 EXACT, ESTIMATED, NONE = "exact", "estimated", "none"
 N_PARTS = 25  # batches of 200 sequences that an expectation is estimated from
@@ -107,8 +106,7 @@ class Setting(Kind, ABC, root=True):
         if not is_bare_layer(self.config):
             return ExpectedLoss(float("nan"), float("nan"), NONE)
         scalars = np.array(model.block_scalars)
-        quadratic = sampled_quadratic(self.process, self.config.n_ctx, self.config.attention, N_PARTS)
-        return ExpectedLoss(*quadratic.loss(scalars[:4], scalars[4:]), ESTIMATED)
+        return ExpectedLoss(*self._sampled.loss(scalars[:4], scalars[4:]), ESTIMATED)
 
     def head_removal_costs(self, model: Any, *, length: int, method: str) -> Float[Tensor, "head"] | None:
         """What the loss over T = 2..length grows by without each head, see `theory.head_removal_cost`; or None."""
@@ -135,9 +133,12 @@ class Setting(Kind, ABC, root=True):
         """
         if not is_bare_layer(self.config):
             return None
-        quadratic = sampled_quadratic(self.process, self.config.n_ctx, self.config.attention, N_PARTS)
-        best = minimum_of_quadratic(quadratic.mean, n_lengths=quadratic.n_lengths)
+        best = self._sampled.minimum
         return np.outer(best.a, best.b)
+
+    @property
+    def _sampled(self) -> SampledQuadratic:
+        return sampled_quadratic(self.process, self.config.n_ctx, self.config.attention, N_PARTS)
 
     def sentence(self, what: str) -> str:
         """What one should see in a figure: theory's words where it speaks of that, else what is drawn.

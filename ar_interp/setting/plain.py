@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ar_interp.models.config import ModelConfig
+from ar_interp.models.config import ModelConfig, is_plain_full, is_preset
 from ar_interp.processes import HaarOrthogonal
 from ar_interp.setting.augmented import is_unit_haar
 from ar_interp.setting.base import Setting
@@ -17,11 +17,7 @@ class PlainHeads(Setting):
 
     @classmethod
     def speaks_of(cls, config: Any, process: Any) -> bool:
-        if type(config) is not ModelConfig or not is_unit_haar(process):
-            return False
-        sizes = {"dim": config.dim, "n_ctx": config.n_ctx, "n_heads": config.n_heads}
-        free = {"init_scale": config.init_scale, "dtype": config.dtype}
-        return config == ModelConfig.full(**sizes, **free, query_lag=config.query_lag)
+        return is_unit_haar(process) and is_plain_full(config)
 
     @property
     def sentences(self) -> Mapping[str, str]:
@@ -57,14 +53,13 @@ class PaperFigure(Setting):
 
     @classmethod
     def speaks_of(cls, config: Any, process: Any) -> bool:
-        if type(config) is not ModelConfig or process != HaarOrthogonal(5) or type(process) is not HaarOrthogonal:
-            return False
-        augmented = ModelConfig.paper_figure5(n_layers=config.n_layers, dtype=config.dtype)
-        return config == augmented or config == ModelConfig.paper_figure7(n_heads=config.n_heads, dtype=config.dtype)
+        ours = is_preset(config, ModelConfig.paper_figure5, "n_layers", "dtype")
+        ours = ours or is_preset(config, ModelConfig.paper_figure7, "n_heads", "dtype")
+        return ours and process == HaarOrthogonal(5)  # never a subclass, which is another process
 
     @property
     def figure(self) -> int:
-        """Of the paper, 5 or 7."""
+        """The number of the paper's figure, 5 or 7."""
         return 5 if self.config.encoding == "augmented" else 7
 
     @property

@@ -1,7 +1,7 @@
 """References where there is no closed form: the best of their kind by least squares on sampled sequences, untrained."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,24 @@ SEED = 2**41  # apart from training and evaluation
 PART = 200  # sequences at a time: their key-value states stay in the cache
 N_PARTS = 100
 N_SEQUENCES = N_PARTS * PART
+SHARES = ("linear", "linear/keys", "linear/pairs")
+
+
+def is_bare_augmented(config: Any) -> bool:
+    """One head in each layer on augmented tokens, and nothing beside the heads."""
+    if type(config) is not ModelConfig or config.encoding != "augmented" or config.n_heads != 1:
+        return False
+    return config.bare and config.positional == "none" and not config.scale_scores
 
 
 def is_bare_layer(config: Any) -> bool:
     """One layer with one head of block scalars and nothing else: its loss is quadratic in their products."""
-    if type(config) is not ModelConfig or config.heads != "block-scalar" or (config.n_layers, config.n_heads) != (1, 1):
-        return False
-    dressed = config.layer_norm or config.d_mlp or config.unembed or config.positional != "none"
-    return not dressed and config.attention in ("linear", "linear/keys", "linear/pairs")
+    return (
+        is_bare_augmented(config)
+        and config.heads == "block-scalar"
+        and config.n_layers == 1
+        and config.attention in SHARES
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +57,13 @@ class SampledQuadratic:
 
     @property
     def mean(self) -> BlockScalarQuadratic:
-        """Over the parts."""
+        """The quadratic of all sequences, the mean over the parts."""
         return BlockScalarQuadratic(self.h.mean(0), self.G.mean(0), float(self.constant.mean()))
+
+    @cached_property
+    def minimum(self) -> BlockScalarMinimum:
+        """The best block scalars, by the mean over the parts."""
+        return minimum_of_quadratic(self.mean, n_lengths=self.n_lengths)
 
     def loss(self, a: Float[np.ndarray, "4"], b: Float[np.ndarray, "2"]) -> tuple[float, float]:
         """Mean over T of the loss of these block scalars, and its standard error over the parts."""
@@ -84,19 +99,6 @@ def sampled_quadratic(
     for array in (h, G, constant):
         array.flags.writeable = False  # the cache hands the same arrays to all
     return SampledQuadratic(h=h, G=G, constant=constant, n_lengths=n_ctx - 1, n=n_parts * PART)
-
-
-@cache
-def best_block_scalars(process: Process, n_ctx: int, per_key: bool) -> BlockScalarMinimum:
-    """The best scalars a1..a4, b1, b2 of one linear-attention layer on real sequences, T = 2..n_ctx.
-
-    The quadratic of `theory.block_scalar_quadratic`, estimated from sequences.
-
-    Args:
-        per_key: scores divided by T.
-    """
-    quadratic = sampled_quadratic(process, n_ctx, "linear/keys" if per_key else "linear")
-    return minimum_of_quadratic(quadratic.mean, n_lengths=quadratic.n_lengths)
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import t as student
 
-from ar_interp.checkpoints import Trained
+from ar_interp.checkpoints import TrainingRun
 from ar_interp.claims import Claim, Measured, Subject, claim
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import HaarOrthogonal
@@ -83,7 +83,7 @@ def _layer_claims(m: "BlocksMeasured") -> Iterator[Claim]:
     )
 
 
-def _steps_claims(run: Trained, per_key: bool) -> Iterator[Claim]:
+def _steps_claims(run: TrainingRun, per_key: bool) -> Iterator[Claim]:
     from ar_interp.probes.algorithm import equivalent_steps, gradient_descent_curve
 
     n_layers, n_ctx = run.config.n_layers, run.config.n_ctx

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import binomtest
 
-from ar_interp.checkpoints import Trained
+from ar_interp.checkpoints import TrainingRun
 from ar_interp.claims import Claim, Subject, claim
 from ar_interp.setting import DiagonalHeads
 from ar_interp.studies.base import Structure, Study
@@ -76,7 +76,7 @@ def _balance_claim(measured: "HeadsMeasured") -> Claim:
     )
 
 
-def _level_claim(run: Trained, levels: np.ndarray) -> Claim:
+def _level_claim(run: TrainingRun, levels: np.ndarray) -> Claim:
     config, losses = run.config, run.members["loss"].to_numpy()
     n, settled = len(losses), _share_on(losses, levels)
     low, high = _wilson(round(settled * n), n)
@@ -96,7 +96,7 @@ def _level_claim(run: Trained, levels: np.ndarray) -> Claim:
     )
 
 
-def _escape_claims(run: Trained, minimum: float) -> Iterator[Claim]:
+def _escape_claims(run: TrainingRun, minimum: float) -> Iterator[Claim]:
     """The share of seeds that escape every trap, at the size that an earlier run was made for."""
     losses = run.members["loss"].to_numpy()
     n, escaped = len(losses), int((losses < minimum + ESCAPED).sum())

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from ar_interp.checkpoints import Trained, available, load
+from ar_interp.checkpoints import TrainingRun, available, load
 from ar_interp.claims import Claim, Measured, Subject, claim
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import HaarOrthogonal
@@ -112,7 +112,7 @@ def _enough_heads_claims(subject: Subject) -> Iterator[Claim]:
         )
 
 
-def _sibling_loss(run: Trained, n_heads: int) -> float | None:
+def _sibling_loss(run: TrainingRun, n_heads: int) -> float | None:
     """Final loss of the shipped checkpoint that differs from this one only in the number of heads."""
     wanted = replace(run.config, n_heads=n_heads)
     for name, recipe in STUDY.recipes.items():

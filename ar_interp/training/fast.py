@@ -6,12 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.models.config import Config, ModelConfig
+from ar_interp.models.config import Config, ModelConfig, is_plain_full
 from ar_interp.training.linear_stack import is_linear_stack, linear_stack_step
 from ar_interp.training.positional_heads import (
     figure7_step,
     is_paper_figure7,
-    is_shared_positions,
     shared_positions_predictions,
 )
 
@@ -46,6 +45,6 @@ def fast_step(config: Config) -> Step | None:
 
 def fast_predictions(config: Config) -> Predict | None:
     """Predictions of every member on real sequences, to be differentiated; None where there is no faster way."""
-    if type(config) is not ModelConfig or not is_shared_positions(config):
+    if not isinstance(config, ModelConfig) or not is_plain_full(config):
         return None
     return lambda parameters, tokens: shared_positions_predictions(config, parameters, tokens)

@@ -2,9 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +10,7 @@ from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ar_interp.checkpoints import save
+from ar_interp.checkpoints import TrainingRun
 from ar_interp.models.config import Config
 from ar_interp.processes import Process
 from ar_interp.seeds import TRAINING_EVALUATION
@@ -28,46 +25,10 @@ from ar_interp.training.objectives import (
     squared_errors,
 )
 
-if TYPE_CHECKING:
-    from ar_interp.models.transformer import HookedARTransformer
-
 N_LOGGED = 200  # points of the recorded history
 EVALUATION_BATCH = 4096
 EVALUATION_PART = 64  # sequences at once, over all members: scores of many heads stay in the cache
 TRIM = 0.01  # share of the worst sequences that the trimmed loss leaves out
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRun:
-    """What training leaves.
-
-    Attributes:
-        config: a `Config`.
-        model: the member with the lowest final loss.
-        history: a row per logged step: step, and loss_min, loss_median, loss_max over the members. Losses are per
-            context length (the training loss divided by n_ctx - 1).
-        members: a row per seed: seed, loss (final).
-        steps: updates made.
-        device: where it ran.
-    """
-
-    model: "HookedARTransformer"
-    config: Any
-    process: Process
-    training: TrainConfig
-    history: pd.DataFrame
-    members: pd.DataFrame
-    steps: int
-    device: str
-
-    @property
-    def seed(self) -> int:
-        """Of the member that became the model."""
-        return int(self.members.loc[self.members["loss"].idxmin(), "seed"])
-
-    def save(self, path: str | Path) -> Path:
-        """Write the checkpoint folder `path`; see `checkpoints.save`."""
-        return save(self, path)
 
 
 class DivergenceError(RuntimeError):
@@ -125,19 +86,20 @@ def train(
         diverged = None
     except _Divergence as stop:
         parameters, steps, diverged = log.last_good, log.last_good_step, stop
-    log.close()
+    log.bar.close()
 
     final = {name: losses / log.n_lengths for name, losses in _final_losses(parameters, setting, training).items()}
-    table = pd.DataFrame({"seed": list(seeds)} | {name: losses.tolist() for name, losses in final.items()})
+    best = int(final["loss"].argmin())
     run = TrainingRun(
-        model=_member(parameters, int(final["loss"].argmin()), config, process),
         config=config,
         process=process,
         training=training,
+        parameters={name: tensor[best].detach().cpu() for name, tensor in parameters.items()},
         history=pd.DataFrame(log.rows),
-        members=table,
+        members=pd.DataFrame({"seed": list(seeds)} | {name: losses.tolist() for name, losses in final.items()}),
+        seed=seeds[best],
         steps=steps,
-        device=_describe(device),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )
     if diverged is not None:
         raise DivergenceError(
@@ -178,9 +140,6 @@ class _Log:
         """Remember a state to fall back to."""
         self.last_good = {name: tensor.detach().clone() for name, tensor in parameters.items()}
         self.last_good_step = step
-
-    def close(self) -> None:
-        self.bar.close()
 
 
 def _descend(objective: Objective, parameters: Parameters, training: TrainConfig, log: _Log) -> int:
@@ -283,13 +242,3 @@ def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfi
         errors = torch.cat([squared_errors(predict, parameters, part, training.first_length) for part in parts], dim=1)
     kept = torch.sort(errors, dim=1)[0][:, : round((1 - TRIM) * EVALUATION_BATCH)]
     return {"loss": errors.mean(1), "trimmed": kept.mean(1)}
-
-
-def _member(parameters: Parameters, index: int, config: Config, process: Process) -> "HookedARTransformer":
-    model = config.build(process)
-    model.load_state_dict({name: tensor[index].detach().cpu() for name, tensor in parameters.items()})
-    return model
-
-
-def _describe(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ar_interp.models.config import ModelConfig
+from ar_interp.models.config import ModelConfig, is_preset
 from ar_interp.training.linear_stack import LAYER_NORM_EPS, VECTOR
 
 CACHED_SCORES = 64 * 50 * 50  # of all heads of a piece
@@ -26,15 +26,7 @@ FEW_HEADS = 8  # from here on the sum over heads is cheaper than the heads one b
 
 def is_paper_figure7(config: ModelConfig) -> bool:
     """The architecture that `figure7_step` computes."""
-    sizes = {"dim": config.dim, "n_ctx": config.n_ctx, "n_heads": config.n_heads, "repeats": config.repeats}
-    return config == ModelConfig.paper_figure7(**sizes, dtype=config.dtype)
-
-
-def is_shared_positions(config: ModelConfig) -> bool:
-    """The architecture that `shared_positions_predictions` computes."""
-    sizes = {"dim": config.dim, "n_ctx": config.n_ctx, "n_heads": config.n_heads}
-    free = {"init_scale": config.init_scale, "dtype": config.dtype}
-    return config == ModelConfig.full(**sizes, **free, query_lag=config.query_lag)
+    return is_preset(config, ModelConfig.paper_figure7, "dim", "n_ctx", "n_heads", "repeats", "dtype")
 
 
 def shared_positions_predictions(
