@@ -25,13 +25,18 @@ BATTERY: dict[str, Sabotage] = {sabotage.name: sabotage for part in PARTS.values
 
 
 def run_battery(
-    names: Iterable[str] | None = None, *, seed: int = 0, battery: Mapping[str, Sabotage] = BATTERY
+    names: Iterable[str] | None = None,
+    *,
+    seed: int = 0,
+    n: int | None = None,
+    battery: Mapping[str, Sabotage] = BATTERY,
 ) -> BatteryResult:
     """Verify every model of the battery, and set each verdict beside what theory expects.
 
     Args:
         names: of the models; all if left out.
         seed: of all that is random in them.
+        n: how many contexts each measurement takes; as many as each claim was planned with if left out.
         battery: the models by name.
     Raises:
         ValueError: an unknown name, no name; an expectation of a claim that is not made of the model.
@@ -46,8 +51,8 @@ def run_battery(
     for sabotage in map(battery.__getitem__, chosen):
         checkpoint = checkpoints.load(sabotage.base)
         if sabotage.healthy and (sabotage.base, sabotage.healthy) not in before:
-            claims = verify(sabotage.healthy(checkpoint, seed), checkpoint.process)
+            claims = verify(sabotage.healthy(checkpoint, seed), checkpoint.process, n=n)
             before[sabotage.base, sabotage.healthy] = {claim.name: claim.verdict for claim in claims}
-        claims = verify(sabotage.make(checkpoint, seed), checkpoint.process)
+        claims = verify(sabotage.make(checkpoint, seed), checkpoint.process, n=n)
         rows += cells(sabotage, claims, before[sabotage.base, sabotage.healthy] if sabotage.healthy else {})
     return BatteryResult(frame=pd.DataFrame(rows))
