@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -16,6 +16,8 @@ import ar_interp as ari
 from ar_interp.claims.core import Claims, Control
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.models.transformer import HookedARTransformer
+
+verify = partial(ari.verify, n=256)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ HEALTHY = {
 
 @cache
 def claims_of(name: str) -> Claims:
-    return ari.verify(HEALTHY[name]())
+    return verify(HEALTHY[name]())
 
 
 @pytest.mark.parametrize("name", HEALTHY)
@@ -116,7 +118,7 @@ def test_the_gauge_changes_no_verdict(seed, name):
         process=model.process,
     )
     before = [(claim.name, claim.verdict) for claim in claims_of(name)]
-    assert [(claim.name, claim.verdict) for claim in ari.verify(turned)] == before
+    assert [(claim.name, claim.verdict) for claim in verify(turned)] == before
 
 
 SABOTAGE = {
@@ -135,7 +137,7 @@ def test_sabotage_fails(name):
     torch.manual_seed(0)
     model = orthogonal_model(D // 2, kappa=1.0)
     weights = sabotage(model.A.detach(), model.B.detach(), model.P.detach())
-    claims = ari.verify(HookedARTransformer.from_diagonal(*weights, process=model.process))
+    claims = verify(HookedARTransformer.from_diagonal(*weights, process=model.process))
     assert claims["loss/minimum"].verdict == "fails"
     if name != "one head's sign":  # turning one head swaps its pair's block for its negative: kappa stays 1
         assert claims[target].verdict == "fails"
@@ -149,7 +151,7 @@ def test_a_trapped_model_fails_at_kappa_and_at_the_minimum():
     C = torch.block_diag(plus, plus, minus).double()
     A, B = factor_heads(C, n_heads=3)
     P = positional_weights(n_ctx=8, previous=-0.5, last=1.0)
-    claims = ari.verify(HookedARTransformer.from_diagonal(A, B, P, process=ari.CommutingOrthogonal(6)))
+    claims = verify(HookedARTransformer.from_diagonal(A, B, P, process=ari.CommutingOrthogonal(6)))
     assert claims["loss/minimum"].verdict == claims["heads/same kappa"].verdict == "fails"
 
 
@@ -158,14 +160,14 @@ def test_a_model_with_every_pair_trapped_is_measured_all_the_same():
     C = solution.C.sign() * 0.7  # kappa = -1, which no finite ratio fits
     A, B = ari.theory.factor_heads(C, n_heads=3)
     model = HookedARTransformer.from_diagonal(A, B, solution.P, process=ari.CommutingOrthogonal(6))
-    assert ari.verify(model)["positions/kappa"].verdict == "fails"
+    assert verify(model)["positions/kappa"].verdict == "fails"
 
 
 @pytest.mark.parametrize("process", [ari.CommutingUnitary(4), ari.CommutingOrthogonal(4)], ids=lambda p: p.kind)
 @pytest.mark.parametrize("n_heads", [1, 2, 4, 5])
 def test_weights_that_are_zero_are_measured_all_the_same(process, n_heads):
     zeros = [torch.zeros(n_heads, 4), torch.zeros(n_heads, 4), torch.zeros(3, 3)]
-    claims = ari.verify(HookedARTransformer.from_diagonal(*zeros, process=process))
+    claims = verify(HookedARTransformer.from_diagonal(*zeros, process=process))
     assert claims["loss/minimum"].verdict == "fails"
     json.loads(claims.to_json())
 
@@ -182,16 +184,16 @@ def ensemble():
 
 
 def test_claims_about_descent_come_with_a_run(ensemble):
-    claims = ari.verify(ensemble)
+    claims = verify(ensemble)
     assert claims["descent/levels"].verdict == "holds"
     assert "descent/scale" in names(claims)
     assert failing(claims) == set()
-    assert "descent/levels" not in names(ari.verify(ensemble.model))
+    assert "descent/levels" not in names(verify(ensemble.model))
 
 
 def test_levels_that_are_not_there_fail(ensemble):
     moved = ensemble.members.assign(loss=ensemble.members["loss"] + 0.05)
-    assert ari.verify(replace(ensemble, members=moved))["descent/levels"].verdict == "fails"
+    assert verify(replace(ensemble, members=moved))["descent/levels"].verdict == "fails"
 
 
 def test_positional_only_runs_follow_the_filter():
@@ -201,10 +203,10 @@ def test_positional_only_runs_follow_the_filter():
         ari.TrainConfig(lr=0.5 / 9, steps=3000, stop_below=1e-3),
         progress=False,
     )
-    claims = ari.verify(run)
+    claims = verify(run)
     assert {claim.verdict for claim in claims} == {"holds"}
     late = replace(run, steps=run.steps + 50)
-    assert ari.verify(late)["filter/rows"].verdict == "fails"
+    assert verify(late)["filter/rows"].verdict == "fails"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,7 @@ def test_positional_only_runs_follow_the_filter():
 )
 def test_refusals(subject, process, message, without_type_checks):
     with pytest.raises(ValueError, match=message):
-        ari.verify(subject(), process)
+        verify(subject(), process)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +236,6 @@ def test_refusals(subject, process, message, without_type_checks):
     ],
 )
 def test_no_claim_is_made_where_theory_is_silent(process, why):
-    claims = ari.verify(unitary_model(4), process)
+    claims = verify(unitary_model(4), process)
     assert (len(claims), claims.passed) == (0, True)
     assert claims.why_not.startswith(why)

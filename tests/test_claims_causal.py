@@ -1,6 +1,7 @@
 """Causal claims hold where the estimate is used, and fail for models whose weights look right but do not use it."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from ar_interp.studies.interventions import best_scale
 
 DIM, N_CTX = 4, 10
 UNITARY = ari.CommutingUnitary(DIM)
+verify = partial(ari.verify, n=256)
 
 
 class Copying(ari.HookedARTransformer):
@@ -28,13 +30,13 @@ def copying(model):
 
 
 def test_diagonal_heads_use_their_estimate():
-    claims = ari.verify(unitary_model(D))
+    claims = verify(unitary_model(D))
     assert claims["estimate/swap"].measured == pytest.approx(1, abs=1e-9)
     assert claims["estimate/swap"].verdict == claims["estimate/controls"].verdict == "holds"
 
 
 def test_weights_that_look_right_do_not_deceive():
-    claims = ari.verify(copying(unitary_model(D)))
+    claims = verify(copying(unitary_model(D)))
     assert claims["heads/orthogonal"].verdict == claims["loss/minimum"].verdict == "holds"
     assert claims["estimate/swap"].verdict == "fails"
     assert claims["estimate/controls"].verdict == "void"  # nothing steers, the swap as little as its controls
@@ -42,19 +44,19 @@ def test_weights_that_look_right_do_not_deceive():
 
 def test_a_model_without_an_estimate_has_no_share_of_it():
     zeros = [torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(5, 5)]
-    claims = ari.verify(ari.HookedARTransformer.from_diagonal(*zeros, process=UNITARY))
+    claims = verify(ari.HookedARTransformer.from_diagonal(*zeros, process=UNITARY))
     assert math.isnan(claims["estimate/swap"].measured)
     assert claims["estimate/swap"].verdict == "fails"
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_the_best_scale_undoes_a_wrong_one(factor):
-    best = Measured(subject_of(optimal(UNITARY)))
+    best = Measured(subject_of(optimal(UNITARY), n=256))
     model = optimal(UNITARY)
     model.blocks[0].attn.OV_blocks.mul_(factor)
-    scaled = Measured(subject_of(model))
+    scaled = Measured(subject_of(model, n=256))
     assert best_scale(scaled)[0] == pytest.approx(best_scale(best)[0] / factor)
-    assert ari.verify(model)["loss/best scale"].verdict == "fails"
+    assert verify(model)["loss/best scale"].verdict == "fails"
 
 
 def test_the_best_scale_is_the_bottom_of_the_parabola_through_three_runs():
@@ -65,21 +67,21 @@ def test_the_best_scale_is_the_bottom_of_the_parabola_through_three_runs():
     for factor in (0, 1, 2):
         hook = ("blocks.1.hook_attn_out", lambda value, hook, factor=factor: factor * value)
         with model.hooks(fwd_hooks=[hook]):
-            losses.append(Measured(subject_of(model)).loss())
+            losses.append(Measured(subject_of(model, n=256)).loss())
     bottom = 1 + (losses[0] - losses[2]) / (2 * (losses[0] - 2 * losses[1] + losses[2]))
-    assert best_scale(Measured(subject_of(model)))[0] == pytest.approx(bottom)
+    assert best_scale(Measured(subject_of(model, n=256)))[0] == pytest.approx(bottom)
 
 
 def test_an_augmented_layer_uses_its_state():
-    claims = ari.verify(optimal(UNITARY))
+    claims = verify(optimal(UNITARY))
     causal = [claim for claim in claims if claim.evidence == "causal"]
     assert [claim.verdict for claim in causal] == ["holds"] * len(causal)
-    copied = ari.verify(copying(optimal(UNITARY)))
+    copied = verify(copying(optimal(UNITARY)))
     assert copied["step/size"].verdict == "holds"
     assert copied["estimate/swap"].verdict == copied["loss/best scale"].verdict == "fails"
 
 
 def test_a_state_without_a_query_fails():
     """a4 alone: keys and values say something, but s_T never asks for it."""
-    claims = ari.verify(scalar_layer([0, 0, 0, 0.2], process=UNITARY))
+    claims = verify(scalar_layer([0, 0, 0, 0.2], process=UNITARY))
     assert claims["estimate/swap"].verdict == "fails"

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from ar_interp.theory.initial_token import first_token_moments
 
 DIM, N_CTX = 4, 10
 HAAR = ari.HaarOrthogonal(5)
+verify = partial(ari.verify, n=512)
 
 
 def run_of(model, training, members):
@@ -43,7 +45,7 @@ def exact_run(model):
 @pytest.mark.parametrize("gauge", [1.0, -0.3, 7.0])
 @pytest.mark.parametrize("process", [ari.CommutingUnitary(DIM), ari.CommutingOrthogonal(DIM)], ids=lambda p: p.kind)
 def test_the_optimum_holds_in_every_gauge(process, gauge):
-    claims = ari.verify(exact_run(optimal(process, gauge)))
+    claims = verify(exact_run(optimal(process, gauge)), n=1024)
     assert {claim.verdict for claim in claims} == {"holds"}
     assert {"loss/minimum", "step/size", "step/others", "estimate/swap"} <= names(claims)
     assert ({"loss/gain", "step/second path"} <= names(claims)) == process.conjugate_pairs
@@ -63,14 +65,14 @@ def test_sabotage_of_the_step_fails(name):
     process = ari.CommutingOrthogonal(DIM)
     best = block_scalar_minimum(dim=DIM, max_length=N_CTX, conjugate_pairs=True)
     sabotage, rows = SABOTAGE[name]
-    claims = ari.verify(exact_run(scalar_layer(sabotage(best.a), best.b, process=process)))
+    claims = verify(exact_run(scalar_layer(sabotage(best.a), best.b, process=process)))
     for row in rows:
         assert claims[row].verdict == "fails", row
 
 
 def test_the_pure_gradient_step_is_not_the_optimum_of_conjugate_pairs():
     eta = optimal_step_size(dim=DIM, max_length=N_CTX)
-    claims = ari.verify(exact_run(scalar_layer([0, eta, 0, 0], process=ari.CommutingOrthogonal(DIM))))
+    claims = verify(exact_run(scalar_layer([0, eta, 0, 0], process=ari.CommutingOrthogonal(DIM))))
     assert claims["step/second path"].verdict == claims["loss/gain"].verdict == "fails"
 
 
@@ -98,9 +100,9 @@ def test_full_matrices_are_read_in_every_basis_of_the_head():
     process = ari.CommutingUnitary(DIM, first_token="signs")
     eta = optimal_step_size(dim=DIM, max_length=N_CTX)
     exact = scalar_layer([0, eta, 0, 0], process=process)
-    claims = ari.verify(full(exact, 0.0))
+    claims = verify(full(exact, 0.0))
     assert [claim.verdict for claim in claims] == ["holds"] * len(claims)
-    noisy = ari.verify(full(exact, 0.2))
+    noisy = verify(full(exact, 0.2))
     assert noisy["step/QK"].verdict == noisy["step/OV"].verdict == "fails"
 
 
@@ -111,11 +113,11 @@ def test_full_matrices_are_read_up_to_signs_of_query_and_prediction_together():
     signs = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
     turned = without_signs(exact, signs)
     assert not torch.allclose(turned.QK.AB, exact.QK.AB)
-    assert {claim.verdict for claim in ari.verify(turned)} == {"holds"}
+    assert {claim.verdict for claim in verify(turned)} == {"holds"}
     assert_close(without_signs(turned).QK.AB, exact.QK.AB)
     half = without_signs(exact, signs)
     half.blocks[0].attn.W_O.copy_(exact.W_O[0])  # the query's signs alone
-    claims = ari.verify(half)
+    claims = verify(half)
     assert claims["loss/fresh"].verdict == claims["step/size"].verdict == "fails"
 
 
@@ -145,9 +147,9 @@ def test_first_token_law_holds_at_the_formula_and_fails_beside_it(law):
     process = ari.CommutingUnitary(DIM, first_token=law)
     moments = first_token_moments(law.law, dim=DIM, n_nonzero=law.n_nonzero)
     product = initial_token_product(moments, max_length=N_CTX + 1)
-    claims = ari.verify(scalar_layer([0, product, 0, 0], process=process, attention="linear/pairs"))
+    claims = verify(scalar_layer([0, product, 0, 0], process=process, attention="linear/pairs"))
     assert [claim.verdict for claim in claims] == ["holds"] * len(claims)
-    claims = ari.verify(scalar_layer([0.1 * product, 1.1 * product, 0, 0], process=process, attention="linear/pairs"))
+    claims = verify(scalar_layer([0.1 * product, 1.1 * product, 0, 0], process=process, attention="linear/pairs"))
     assert [claim.verdict for claim in claims][:2] == ["fails", "fails"]
 
 
@@ -195,12 +197,12 @@ def stack_run(n_layers, steps, *, attention="linear/keys"):
 
 
 def test_depth_is_counted_in_gradient_steps():
-    claims = ari.verify(stack_run(2, [4, 4, 4]))
+    claims = verify(stack_run(2, [4, 4, 4]))
     assert claims["depth/steps"].predicted == 2  # log2 of 4 steps
     assert claims["depth/steps"].verdict == claims["depth/better"].verdict == "holds"
-    claims = ari.verify(stack_run(2, [2, 2, 2]))
+    claims = verify(stack_run(2, [2, 2, 2]))
     assert claims["depth/steps"].verdict == claims["depth/better"].verdict == "fails"
-    claims = ari.verify(stack_run(3, [16, 16, 16], attention="linear"))
+    claims = verify(stack_run(3, [16, 16, 16], attention="linear"))
     assert claims["depth/steps"].predicted == 4
     assert claims["depth/steps"].verdict == "holds"
 
@@ -209,23 +211,23 @@ def test_a_stack_that_blows_up_is_seen():
     run = stack_run(2, [4, 4])
     wild = {name: 3 * tensor for name, tensor in run.config.initial_parameters(seed=1).items()}
     run.model.load_state_dict({name: 10 * tensor for name, tensor in wild.items()})
-    assert ari.verify(run)["loss/blow-ups"].verdict == "fails"
+    assert verify(run)["loss/blow-ups"].verdict == "fails"
 
 
 def test_parity_holds_for_any_weights_that_predict_nothing_and_fails_for_large_ones():
     config = ModelConfig.full(dim=5, n_ctx=6, n_heads=2, query_lag=0, init_scale=1e-3)
     small = ari.HookedARTransformer(config, process=HAAR)
-    assert {claim.verdict for claim in ari.verify(small)} == {"holds"}
+    assert {claim.verdict for claim in verify(small)} == {"holds"}
     large = ari.HookedARTransformer(replace(config, init_scale=1.0), process=HAAR)
-    assert {claim.verdict for claim in ari.verify(large)} == {"fails"}
+    assert {claim.verdict for claim in verify(large)} == {"fails"}
 
 
 def test_one_head_is_the_best_for_random_first_tokens_only():
     process = ari.HaarOrthogonal(5, first_token="sphere")
     config = ModelConfig.full(dim=5, n_ctx=6, n_heads=1)
     model = ari.HookedARTransformer(config, process=process)
-    assert ari.verify(model)["loss/one head"].verdict == "fails"
-    fixed = ari.verify(model, process=HAAR)
+    assert verify(model)["loss/one head"].verdict == "fails"
+    fixed = verify(model, process=HAAR)
     assert fixed["loss/many heads"].verdict == "fails"
 
 
@@ -233,9 +235,9 @@ def test_one_head_is_the_best_for_random_first_tokens_only():
 
 
 def test_an_untrained_model_of_the_paper_fails():
-    claims = ari.verify(ari.HookedARTransformer(ModelConfig.paper_figure5(), process=HAAR))
+    claims = verify(ari.HookedARTransformer(ModelConfig.paper_figure5(), process=HAAR))
     assert claims["loss/figure"].verdict == "fails"
-    claims = ari.verify(ari.HookedARTransformer(ModelConfig.paper_figure7(n_heads=5), process=HAAR))
+    claims = verify(ari.HookedARTransformer(ModelConfig.paper_figure7(n_heads=5), process=HAAR))
     assert claims["loss/figure"].verdict == "fails"
 
 
@@ -254,7 +256,7 @@ def test_an_untrained_model_of_the_paper_fails():
     ids=str,
 )
 def test_where_theory_is_silent_no_claim_is_made_and_it_says_why(config, process):
-    claims = ari.verify(config.build(process=process))
+    claims = verify(config.build(process=process))
     assert len(claims) == 0
     assert claims.passed
     assert re.match("no part of theory speaks of|noise is 0.1|first_token is|mu is 2", claims.why_not)
@@ -264,4 +266,4 @@ def test_where_theory_is_silent_no_claim_is_made_and_it_says_why(config, process
 
 def test_verify_needs_a_process():
     with pytest.raises(ValueError, match="process is needed to know what W is"):
-        ari.verify(ari.HookedARTransformer(ModelConfig.augmented(dim=5, n_ctx=8)))
+        verify(ari.HookedARTransformer(ModelConfig.augmented(dim=5, n_ctx=8)))

@@ -39,6 +39,7 @@ ESTIMATORS = [
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
 GAUSSIAN = FirstToken("gaussian")
+N_HAAR = 2000
 
 
 def least_squares(tokens: torch.Tensor) -> torch.Tensor:
@@ -238,8 +239,8 @@ def test_copies_predict_what_they_copy():
 
 @pytest.fixture(scope="module")
 def haar():
-    """4000 sequences of the paper's general experiment: d = 5, s_1 of norm 1, contexts up to 50."""
-    return HaarOrthogonal(5).sample(4000, 51, seed=1).tokens
+    """Sequences of the paper's general experiment: d = 5, s_1 of norm 1, contexts up to 50."""
+    return HaarOrthogonal(5).sample(N_HAAR, 51, seed=1).tokens
 
 
 def errors(estimator, tokens) -> torch.Tensor:
@@ -249,7 +250,7 @@ def errors(estimator, tokens) -> torch.Tensor:
 
 def test_exact_reference_lines(haar, assert_mean):
     lengths = torch.arange(2, 51, dtype=torch.float64)
-    assert_close(errors(Zero(), haar), torch.ones(4000, 49, dtype=torch.float64))
+    assert_close(errors(Zero(), haar), torch.ones(N_HAAR, 49, dtype=torch.float64))
     assert_mean(errors(LastToken(), haar)[:, 0], 2.0)
     assert_mean(errors(PreviousToken(), haar)[:, 0], 1 - 1 / 25)
     ols = errors(OLS(), haar)
@@ -275,7 +276,7 @@ def test_exact_reference_lines(haar, assert_mean):
 def test_reference_lines_of_an_independent_run(haar, estimator, mean):
     """Means over T = 2..50 from 20 000 other sequences, themselves known to 1 %: 4 standard errors of both."""
     measured = errors(estimator, haar).mean(1)
-    standard_error = measured.std().item() / 4000**0.5
+    standard_error = measured.std().item() / N_HAAR**0.5
     assert measured.mean().item() == pytest.approx(mean, abs=4 * (standard_error**2 + (0.01 * mean / 2) ** 2) ** 0.5)
 
 

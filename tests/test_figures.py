@@ -1,6 +1,7 @@
 """Figures show the result's own numbers, name their axes, and say what theory expects of the model at hand."""
 
 import math
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,7 @@ class Results:
         self.read = ari.data_efficiency(self.model, many, hook="blocks.0.hook_attn_out", target="next token")
         self.filter = ari.theory.spectral_filter(mu=50.0, length=N_CTX, step_size=0.1, steps=5)
 
+    @cached_property
     def figures(self) -> dict[str, go.Figure]:
         setting, place = self.setting, {"sequence": SEQUENCE, "position": POSITION}
         figures = {
@@ -92,6 +94,7 @@ class GeneralResults:
         self.recovered = ari.recover_context(self.model, self.sequences)
         self.identification = ari.identify_algorithm(self.model, self.sequences)
 
+    @cached_property
     def figures(self) -> dict[str, go.Figure]:
         setting, place = self.setting, {"sequence": SEQUENCE, "position": POSITION}
         losses = {f"loss_{which}": [2.0, 1.0] for which in ("min", "median", "max")}
@@ -121,14 +124,14 @@ def general() -> dict[str, GeneralResults]:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_every_figure_has_a_title_named_axes_and_a_signed_scale_centred_at_zero(results, setting):
-    figures = results[setting].figures()
+    figures = results[setting].figures
     check_look(figures)
     assert set(figures) >= set(ari.figures.__all__) - NOT_BUILDERS - {"filter_response"}
 
 
 @pytest.mark.parametrize("setting", GENERAL)
 def test_figures_of_general_models_look_as_the_others_do(general, setting):
-    figures = general[setting].figures()
+    figures = general[setting].figures
     check_look(figures)
     check_titles(figures)
 
@@ -149,17 +152,17 @@ def check_look(figures: dict[str, go.Figure]) -> None:
 
 
 def test_no_builder_is_left_out(results):
-    assert set(results["positional"].figures()) == set(ari.figures.__all__) - NOT_BUILDERS
+    assert set(results["positional"].figures) == set(ari.figures.__all__) - NOT_BUILDERS
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_titles_are_one_line_or_two_that_fit_half_a_page(results, setting):
-    check_titles(results[setting].figures())
+    check_titles(results[setting].figures)
 
 
 def test_algorithm_figures_draw_the_identification(general):
     found = general["deep"].identification
-    figures = general["deep"].figures()
+    figures = general["deep"].figures
     drawn = trace(figures["error_by_position"], "model, layer 2")
     rows = found.by_position[found.by_position["estimator"] == "model, layer 2"]
     assert list(drawn.y) == list(rows["error"])
@@ -183,7 +186,7 @@ def test_an_estimator_that_was_not_measured_cannot_be_drawn(general):
 
 def test_real_sequences_are_drawn_as_real_numbers(general):
     given = general["one layer"]
-    figures = given.figures()
+    figures = given.figures
     W, estimate = given.recovered.W[SEQUENCE], given.recovered.estimate[SEQUENCE, POSITION - 1]
     for drawn, matrix in zip(figures["context_matrices"].data, (W, estimate), strict=True):
         assert torch.equal(torch.tensor(drawn.z, dtype=torch.float64), matrix)
@@ -227,7 +230,7 @@ def test_phases_on_circle_draw_three_sets_of_eigenvalues(results):
 
 def test_prediction_of_a_position_lies_on_the_next_token_of_the_sequence(results):
     given = results["unitary"]
-    figure = given.figures()["prediction"]
+    figure = given.figures["prediction"]
     over_time, predicted_over_time, target, predicted = figure.data[:4]
     assert list(over_time.y) == given.sequences.tokens[SEQUENCE, :, 0].real.tolist()
     at = list(predicted_over_time.x).index(POSITION + 1)
@@ -238,7 +241,7 @@ def test_prediction_of_a_position_lies_on_the_next_token_of_the_sequence(results
 
 def test_head_figures_draw_the_weights_and_the_statistics(results):
     given = results["few heads"]
-    figures = given.figures()
+    figures = given.figures
     for drawn, matrix in zip(
         figures["head_matrices"].data, (given.heads.A, given.heads.B, given.heads.C, given.heads.M), strict=True
     ):
@@ -250,7 +253,7 @@ def test_head_figures_draw_the_weights_and_the_statistics(results):
 
 def test_positional_figures_draw_p_and_the_residual(results):
     given = results["orthogonal"]
-    figures, structure = given.figures(), given.structure
+    figures, structure = given.figures, given.structure
     drawn = np.array(figures["positional_matrix"].data[0].z, dtype=float)
     used = np.tril(np.ones_like(drawn), 1) > 0
     assert (drawn[used] == structure.P.numpy()[used]).all()
@@ -266,7 +269,7 @@ def test_positional_figures_draw_p_and_the_residual(results):
 
 def test_data_efficiency_draws_a_line_for_the_probe_and_each_control(results):
     found = results["unitary"].read
-    figure = results["unitary"].figures()["data_efficiency"]
+    figure = results["unitary"].figures["data_efficiency"]
     assert {line.name for line in figure.data} == set(found.curve["source"])
     for line in figure.data:
         rows = found.curve[found.curve["source"] == line.name]
@@ -276,7 +279,7 @@ def test_data_efficiency_draws_a_line_for_the_probe_and_each_control(results):
 
 def test_filter_figures_draw_the_measured_beside_the_theory(results):
     given = results["positional"]
-    figures = given.figures()
+    figures = given.figures
     assert list(trace(figures["filter_profile"], "trained").y) == given.structure.profile.tolist()
     assert list(trace(figures["filter_profile"], "filter (theory)").y) == given.filter.p.tolist()
     assert list(trace(figures["filter_response"], "trained").y) == given.structure.filter_response.tolist()
@@ -323,7 +326,7 @@ def test_no_title_speaks_of_theory_where_it_is_silent():
     process = ari.CommutingUnitary(4, noise=0.3)
     given = Results(process, ari.ModelConfig.diagonal(dim=4, n_heads=4, n_ctx=N_CTX))
     assert given.setting.why_not
-    for name, figure in given.figures().items():
+    for name, figure in given.figures.items():
         if name not in ("filter_profile", "filter_response"):
             words = figure.layout.title.text.lower()
             assert "in theory" not in words, name
