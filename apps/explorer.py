@@ -1,23 +1,23 @@
-"""The explorer: `streamlit run apps/explorer.py`. One file per page in apps/pages/."""
+"""The explorer: `streamlit run apps/explorer.py`. One file per page in apps/pages/, which is named as in the URL."""
 
 import streamlit as st
 
 st.set_page_config(page_title="ar_interp explorer", page_icon=":material/motion_blur:", layout="wide")
 st.session_state["in explorer"] = True  # see view.open_page
+
+PAGES = {
+    "overview": ("Overview", "summarize"),
+    "in_context_w": ("In-context W", "timeline"),
+    "algorithm": ("Algorithm", "function"),
+    "heads": ("Heads", "grid_on"),
+    "positional_encoding": ("Positional encoding", "stacked_line_chart"),
+    "circuits": ("Circuits", "account_tree"),
+    "readout": ("Readout", "search"),
+    "interventions": ("Interventions", "tune"),
+}
 st.navigation(
     [
-        st.Page("pages/overview.py", title="Overview", icon=":material/summarize:", default=True),
-        st.Page("pages/in_context_w.py", title="In-context W", icon=":material/timeline:", url_path="in_context_w"),
-        st.Page("pages/algorithm.py", title="Algorithm", icon=":material/function:", url_path="algorithm"),
-        st.Page("pages/heads.py", title="Heads", icon=":material/grid_on:", url_path="heads"),
-        st.Page(
-            "pages/positional_encoding.py",
-            title="Positional encoding",
-            icon=":material/stacked_line_chart:",
-            url_path="positional_encoding",
-        ),
-        st.Page("pages/circuits.py", title="Circuits", icon=":material/account_tree:", url_path="circuits"),
-        st.Page("pages/readout.py", title="Readout", icon=":material/search:", url_path="readout"),
-        st.Page("pages/interventions.py", title="Interventions", icon=":material/tune:", url_path="interventions"),
+        st.Page(f"pages/{file}.py", title=title, icon=f":material/{icon}:", default=file == "overview")
+        for file, (title, icon) in PAGES.items()
     ]
 ).run()

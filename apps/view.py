@@ -73,16 +73,13 @@ def show_exhibits(checkpoint: ari.Checkpoint, page: str) -> int:
 
 def _show(checkpoint: ari.Checkpoint, subject: Subject, exhibit: Exhibit, shared: dict[str, Any]) -> None:
     """A figure with the controls that are its own, what to look at, and the lines that reproduce it."""
-    controls = exhibit.controls(subject)
-    values = {c.name: shared[c.name] if c.name in shared else _choose(c) for c in controls}
-    measured = {control.name: values[control.name] for control in controls if control.remeasures}
-    kept, key = _results(checkpoint), (exhibit.measure, *measured.values())
-    if key not in kept:
-        with st.spinner(f"Measuring: {exhibit.title} …"):
-            kept[key] = exhibit.measure(subject, **measured)
-        if len(kept) > N_RESULTS:
-            del kept[next(iter(kept))]
-    st.plotly_chart(exhibit.draw(subject, kept[key], **values), theme=None, config={"displaylogo": False})
+    values = {c.name: shared[c.name] if c.name in shared else _choose(c) for c in exhibit.controls(subject)}
+    kept = _results(checkpoint)
+    with st.spinner(f"Measuring: {exhibit.title} …"):
+        result = exhibit.result(subject, values, kept)
+    if len(kept) > N_RESULTS:
+        del kept[next(iter(kept))]
+    st.plotly_chart(exhibit.draw(subject, result, **values), theme=None, config={"displaylogo": False})
     st.caption(plain(exhibit.look))
     show_code(exhibit.code.format(**values))
 

@@ -68,13 +68,17 @@ class Kind:
 
 
 @cache
-def load_plugins() -> tuple[Any, ...]:
-    """What the entry points of installed packages name, loaded once; one that cannot be loaded is a warning."""
+def load_plugins() -> tuple[tuple[str, str, Any], ...]:
+    """Load the entry points of installed packages, once; one that cannot be loaded is a warning.
+
+    Returns:
+        Group, name and object of each.
+    """
     found = []
     for group in GROUPS:
         for entry in entry_points(group=group):
             try:
-                found.append(entry.load())
+                found.append((group, entry.name, entry.load()))
             except Exception as error:  # whatever a stranger's module raises
                 warnings.warn(f"entry point {entry.name!r} of {group} cannot be loaded: {error!r}.", stacklevel=2)
     return tuple(found)

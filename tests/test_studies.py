@@ -119,6 +119,14 @@ def test_a_study_that_cannot_be_loaded_is_a_warning(installed):
         assert studies.all_studies() == (*studies.STUDIES, MINE)
 
 
+@pytest.mark.parametrize("named", [MINE.claims, (MINE, 3), None])
+def test_an_entry_point_that_names_something_else_is_left_out_with_a_warning(named, installed):
+    installed(Entry("odd", lambda: named), Entry("whole", lambda: MINE))
+    with pytest.warns(UserWarning, match="entry point 'odd' of ar_interp.studies is left out: it must name a Study"):
+        found = studies.all_studies()
+    assert found[len(studies.STUDIES) :] == ((MINE, MINE) if isinstance(named, tuple) else (MINE,))
+
+
 def test_claims_are_measured_on_as_many_contexts_as_asked_for():
     checkpoint = ari.load("diagonal-unitary-h5")
     few, many = (ari.verify(checkpoint, n=n) for n in (50, 200))

@@ -112,7 +112,7 @@ def phases_on_circle(recovered: RecoveredContext, setting: Setting, *, sequence:
     }
     figure = go.Figure()
     for name, (values, marker) in points.items():
-        figure.add_trace(_in_plane(values, name, marker))
+        _coordinates(figure, values, name, marker)
     largest = max(values.abs().nan_to_num().max().item() for values, _ in points.values())
     unit_circle(figure, limit=1.15 * max(1.0, largest), real="real part", imaginary="imaginary part")
     eigenvalues, estimate = (values for values, _ in list(points.values())[:2])
@@ -149,21 +149,15 @@ def prediction(
         subplot_titles=["first coordinate over time", f"all coordinates of s<sub>{position + 1}</sub>"],
     )
     length, place = len(tokens), dict[str, Any](row=1, col=1)
-    figure.add_trace(
-        go.Scatter(
-            x=list(range(1, length + 1)), y=tokens[:, 0].real.tolist(), mode="lines+markers",
-            name="sequence s", legendgroup="truth", line={"color": GREY, "width": 1}, marker=OPEN,
-            hovertemplate="t = %{x}<br>%{y:.4g}<extra>sequence</extra>",
-        ),
-        **place,
+    figure.add_scatter(
+        x=list(range(1, length + 1)), y=tokens[:, 0].real.tolist(), mode="lines+markers",
+        name="sequence s", legendgroup="truth", line={"color": GREY, "width": 1}, marker=OPEN,
+        hovertemplate="t = %{x}<br>%{y:.4g}<extra>sequence</extra>", **place,
     )  # fmt: skip
-    figure.add_trace(
-        go.Scatter(
-            x=list(range(3, length + 1)), y=predicted[1:, 0].real.tolist(), mode="markers",
-            name="prediction", legendgroup="prediction", marker=DOT,
-            hovertemplate="t = %{x}<br>%{y:.4g}<extra>predicted</extra>",
-        ),
-        **place,
+    figure.add_scatter(
+        x=list(range(3, length + 1)), y=predicted[1:, 0].real.tolist(), mode="markers",
+        name="prediction", legendgroup="prediction", marker=DOT,
+        hovertemplate="t = %{x}<br>%{y:.4g}<extra>predicted</extra>", **place,
     )  # fmt: skip
     figure.add_vline(x=position + 1, line={"color": VERMILLION, "dash": "dash", "width": 1.5}, **place)
     figure.update_xaxes(title_text="position t", **place)
@@ -176,8 +170,7 @@ def prediction(
         (target, "sequence s", "truth", OPEN),
         (guess, "prediction", "prediction", DOT),
     ):
-        trace = (_in_plane if tokens.is_complex() else _by_coordinate)(values, name, marker)
-        figure.add_trace(trace.update(legendgroup=group, showlegend=False), **place)
+        _coordinates(figure, values, name, marker, legendgroup=group, showlegend=False, **place)
     if tokens.is_complex():
         largest = max(1.0, torch.stack([target, guess]).abs().nan_to_num().max().item())
         unit_circle(figure, limit=1.15 * largest, real="real part", imaginary="imaginary part", **place)
@@ -193,26 +186,12 @@ def prediction(
     )
 
 
-def _in_plane(values: Tensor, name: str, marker: dict) -> go.Scatter:
-    """Complex numbers as points, numbered from one."""
-    return go.Scatter(
-        x=values.real.tolist(),
-        y=values.imag.tolist(),
-        customdata=list(range(1, len(values) + 1)),
-        mode="markers",
-        marker=marker,
-        name=name,
-        hovertemplate="coordinate %{customdata}<br>%{x:.4g} + %{y:.4g} i<extra>" + name + "</extra>",
-    )
-
-
-def _by_coordinate(values: Tensor, name: str, marker: dict) -> go.Scatter:
-    """Real numbers over their coordinate, numbered from one."""
-    return go.Scatter(
-        x=list(range(1, len(values) + 1)),
-        y=values.tolist(),
-        mode="markers",
-        marker=marker,
-        name=name,
-        hovertemplate="coordinate %{x}<br>%{y:.4g}<extra>" + name + "</extra>",
-    )
+def _coordinates(figure: go.Figure, values: Tensor, name: str, marker: dict, **look: Any) -> None:
+    """Add complex numbers in their plane, real ones over their index; both are numbered from one."""
+    numbers = list(range(1, len(values) + 1))
+    if values.is_complex():
+        hover = "coordinate %{customdata}<br>%{x:.4g} + %{y:.4g} i"
+        x, y = values.real.tolist(), values.imag.tolist()
+        draw(figure, x, y, name, hover, customdata=numbers, marker=marker, **look)
+    else:
+        draw(figure, numbers, values.tolist(), name, "coordinate %{x}<br>%{y:.4g}", marker=marker, **look)

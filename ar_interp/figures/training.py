@@ -1,4 +1,4 @@
-"""How the model was trained, and where the other members of its ensemble ended."""
+"""Figures of training: the loss over the steps, and where the members of the ensemble ended."""
 
 import numpy as np
 import pandas as pd

@@ -39,12 +39,8 @@ def draw(checkpoint: Checkpoint) -> tuple[Drawn, ...]:
     """Every figure that the studies have of a checkpoint; what several rest on is measured once."""
     subject, results, drawn = subject_of(checkpoint), {}, []
     for exhibit in exhibits_of(subject):
-        controls = exhibit.controls(subject)
-        measured = {control.name: control.default for control in controls if control.remeasures}
-        key = (exhibit.measure, *measured.values())
-        if key not in results:
-            results[key] = exhibit.measure(subject, **measured)
-        figure = exhibit.draw(subject, results[key], **{control.name: control.default for control in controls})
+        values = {control.name: control.default for control in exhibit.controls(subject)}
+        figure = exhibit.draw(subject, exhibit.result(subject, values, results), **values)
         shown = {name: getattr(exhibit, name) for name in ("structure", "evidence", "name", "wide", "look")}
         drawn.append(Drawn(figure=figure, **shown))
     return tuple(drawn)

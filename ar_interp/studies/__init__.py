@@ -1,5 +1,6 @@
 """The studies, and what goes over all of them: ours, and those that installed packages name in `ar_interp.studies`."""
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -18,21 +19,11 @@ from ar_interp.studies import (
     head_count,
     unfinished_descent,
 )
-from ar_interp.studies.base import Control, Exhibit, Recipe, Structure, Study
-
-__all__ = [
-    "STUDIES",
-    "Control",
-    "Exhibit",
-    "Recipe",
-    "Structure",
-    "Study",
-    "all_studies",
-    "exhibits_of",
-    "structures",
-    "studies_of",
-    "verify",
-]
+from ar_interp.studies.base import Control as Control
+from ar_interp.studies.base import Exhibit as Exhibit
+from ar_interp.studies.base import Recipe as Recipe
+from ar_interp.studies.base import Structure as Structure
+from ar_interp.studies.base import Study as Study
 
 STUDIES: tuple[Study, ...] = (
     diagonal_heads.STUDY,
@@ -49,9 +40,19 @@ STUDIES: tuple[Study, ...] = (
 
 @cache
 def all_studies() -> tuple[Study, ...]:
-    """Ours first, then those of installed packages, a `Study` or several each."""
-    found = [item for loaded in load_plugins() for item in (loaded if isinstance(loaded, tuple | list) else [loaded])]
-    return (*STUDIES, *(item for item in found if isinstance(item, Study)))
+    """Ours first, then those of installed packages, a `Study` or several each; anything else is a warning."""
+    found = list(STUDIES)
+    for group, name, loaded in load_plugins():
+        for item in loaded if isinstance(loaded, tuple | list) else [loaded]:
+            if isinstance(item, Study):
+                found.append(item)
+            elif group == "ar_interp.studies":
+                warnings.warn(
+                    f"entry point {name!r} of {group} is left out: it must name a Study, or a tuple of them, "
+                    f"got {item!r}.",
+                    stacklevel=2,
+                )
+    return tuple(found)
 
 
 def studies_of(setting: Setting) -> tuple[Study, ...]:
@@ -68,7 +69,7 @@ def exhibits_of(subject: Subject) -> tuple[Exhibit, ...]:
 
 
 def structures() -> dict[str, Structure]:
-    """What claims and figures are about, by the first half of their names; what any model has comes first."""
+    """The subjects of claims and figures, by the first half of their names; those of any model come first."""
     every = [any_model.STUDY, *all_studies()]
     return {name: structure for study in every for name, structure in study.structures.items()}
 

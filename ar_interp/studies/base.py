@@ -104,6 +104,14 @@ class Exhibit:
     controls: Callable[[Subject], tuple[Control, ...]] = lambda subject: ()
     wide: bool = False
 
+    def result(self, subject: Subject, values: Mapping[str, Any], kept: dict[Any, Any]) -> Any:
+        """The result of `measure` for these values of the controls, from `kept` where it has been measured before."""
+        taken = {control.name: values[control.name] for control in self.controls(subject) if control.remeasures}
+        key = (self.measure, *taken.values())
+        if key not in kept:
+            kept[key] = self.measure(subject, **taken)
+        return kept[key]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:

@@ -33,7 +33,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         yield _sign_claim(measured)
         signless = measured.of(without_signs(measured.model))
         yield from _full_claims(signless)
-    yield from (_pair_claims if measured.setting.pairs else _step_claims)(signless, "exact" if exact else "sampled")
+    yield from _step_claims(signless, "exact" if exact else "sampled")
     yield _estimate_claim(signless)
     yield step_claim(signless)
     yield scale_claim(measured)
@@ -81,50 +81,37 @@ def _loss_claims(m: "BlocksMeasured", exact: bool) -> Iterator[Claim]:
 
 
 def _step_claims(m: "BlocksMeasured", kind: str) -> Iterator[Claim]:
-    eta = optimal_step_size(**_sizes(m))
-    shorter = optimal_step_size(dim=m.config.dim, max_length=m.config.n_ctx // 2)
-    claim = partial(m.claim, evidence="weights", source=SOURCE)
+    """The gradient step alone; where eigenvalues come in pairs a second path beside it."""
+    pairs, eta = m.setting.pairs, optimal_step_size(**_sizes(m))
+    claim = partial(m.claim, evidence="weights", source=PAIRS if pairs else SOURCE)
+    if pairs:
+        step, said = m.setting.best.a[1], "the optimum's, "
+        control = ("the best pure gradient step", eta / step)
+    else:
+        step, said = eta, "eta = 3 / (2 T_max + 3 d - 4) = "
+        shorter = optimal_step_size(dim=m.config.dim, max_length=m.config.n_ctx // 2)
+        control = ("the step size for contexts half as long", shorter / eta)
     yield claim(
         "step/size",
-        f"The step size a2 b1 is eta = 3 / (2 T_max + 3 d - 4) = {eta:.8f}: their ratio",
-        lambda m: m.blocks.step_size / eta,
-        tolerance=f"step size, {kind}",
-        predicted=1,
-        control=("the step size for contexts half as long", shorter / eta),
-    )
-    yield claim(
-        "step/others",
-        "Every product of scalars but a2 b1 is zero: largest, over a2 b1",
-        lambda m: m.share_beside_step(),
-        tolerance=f"other scalars, {kind}",
-    )
-
-
-def _pair_claims(m: "BlocksMeasured", kind: str) -> Iterator[Claim]:
-    a = m.setting.best.a
-    step, second = a[1], a[2]
-    pure = ("the best pure gradient step", optimal_step_size(**_sizes(m)) / step)
-    claim = partial(m.claim, evidence="weights", source=PAIRS)
-    yield claim(
-        "step/size",
-        f"The step size a2 b1 is the optimum's, {step:.8f}: their ratio",
+        f"The step size a2 b1 is {said}{step:.8f}: their ratio",
         lambda m: m.blocks.step_size / step,
         tolerance=f"step size, {kind}",
         predicted=1,
-        control=pure,
+        control=control,
     )
-    yield claim(
-        "step/second path",
-        "There is a second path, a3, and it is negative: a3 / a2",
-        lambda m: m.second_path,
-        tolerance=f"other scalars, {kind}",
-        predicted=second / step,
-        control=("the best pure gradient step", 0.0),
-    )
+    if pairs:
+        yield claim(
+            "step/second path",
+            "There is a second path, a3, and it is negative: a3 / a2",
+            lambda m: m.second_path,
+            tolerance=f"other scalars, {kind}",
+            predicted=m.setting.best.a[2] / step,
+            control=("the best pure gradient step", 0.0),
+        )
     yield claim(
         "step/others",
-        "Every product of scalars but a2 b1 and a3 b1 is zero: largest, over a2 b1",
-        lambda m: m.share_beside_step(second=True),
+        f"Every product of scalars but a2 b1{' and a3 b1' if pairs else ''} is zero: largest, over a2 b1",
+        lambda m: m.share_beside_step(second=pairs),
         tolerance=f"other scalars, {kind}",
     )
 

@@ -158,7 +158,7 @@ def _exhibits() -> tuple[Exhibit, ...]:
 
 
 def _filters(subject: Subject) -> list[SpectralFilter]:
-    """What descent from zero has learned, for each context length; nothing of any other training."""
+    """The filters of descent from zero, one for each context length; none for any other training."""
     setting, run = subject.setting, subject.run
     assert isinstance(setting, OneCoordinate)
     return [] if run is None else setting.filters(run.training, run.steps) or []
