@@ -14,25 +14,18 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ar_interp.models.config import ModelConfig
+from ar_interp.models.opened import Model, as_model
 from ar_interp.models.transformer import HookedARTransformer
-from ar_interp.models.weights import DiagonalWeights, diagonal_weights
+from ar_interp.models.weights import DiagonalWeights, diagonal_weights, process_of
 from ar_interp.probes.blocks import AugmentedBlocks
 from ar_interp.probes.context import RecoveredContext
 from ar_interp.probes.heads import RANK_TOLERANCE, HeadOrthogonality
 from ar_interp.probes.positional import PositionalStructure, positional_structure
 from ar_interp.probes.swap import SWAP, SwappedContext
 from ar_interp.processes import CommutingOrthogonal, CommutingProcess, CommutingUnitary, HaarOrthogonal, Process
-from ar_interp.setting.sampled import sampled_quadratic
-from ar_interp.studies.blocks_measured import STEP, without_signs
-from ar_interp.theory import (
-    block_scalar_minimum,
-    first_token_moments,
-    haar_step_size,
-    initial_token_product,
-    kappa_to_ratio,
-    minimum_of_quadratic,
-    optimal_step_size,
-)
+from ar_interp.setting import setting_of
+from ar_interp.studies.blocks_measured import without_signs
+from ar_interp.theory import haar_step_size, kappa_to_ratio, optimal_step_size, product_place
 
 Sign = tuple[bool, str]  # whether it is there, and what of
 
@@ -40,7 +33,7 @@ FAINT = 0.1  # of what a trained model has: next to nothing
 MOST = 0.5
 ALIKE = 0.99  # cosine of two heads
 VALLEY = -0.5  # kappa below it is on the way to -1
-N_PARTS = 25  # of 200 sequences, which leave .02 of the largest product
+STEP = product_place("a2 b1")
 QUERIES, KEYS, VALUES = ("s_T", "s_T", "s_{T-1}", "s_{T-1}"), ("s_t", "s_{t-1}") * 2, ("s_t", "s_{t-1}")
 
 
@@ -63,7 +56,7 @@ class Check(NamedTuple):
 
 
 def likely_cause(
-    model: Any, process: Process, read: Callable[[Any], tuple[Any, list[Check]]], signs: Iterable[Sign]
+    model: Model, process: Process, read: Callable[[Model], tuple[Any, list[Check]]], signs: Iterable[Sign]
 ) -> str:
     """The fault whose repair gives `model` the structure that `read` checks, else the first sign that is there."""
     for fault, repaired in _repairs(model, process):
@@ -73,25 +66,24 @@ def likely_cause(
     return next((f"{cause}." for there, cause in signs if there), "not known: none of the usual signs is there.")
 
 
-def _repairs(model: Any, process: Process) -> Iterator[tuple[str, Any]]:
+def _repairs(model: Model, process: Process) -> Iterator[tuple[str, Model]]:
     """Copies of the model, each with one fault undone that it may have."""
-    config = getattr(model, "config", None)
-    if isinstance(config, ModelConfig) and (config.encoding, config.heads) == ("augmented", "full"):
-        if (config.n_layers, config.n_heads) == (1, 1):
+    if model.has_model_config and model.is_augmented and model.has_full_heads:
+        if (model.n_layers, model.config.n_heads) == (1, 1):
             yield (
                 "a diagonal of signs D, the gauge of full matrices on diagonal W: D Ŵ D errs as Ŵ does",
-                without_signs(model),
+                as_model(without_signs(model.module)),
             )
         return
     try:
         weights = diagonal_weights(model)
     except ValueError:  # other heads: none of the faults below
         return
-    if isinstance(process, CommutingProcess):
-        for fault, repaired in _undone(weights, process):
+    if process.has_eigenbasis:
+        for fault, repaired in _undone(weights, process_of(model, process)):
             changed = not all(map(torch.equal, repaired, (weights.A, weights.B, weights.P)))
             if changed and all(x.isfinite().all() for x in repaired):
-                yield fault, HookedARTransformer.from_diagonal(*repaired, process=process)
+                yield fault, as_model(HookedARTransformer.from_diagonal(*repaired, process=process))
 
 
 def _undone(weights: DiagonalWeights, process: CommutingProcess) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor]]]:
@@ -120,7 +112,7 @@ def _undone(weights: DiagonalWeights, process: CommutingProcess) -> Iterator[tup
         yield f"p_{{T-1}} does not belong to kappa = {found.kappa:.4g}", (A, B, P - previous.diag() + wanted)
 
 
-def head_signs(found: HeadOrthogonality, model: Any, process: CommutingProcess) -> Iterator[Sign]:
+def head_signs(found: HeadOrthogonality, model: Model, process: CommutingProcess) -> Iterator[Sign]:
     """Why heads are not orthogonal."""
     strength = found.A.norm(dim=1) * found.B.norm(dim=1)
     dead = (strength <= RANK_TOLERANCE * strength.max()).nonzero().flatten().tolist()
@@ -141,13 +133,13 @@ def head_signs(found: HeadOrthogonality, model: Any, process: CommutingProcess) 
         abs(found.alignment) < 2 * found.untrained_cosine,
         f"the heads look untrained: {cosines}, where random ones have 0 and {found.untrained_cosine:.2f}",
     )
-    n_free = process.dim // 2 if process.conjugate_pairs else process.dim
-    yield found.rank < min(len(found.A), n_free), f"C has rank {found.rank}, and {n_free} eigenvalues are free"
+    few = found.rank < min(len(found.A), process.n_free)
+    yield few, f"C has rank {found.rank}, and {process.n_free} eigenvalues are free"
     yield found.alignment > 1 - FAINT, f"descent is not finished: {cosines}"
 
 
 def positional_signs(
-    found: PositionalStructure, untrained: PositionalStructure, model: Any, process: CommutingProcess
+    found: PositionalStructure, untrained: PositionalStructure, model: Model, process: CommutingProcess
 ) -> Iterator[Sign]:
     """Why the positional encoding does not hold the trigonometric identity."""
     weights = diagonal_weights(model)
@@ -195,7 +187,7 @@ def relative_distances(found: RecoveredContext) -> dict[str, float]:
 
 
 def context_signs(
-    found: RecoveredContext, untrained: RecoveredContext, model: Any, process: Process, tolerances: dict[str, float]
+    found: RecoveredContext, untrained: RecoveredContext, model: Model, process: Process, tolerances: dict[str, float]
 ) -> Iterator[Sign]:
     """Why the estimate of W is not the reference.
 
@@ -217,9 +209,9 @@ def context_signs(
             distance <= tolerances[name],
             f"the estimate is {name}{sized} (relative distance {distance:.2g}): pass reference={name!r}",
         )
-    if getattr(getattr(model, "config", None), "heads", None) == "diagonal" and isinstance(process, CommutingProcess):
-        rank, n_free = torch.linalg.matrix_rank(diagonal_weights(model).C, rtol=RANK_TOLERANCE).item(), process.dim
-        n_free = n_free // 2 if process.conjugate_pairs else n_free
+    if model.has_config and model.is_diagonal and process.has_eigenbasis:
+        rank = torch.linalg.matrix_rank(diagonal_weights(model).C, rtol=RANK_TOLERANCE).item()
+        n_free = process_of(model, process).n_free
         yield rank < n_free, f"C has rank {rank}, and {n_free} eigenvalues are free: too few heads hold anything"
     for name, distance in distances.items():
         yield distance < FAINT, f"training is not finished, or noisy: the estimate is {name} up to {distance:.2g}"
@@ -230,22 +222,14 @@ def context_signs(
 def best_products(process: Process, max_length: int, attention: str) -> np.ndarray:
     """(a1, a2, a3, a4) times (b1, b2) of the best block scalars for contexts T = 2..max_length, [4 2].
 
-    In closed form for noiseless commuting families on the circle with first tokens `ones` or `signs`, or any law of
-    them where linear attention is divided by the number of pairs; else from 5000 sequences.
+    Raises:
+        ValueError: attention that is not linear.
     """
-    if isinstance(process, CommutingProcess) and not process.noise and process.mu == 1:
-        first = process.initial
-        if attention == "linear" and first.law in ("ones", "signs") and first.scale == 1:
-            best = block_scalar_minimum(dim=process.dim, max_length=max_length, conjugate_pairs=process.conjugate_pairs)
-            return np.outer(best.a, best.b)
-        if attention == "linear/pairs" and not process.conjugate_pairs:
-            moments = first_token_moments(first.law, dim=process.dim, scale=first.scale, n_nonzero=first.n_nonzero)
-            products = np.zeros((4, 2))
-            products[STEP] = initial_token_product(moments, max_length=max_length + 1)
-            return products
-    quadratic = sampled_quadratic(process, max_length, attention, N_PARTS)
-    best = minimum_of_quadratic(quadratic.mean, n_lengths=quadratic.n_lengths)
-    return np.outer(best.a, best.b)
+    config = ModelConfig.augmented(dim=process.dim, n_ctx=max_length, heads="block-scalar", attention=attention)
+    best = setting_of(config, process).best_products
+    if best is None:
+        raise ValueError(f"no best products are known of {attention} attention: see identify_algorithm.")
+    return best
 
 
 def product_checks(found: AugmentedBlocks, best: np.ndarray, tolerance: float) -> list[Check]:
@@ -271,7 +255,7 @@ def step_signs(
     best = best_products(process, max_length, attention)
     ratio, others = (check.measured for check in product_checks(found, best, tolerance))
     yield abs(ratio) < FAINT, f"the layer looks untrained: its step size is {ratio:.2g} of the best"
-    defects = {"QK": found.QK_defect[1:, 1:].max().item(), "OV": found.OV_defect[1:, 0].max().item()}
+    defects = {"QK": found.defect("a1", "a2", "a3", "a4"), "OV": found.defect("b1", "b2")}
     circuit = max(defects, key=lambda name: defects[name])
     yield (
         defects[circuit] > tolerance,
@@ -310,8 +294,8 @@ def step_signs(
 
 def _pure_step_size(process: Process, max_length: int) -> float:
     """Up to the norm of the first token."""
-    haar = isinstance(process, HaarOrthogonal)
-    return (haar_step_size if haar else optimal_step_size)(dim=process.dim, max_length=max_length)
+    best = optimal_step_size if process.has_eigenbasis else haar_step_size
+    return best(dim=process.dim, max_length=max_length)
 
 
 def swap_signs(found: SwappedContext, tolerance: float, swap_layer: Callable[[int], SwappedContext]) -> Iterator[Sign]:

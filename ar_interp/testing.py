@@ -17,14 +17,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from ar_interp import diagnoses
 from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp.checkpoints import TrainingRun, load
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.diagnoses import Check, Sign
-from ar_interp.models.config import ModelConfig
+from ar_interp.models.opened import Model, as_model
 from ar_interp.models.weights import process_of
 from ar_interp.probes.blocks import BLOCKS, AugmentedBlocks, augmented_blocks
 from ar_interp.probes.context import ONE_STEP, UNTRAINED_SEED, RecoveredContext, recover_context
@@ -60,13 +58,13 @@ Reading = tuple[Found, list[Check]]
 
 
 def assert_recovers_context(
-    subject: Any,
+    subject: object,
     *,
     reference: str = "W",
     tolerance: float | None = None,
     length: int | None = None,
     process: Process | None = None,
-    untrained: Any = None,
+    untrained: object = None,
 ) -> RecoveredContext:
     """The model's estimate of W is W, or what an estimator makes of the same context.
 
@@ -87,9 +85,9 @@ def assert_recovers_context(
     tolerance = REFERENCES[reference] if tolerance is None else check_number("tolerance", tolerance, low=0.0)
     model, process = _resolve(subject, process, "recover_context")
     length = _length("length", length, model)
-    sequences = process.contexts(N_SEQUENCES, length, seed=SEED, device=_device(model))
+    sequences = process.contexts(N_SEQUENCES, length, seed=SEED, device=model.device)
 
-    def read(model: Any) -> Reading[RecoveredContext]:
+    def read(model: Model) -> Reading[RecoveredContext]:
         found = recover_context(model, sequences)
         distance = diagnoses.relative_distances(found)[reference]
         return found, [Check(f"|Ŵ - {reference}| / |Ŵ| at T = {length}", distance, 0, tolerance)]
@@ -103,11 +101,11 @@ def assert_recovers_context(
 
 
 def assert_heads_orthogonal(
-    subject: Any,
+    subject: object,
     *,
     tolerance: float = TOLERANCES["heads"][0],
     process: Process | None = None,
-    untrained: Any = None,
+    untrained: object = None,
 ) -> HeadOrthogonality:
     """The heads of a diagonal model are orthogonal, <a_h, b_h'> = 0 for h != h', as far as their number allows.
 
@@ -125,10 +123,10 @@ def assert_heads_orthogonal(
     tolerance = check_number("tolerance", tolerance, low=0.0)
     model, family = _resolve_diagonal(subject, process, "head_orthogonality")
 
-    def read(model: Any) -> Reading[HeadOrthogonality]:
+    def read(model: Model) -> Reading[HeadOrthogonality]:
         found = head_orthogonality(model)
         n_heads, dim = found.A.shape
-        full = min(n_heads, dim // 2 if family.conjugate_pairs else dim)
+        full = min(n_heads, family.n_free)
         if found.kind == "identity":
             statistic = Check("E_M", found.e_m, 0, tolerance)
         elif n_heads > dim:
@@ -146,11 +144,11 @@ def assert_heads_orthogonal(
 
 
 def assert_trigonometric_encoding(
-    subject: Any,
+    subject: object,
     *,
     tolerance: float = TOLERANCES["identity"][0],
     process: Process | None = None,
-    untrained: Any = None,
+    untrained: object = None,
 ) -> PositionalStructure:
     """The positional encoding of a diagonal model on conjugate pairs holds the trigonometric identity.
 
@@ -173,7 +171,7 @@ def assert_trigonometric_encoding(
             "process=CommutingOrthogonal(dim) if that is what the model was trained on."
         )
 
-    def read(model: Any) -> Reading[PositionalStructure]:
+    def read(model: Model) -> Reading[PositionalStructure]:
         found = positional_structure(model, process=family)
         return found, [
             Check("p_{T-1} / p_T", found.ratio, found.ratio_from_kappa, tolerance),
@@ -190,12 +188,12 @@ def assert_trigonometric_encoding(
 
 
 def assert_gradient_step(
-    subject: Any,
+    subject: object,
     *,
     tolerance: float = TOLERANCES["other scalars, sampled"][0],
     max_length: int | None = None,
     process: Process | None = None,
-    untrained: Any = None,
+    untrained: object = None,
 ) -> AugmentedBlocks:
     """One augmented layer with one linear head takes the step of gradient descent that is best on its process.
 
@@ -216,41 +214,40 @@ def assert_gradient_step(
     __tracebackhide__ = True
     tolerance = check_number("tolerance", tolerance, low=0.0)
     model, process = _resolve(subject, process, "augmented_blocks")
-    config = getattr(model, "config", None)
-    attention, shape = getattr(config, "attention", "linear"), (1, 1, BLOCKS * process.dim)
-    dressed = isinstance(config, ModelConfig) and (config.unembed or config.layer_norm or config.d_mlp or config.biases)
-    if tuple(model.W_Q.shape[:3]) != shape or attention == "softmax" or dressed:
+    config, shape = model.config, (1, 1, BLOCKS * process.dim)
+    dressed = model.has_model_config and (config.unembed or config.layer_norm or config.d_mlp or config.biases)
+    if tuple(model.W_Q.shape[:3]) != shape or not model.is_linear or dressed:
+        summary = config.summary if model.has_model_config else model.attention
         raise ValueError(
             f"model must be one bare layer with a linear head on tokens (0, s_t, s_{{t-1}}), W_Q {[*shape, 'd_head']}; "
-            f"got {getattr(config, 'summary', attention)}, W_Q {list(model.W_Q.shape)}: see identify_algorithm."
+            f"got {summary}, W_Q {list(model.W_Q.shape)}: see identify_algorithm."
         )
     max_length = _length("max_length", max_length, model)
-    best = diagnoses.best_products(process, max_length, attention)
-    signed = isinstance(config, ModelConfig) and config.heads == "full" and isinstance(process, CommutingProcess)
+    best = diagnoses.best_products(process, max_length, model.attention)
+    signed = model.has_model_config and model.has_full_heads and process.has_eigenbasis
 
-    def read(model: Any) -> Reading[AugmentedBlocks]:
-        found = augmented_blocks(without_signs(model) if signed else model)
-        defect = max(found.QK_defect[1:, 1:].max().item(), found.OV_defect[1:, 0].max().item())
+    def read(model: Model) -> Reading[AugmentedBlocks]:
+        found = augmented_blocks(without_signs(model.module) if signed else model)
         return found, [
             *diagnoses.product_checks(found, best, tolerance),
-            Check("distance of the blocks from multiples of the identity", defect, 0, tolerance),
+            Check("distance of the blocks from multiples of the identity", found.defect(), 0, tolerance),
         ]
 
     return _settle(
         "the layer does not take the best gradient step",
         (model, process, untrained),
         read,
-        lambda found, _: diagnoses.step_signs(found, process, max_length, attention, tolerance),
+        lambda found, _: diagnoses.step_signs(found, process, max_length, model.attention, tolerance),
     )
 
 
 def assert_context_is_causal(
-    subject: Any,
+    subject: object,
     *,
     tolerance: float = TOLERANCES["swap"][0],
     length: int | None = None,
     process: Process | None = None,
-    untrained: Any = None,
+    untrained: object = None,
 ) -> SwappedContext:
     """The prediction follows the estimate of W that is put in its place, and nothing else.
 
@@ -269,9 +266,9 @@ def assert_context_is_causal(
     tolerance = check_number("tolerance", tolerance, low=0.0)
     model, process = _resolve(subject, process, "swap_context")
     length = _length("length", length, model)
-    pairs = [process.contexts(N_SEQUENCES, length, seed=seed, device=_device(model)) for seed in (SEED + 1, SEED + 2)]
+    pairs = [process.contexts(N_SEQUENCES, length, seed=seed, device=model.device) for seed in (SEED + 1, SEED + 2)]
 
-    def read(model: Any) -> Reading[SwappedContext]:
+    def read(model: Model) -> Reading[SwappedContext]:
         found = swap_context(model, *pairs, positions=[length])
         rows = found.by_position.set_index("condition").to_dict("index")
         share, left = found.normalised, rows[SWAP]["kept"]
@@ -295,8 +292,8 @@ def assert_context_is_causal(
 
 def _settle(
     absent: str,
-    subject: tuple[Any, Process, Any],
-    read: Callable[[Any], Reading[Found]],
+    subject: tuple[Model, Process, object],
+    read: Callable[[Model], Reading[Found]],
     signs: Callable[[Found, Found], Iterable[Sign]],
 ) -> Found:
     """What `read` finds of the model, where its checks pass and those of the control do not.
@@ -309,7 +306,7 @@ def _settle(
     __tracebackhide__ = True
     model, process, untrained = subject
     found, checks = read(model)
-    beside, controls = read(_control(model, process) if untrained is None else untrained)
+    beside, controls = read(_control(model, process) if untrained is None else as_model(untrained))
     failed = [
         f"{check}, expected {check.expected:.4g} within {check.tolerance:g} (untrained {control.measured:.3g})"
         for check, control in zip(checks, controls, strict=True)
@@ -328,47 +325,34 @@ def _settle(
     return found
 
 
-def _resolve(subject: Any, process: Process | None, probe: str) -> tuple[Any, Process]:
+def _resolve(subject: Any, process: Process | None, probe: str) -> tuple[Model, Process]:
     """The model, checked for the probe, and its process."""
     if isinstance(subject, (str, Path)):
         subject = load(subject)
-    model = subject.model if isinstance(subject, TrainingRun) else subject
+    model = as_model(subject.model if isinstance(subject, TrainingRun) else subject)
     check(model, probe)
     process = process or getattr(subject, "process", None)
     if process is None:
         raise ValueError("process is needed to sample sequences of it; pass process=..., e.g. CommutingUnitary(10).")
-    if isinstance(config := getattr(model, "config", None), ModelConfig):
-        config.check_process(process)
+    if model.has_model_config:
+        model.config.check_process(process)
     return model, process
 
 
-def _resolve_diagonal(subject: Any, process: Process | None, probe: str) -> tuple[Any, CommutingProcess]:
+def _resolve_diagonal(subject: Any, process: Process | None, probe: str) -> tuple[Model, CommutingProcess]:
     model, process = _resolve(subject, process, probe)
     return model, process_of(model, process)
 
 
-def _length(name: str, given: int | None, model: Any) -> int:
+def _length(name: str, given: int | None, model: Model) -> int:
     """What was given, else the longest context that the model takes."""
-    found = getattr(getattr(model, "config", None), "n_ctx", None)
-    if found is None and not missing(model, "head_orthogonality"):
-        found = len(model.P)
-    if given is None and found is None:
-        raise ValueError(f"{name} is needed: {type(model).__name__} has no config.n_ctx; pass {name}=...")
-    return check_integer(name, found if given is None else given, low=2, high=found)
+    if given is None and model.n_ctx is None:
+        raise ValueError(f"{name} is needed: {model.name} has no config.n_ctx; pass {name}=...")
+    return check_integer(name, model.n_ctx if given is None else given, low=2, high=model.n_ctx)
 
 
-def _device(model: Any) -> torch.device:
-    parameters = getattr(model, "parameters", tuple)
-    return getattr(next(iter(parameters()), None), "device", torch.device("cpu"))
-
-
-def _control(model: Any, process: Process) -> Any:
+def _control(model: Model, process: Process) -> Model:
     """An untrained model of the same architecture."""
-    if hasattr(model, "untrained"):
-        return model.untrained(UNTRAINED_SEED)
-    if isinstance(process, CommutingProcess) and not missing(model, "head_orthogonality"):
-        return untrained_heads(model, process)
-    raise ValueError(
-        f"untrained must be given: {type(model).__name__} cannot make its own control. Pass the same architecture with "
-        "fresh weights."
-    )
+    if process.has_eigenbasis and not model.makes_control and not missing(model, "head_orthogonality"):
+        return as_model(untrained_heads(model, process))
+    return model.untrained(UNTRAINED_SEED)

@@ -13,7 +13,8 @@ import ar_interp as ari
 from ar_interp import theory
 from ar_interp.models.encodings import encode
 from ar_interp.probes.ablations import ablate_positions
-from ar_interp.probes.edits import EDITS, available_edits, edit_losses, expected_loss
+from ar_interp.probes.edits import EDITS, available_edits, edit_losses
+from ar_interp.setting import setting_of
 from ar_interp.setting.sampled import PART, SEED, sampled_quadratic
 
 PAIRS = ari.CommutingOrthogonal(4)
@@ -206,7 +207,7 @@ def test_nothing_is_predicted_where_theory_is_silent():
         ari.HookedARTransformer(ari.ModelConfig.full(dim=4, n_ctx=6, n_heads=2), process=HAAR),
     ]  # fmt: skip
     for model in silent:
-        found = expected_loss(model, model.process)
+        found = setting_of(model.config, model.process).expected_loss(model)
         assert math.isnan(found.loss)
         assert math.isnan(found.standard_error)
         assert found.source == "none"

@@ -45,7 +45,8 @@ class Moved:
         self.heads = ablate_heads(self.model, self.targets)
         self.keys = ablate_positions(self.model, self.targets, layer=last)
         self.paths = path_contributions(self.model, self.targets, layer=last) if has_paths(self.model) else None
-        hypothesis = [0, 1] if setting == "plain" else None
+        by_paths = self.config.encoding == "augmented"
+        hypothesis = self.setting.hypothesis or ([GRADIENT_STEP] if by_paths else [0, 1])
         self.scrubbed = scrub(self.model, self.targets, hypothesis, layer=last)
 
     def swap(self, **options: object) -> SwappedContext:

@@ -18,7 +18,7 @@ from ar_interp.probes.ablations import ablate_heads, ablate_positions
 from ar_interp.probes.blocks import augmented_blocks
 from ar_interp.probes.context import SCORES
 from ar_interp.probes.jacobian import exact_circuit, query_jacobian, value_jacobian
-from ar_interp.probes.paths import path_contributions
+from ar_interp.probes.paths import GRADIENT_STEP, path_contributions
 from ar_interp.probes.protocol import NAMES, PROTOCOL, check, conformance, missing, needed
 from ar_interp.probes.readout import probe_activations, read_phases
 from ar_interp.probes.readout_efficiency import data_efficiency
@@ -124,7 +124,10 @@ USES = {
     "ablate_heads": (GENERAL, lambda model, name: ablate_heads(model, sample(name, 3))),
     "ablate_positions": (GENERAL, lambda model, name: ablate_positions(model, sample(name, 3))),
     "path_contributions": (("step",), lambda model, name: path_contributions(model, sample(name, 3))),
-    "scrub": (("our diagonal", "step"), lambda model, name: scrub(model, sample(name, 9))),
+    "scrub": (
+        ("our diagonal", "step"),
+        lambda model, name: scrub(model, sample(name, 9), [0] if name == "our diagonal" else [GRADIENT_STEP]),
+    ),
     "read_phases": (
         DIAGONAL,
         lambda model, name: read_phases(model, sample(name, 60), hook=SCORES, untrained=model_of("our diagonal")),
@@ -144,7 +147,7 @@ USES = {
     "verify": (("diagonal",), lambda model, name: ari.verify(model, process=PAIRS)),
 }
 READERS = ("read_phases", "probe_activations", "data_efficiency")
-THE_CALLERS = {probe: {SCORES} for probe in READERS} | {"scrub": {"process"}}  # and not in the table
+THE_CALLERS = {probe: {SCORES} for probe in READERS}  # and not in the table
 DOORS = (
     "circuits", "augmented_blocks", "head_orthogonality", "positional_structure", "query_jacobian", "value_jacobian",
     "exact_circuit", "identify_algorithm", "recover_context", "swap_context", "path_contributions", "scrub",
@@ -301,5 +304,5 @@ def test_every_claim_of_this_package_is_about_its_own_models(name):
 
 
 def test_a_probe_that_is_not_in_the_table_is_refused():
-    with pytest.raises(ValueError, match=r"probe must be one of 'circuits', .*, got 'heads'"):
+    with pytest.raises(ValueError, match=r"probe must be one of 'ablate_heads', .*, got 'heads'"):
         missing(nn.Identity(), "heads")

@@ -299,7 +299,7 @@ def test_refusals(options, message):
             lambda m, s: probe_activations(m, s, untrained=m, hooks="hook_embed"),
             "'hook_embed' does not exist; .* Exposed",
         ),
-        (lambda m, s: probe_activations(torch.nn.Linear(2, 2), s), "it lacks run_with_cache, hook_dict"),
+        (lambda m, s: probe_activations(torch.nn.Linear(2, 2), s), "it lacks run_with_cache"),
         (
             lambda m, s: probe_activations(Exposed(lambda x: x / 0), s, untrained=m),
             "'blocks.0.hook_resid_post' has NaN or infinite entries at T = 2",

@@ -19,8 +19,6 @@ from ar_interp.probes.scrubbing import (
     COMPLEMENT,
     EVERYTHING,
     HYPOTHESIS,
-    LAST_KEY,
-    LAST_TWO_KEYS,
     MODEL,
     WRONG_KEYS,
     _donors,
@@ -225,7 +223,7 @@ def test_a_unitary_minimum_attends_to_the_last_key():
     for n_heads, level in ((D, 0), (2, D - 2)):
         model = unitary_model(n_heads)
         result = scrub(model, model.process.sample(300, N_CTX + 1, seed=4))
-        assert (result.by, result.kept) == ("keys", LAST_KEY)
+        assert (result.by, result.kept) == ("keys", (0,))
         assert result.recovered == pytest.approx(1, abs=1e-9)
         assert list(result.controls.values()) == pytest.approx([0, 0], abs=1e-9)
         for condition, exact in ((MODEL, level), (EVERYTHING, D + n_heads), (ABLATED, D)):
@@ -242,7 +240,7 @@ def test_conjugate_pairs_need_two_keys(kappa):
     model = orthogonal_model(D, kappa=kappa)
     sequences = model.process.sample(200, N_CTX + 1, seed=5)
     result = scrub(model, sequences)
-    assert result.kept == LAST_TWO_KEYS
+    assert result.kept == (0, 1)
     assert result.recovered == pytest.approx(1, abs=1e-9)
     assert list(result.controls.values()) == pytest.approx([0, 0], abs=1e-9)
     lengths = N_CTX - 1
@@ -283,7 +281,7 @@ def test_what_misleads_can_recover_more_than_all_and_less_than_nothing(a3):
         ("augmented-orthogonal", BOTH, True),
         ("augmented-haar-short", BOTH, True),
         ("augmented-haar-short", [WRONG], False),
-        ("diagonal-orthogonal-h5", LAST_KEY, False),
+        ("diagonal-orthogonal-h5", (0,), False),
         ("figure5-l1", None, True),
         ("positional-mu100", None, False),  # unfinished descent spreads over many keys
     ],
@@ -357,7 +355,7 @@ def test_chunks_and_seeds(monkeypatch):
     model, sequences = augmented(n_layers=2), HAAR.sample(7, 6, seed=1)
 
     def table(seed: int):
-        return scrub(model, sequences, layer=1, seed=seed, n_resamples=2).table
+        return scrub(model, sequences, BOTH, layer=1, seed=seed, n_resamples=2).table
 
     whole = table(4)
     assert whole.equals(table(4))
@@ -421,7 +419,7 @@ def test_hooks_are_gone_after_an_error():
             raise RuntimeError
 
     with model.hooks([("blocks.0.hook_resid_post", fail)]), pytest.raises(RuntimeError):
-        scrub(model, HAAR.sample(9, 6, seed=0))
+        scrub(model, HAAR.sample(9, 6, seed=0), BOTH)
     assert not any(hook.fwd_hooks for hook in model.hook_dict.values())
 
 
@@ -429,8 +427,10 @@ def test_errors():
     model, sequences = augmented(), HAAR.sample(9, 6, seed=0)
     plain = ari.HookedARTransformer(ari.ModelConfig.full(dim=4, n_ctx=6, n_heads=1))
     softmax = augmented(attention="softmax")
-    with pytest.raises(ValueError, match="hypothesis must be given for plain tokens"):
+    with pytest.raises(ValueError, match="hypothesis must be given: the process is not known"):
         scrub(plain, sequences)
+    with pytest.raises(ValueError, match=r"hypothesis must be given: no part of theory speaks of .*=\[GRADIENT_STEP\]"):
+        scrub(model, sequences)
     with pytest.raises(ValueError, match="hypothesis is empty"):
         scrub(model, sequences, [])
     with pytest.raises(ValueError, match=r"list of Path\(query, key, value\), each of the blocks 'read-out', 's_t'"):
@@ -442,21 +442,21 @@ def test_errors():
     with pytest.raises(ValueError, match="by, for a hypothesis of offsets, must be one of 'keys', got 'paths'"):
         scrub(plain, sequences, [0], by="paths")
     with pytest.raises(ValueError, match="by, for a hypothesis of paths, must be one of 'paths', 'inputs', got 'keys'"):
-        scrub(model, sequences, by="keys")
+        scrub(model, sequences, BOTH, by="keys")
     with pytest.raises(ValueError, match="by='paths' needs linear attention without biases or LayerNorm"):
-        scrub(softmax, sequences, by="paths")
+        scrub(softmax, sequences, BOTH, by="paths")
     with pytest.raises(ValueError, match=r"every path from its blocks.*which are 4; got <s_\{t-1\}\|s_T> s_t \+"):
         scrub(softmax, sequences, BOTH)
     with pytest.raises(ValueError, match="layer must be at most 0, got 1"):
-        scrub(model, sequences, layer=1)
+        scrub(model, sequences, BOTH, layer=1)
     with pytest.raises(ValueError, match="n_resamples must be at least 1"):
-        scrub(model, sequences, n_resamples=0)
+        scrub(model, sequences, BOTH, n_resamples=0)
     with pytest.raises(ValueError, match="more than 2 n_resamples = 10, got 9"):
-        scrub(model, sequences, n_resamples=5)
+        scrub(model, sequences, BOTH, n_resamples=5)
     with pytest.raises(ValueError, match="contexts must be at least 2 inputs long, got 1"):
-        scrub(model, HAAR.sample(9, 2, seed=0))
+        scrub(model, HAAR.sample(9, 2, seed=0), BOTH)
     with pytest.raises(ValueError, match="seed must be at least 0"):
-        scrub(model, sequences, seed=-1)
+        scrub(model, sequences, BOTH, seed=-1)
     with pytest.raises(ValueError, match="it lacks"):
         scrub(torch.nn.Linear(2, 2), sequences)
 
@@ -465,6 +465,6 @@ def test_the_loss_of_the_model_has_the_usual_standard_error():
     model, sequences = augmented(n_layers=2), HAAR.sample(9, 6, seed=1)
     with torch.no_grad():
         errors = (model(sequences.tokens[:, :-1]) - sequences.tokens[:, 1:])[:, 1:].square().sum(-1).mean(1)
-    found = row(scrub(model, sequences, n_resamples=1), MODEL)
+    found = row(scrub(model, sequences, BOTH, n_resamples=1), MODEL)
     assert_close(found["loss"], errors.mean().item())
     assert_close(found["loss_se"], (errors.std() / 3).item())

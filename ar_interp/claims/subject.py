@@ -6,8 +6,7 @@ from typing import Any
 
 from ar_interp._checks import check_integer
 from ar_interp.checkpoints import Checkpoint, TrainingRun
-from ar_interp.models.config import Config, ModelConfig
-from ar_interp.models.weights import diagonal_weights
+from ar_interp.models.config import Config
 from ar_interp.processes import Process
 from ar_interp.setting import Setting, setting_of
 
@@ -70,9 +69,7 @@ def subject_of(subject: Any, process: Process | None = None, *, n: int | None = 
 
 
 def _config_of(model: Any) -> Any:
-    config = getattr(model, "config", None)
-    if isinstance(config, Config):
-        return config
-    weights = diagonal_weights(model)
-    n_heads, dim = weights.A.shape
-    return ModelConfig.diagonal(dim=dim, n_heads=n_heads, n_ctx=len(weights.P))
+    from ar_interp.models.opened import as_model  # loads TransformerLens
+
+    opened = as_model(model)
+    return opened.config if isinstance(opened.config, Config) else opened.bare_config

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ar_interp.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, circle, draw, number, styled
 from ar_interp.probes.ablations import Ablation
-from ar_interp.probes.edits import EDITS, ESTIMATED, EXACT, NONE, EditLosses
+from ar_interp.probes.edits import EDITS, EditLosses
 from ar_interp.probes.paths import GRADIENT_STEP, Paths
 from ar_interp.probes.scrubbing import ABLATED, COMPLEMENT, HYPOTHESIS, WRONG_KEYS, Scrubbed
 from ar_interp.probes.swap import CEILING, CONTROLS, SWAP, SwappedContext
-from ar_interp.setting import Setting
+from ar_interp.setting import ESTIMATED, EXACT, NONE, Setting
 
 PANELS, COLUMNS = 10, 5
 NEAR = 0.25  # predictions closer to each other than this share of their size are looked at closely

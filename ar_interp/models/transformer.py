@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Inexact, Integer
 from torch import Tensor, nn
@@ -33,6 +34,27 @@ class BlockScalars(NamedTuple):
     a4: float
     b1: float
     b2: float
+
+    @property
+    def a(self) -> Float[np.ndarray, "4"]:
+        """The key-query scalars a1..a4."""
+        return np.array(self[:4])
+
+    @property
+    def b(self) -> Float[np.ndarray, "2"]:
+        """The value scalars b1, b2."""
+        return np.array(self[4:])
+
+
+CURRENT, PREVIOUS = 1, 2  # blocks of a token (read-out, s_t, s_{t-1})
+SCALAR_PLACES = {
+    "a1": ("QK", CURRENT, CURRENT),
+    "a2": ("QK", CURRENT, PREVIOUS),
+    "a3": ("QK", PREVIOUS, CURRENT),
+    "a4": ("QK", PREVIOUS, PREVIOUS),
+    "b1": ("OV", CURRENT, 0),
+    "b2": ("OV", PREVIOUS, 0),
+}  # circuit, row (the query's of QK, what is read of OV) and column
 
 
 class LayerNorm(nn.Module):
@@ -313,8 +335,12 @@ class HookedARTransformer(HookedRootModule):
             raise AttributeError(
                 f"only one layer with one block-scalar head has a1..a4, b1, b2: {self.config.summary}."
             )
-        QK, OV = (self.get_parameter(f"blocks.0.attn.{name}_blocks")[0] for name in ("QK", "OV"))
-        return BlockScalars(*QK[1:, 1:].flatten().tolist(), *OV[1:, 0].tolist())
+        return BlockScalars(*(self.block_scalar(name).item() for name in BlockScalars._fields))
+
+    def block_scalar(self, name: str) -> Float[Tensor, "head"]:
+        """One of a1..a4, b1, b2 of every head of the first layer, as a view into its weights."""
+        circuit, row, column = SCALAR_PLACES[name]
+        return self.get_parameter(f"blocks.0.attn.{circuit}_blocks")[:, row, column]
 
     def _stacked(self, name: str) -> Tensor:
         return torch.stack([getattr(block.attn, name) for block in self.blocks])

@@ -1,4 +1,4 @@
-"""What the probes of diagonal heads read of a model: one layer, whose QK and OV circuits are diagonal in every head.
+"""Weights that probes of diagonal heads read: of one layer, whose QK and OV circuits are diagonal in every head.
 
 `probes.protocol` says which names a model must have, of these probes and the others.
 """
@@ -35,7 +35,7 @@ class DiagonalWeights:
         return self.A @ self.B.T
 
 
-def diagonal_weights(model: Any) -> DiagonalWeights:
+def diagonal_weights(model: object) -> DiagonalWeights:
     """A, B and P of a conforming model, from its QK and OV circuits, in float64 on the CPU.
 
     Raises:
@@ -50,7 +50,7 @@ def diagonal_weights(model: Any) -> DiagonalWeights:
     return DiagonalWeights(A=A, B=B, P=P.double())
 
 
-def require(model: Any, *names: str) -> None:
+def require(model: object, *names: str) -> None:
     """The model has these attributes; `protocol.check` asks for all that a probe of the table needs.
 
     Raises:
@@ -69,10 +69,10 @@ def in_double(X: Tensor) -> Tensor:
     return X.detach().cpu().to(torch.complex128 if X.is_complex() else torch.float64)
 
 
-def process_of(model: Any, process: Process | None) -> CommutingProcess:
+def process_of(model: object, process: Process | None) -> CommutingProcess:
     """The process given, else the one the model carries."""
-    found = process or getattr(model, "process", None)
-    if found is not None and not isinstance(found, CommutingProcess):
+    found: Any = process or getattr(model, "process", None)
+    if found is not None and not found.has_eigenbasis:
         raise ValueError(f"process must be a commuting family for probes of diagonal heads, got {found!r}.")
     if found is None:
         raise ValueError("process is needed to know the family of W; pass process=..., e.g. CommutingOrthogonal(10).")

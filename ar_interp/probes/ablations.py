@@ -11,12 +11,12 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer
-from ar_interp.models.transformer import HookedARTransformer
-from ar_interp.models.weights import DiagonalWeights, diagonal_weights
+from ar_interp.models.opened import Model
 from ar_interp.probes.context import check_length
-from ar_interp.probes.protocol import check
-from ar_interp.processes import CommutingProcess, Contexts, FirstToken, Process, Sequences
-from ar_interp.theory import head_removal_cost, population_loss, position_removal_cost, positional_population_loss
+from ar_interp.probes.protocol import PATTERNS as READ_PATTERNS
+from ar_interp.probes.protocol import RUN, needs
+from ar_interp.processes import Contexts, Process, Sequences
+from ar_interp.setting import Setting, setting_of
 from ar_interp.theory.ablations import METHODS
 
 Tokens = Inexact[Tensor, "batch pos dim"]
@@ -53,24 +53,6 @@ class Ablation:
         return self.by_component
 
 
-class DiagonalTheory(NamedTuple):
-    """What the closed forms of `theory` need to know of a model with diagonal heads and its process."""
-
-    weights: DiagonalWeights
-    family: str
-    mu: float
-
-    @property
-    def loss(self) -> float:
-        """Of these weights, mean over T = 2..n_ctx."""
-        C, P = self.weights.C, self.weights.P
-        if self.mu == 1:
-            total = population_loss(C, P, family=self.family)
-        else:
-            total = positional_population_loss(C * P, mu=self.mu)  # C is one number
-        return total.item() / (len(P) - 1)
-
-
 class _Component(NamedTuple):
     """A part of an activation, as a view into it."""
 
@@ -78,9 +60,10 @@ class _Component(NamedTuple):
     view: Callable[[Tensor], Tensor]
 
 
+@needs(*RUN, "blocks.{layer}.attn.hook_result|hook_z")
 @torch.no_grad()
 def ablate_heads(
-    model: Any,
+    model: Model,
     sequences: Sequences,
     *,
     method: str = "zero",
@@ -107,7 +90,7 @@ def ablate_heads(
         ValueError: an unknown method, layers that are not there, a model without the hooks, fewer than two sequences or
             three tokens, a process of another dim.
     """
-    names = _hooks_of(model, "ablate_heads", OUTPUTS)
+    names = _hooks_of(model, OUTPUTS)
     chosen = _chosen("layers", layers, high=len(names) - 1)
     n_heads = _example(model, sequences, names[0]).shape[2]  # [1 pos head d_model]
     components = [
@@ -117,16 +100,16 @@ def ablate_heads(
     ]
     labels = {"layer": np.repeat(chosen, n_heads), "head": np.tile(np.arange(n_heads), len(chosen))}
 
-    def predict(known: DiagonalTheory, length: int) -> Tensor:
-        A, B, P = known.weights.A, known.weights.B, known.weights.P[:length, :length]
-        return head_removal_cost(A, B, P, family=known.family, mu=known.mu, method=method)
+    def predict(setting: Setting) -> Tensor | None:
+        return setting.head_removal_costs(model, length=sequences.length, method=method)
 
     return _ablate(model, sequences, components, labels, predict, method, process, seed, n_heads)
 
 
+@needs(*RUN, *READ_PATTERNS)
 @torch.no_grad()
 def ablate_positions(
-    model: Any,
+    model: Model,
     sequences: Sequences,
     *,
     method: str = "zero",
@@ -150,7 +133,7 @@ def ablate_positions(
     Raises:
         ValueError: as `ablate_heads`; offsets that are not there.
     """
-    names = _hooks_of(model, "ablate_positions", PATTERNS)
+    names = _hooks_of(model, PATTERNS)
     name = names[check_integer("layer", layer, low=0, high=len(names) - 1)]
     n_heads = _example(model, sequences, name).shape[1]  # [1 head query key]
     chosen = _chosen("offsets", offsets, high=sequences.length - 1)
@@ -158,42 +141,20 @@ def ablate_positions(
         _Component(name, lambda pattern, offset=offset: pattern.diagonal(-offset, -2, -1)) for offset in chosen
     ]
 
-    def predict(known: DiagonalTheory, length: int) -> Tensor:
-        C, P = known.weights.C, known.weights.P[:length, :length]
-        return position_removal_cost(C, P, family=known.family, mu=known.mu, method=method)[list(chosen)]
+    def predict(setting: Setting) -> Tensor | None:
+        costs = setting.position_removal_costs(model, length=sequences.length, method=method)
+        return None if costs is None else costs[list(chosen)]
 
     labels = {"layer": np.full(len(chosen), layer), "offset": np.array(chosen)}
     return _ablate(model, sequences, components, labels, predict, method, process, seed, n_heads)
 
 
-def diagonal_theory(model: Any, process: Process | None) -> DiagonalTheory | None:
-    """What the closed forms need, or None where they do not hold.
-
-    They do for diagonal heads, also those of models without a config, on noiseless commuting processes with s_1 = 1_dim
-    and uniform phases (mu = 1), or with a single coordinate and any mu.
-
-    Args:
-        process: the model's own if left out.
-    """
-    process = process or getattr(model, "process", None)
-    heads = getattr(getattr(model, "config", None), "heads", "diagonal")
-    if heads not in ("diagonal", "unit") or not isinstance(process, CommutingProcess):
-        return None
-    if process.noise or process.initial != FirstToken() or (process.mu != 1 and process.dim != 1):
-        return None
-    try:
-        weights = diagonal_weights(model)
-    except ValueError:
-        return None
-    return DiagonalTheory(weights, "orthogonal" if process.conjugate_pairs else "unitary", process.mu)
-
-
 def _ablate(
-    model: Any,
+    model: Model,
     sequences: Sequences,
     components: Sequence[_Component],
     labels: dict[str, np.ndarray],
-    predict: Callable[[DiagonalTheory, int], Tensor],
+    predict: Callable[[Setting], Tensor | None],
     method: str,
     process: Process | None,
     seed: int,
@@ -207,10 +168,8 @@ def _ablate(
     cycle = torch.randperm(n, generator=generator)  # everybody's other sequence is the one before it on the cycle
     losses = _losses(model, sequences, components, method, cycle, n_heads)
     costs = losses[:-1] - losses[-1]
-    known = diagonal_theory(model, process) if _in_theorys_basis(sequences) else None
-    predicted: Any = float("nan")
-    if known is not None:
-        predicted = predict(known, sequences.length).numpy() * (1 - 1 / n if method == "mean" else 1)
+    known = predict(setting_of(model.config, process or model.process)) if _in_theorys_basis(sequences) else None
+    predicted = float("nan") if known is None else known.numpy() * (1 - 1 / n if method == "mean" else 1)
     table = {
         **labels,
         "loss": losses[:-1].mean(1),
@@ -230,7 +189,7 @@ def _ablate(
 
 
 def _losses(
-    model: Any, contexts: Contexts, components: Sequence[_Component], method: str, cycle: Tensor, n_heads: int
+    model: Model, contexts: Contexts, components: Sequence[_Component], method: str, cycle: Tensor, n_heads: int
 ) -> Float[Tensor, "component batch"]:
     """The loss of each context without each component, and in the last row with all of them.
 
@@ -239,7 +198,7 @@ def _losses(
     inputs = contexts.inputs
     names = list(dict.fromkeys(component.hook for component in components))
     n, length, dim = inputs.shape
-    width = getattr(getattr(model, "config", None), "d_model", dim)
+    width = model.d_model or dim
     n_rows = max(1, BUDGET // (n_heads * length * max(length, COPIES * width)))
     groups = [group for name in names for group in _split([c for c in components if c.hook == name], n_rows)]
     n_sequences = max(1, n_rows // max(map(len, groups)))
@@ -249,12 +208,12 @@ def _losses(
     replacements: dict[str, Tensor] = {}
     if method == "mean":
         for part in parts:
-            for name, value in _activations(model, inputs[part], names).items():
+            for name, value in model.activations(inputs[part], names).items():
                 replacements[name] = replacements.get(name, 0) + value.sum(0, keepdim=True) / n
     found = torch.empty(len(components) + 1, n, dtype=torch.float64)
     for part in parts:
         if method == "resample":
-            replacements = _activations(model, inputs[others[part].to(inputs.device)], names)
+            replacements = model.activations(inputs[others[part].to(inputs.device)], names)
         predictions = [_run(model, inputs[part], group, replacements.get(group[0].hook)) for group in groups]
         predictions = torch.cat([*predictions, model(inputs[part])[None]])
         found[:, part] = torch.stack([contexts[part].losses(each) for each in predictions]).double().cpu()
@@ -266,7 +225,7 @@ def _split(components: list[_Component], size: int) -> list[list[_Component]]:
 
 
 def _run(
-    model: Any, inputs: Tokens, group: Sequence[_Component], replacement: Tensor | None
+    model: Model, inputs: Tokens, group: Sequence[_Component], replacement: Tensor | None
 ) -> Inexact[Tensor, "component batch pos dim"]:
     """The predictions without each component of a group of one layer; without a replacement there is zero.
 
@@ -275,7 +234,7 @@ def _run(
     """
     name, n = group[0].hook, len(inputs)
     block, _, kind = name.partition(".attn.")
-    shared = isinstance(model, HookedARTransformer)
+    shared = model.is_ours
     seen: dict[str, Tensor] = {}
 
     def repeat(value: Tensor, hook: Any = None) -> Tensor:
@@ -311,11 +270,6 @@ def _run(
         return model(repeat(inputs)).unflatten(0, (len(group), n))
 
 
-def _activations(model: Any, inputs: Tokens, names: list[str]) -> dict[str, Tensor]:
-    cache = model.run_with_cache(inputs, names_filter=names)[1]
-    return {name: cache[name] for name in names}
-
-
 def _standard_errors(costs: Float[Tensor, "component batch"], *, chained: bool) -> Float[Tensor, "component"]:
     """Of the means; `chained`: neighbours share a sequence, and with it a part of their deviations."""
     centred = costs - costs.mean(1, keepdim=True)
@@ -332,22 +286,20 @@ def _in_theorys_basis(sequences: Sequences) -> bool:
     return bool((first == 1).all() and (W - torch.diag_embed(W.diagonal(0, -2, -1))).abs().max() <= 1e-9)
 
 
-def _hooks_of(model: Any, probe: str, kinds: Sequence[str]) -> list[str]:
-    """Of each layer, the first kind that it has."""
-    check(model, probe)
-    n_layers = 1 + max(int(name.split(".")[1]) for name in model.hook_dict if name.startswith("blocks."))
+def _hooks_of(model: Model, kinds: Sequence[str]) -> list[str]:
+    """The first kind of hook that each layer has."""
     return [
-        next(name for kind in kinds if (name := f"blocks.{layer}.attn.{kind}") in model.hook_dict)
-        for layer in range(n_layers)
+        next(name for kind in kinds if (name := f"blocks.{layer}.attn.{kind}") in model.hook_names)
+        for layer in range(model.n_layers)
     ]
 
 
-def _example(model: Any, sequences: Sequences, name: str) -> Tensor:
+def _example(model: Model, sequences: Sequences, name: str) -> Tensor:
     """The activation of one sequence."""
     if len(sequences) < 2:
         raise ValueError(f"sequences must be at least 2, for means, others and standard errors; got {len(sequences)}.")
     check_length(sequences)
-    return _activations(model, sequences.inputs[:1], [name])[name]
+    return model.activations(sequences.inputs[:1], [name])[name]
 
 
 def _chosen(name: str, values: Iterable[int] | None, *, high: int) -> tuple[int, ...]:

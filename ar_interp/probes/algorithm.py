@@ -31,9 +31,10 @@ from ar_interp.estimators import (
     Zero,
     apply,
 )
-from ar_interp.probes.context import check_length, estimates_of, in_chunks, normalises
-from ar_interp.probes.protocol import check
-from ar_interp.processes import CommutingProcess, Contexts, Process, Sequences
+from ar_interp.models.opened import Model
+from ar_interp.probes.context import CIRCUIT, ESTIMATE, check_length, estimates_of, in_chunks
+from ar_interp.probes.protocol import BARE, DIAGONAL, needs
+from ar_interp.processes import Contexts, Process, Sequences
 
 STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 NEWTON = (2, 3, 4, 5)
@@ -99,10 +100,15 @@ class AlgorithmIdentification:
         return float(self.steps["steps"].to_numpy()[asked.to_numpy()][-1])
 
 
+@needs(
+    "run_with_cache",
+    when=ESTIMATE
+    | {BARE: ("forward", *CIRCUIT), DIAGONAL: ("read_out", "config.n_layers", "blocks.{layer}.hook_resid_post")},
+)
 @np.errstate(over="ignore", invalid="ignore")  # of what explodes
 @torch.no_grad()
 def identify_algorithm(
-    model: Any,
+    model: Model,
     sequences: Sequences,
     *,
     estimators: Mapping[str, Estimator] | None = None,
@@ -125,14 +131,13 @@ def identify_algorithm(
     Raises:
         ValueError: no process, too few or too short sequences, or such as `recover_context` refuses.
     """
-    check(model, "identify_algorithm")
-    process = process or getattr(model, "process", None)
+    process = process or model.process
     if process is None:
         raise ValueError("process is needed to tune the step sizes; pass process=..., e.g. HaarOrthogonal(5).")
     if len(sequences) < MIN_SEQUENCES:
         raise ValueError(f"sequences must be at least {MIN_SEQUENCES} for an interval, got {len(sequences)}.")
     length = check_length(sequences)
-    per_pair = normalises(model) if per_pair is None else per_pair
+    per_pair = model.normalises if per_pair is None else per_pair
     descents = {choice: _descents(process, length, choice) for choice in (False, True)}
     if estimators is None:
         estimators = default_estimators(process, length=length, per_pair=per_pair)
@@ -195,7 +200,7 @@ def default_estimators(process: Process, *, length: int, per_pair: bool = False)
         f"Newton-Schulz {k} = {2**k} steps": NewtonSchulz(iterations=k, step_size=sizes[2**k], per_pair=per_pair)
         for k in NEWTON
     }
-    diagonal = {"diagonal OLS": DiagonalOLS()} if isinstance(process, CommutingProcess) else {}
+    diagonal = {"diagonal OLS": DiagonalOLS()} if process.has_eigenbasis else {}
     return {
         "last token": LastToken(),
         "previous token / d": PreviousToken(),
@@ -333,11 +338,11 @@ def _descents(process: Process, length: int, per_pair: bool) -> dict[str, Estima
     return {"zero": Zero(), **steps}
 
 
-def _predictions_by_layer(model: Any, contexts: Contexts) -> list[Tensor]:
+def _predictions_by_layer(model: Model, contexts: Contexts) -> list[Tensor]:
     """What the stream holds after each layer; a model without a config has one."""
-    if getattr(model, "config", None) is None:
+    if not model.has_config:
         return [in_chunks(lambda part: model(part.inputs), contexts)]
-    names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.config.n_layers)]
+    names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.n_layers)]
 
     def run(part: Contexts) -> Tensor:
         cache = model.run_with_cache(part.inputs, names_filter=names)[1]

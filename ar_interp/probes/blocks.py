@@ -1,7 +1,6 @@
 """The block view of an augmented layer: which of the 3 x 3 blocks of QK and OV carry it, and how scalar they are."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -9,7 +8,10 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp.models.encodings import Augmented
-from ar_interp.probes.protocol import check
+from ar_interp.models.opened import Model
+from ar_interp.models.transformer import SCALAR_PLACES
+from ar_interp.probes.protocol import WEIGHTS, needs
+from ar_interp.theory.block_scalars import A_NAMES, B_NAMES, product_place
 
 BLOCK_NAMES = Augmented.blocks
 BLOCKS = len(BLOCK_NAMES)
@@ -36,11 +38,26 @@ class AugmentedBlocks:
 
     @property
     def products(self) -> Float[Tensor, "4 2"]:
-        return self.QK[1:, 1:].flatten()[:, None] * self.OV[1:, 0]
+        a, b = (torch.stack([self._of(self.QK, self.OV, name) for name in names]) for names in (A_NAMES, B_NAMES))
+        return a[:, None] * b
+
+    def product(self, name: str) -> float:
+        """One of the products by name, `a2 b1` say."""
+        return self.products[product_place(name)].item()
 
     @property
     def step_size(self) -> float:
-        return self.products[1, 0].item()
+        return self.product("a2 b1")
+
+    def defect(self, *names: str) -> float:
+        """The largest defect of the blocks of a1..a4, b1, b2, or of those named."""
+        chosen = names or (*A_NAMES, *B_NAMES)
+        return max(self._of(self.QK_defect, self.OV_defect, name).item() for name in chosen)
+
+    @staticmethod
+    def _of(QK: Float[Tensor, "3 3"], OV: Float[Tensor, "3 3"], name: str) -> Float[Tensor, ""]:
+        circuit, row, column = SCALAR_PLACES[name]
+        return (QK if circuit == "QK" else OV)[row, column]
 
     def to_frame(self) -> pd.DataFrame:
         """A row per block: circuit, row, column, scalar and defect."""
@@ -54,7 +71,8 @@ class AugmentedBlocks:
         return pd.DataFrame(rows)
 
 
-def augmented_blocks(model: Any, *, layer: int = 0) -> AugmentedBlocks:
+@needs(*WEIGHTS, scope="augmented tokens, one head in a layer")
+def augmented_blocks(model: Model, *, layer: int = 0) -> AugmentedBlocks:
     """The block view of one layer of an augmented model with a single head.
 
     Args:
@@ -63,8 +81,7 @@ def augmented_blocks(model: Any, *, layer: int = 0) -> AugmentedBlocks:
     Raises:
         ValueError: several heads, a width that is not 3 dim, a layer that is not there.
     """
-    check(model, "augmented_blocks")
-    W_Q, W_K, W_V, W_O = (getattr(model, name).detach().cpu().double() for name in ("W_Q", "W_K", "W_V", "W_O"))
+    W_Q, W_K, W_V, W_O = (W.detach().cpu().double() for W in (model.W_Q, model.W_K, model.W_V, model.W_O))
     if W_Q.shape[1] != 1 or W_Q.shape[2] % BLOCKS:
         raise ValueError(f"model must have one head and d_model = 3 dim; W_Q has shape {list(W_Q.shape)}.")
     if not 0 <= layer < len(W_Q):

@@ -8,7 +8,6 @@ QK -> c QK, OV -> OV / c: it changes the norms and, for c < 0, the signs of eige
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -17,9 +16,10 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from ar_interp._checks import check_integer
+from ar_interp.models.opened import Model
 from ar_interp.models.weights import DIAGONAL_TOLERANCE, in_double
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS, split_blocks
-from ar_interp.probes.protocol import check
+from ar_interp.probes.protocol import WEIGHTS, needs
 
 CIRCUITS = ("QK", "OV")
 COMPOSITIONS = ("Q", "K", "V")
@@ -212,7 +212,8 @@ class Circuits:
         return frame.assign(untrained_mean=mean, untrained_sd=sd, z=(frame["score"].astype(float) - mean) / sd)
 
 
-def circuits(model: Any, *, dim: int | None = None, n_untrained: int = N_UNTRAINED, seed: int = 0) -> Circuits:
+@needs(*WEIGHTS, scope="any; its blocks need augmented tokens, and config or dim=...")
+def circuits(model: Model, *, dim: int | None = None, n_untrained: int = N_UNTRAINED, seed: int = 0) -> Circuits:
     """QK = W_Q W_K^H and OV = W_V W_O of every head, and what can be read off them.
 
     Composition of a later head with an earlier head's output is |OV_e QK_l|_F / (|OV_e|_F |QK_l|_F) through its query,
@@ -256,12 +257,10 @@ def circuits(model: Any, *, dim: int | None = None, n_untrained: int = N_UNTRAIN
     )
 
 
-def _weights(model: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    check(model, "circuits")
-    names = ("W_Q", "W_K", "W_V", "W_O")
-    weights = [in_double(getattr(model, name)) for name in names]
+def _weights(model: Model) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    weights = [in_double(W) for W in (model.W_Q, model.W_K, model.W_V, model.W_O)]
     shape = weights[0].shape
-    for name, weight in zip(names, weights, strict=True):
+    for name, weight in zip(WEIGHTS, weights, strict=True):
         wanted = (*shape[:2], shape[-1], shape[-2]) if name == "W_O" else shape
         if weight.ndim != 4 or weight.shape != wanted:
             axes = "d_head d_model" if name == "W_O" else "d_model d_head"
@@ -276,11 +275,10 @@ def _weights(model: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return W_Q, W_K, W_V, W_O
 
 
-def _token_dim(model: Any, dim: int | None, d_model: int) -> int | None:
+def _token_dim(model: Model, dim: int | None, d_model: int) -> int | None:
     """Size of s_t where tokens are augmented, else None."""
     if dim is None:
-        config = getattr(model, "config", None)
-        return config.dim if getattr(config, "encoding", None) == "augmented" else None  # type: ignore[union-attr]
+        return model.config.dim if model.is_augmented else None
     dim = check_integer("dim", dim, low=1)
     if d_model != BLOCKS * dim:
         raise ValueError(

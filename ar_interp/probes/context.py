@@ -11,8 +11,9 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp.estimators import OLS, DiagonalOLS, GradientDescent, Zero, apply
-from ar_interp.probes.jacobian import query_jacobian, value_jacobian
-from ar_interp.probes.protocol import check
+from ar_interp.models.opened import Model
+from ar_interp.probes.jacobian import BY_QUERY, BY_VALUE, query_jacobian, value_jacobian
+from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, PLAIN, needs
 from ar_interp.probes.readout import UNTRAINED_SEED as UNTRAINED_SEED
 from ar_interp.probes.readout import Readout, read_phases
 from ar_interp.processes import Contexts, Sequences
@@ -20,6 +21,14 @@ from ar_interp.processes import Contexts, Sequences
 PATTERN = "blocks.0.attn.hook_pattern"
 SCORES = "blocks.0.attn.hook_attn_scores"
 ONE_STEP = "one gradient step"
+CIRCUIT = ("W_V", "W_O", "run_with_cache", PATTERN)
+DRESS = ("config.n_layers", "config.residual", "config.biases", "config.unembed", "config.repeats")
+ESTIMATE = {
+    BARE: CIRCUIT,
+    PLAIN: (*CIRCUIT, "config.encoding", "config.heads", "config.attention"),
+    FULL: (*BY_VALUE, *DRESS),
+    AUGMENTED: (*BY_QUERY, "config.attention"),
+}
 CHUNK = 256  # sequences at a time: least squares holds [batch pos pair dim]
 
 
@@ -55,9 +64,10 @@ class RecoveredContext:
         return self.errors
 
 
+@needs("forward", when=ESTIMATE)
 @torch.no_grad()
 def recover_context(
-    model: Any, sequences: Sequences, *, probe_hook: str | None = None, untrained: Any = None
+    model: Model, sequences: Sequences, *, probe_hook: str | None = None, untrained: object = None
 ) -> RecoveredContext:
     """Recover the in-context estimate of W, beside W and what a statistician makes of the same context.
 
@@ -77,12 +87,11 @@ def recover_context(
     Raises:
         ValueError: sequences in another basis where heads are diagonal, or too short.
     """
-    check(model, "recover_context")
     W, pairs = sequences.W, sequences.pairs()
     maps = estimates_of(model, sequences)
     in_context_map, estimate = maps[0], maps[-1]
     estimates = {"OLS": in_chunks(lambda part: OLS().estimate(part.pairs()), sequences)}
-    gradient = GradientDescent.of_steps(1, 1.0, per_pair=normalises(model)).estimate(pairs)
+    gradient = GradientDescent.of_steps(1, 1.0, per_pair=model.normalises).estimate(pairs)
     step_size = ((gradient.conj() * estimate).real.sum() / gradient.abs().square().sum()).item()
     one_step = step_size * gradient
     distances = [
@@ -132,7 +141,7 @@ def check_length(contexts: Contexts) -> int:
 
 
 def estimates_of(
-    model: Any, sequences: Sequences, *, layer: int | None = None
+    model: Model, sequences: Sequences, *, layer: int | None = None
 ) -> Inexact[Tensor, "kind batch pos dim dim"]:
     """Γ_T and Ŵ_T, see `recover_context`; one matrix for both where there is no such difference.
 
@@ -142,32 +151,27 @@ def estimates_of(
     check_length(sequences)
     if reads_circuit(model, sequences):
         return in_chunks(lambda part: _circuit(model, part.inputs), sequences, dim=1)
-    jacobian = query_jacobian if model.config.encoding == "augmented" else value_jacobian
+    jacobian = query_jacobian if model.is_augmented else value_jacobian
     return in_chunks(lambda part: jacobian(model, part.inputs, layer=layer), sequences)[None]
 
 
-def reads_circuit(model: Any, sequences: Sequences) -> bool:
+def reads_circuit(model: Model, sequences: Sequences) -> bool:
     """The model is one bare layer, and the sequences are in the eigenbasis that makes its circuit an estimate.
 
     Raises:
         ValueError: the sequences are not, and the heads (diagonal, or of a foreign model) need them to be.
     """
-    config = getattr(model, "config", None)
-    if config is not None and config.encoding == "augmented":
+    if model.is_augmented:
         return False
-    if config is None or config.heads in ("diagonal", "unit"):
+    if model.is_diagonal:
         if not _diagonal(sequences):
             raise ValueError(
                 "sequences must be in the eigenbasis (complex tokens, diagonal W): sample with basis='eigen'."
             )
         return True
-    dressed = config.residual or config.biases or config.unembed or config.repeats > 1 or config.n_layers > 1
+    config = model.config
+    dressed = config.residual or config.biases or config.unembed or config.repeats > 1 or model.n_layers > 1
     return not dressed and _diagonal(sequences)
-
-
-def normalises(model: Any) -> bool:
-    """Attention divides by the number of keys, pairs, or by softmax: what to compare steps per pair with."""
-    return getattr(getattr(model, "config", None), "attention", "linear") != "linear"
 
 
 def in_chunks(function: Callable[[Contexts], Tensor], contexts: Contexts, *, dim: int = 0) -> Tensor:
@@ -180,7 +184,7 @@ def _diagonal(sequences: Sequences) -> bool:
     return sequences.inputs.is_complex() and bool((W - torch.diag_embed(W.diagonal(0, -2, -1))).abs().max() <= 1e-9)
 
 
-def _circuit(model: Any, inputs: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "kind=2 batch pos dim dim"]:
+def _circuit(model: Model, inputs: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "kind=2 batch pos dim dim"]:
     pattern = model.run_with_cache(inputs, names_filter=PATTERN)[1][PATTERN]
     circuits = (model.W_V @ model.W_O)[0].mT.to(inputs.dtype)  # columns act on s_t
     energy = inputs.abs().square()

@@ -4,26 +4,20 @@ import math
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_number
-from ar_interp.models.config import ModelConfig
+from ar_interp.models.opened import as_model
 from ar_interp.models.transformer import HookedARTransformer
-from ar_interp.probes.ablations import diagonal_theory
-from ar_interp.processes import CommutingProcess, Contexts, FirstToken, Process
-from ar_interp.setting.sampled import sampled_quadratic
-from ar_interp.theory import block_scalar_loss
+from ar_interp.processes import Contexts, Process
+from ar_interp.setting import setting_of
 
-EXACT, ESTIMATED, NONE = "exact", "estimated", "none"
 BUDGET = 2**20  # batch * head * pos^2 of one forward pass: the size of its scores
-N_PARTS = 25  # batches of 200 sequences that an expectation is estimated from
-UNIT = (FirstToken("ones"), FirstToken("signs"))  # coordinates of modulus 1 in the eigenbasis
 PARALLEL = 1e-6  # of its norm: less of b_1 orthogonal to b_0 is rounding
 
 
@@ -89,14 +83,6 @@ class EditLosses:
         return self.by_value
 
 
-class ExpectedLoss(NamedTuple):
-    """Of a model's weights; `source` as in `EditLosses`."""
-
-    loss: float
-    standard_error: float
-    source: str
-
-
 @torch.no_grad()
 def edit_losses(
     model: Any,
@@ -107,7 +93,7 @@ def edit_losses(
     n: int = 2048,
     seed: int = 0,
 ) -> EditLosses:
-    """The loss of the edited model, as theory expects it and as measured on fresh sequences.
+    """The loss of the edited model, as the setting predicts it and as measured on fresh sequences.
 
     Args:
         model: a `HookedARTransformer`; it stays as it is.
@@ -130,17 +116,18 @@ def edit_losses(
     contexts = process.contexts(
         n, model.config.n_ctx, seed=seed, device=next(model.parameters()).device, dtype=model.config.torch_dtype
     )
-    expected = [expected_loss(changed, process) for changed in edited]
+    setting = setting_of(model.config, process)
+    predicted = [setting.expected_loss(changed) for changed in edited]
     measured = torch.stack([_measured(changed, contexts) for changed in edited]).cpu()
     table = {
         "value": values,
-        "predicted": [found.loss for found in expected],
-        "predicted_se": [found.standard_error for found in expected],
+        "predicted": [found.loss for found in predicted],
+        "predicted_se": [found.standard_error for found in predicted],
         "measured": measured.mean(1),
         "measured_se": measured.std(1) / n**0.5,
         "n": n,
     }
-    return EditLosses(by_value=pd.DataFrame(table), edit=edit, source=expected[0].source, n=n)
+    return EditLosses(by_value=pd.DataFrame(table), edit=edit, source=predicted[0].source, n=n)
 
 
 def available_edits(model: Any, process: Process | None = None) -> tuple[str, ...]:
@@ -155,50 +142,6 @@ def available_edits(model: Any, process: Process | None = None) -> tuple[str, ..
     if names:
         _process_of(model, process)
     return names
-
-
-def expected_loss(model: HookedARTransformer, process: Process) -> ExpectedLoss:
-    """The expectation of a model's loss, mean over T = 2..n_ctx, where theory has it.
-
-    Exact for diagonal heads (`theory.population_loss`, and `positional_population_loss` for one coordinate) on
-    noiseless commuting processes with s_1 = 1_dim, and for a bare layer of block scalars (`theory.block_scalar_loss`;
-    scores divided by n_T are block scalars a / n_T at each T) where the coordinates of s_1 are 1, or random signs. Such
-    a layer's loss on any other process is a quadratic too, which is estimated from 5000 sequences.
-    """
-    known = diagonal_theory(model, process)
-    if known is not None:
-        return ExpectedLoss(known.loss, 0.0, EXACT)
-    config = model.config
-    if not _is_bare_layer(config):
-        return ExpectedLoss(float("nan"), float("nan"), NONE)
-    scalars = np.array(model.block_scalars)
-    a, b = scalars[:4], scalars[4:]
-    if isinstance(process, CommutingProcess) and (process.mu, process.noise) == (1, 0) and process.initial in UNIT:
-        return ExpectedLoss(_block_scalar_loss(a, b, config, process.conjugate_pairs), 0.0, EXACT)
-    loss, standard_error = sampled_quadratic(process, config.n_ctx, config.attention, N_PARTS).loss(a, b)
-    return ExpectedLoss(loss, standard_error, ESTIMATED)
-
-
-def _is_bare_layer(config: ModelConfig) -> bool:
-    dressed = config.layer_norm or config.d_mlp or config.unembed or config.positional != "none" or not config.linear
-    return config.heads == "block-scalar" and (config.n_layers, config.n_heads) == (1, 1) and not dressed
-
-
-def _block_scalar_loss(
-    a: Float[np.ndarray, "4"], b: Float[np.ndarray, "2"], config: ModelConfig, conjugate_pairs: bool
-) -> float:
-    def total(a: Float[np.ndarray, "4"], max_length: int) -> float:
-        if max_length < 2:
-            return 0.0
-        sizes = {"dim": config.dim, "max_length": max_length}
-        return block_scalar_loss(a, b, **sizes, conjugate_pairs=conjugate_pairs).item()
-
-    n_ctx = config.n_ctx
-    if config.attention == "linear":
-        return total(a, n_ctx) / (n_ctx - 1)
-    fewer = config.attention == "linear/pairs"
-    losses = [total(a / (T - fewer), T) - total(a / (T - fewer), T - 1) for T in range(2, n_ctx + 1)]
-    return float(np.mean(losses))
 
 
 def _measured(model: HookedARTransformer, contexts: Contexts) -> Float[Tensor, "batch"]:
@@ -219,9 +162,7 @@ def _applying(model: Any) -> tuple[str, ...]:
 
 
 def _has_positions(model: Any) -> bool:
-    if not isinstance(model, HookedARTransformer):
-        return False
-    return (model.config.positional, model.config.n_layers) == ("multiplicative", 1)
+    return as_model(model).is_ours and (model.config.positional, model.config.n_layers) == ("multiplicative", 1)
 
 
 def _scale_previous(model: HookedARTransformer, value: float) -> None:
@@ -233,7 +174,8 @@ def _scale_positions(model: HookedARTransformer, value: float) -> None:
 
 
 def _has_two_directions(model: Any) -> bool:
-    if not isinstance(model, HookedARTransformer) or model.config.heads != "diagonal" or model.config.n_heads < 2:
+    opened = as_model(model)
+    if not (opened.is_ours and opened.is_diagonal) or model.config.n_heads < 2:
         return False
     return bool(_second_direction(model).norm() > PARALLEL * model.B[1].norm())
 
@@ -253,15 +195,15 @@ def _rotate_head(model: HookedARTransformer, value: float) -> None:
 
 
 def _has_scalars(model: Any) -> bool:
-    return isinstance(model, HookedARTransformer) and hasattr(model, "block_scalars")
+    return as_model(model).is_ours and hasattr(model, "block_scalars")
 
 
 def _scale_step(model: HookedARTransformer, value: float) -> None:
-    model.get_parameter("blocks.0.attn.QK_blocks")[:, 1, 2] *= value
+    model.block_scalar("a2").mul_(value)
 
 
 def _scale_second_path(model: HookedARTransformer, value: float) -> None:
-    model.get_parameter("blocks.0.attn.QK_blocks")[:, 2, 1] *= value
+    model.block_scalar("a3").mul_(value)
 
 
 EDITS: dict[str, Edit] = {

@@ -1,15 +1,15 @@
 """Head orthogonality, measured so that the gauge A -> G A, B -> G^{-T} B cannot fake or hide it."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ar_interp.models.opened import Model
 from ar_interp.models.weights import diagonal_weights
-from ar_interp.probes.protocol import check
+from ar_interp.probes.protocol import WEIGHTS, needs
 
 RANK_TOLERANCE = 1e-2  # of the largest singular value: far above convergence errors, far below kappa's 1 - k
 
@@ -59,7 +59,8 @@ class HeadOrthogonality:
         return pd.DataFrame([{k: v for k, v in asdict(self).items() if not isinstance(v, Tensor)}])
 
 
-def head_orthogonality(model: Any) -> HeadOrthogonality:
+@needs(*WEIGHTS, "P", scope="one layer of diagonal heads")
+def head_orthogonality(model: Model) -> HeadOrthogonality:
     """Measure how orthogonal the heads of a diagonal model are.
 
     At a global minimum of the unitary loss M = c I for n_heads <= dim and M / c is a projector of rank dim above; for
@@ -70,7 +71,6 @@ def head_orthogonality(model: Any) -> HeadOrthogonality:
     Args:
         model: conforming, see `probes.protocol`.
     """
-    check(model, "head_orthogonality")
     weights = diagonal_weights(model)
     A, B, C, M = weights.A, weights.B, weights.C, weights.M
     n_heads, dim = A.shape

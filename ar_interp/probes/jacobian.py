@@ -12,13 +12,22 @@ from jaxtyping import Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_integer
-from ar_interp.probes.protocol import check
+from ar_interp.models.opened import Model
+from ar_interp.probes.protocol import AUGMENTED, LINEAR, PATTERNS, PLAIN, needs
 
 Hook = tuple[str | Callable[[str], bool], Callable]
 Maps = Inexact[Tensor, "batch pos dim dim"]
 
+JACOBIAN = (
+    "forward", "hooks", "read_out", "config.encoding", "config.dim", "config.n_layers", "hook_embed",
+    "blocks.{layer}.attn.hook_v", "blocks.{layer}.hook_resid_post",
+)  # fmt: skip
+BY_QUERY = (*JACOBIAN, "blocks.{layer}.attn.hook_k")
+BY_VALUE = (*JACOBIAN, *PATTERNS, "blocks.{layer}.attn.hook_z")
 
-def query_jacobian(model: Any, tokens: Inexact[Tensor, "batch pos dim"], *, layer: int | None = None) -> Maps:
+
+@needs(*BY_QUERY, scope=AUGMENTED)
+def query_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, layer: int | None = None) -> Maps:
     """Ŵ_T = d(prediction_T) / d(s_T) with the keys and values of every layer frozen, for augmented tokens.
 
     Only the s_T block of e_T = (0, s_T, s_{T-1}) and what is asked with it move; softmax, LayerNorm and MLP stay live.
@@ -29,7 +38,7 @@ def query_jacobian(model: Any, tokens: Inexact[Tensor, "batch pos dim"], *, laye
     Raises:
         ValueError: plain tokens, a layer that is not there.
     """
-    _require_encoding(model, "augmented", "query_jacobian", "value_jacobian")
+    _require(model.is_augmented, "query_jacobian", "value_jacobian")
 
     def detach(value: Tensor, hook: Any) -> Tensor:
         return value.detach()
@@ -38,7 +47,8 @@ def query_jacobian(model: Any, tokens: Inexact[Tensor, "batch pos dim"], *, laye
     return blocks[..., 1, :]
 
 
-def value_jacobian(model: Any, tokens: Inexact[Tensor, "batch pos dim"], *, layer: int | None = None) -> Maps:
+@needs(*BY_VALUE, scope=PLAIN)
+def value_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, layer: int | None = None) -> Maps:
     """Γ_T = d(prediction_T) / d(s_T) with every attention pattern frozen, through T's own value, for plain tokens.
 
     One bare layer: Γ_T = sum_h pattern_h(T, T) (W_V W_O)_h^T. A residual stream adds its own share, and s_T counts as
@@ -49,7 +59,7 @@ def value_jacobian(model: Any, tokens: Inexact[Tensor, "batch pos dim"], *, laye
     Raises:
         ValueError: augmented tokens, a layer that is not there.
     """
-    _require_encoding(model, "plain", "value_jacobian", "query_jacobian")
+    _require(not model.is_augmented, "value_jacobian", "query_jacobian")
     own: dict[str, Tensor] = {}  # of the layer that runs
 
     def keep_value(value: Tensor, hook: Any) -> Tensor:
@@ -68,8 +78,14 @@ def value_jacobian(model: Any, tokens: Inexact[Tensor, "batch pos dim"], *, laye
     return _jacobian(model, tokens, layer, freeze).sum(-2)
 
 
+@needs(
+    "run_with_cache", "W_Q", "W_O", "W_U", "config.encoding", "config.d_model", "config.n_layers", "config.linear",
+    "config.residual", "config.layer_norm", "config.d_mlp", "config.scale_scores", "config.head_width",
+    when={LINEAR: ("blocks.{layer}.attn.hook_kv_state",)},
+    scope=LINEAR,
+)  # fmt: skip
 @torch.no_grad()
-def exact_circuit(model: Any, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim d_model"]:
+def exact_circuit(model: Model, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim d_model"]:
     """The matrix that takes e_T to prediction_T in a stack of linear attention, from weights and key-value states.
 
     With keys and values frozen the stream at T moves linearly, x_T -> x_T (I + sum_h W_Q S_{T,h} W_O) in each layer,
@@ -79,11 +95,11 @@ def exact_circuit(model: Any, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexa
     Raises:
         ValueError: plain tokens, softmax, LayerNorm or an MLP.
     """
-    _require_encoding(model, "augmented", "exact_circuit", "value_jacobian")
+    _require(model.is_augmented, "exact_circuit", "value_jacobian")
     config = model.config
-    if config.layer_norm or config.d_mlp or not config.linear:
+    if config.layer_norm or config.d_mlp or not model.is_linear:
         raise ValueError(f"exact_circuit needs linear attention alone, use query_jacobian: {config.summary}.")
-    names = [f"blocks.{layer}.attn.hook_kv_state" for layer in range(config.n_layers)]
+    names = [f"blocks.{layer}.attn.hook_kv_state" for layer in range(model.n_layers)]
     predictions, states = model.run_with_cache(tokens, names_filter=names)
     scale = config.head_width**-0.5 if config.scale_scores else 1.0
     W_Q, W_O, W_U = (W.to(predictions.dtype) for W in (scale * model.W_Q, model.W_O, model.W_U))
@@ -97,10 +113,10 @@ def exact_circuit(model: Any, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexa
 
 @torch.enable_grad()
 def _jacobian(
-    model: Any, tokens: Tensor, layer: int | None, freeze: Iterable[Hook]
+    model: Model, tokens: Tensor, layer: int | None, freeze: Iterable[Hook]
 ) -> Inexact[Tensor, "batch pos dim block dim"]:
     """d(prediction_T) / d(e_T) under hooks that leave prediction_T to e_T alone."""
-    last = model.config.n_layers - 1
+    last = model.n_layers - 1
     layer = last if layer is None else check_integer("layer", layer, low=0, high=last)
     found: dict[str, Tensor] = {}
 
@@ -121,8 +137,7 @@ def _jacobian(
     return torch.stack(rows, dim=-2).resolve_conj().unflatten(-1, (-1, model.config.dim))
 
 
-def _require_encoding(model: Any, encoding: str, name: str, instead: str) -> None:
-    found = getattr(getattr(model, "config", None), "encoding", encoding)
-    if found != encoding:
-        raise ValueError(f"{name} is for {encoding} tokens, these are {found}: use {instead}.")
-    check(model, name)
+def _require(fits: bool, name: str, instead: str) -> None:
+    if not fits:
+        theirs, found = ("plain", "augmented") if name == "value_jacobian" else ("augmented", "plain")
+        raise ValueError(f"{name} is for {theirs} tokens, these are {found}: use {instead}.")

@@ -17,11 +17,17 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
+from ar_interp.models.opened import Model, as_model
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS
 from ar_interp.probes.context import check_length
-from ar_interp.probes.protocol import check
+from ar_interp.probes.protocol import RUN, needs
 from ar_interp.processes import Contexts, Sequences
 
+BY_PATHS = (
+    *RUN, "W_Q", "W_K", "W_V", "config.encoding", "config.linear", "config.biases", "config.layer_norm",
+    "blocks.{layer}.hook_resid_pre", "blocks.{layer}.hook_attn_out", "blocks.{layer}.attn.hook_q",
+    "blocks.{layer}.attn.hook_k", "blocks.{layer}.attn.hook_v",
+)  # fmt: skip
 BUDGET = 2**21  # entries of the patterns that are held at a time
 ROLES = ("query", "key", "value")
 
@@ -99,8 +105,9 @@ class Paths:
         return tuple(PATHS[i] for i in np.argsort(-effects, kind="stable") if effects[i] >= threshold)
 
 
+@needs(*BY_PATHS, "W_U", scope="augmented tokens, linear attention without biases")
 @torch.no_grad()
-def path_contributions(model: Any, sequences: Sequences, *, layer: int = 0) -> Paths:
+def path_contributions(model: Model, sequences: Sequences, *, layer: int = 0) -> Paths:
     """Take a layer of linear attention apart into its 27 paths, and cut them one by one.
 
     With x_i the stream's block i alone, path (i, j, k) is the layer run with the queries of x_i, the keys of x_j and
@@ -120,7 +127,6 @@ def path_contributions(model: Any, sequences: Sequences, *, layer: int = 0) -> P
         ValueError: plain tokens; softmax, biases or LayerNorm in the attention, which leave no exact sum over paths; a
             layer that is not there; too few or too short sequences.
     """
-    check(model, "path_contributions")
     if not has_paths(model):
         raise ValueError(
             "path_contributions needs augmented tokens and linear attention without biases or LayerNorm, of which the "
@@ -151,14 +157,14 @@ def path_contributions(model: Any, sequences: Sequences, *, layer: int = 0) -> P
     )
 
 
-def has_paths(model: Any) -> bool:
+def has_paths(model: object) -> bool:
     """Attention is the sum of its paths: augmented tokens, linear in queries, keys and values."""
-    config = model.config
-    return config.encoding == "augmented" and config.linear and not (config.biases or config.layer_norm)
+    opened = as_model(model)
+    return opened.is_augmented and opened.is_linear and not (opened.config.biases or opened.config.layer_norm)
 
 
 def written_by(
-    model: Any, resid: Inexact[Tensor, "batch pos d_model"], paths: Iterable[Path], *, layer: int
+    model: Model, resid: Inexact[Tensor, "batch pos d_model"], paths: Iterable[Path], *, layer: int
 ) -> Inexact[Tensor, "path batch pos d_model"]:
     """What each path adds to the layer's output, from the stream before the layer; all in one forward pass."""
     chosen = [[BLOCK_NAMES.index(block) for block in path] for path in paths]
@@ -186,12 +192,12 @@ def in_place_of(held: Mapping[str, Tensor]) -> list[tuple[str, Callable]]:
     return [(name, put) for name in held]
 
 
-def chunk_size(model: Any, contexts: Contexts, n_copies: int) -> int:
+def chunk_size(model: Model, contexts: Contexts, n_copies: int) -> int:
     """Contexts at a time, with so many patterns of each."""
     return max(1, BUDGET // (n_copies * model.W_Q.shape[1] * contexts.length**2))
 
 
-def _measure(model: Any, contexts: Contexts, layer: int) -> dict[str, Tensor]:
+def _measure(model: Model, contexts: Contexts, layer: int) -> dict[str, Tensor]:
     """`written` [3 3 3 batch pos dim]; else values per sequence, [path batch] or [batch]."""
     tokens, targets = contexts.inputs, contexts.targets
     stream, output = f"blocks.{layer}.hook_resid_pre", f"blocks.{layer}.hook_attn_out"

@@ -1,7 +1,6 @@
 """The structure of the positional encoding: which keys it uses, kappa, and the trigonometric identity."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ar_interp.models.opened import Model
 from ar_interp.models.weights import DiagonalWeights, diagonal_weights, process_of
 from ar_interp.probes.heads import RANK_TOLERANCE
-from ar_interp.probes.protocol import check
+from ar_interp.probes.protocol import WEIGHTS, needs
 from ar_interp.processes import CommutingProcess
 from ar_interp.theory import kappa_to_ratio, positional_kernel, ratio_to_kappa
 
@@ -72,7 +72,8 @@ class PositionalStructure:
         return pd.DataFrame({"T": lengths, "ratio": self.ratio_by_length, "residual": self.residual_by_length})
 
 
-def positional_structure(model: Any, *, process: CommutingProcess | None = None) -> PositionalStructure:
+@needs("forward", *WEIGHTS, "P", scope="one layer of diagonal heads")
+def positional_structure(model: Model, *, process: CommutingProcess | None = None) -> PositionalStructure:
     """Measure the positional encoding of a diagonal model.
 
     At zero loss for conjugate pairs p_{T-1} / p_T = -kappa / (1 + kappa), so that with kappa = 1 the prediction is the
@@ -82,7 +83,6 @@ def positional_structure(model: Any, *, process: CommutingProcess | None = None)
         model: conforming, see `probes.protocol`.
         process: the family; the model's own if left out.
     """
-    check(model, "positional_structure")
     weights = diagonal_weights(model)
     process = process_of(model, process)
     n_ctx = len(weights.P)
@@ -152,11 +152,11 @@ def _pair_structure(C: Float[Tensor, "dim dim"]) -> tuple[float, float, float]:
 
 @torch.no_grad()
 def _residuals(
-    model: Any, process: CommutingProcess, n_ctx: int
+    model: Model, process: CommutingProcess, n_ctx: int
 ) -> tuple[Float[Tensor, "angle"], Float[Tensor, "offset angle length"]]:
     """sup over coordinates of |prediction - lambda^T|; every coordinate runs over the whole grid at each offset."""
     angles = torch.arange(N_ANGLES, dtype=torch.float64) * (2 * torch.pi / process.mu / N_ANGLES)
-    n_free = process.dim // 2 if process.conjugate_pairs else process.dim
+    n_free = process.n_free
     generator = torch.Generator().manual_seed(0)
     offsets = 2 * torch.pi * torch.rand(N_OFFSETS, n_free, generator=generator, dtype=torch.float64)
     offsets[0] = 0

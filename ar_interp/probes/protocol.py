@@ -1,21 +1,29 @@
 """What each probe needs of a model: any TransformerLens HookedRootModule that has it can be probed, not only ours.
 
-`NAMES` says what a name stands for, `PROTOCOL` which names a probe reads. Weights are attributes, properties or
-parameters; hooks are looked up in `hook_dict`, which `HookedRootModule.setup()` fills, and where a name has | either
-will do; `config` is any object with the attributes asked for, say `types.SimpleNamespace(encoding="augmented", ...)`,
-and a model without one is one bare layer on plain tokens. Two names more are read where a model has them and the caller
-passes none: `process`, the family that the model is about, and `untrained(seed)`, which makes its control.
+`NAMES` says what a name stands for, `PROTOCOL` which names a probe reads: `@needs` at each probe declares them. Weights
+are attributes, properties or parameters; hooks are looked up in `hook_dict`, which `HookedRootModule.setup()` fills,
+and where a name has | either will do; `config` is any object with the attributes asked for, say
+`types.SimpleNamespace(encoding="augmented", ...)`, and a model without one is one bare layer on plain tokens. Two names
+more are read where a model has them and the caller passes none: `process`, the family that the model is about, and
+`untrained(seed)`, which makes its control.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pandas as pd
 
 from ar_interp._checks import check_choice
-from ar_interp.models.config import ModelConfig
+from ar_interp.models.opened import Model, as_model
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 LAYER = re.compile(r"^blocks\.(\d+)\.")
 
@@ -65,7 +73,7 @@ DIAGONAL = "plain tokens, diagonal heads"
 FULL = "plain tokens, full heads"
 AUGMENTED = "augmented tokens"
 LINEAR = "augmented tokens, linear attention"
-OTHER = "augmented tokens, other attention"
+NOT_LINEAR = "augmented tokens, other attention"
 FOREIGN = "no ModelConfig"
 
 
@@ -75,8 +83,8 @@ class Needs:
 
     Attributes:
         always: of every model.
-        when: besides, of models of a kind: `BARE`, `PLAIN` (`DIAGONAL` or `FULL`), `AUGMENTED` (`LINEAR` or `OTHER`),
-            `FOREIGN`.
+        when: besides, of models of a kind: `BARE`, `PLAIN` (`DIAGONAL` or `FULL`), `AUGMENTED` (`LINEAR` or
+            `NOT_LINEAR`), `FOREIGN`.
         scope: the kind of models that the probe is for, or in words what no name tells of them.
     """
 
@@ -86,85 +94,58 @@ class Needs:
 
 
 WEIGHTS = ("W_Q", "W_K", "W_V", "W_O")
-SCORES = ("blocks.{layer}.attn.hook_attn_scores",)
+RUN = ("forward", "run_with_cache", "hooks")
 PATTERNS = ("blocks.{layer}.attn.hook_pattern",)
-STATES = ("blocks.{layer}.attn.hook_kv_state",)
-CIRCUIT = ("W_V", "W_O", "run_with_cache", "blocks.0.attn.hook_pattern")
-DRESS = ("config.n_layers", "config.residual", "config.biases", "config.unembed", "config.repeats")
-JACOBIAN = (
-    "forward", "hooks", "read_out", "config.encoding", "config.dim", "config.n_layers", "hook_embed",
-    "blocks.{layer}.attn.hook_v", "blocks.{layer}.hook_resid_post",
-)  # fmt: skip
-BY_QUERY = (*JACOBIAN, "blocks.{layer}.attn.hook_k")
-BY_VALUE = (*JACOBIAN, *PATTERNS, "blocks.{layer}.attn.hook_z")
-ESTIMATE = {
-    BARE: CIRCUIT,
-    PLAIN: (*CIRCUIT, "config.encoding", "config.heads", "config.attention"),
-    FULL: (*BY_VALUE, *DRESS),
-    AUGMENTED: (*BY_QUERY, "config.attention"),
-}
-REMOVAL = ("forward", "run_with_cache", "hooks")
 BY_KEYS = (
-    *SCORES, *PATTERNS, "blocks.{layer}.attn.hook_v", "blocks.{layer}.attn.hook_z", "blocks.{layer}.hook_attn_out"
+    "blocks.{layer}.attn.hook_attn_scores", *PATTERNS, "blocks.{layer}.attn.hook_v", "blocks.{layer}.attn.hook_z",
+    "blocks.{layer}.hook_attn_out",
 )  # fmt: skip
-BY_PATHS = (
-    *REMOVAL, "W_Q", "W_K", "W_V", "config.encoding", "config.linear", "config.biases", "config.layer_norm",
-    "blocks.{layer}.hook_resid_pre", "blocks.{layer}.hook_attn_out", "blocks.{layer}.attn.hook_q",
-    "blocks.{layer}.attn.hook_k", "blocks.{layer}.attn.hook_v",
-)  # fmt: skip
-READ = "any, with the hooks that are read"
 
-PROTOCOL: dict[str, Needs] = {
-    "circuits": Needs(always=WEIGHTS, scope="any; its blocks need augmented tokens, and config or dim=..."),
-    "augmented_blocks": Needs(always=WEIGHTS, scope="augmented tokens, one head in a layer"),
-    "head_orthogonality": Needs(always=(*WEIGHTS, "P"), scope="one layer of diagonal heads"),
-    "positional_structure": Needs(always=("forward", *WEIGHTS, "P"), scope="one layer of diagonal heads"),
-    "recover_context": Needs(always=("forward",), when=ESTIMATE),
-    "query_jacobian": Needs(always=BY_QUERY, scope=AUGMENTED),
-    "value_jacobian": Needs(always=BY_VALUE, scope=PLAIN),
-    "exact_circuit": Needs(
-        always=(
-            "run_with_cache", "W_Q", "W_O", "W_U", "config.encoding", "config.d_model", "config.n_layers",
-            "config.linear", "config.residual", "config.layer_norm", "config.d_mlp", "config.scale_scores",
-            "config.head_width",
-        ),
-        when={LINEAR: STATES},
-        scope=LINEAR,
-    ),
-    "identify_algorithm": Needs(
-        always=("run_with_cache",),
-        when=ESTIMATE
-        | {BARE: ("forward", *CIRCUIT), DIAGONAL: ("read_out", "config.n_layers", "blocks.{layer}.hook_resid_post")},
-    ),
-    "swap_context": Needs(
-        always=("forward", "run_with_cache", "hooks"),
-        when={
-            BARE: PATTERNS,
-            PLAIN: ("config.encoding", "config.heads", *PATTERNS),
-            FULL: DRESS,
-            AUGMENTED: ("config.encoding", "config.linear", "hook_embed"),
-            LINEAR: STATES,
-            OTHER: ("blocks.{layer}.attn.hook_k", "blocks.{layer}.attn.hook_v"),
-        },
-    ),
-    "ablate_heads": Needs(always=(*REMOVAL, "blocks.{layer}.attn.hook_result|hook_z")),
-    "ablate_positions": Needs(always=(*REMOVAL, *PATTERNS)),
-    "path_contributions": Needs(always=(*BY_PATHS, "W_U"), scope="augmented tokens, linear attention without biases"),
-    "scrub": Needs(
-        always=(*REMOVAL, "W_Q"),
-        when={BARE: BY_KEYS, PLAIN: ("config.encoding", *BY_KEYS), AUGMENTED: BY_PATHS},
-    ),
-    "read_phases": Needs(always=("run_with_cache",), scope=READ),
-    "probe_activations": Needs(always=("run_with_cache",), scope=READ),
-    "data_efficiency": Needs(always=("run_with_cache",), scope=READ),
+PROTOCOL: dict[str, Needs]
+_TABLE = {
     "verify": Needs(
-        when={FOREIGN: (*REMOVAL, *WEIGHTS, "P", *BY_KEYS)},
+        when={FOREIGN: (*RUN, *WEIGHTS, "P", *BY_KEYS)},
         scope="one layer of diagonal heads; of this package also general ones",
-    ),
-}  # fmt: skip
+    )
+}
 
 
-def check(model: Any, probe: str) -> None:
+def needs(
+    *always: str, when: Mapping[str, tuple[str, ...]] | None = None, scope: str = "any"
+) -> Callable[[Callable[Concatenate[Model, Arguments], Result]], Callable[Concatenate[object, Arguments], Result]]:
+    """Declare what a probe reads of a model, by `NAMES`; the probe is given a `Model` that has all of it.
+
+    Args:
+        always, when, scope: as in `Needs`.
+    """
+
+    def declare(
+        probe: Callable[Concatenate[Model, Arguments], Result],
+    ) -> Callable[Concatenate[object, Arguments], Result]:
+        name = probe.__name__
+        _TABLE[name] = Needs(always=always, when=when or {}, scope=scope)
+
+        @wraps(probe)
+        def opened(model: object, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+            found = as_model(model)
+            check(found, name)
+            return probe(found, *arguments, **options)
+
+        return opened
+
+    return declare
+
+
+def __getattr__(name: str) -> dict[str, Needs]:
+    """`PROTOCOL`, which is complete once all probes are imported."""
+    if name != "PROTOCOL":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for module in iter_modules([str(Path(__file__).parent)]):
+        import_module(f"{__package__}.{module.name}")
+    return dict(sorted(_TABLE.items()))
+
+
+def check(model: object, probe: str) -> None:
     """Refuse a model that lacks what a probe needs.
 
     Raises:
@@ -174,71 +155,64 @@ def check(model: Any, probe: str) -> None:
     if lacking:
         meanings = "; ".join(f"{name} {NAMES[LAYER.sub('blocks.{layer}.', name)]}" for name in lacking)
         raise ValueError(
-            f"model of type {type(model).__name__} cannot be probed: it lacks {', '.join(lacking)}. {probe} needs "
+            f"model of type {as_model(model).name} cannot be probed: it lacks {', '.join(lacking)}. {probe} needs "
             f"{meanings}. Give it weights and config as attributes or properties, hooks as HookPoints of these names "
             "before it calls setup(); probes.protocol.conformance(model) says what the other probes need."
         )
 
 
-def missing(model: Any, probe: str) -> tuple[str, ...]:
+def missing(model: object, probe: str) -> tuple[str, ...]:
     """The names that a probe needs and a model lacks, or has as None.
 
     Raises:
         ValueError: a probe that is not in `PROTOCOL`.
     """
-    return tuple(name for name in needed(model, probe) if not _has(model, name))
+    opened = as_model(model)
+    return tuple(name for name in needed(opened, probe) if not _has(opened, name))
 
 
-def needed(model: Any, probe: str) -> tuple[str, ...]:
+def needed(model: object, probe: str) -> tuple[str, ...]:
     """The names that a probe needs of a model of this kind, for each of its layers.
 
     Raises:
         ValueError: a probe that is not in `PROTOCOL`.
     """
-    needs = PROTOCOL[check_choice("probe", probe, tuple(PROTOCOL))]
-    names = [*needs.always, *(name for kind in _kinds(model) for name in needs.when.get(kind, ()))]
-    layers = range(_n_layers(model))
+    opened = as_model(model)
+    table = _TABLE if probe in _TABLE else __getattr__("PROTOCOL")
+    row = table[check_choice("probe", probe, tuple(table))]
+    names = [*row.always, *(name for kind in _kinds(opened) for name in row.when.get(kind, ()))]
+    layers = range(opened.n_layers)
     return tuple(dict.fromkeys(name.format(layer=layer) for name in names for layer in layers))
 
 
-def conformance(model: Any) -> pd.DataFrame:
+def conformance(model: object) -> pd.DataFrame:
     """What can be asked of a model, as far as names tell.
 
     Returns:
         A row per probe: usable; missing, the names that the model lacks; scope, the models that the probe is for.
     """
-    kinds, rows = _kinds(model), []
-    for probe, needs in PROTOCOL.items():
+    kinds, rows = _kinds(as_model(model)), []
+    for probe, row in __getattr__("PROTOCOL").items():
         lacking = ", ".join(missing(model, probe))
-        usable = not lacking and (needs.scope in kinds or needs.scope not in (PLAIN, AUGMENTED, LINEAR))
-        rows.append({"probe": probe, "usable": usable, "missing": lacking, "scope": needs.scope})
+        usable = not lacking and (row.scope in kinds or row.scope not in (PLAIN, AUGMENTED, LINEAR))
+        rows.append({"probe": probe, "usable": usable, "missing": lacking, "scope": row.scope})
     return pd.DataFrame(rows)
 
 
-def _kinds(model: Any) -> tuple[str, ...]:
-    config = getattr(model, "config", None)
-    whose = () if isinstance(config, ModelConfig) else (FOREIGN,)
-    if config is None:
+def _kinds(model: Model) -> tuple[str, ...]:
+    whose = () if model.has_model_config else (FOREIGN,)
+    if not model.has_config:
         return (BARE, *whose)
-    if getattr(config, "encoding", None) != "augmented":
-        heads = DIAGONAL if getattr(config, "heads", None) in ("diagonal", "unit") else FULL
-        return (PLAIN, heads, *whose)
-    return (AUGMENTED, LINEAR if getattr(config, "linear", True) else OTHER, *whose)
+    if model.is_augmented:
+        return (AUGMENTED, LINEAR if model.is_linear else NOT_LINEAR, *whose)
+    return (PLAIN, DIAGONAL if model.is_diagonal else FULL, *whose)
 
 
-def _n_layers(model: Any) -> int:
-    hooked = [1 + int(found[1]) for found in map(LAYER.match, _hooks(model)) if found]
-    return max([1, getattr(getattr(model, "config", None), "n_layers", 1), *hooked])
-
-
-def _hooks(model: Any) -> Mapping[str, Any]:
-    return getattr(model, "hook_dict", {})
-
-
-def _has(model: Any, name: str) -> bool:
+def _has(model: Model, name: str) -> bool:
     *parts, last = name.split(".")
     if "hook_" in last:
-        return any(".".join([*parts, hook]) in _hooks(model) for hook in last.split("|"))
+        return any(".".join([*parts, hook]) in model.hook_names for hook in last.split("|"))
+    found: Any = model.module
     for part in [*parts, last]:
-        model = getattr(model, part, None)
-    return model is not None
+        found = getattr(found, part, None)
+    return found is not None

@@ -12,7 +12,8 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from torch import Tensor
 
 from ar_interp._checks import check_integer
-from ar_interp.models.weights import require
+from ar_interp.models.opened import Model, as_model
+from ar_interp.probes.protocol import needs
 from ar_interp.probes.readout_fits import Split, discrete, fit_probe, held_out, interval, penalty_of, scores_of
 from ar_interp.probes.readout_targets import Target, as_columns, cosines, phases, resolve, sines, target_values, varies
 from ar_interp.processes import Sequences
@@ -22,6 +23,7 @@ HOOKS = ("hook_embed", "hook_resid_pre", "hook_resid_post", "attn.hook_attn_scor
          "attn.hook_z", "attn.hook_kv_state")  # fmt: skip
 POSITIONS = (2, 5, 10, 20, 50, 100, 200, 500)
 CONTROLS = ("shuffled", "projection", "untrained")
+READ = "any, with the hooks that are read"
 CHUNK = 256  # sequences at a time: a cache holds whole contexts
 
 
@@ -86,14 +88,15 @@ class ProbeSweep:
         return rows.loc[rows["selectivity"].idxmax()]
 
 
+@needs("run_with_cache", scope=READ)
 def probe_activations(
-    model: Any,
+    model: Model,
     sequences: Sequences,
     *,
     hooks: str | Sequence[str] | Callable[[str], bool] | None = None,
     positions: Sequence[int] | None = None,
     target: str | Target | Sequence[str | Target] = "W",
-    untrained: Any = None,
+    untrained: object = None,
     seed: int = 0,
 ) -> ProbeSweep:
     """Read targets off activations, over layers, hooks and positions, with controls and intervals.
@@ -149,8 +152,15 @@ def probe_activations(
     return ProbeSweep(frame=pd.DataFrame(rows).sort_values(["layer", "T"], kind="stable", ignore_index=True))
 
 
+@needs("run_with_cache", scope=READ)
 def read_phases(
-    model: Any, sequences: Sequences, *, hook: str, position: int | None = None, untrained: Any = None, seed: int = 0
+    model: Model,
+    sequences: Sequences,
+    *,
+    hook: str,
+    position: int | None = None,
+    untrained: object = None,
+    seed: int = 0,
 ) -> tuple[Readout, Readout]:
     """Ridge regression from an activation to cos and sin of the phases of W, with both controls.
 
@@ -188,19 +198,18 @@ def read_phases(
     return readouts[0], readouts[1]
 
 
-def hooks_of(model: Any, hooks: str | Sequence[str] | Callable[[str], bool] | None) -> list[str]:
+def hooks_of(model: Model, hooks: str | Sequence[str] | Callable[[str], bool] | None) -> list[str]:
     """The names that are given or that a filter selects, see `probe_activations`.
 
     Raises:
         ValueError: none.
     """
-    require(model, "run_with_cache", "hook_dict")
     if hooks is None or callable(hooks):
-        chosen = [name for name in model.hook_dict if (hooks(name) if hooks else name.endswith(HOOKS))]
+        chosen = [name for name in model.hook_names if (hooks(name) if hooks else name.endswith(HOOKS))]
     else:
         chosen = [hooks] if isinstance(hooks, str) else list(dict.fromkeys(hooks))
     if not chosen:
-        raise ValueError(f"hooks selects no hook of this model; it has {', '.join(model.hook_dict)}.")
+        raise ValueError(f"hooks selects no hook of this model; it has {', '.join(model.hook_names)}.")
     return chosen
 
 
@@ -211,20 +220,16 @@ def layer_of(hook: str) -> int:
 
 
 def probe_features(
-    model: Any, sequences: Sequences, *, hooks: Sequence[str], positions: Sequence[int], untrained: Any, seed: int
+    model: Model, sequences: Sequences, *, hooks: Sequence[str], positions: Sequence[int], untrained: object, seed: int
 ) -> dict[tuple[str, int], dict[str, Float[np.ndarray, "batch feature"]]]:
     """For each hook and T what probes of the model and of each control are given.
 
     Raises:
         ValueError: no control model, and none can be made; see `activations`.
     """
-    require(model, "run_with_cache")
-    if untrained is None:
-        if not hasattr(model, "untrained"):
-            raise ValueError(f"untrained must be given: {type(model).__name__} cannot make its own control.")
-        untrained = model.untrained(UNTRAINED_SEED)
+    beside = model.untrained(UNTRAINED_SEED) if untrained is None else as_model(untrained)
     inputs = sequences.inputs
-    trained, control = (activations(m, inputs, hooks, positions) for m in (model, untrained))
+    trained, control = (activations(m, inputs, hooks, positions) for m in (model, beside))
     found = {}
     for (hook, T), X in trained.items():
         context = as_columns(inputs[:, :T].cpu().numpy())
@@ -236,21 +241,20 @@ def probe_features(
 
 @torch.no_grad()
 def activations(
-    model: Any, tokens: Tensor, hooks: Sequence[str], positions: Sequence[int]
+    model: object, tokens: Tensor, hooks: Sequence[str], positions: Sequence[int]
 ) -> dict[tuple[str, int], Float[np.ndarray, "batch feature"]]:
     """Real and imaginary parts of each hook at each T, float64: the row of the query T for scores and pattern.
 
     Raises:
         ValueError: a hook that does not exist, has no batch and position axes, or is not finite.
     """
+    opened = as_model(model)
     parts: dict[tuple[str, int], list[np.ndarray]] = {(hook, T): [] for hook in hooks for T in positions}
     for chunk in tokens.split(CHUNK):
-        cache = model.run_with_cache(chunk, names_filter=list(hooks))[1]
+        cache = opened.run_with_cache(chunk, names_filter=list(hooks))[1]
         for hook, T in parts:
             if hook not in cache:
-                raise ValueError(
-                    f"hook {hook!r} does not exist; model.hook_dict lists those of {type(model).__name__}."
-                )
+                raise ValueError(f"hook {hook!r} does not exist; model.hook_dict lists those of {opened.name}.")
             activation = cache[hook]
             if hook.endswith(("hook_attn_scores", "hook_pattern")):
                 chosen = activation[:, :, T - 1].clone()

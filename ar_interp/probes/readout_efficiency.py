@@ -8,7 +8,9 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from ar_interp._checks import check_integer
-from ar_interp.probes.readout import hooks_of, probe_features
+from ar_interp.models.opened import Model
+from ar_interp.probes.protocol import needs
+from ar_interp.probes.readout import READ, hooks_of, probe_features
 from ar_interp.probes.readout_fits import Split, discrete, fit_probe, interval, log_probabilities, scores_of
 from ar_interp.probes.readout_targets import Target, resolve, target_values
 from ar_interp.processes import Sequences
@@ -39,14 +41,15 @@ class DataEfficiency:
         return self.curve
 
 
+@needs("run_with_cache", scope=READ)
 def data_efficiency(
-    model: Any,
+    model: Model,
     sequences: Sequences,
     *,
     hook: str,
     position: int | None = None,
     target: str | Target = "W",
-    untrained: Any = None,
+    untrained: object = None,
     seed: int = 0,
 ) -> DataEfficiency:
     """The second opinion on a probe: two activations from which all can be read may differ in what it takes.

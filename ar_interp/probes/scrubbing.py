@@ -15,11 +15,14 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer
+from ar_interp.models.opened import Model
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS
 from ar_interp.probes.context import check_length
 from ar_interp.probes.paths import (
+    BY_PATHS as READ_BY_PATHS,
+)
+from ar_interp.probes.paths import (
     CURRENT,
-    GRADIENT_STEP,
     PATHS,
     PREVIOUS,
     Path,
@@ -29,10 +32,11 @@ from ar_interp.probes.paths import (
     inner,
     written_by,
 )
-from ar_interp.probes.protocol import check
-from ar_interp.processes import CommutingProcess, Contexts, Sequences
+from ar_interp.probes.protocol import AUGMENTED, BARE, PLAIN, RUN, needs
+from ar_interp.probes.protocol import BY_KEYS as READ_BY_KEYS
+from ar_interp.processes import Contexts, Sequences
+from ar_interp.setting import setting_of
 
-LAST_KEY, LAST_TWO_KEYS = (0,), (0, 1)  # T, and T with T - 1: all that a minimum of the diagonal families attends to
 MODEL, HYPOTHESIS, EVERYTHING, ABLATED = "model", "hypothesis", "everything", "ablated"
 COMPLEMENT, WRONG_KEYS = "complement", "wrong keys"
 CONTROLS = (COMPLEMENT, WRONG_KEYS)
@@ -105,11 +109,16 @@ class Scrubbed:
         return float(self.table[column].to_numpy()[rows][0])
 
 
+@needs(
+    *RUN,
+    "W_Q",
+    when={BARE: READ_BY_KEYS, PLAIN: ("config.encoding", *READ_BY_KEYS), AUGMENTED: READ_BY_PATHS},
+)
 @torch.no_grad()
 def scrub(
-    model: Any,
+    model: Model,
     sequences: Sequences,
-    hypothesis: Iterable[Path] | Iterable[int] | None = None,
+    hypothesis: Iterable[tuple[str, str, str]] | Iterable[int] | None = None,
     *,
     layer: int = 0,
     by: str | None = None,
@@ -142,8 +151,7 @@ def scrub(
         model: a `HookedARTransformer`, or any with its hooks and W_Q, W_K, W_V.
         sequences: one token more than the contexts to look at; more than 2 n_resamples.
         hypothesis: paths, e.g. [GRADIENT_STEP, SECOND_PATH], or offsets, e.g. [0, 1] for the keys T and T - 1. If left
-            out: GRADIENT_STEP for augmented tokens; what a minimum attends to for plain ones, LAST_KEY of the unitary
-            and LAST_TWO_KEYS of the orthogonal family.
+            out, that of `setting_of` the model and its process.
         layer: whose inputs, from 0.
         by: `paths` or `inputs` for paths; if left out, `paths` where that can be.
         n_resamples: other sequences for each.
@@ -152,7 +160,6 @@ def scrub(
         ValueError: a hypothesis that is empty, neither paths nor offsets, or left out where there is no default; paths
             of plain tokens; `by` that does not fit it; a layer that is not there; too few or too short sequences.
     """
-    check(model, "scrub")
     check_integer("layer", layer, low=0, high=len(model.W_Q) - 1)
     check_integer("n_resamples", n_resamples, low=1)
     inputs, length = sequences.inputs, check_length(sequences)
@@ -170,10 +177,10 @@ def scrub(
 
     parts = []
     for rows in torch.arange(len(sequences)).split(chunk_size(model, sequences, 1 + len(kept))):
-        own = _activations(model, inputs[rows], names)
+        own = model.activations(inputs[rows], names)
         hooks: dict[str, list[Hooks]] = {MODEL: [[]], ABLATED: [in_place_of({output: torch.zeros_like(own[output])})]}
         for others in donors[:, rows]:
-            other = _activations(model, inputs[others], names)
+            other = model.activations(inputs[others], names)
             hooks.setdefault(EVERYTHING, []).append(in_place_of({output: other[output]}))
             hooks.setdefault(HYPOTHESIS, []).append(mix(model, layer, kept, own, other))
             hooks.setdefault(COMPLEMENT, []).append(mix(model, layer, kept, other, own))
@@ -203,20 +210,15 @@ def scrub(
     )
 
 
-def _augmented(model: Any) -> bool:
-    return getattr(getattr(model, "config", None), "encoding", "plain") == "augmented"
-
-
-def _default(model: Any) -> tuple[Path, ...] | tuple[int, ...]:
-    if _augmented(model):
-        return (GRADIENT_STEP,)
-    process = getattr(model, "process", None)
-    if not isinstance(process, CommutingProcess):
+def _default(model: Model) -> Iterable[Any]:
+    setting = setting_of(model.config, model.process)
+    if setting.hypothesis is None:
+        silent = setting.why_not or f"theory of this model ({setting.kind}) names none"
         raise ValueError(
-            "hypothesis must be given for plain tokens of a model that is not about a commuting family: offsets of "
-            "keys, e.g. [0, 1] for T and T - 1."
+            f"hypothesis must be given: {silent}. Pass paths of augmented tokens, e.g. hypothesis=[GRADIENT_STEP] of "
+            "probes.paths, or offsets of keys, e.g. hypothesis=[0, 1] for T and T - 1."
         )
-    return LAST_TWO_KEYS if process.conjugate_pairs else LAST_KEY
+    return setting.hypothesis
 
 
 def _kept(hypothesis: Iterable[Any], length: int) -> Kept:
@@ -233,13 +235,14 @@ def _kept(hypothesis: Iterable[Any], length: int) -> Kept:
     return frozenset(check_integer("hypothesis (an offset)", item, low=0, high=length - 1) for item in kept)
 
 
-def _method(model: Any, kept: Kept, by: str | None) -> str:
+def _method(model: Model, kept: Kept, by: str | None) -> str:
     fitting = (BY_PATHS, BY_INPUTS) if kept.issubset(PATHS) else (BY_KEYS,)
     if by is not None:
         check_choice(f"by, for a hypothesis of {'paths' if BY_PATHS in fitting else 'offsets'},", by, fitting)
+    augmented = model.is_augmented
     if BY_KEYS in fitting:
         return BY_KEYS
-    if not _augmented(model):
+    if not augmented:
         raise ValueError("hypothesis must be offsets of keys, e.g. [0, 1], for plain tokens: paths join their blocks.")
     by = by or (BY_PATHS if has_paths(model) else BY_INPUTS)
     if by == BY_PATHS and not has_paths(model):
@@ -279,18 +282,13 @@ def _donors(n: int, n_resamples: int, seed: int) -> Integer[Tensor, "resample ba
     return torch.from_numpy(donors)
 
 
-def _activations(model: Any, tokens: Tensor, names: list[str]) -> Held:
-    cache = model.run_with_cache(tokens, names_filter=names)[1]
-    return {name: cache[name] for name in names}
-
-
-def _losses(model: Any, contexts: Contexts, hooks: Hooks) -> Float[Tensor, "batch"]:
+def _losses(model: Model, contexts: Contexts, hooks: Hooks) -> Float[Tensor, "batch"]:
     with model.hooks(fwd_hooks=hooks):
-        deviations = model(contexts.inputs) - contexts.targets
+        deviations = (model(contexts.inputs) - contexts.targets).abs()
     return inner(deviations, deviations)  # in double, which the few donors of float32 models need
 
 
-def _mix_paths(model: Any, layer: int, kept: Kept, own: Held, other: Held) -> Hooks:
+def _mix_paths(model: Model, layer: int, kept: Kept, own: Held, other: Held) -> Hooks:
     """The output: own paths where kept, the other's elsewhere."""
     output, stream = (f"blocks.{layer}.{name}" for name in ACTIVATIONS[BY_PATHS])
     if not kept:
@@ -299,7 +297,7 @@ def _mix_paths(model: Any, layer: int, kept: Kept, own: Held, other: Held) -> Ho
     return in_place_of({output: mine + (other[output] - theirs)})
 
 
-def _mix_inputs(model: Any, layer: int, kept: Kept, own: Held, other: Held) -> Hooks:
+def _mix_inputs(model: Model, layer: int, kept: Kept, own: Held, other: Held) -> Hooks:
     """Queries, keys and values of streams whose blocks are own where kept for them, else the other's."""
     _, stream, *projections = (f"blocks.{layer}.{name}" for name in ACTIVATIONS[BY_INPUTS])
     blocks = [found[stream].chunk(BLOCKS, dim=-1) for found in (own, other)]
@@ -315,7 +313,7 @@ def _mix_inputs(model: Any, layer: int, kept: Kept, own: Held, other: Held) -> H
     return in_place_of(held)
 
 
-def _mix_keys(model: Any, layer: int, kept: Kept, own: Held, other: Held) -> Hooks:
+def _mix_keys(model: Model, layer: int, kept: Kept, own: Held, other: Held) -> Hooks:
     """Scores and values: own at the keys that are kept, the other's elsewhere."""
     _, scores, values = (f"blocks.{layer}.{name}" for name in ACTIVATIONS[BY_KEYS])
     at = torch.arange(own[scores].shape[-1], device=own[scores].device)

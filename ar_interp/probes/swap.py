@@ -11,8 +11,9 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_integer
-from ar_interp.probes.context import check_length, reads_circuit
-from ar_interp.probes.protocol import check
+from ar_interp.models.opened import Model
+from ar_interp.probes.context import DRESS, check_length, reads_circuit
+from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, LINEAR, NOT_LINEAR, PATTERNS, PLAIN, RUN, needs
 from ar_interp.processes import Sequences
 
 Held = dict[str, Tensor]  # activations by hook name
@@ -98,9 +99,20 @@ class SwappedContext:
         return float(self.by_position[column].to_numpy()[rows][-1])
 
 
+@needs(
+    *RUN,
+    when={
+        BARE: PATTERNS,
+        PLAIN: ("config.encoding", "config.heads", *PATTERNS),
+        FULL: DRESS,
+        AUGMENTED: ("config.encoding", "config.linear", "hook_embed"),
+        LINEAR: ("blocks.{layer}.attn.hook_kv_state",),
+        NOT_LINEAR: ("blocks.{layer}.attn.hook_k", "blocks.{layer}.attn.hook_v"),
+    },
+)
 @torch.no_grad()
 def swap_context(
-    model: Any,
+    model: Model,
     source: Sequences,
     target: Sequences,
     *,
@@ -154,7 +166,6 @@ def swap_context(
             pairs, contexts shorter than 2, a singular W; sequences in another basis where heads are diagonal; layers
             or positions that are not there; a model without the hooks.
     """
-    check(model, "swap_context")
     _check_pairs(source, target)
     names, hooks = _hooks_of(model)
     for sequences in (source, target):
@@ -173,12 +184,12 @@ def swap_context(
     for start in range(0, len(target), CHUNK):
         rows = slice(start, start + CHUNK)
         inputs, W = target.inputs[rows], source.W[rows]
-        held = _activations(model, source.inputs[rows], every)
-        frozen = _activations(model, inputs, [name for name in every if name not in moving])
+        held = model.activations(source.inputs[rows], every)
+        frozen = model.activations(inputs, [name for name in every if name not in moving])
         states = {
             SWAP: held,
-            SAME: _activations(model, same[rows], moving),
-            OTHER: _activations(model, others.inputs[rows], moving),
+            SAME: model.activations(same[rows], moving),
+            OTHER: model.activations(others.inputs[rows], moving),
             RANDOM: {name: _random_like(held[name], name, generator) for name in moving},
         }
         moved = {
@@ -222,14 +233,12 @@ def _check_pairs(source: Sequences, target: Sequences) -> None:
         raise ValueError("source and target have the same W, so there is nothing to move: sample with two seeds.")
 
 
-def _hooks_of(model: Any) -> tuple[list[list[str]], tuple[str, ...]]:
+def _hooks_of(model: Model) -> tuple[list[list[str]], tuple[str, ...]]:
     """What is moved, the full names of each layer's hooks and their kind."""
-    config = getattr(model, "config", None)
     hooks = PATTERN
-    if config is not None and config.encoding == "augmented":
-        hooks = STATE if config.linear else KEYS_AND_VALUES
-    n_layers = 1 + max((int(name.split(".")[1]) for name in model.hook_dict if name.startswith("blocks.")), default=0)
-    return [[f"blocks.{layer}.attn.{hook}" for hook in hooks] for layer in range(n_layers)], hooks
+    if model.is_augmented:
+        hooks = STATE if model.is_linear else KEYS_AND_VALUES
+    return [[f"blocks.{layer}.attn.{hook}" for hook in hooks] for layer in range(model.n_layers)], hooks
 
 
 def _chosen(name: str, values: Iterable[int] | None, *, low: int, high: int) -> tuple[int, ...]:
@@ -242,14 +251,7 @@ def _chosen(name: str, values: Iterable[int] | None, *, low: int, high: int) -> 
     return found
 
 
-def _activations(model: Any, tokens: Predictions, names: list[str]) -> Held:
-    if not names:
-        return {}
-    cache = model.run_with_cache(tokens, names_filter=names)[1]
-    return {name: cache[name] for name in names}
-
-
-def _run(model: Any, tokens: Predictions, held: Held, *more: tuple[str, Callable]) -> Predictions:
+def _run(model: Model, tokens: Predictions, held: Held, *more: tuple[str, Callable]) -> Predictions:
     """The predictions with these activations in place of the model's own."""
 
     def put(value: Tensor, hook: Any) -> Tensor:
@@ -277,7 +279,7 @@ def _orbit(W: Inexact[Tensor, "batch dim dim"], first: Inexact[Tensor, "batch di
 
 
 def _through(
-    model: Any, inputs: Predictions, W: Tensor, held: Held, positions: tuple[int, ...], *, augmented: bool
+    model: Model, inputs: Predictions, W: Tensor, held: Held, positions: tuple[int, ...], *, augmented: bool
 ) -> Inexact[Tensor, "batch asked dim"]:
     """The swap into the sequences of W that pass through s_T of the inputs, for every T asked for."""
     inverse, singular = torch.linalg.inv_ex(W)

@@ -28,6 +28,12 @@ class CommutingProcess(AutoregressiveProcess):
     mu: float = field(default=1.0, kw_only=True)
 
     conjugate_pairs: ClassVar[bool]
+
+    @property
+    def n_free(self) -> int:
+        """Number of eigenvalues that a sequence is free to choose."""
+        return self.dim // 2 if self.conjugate_pairs else self.dim
+
     has_eigenbasis: ClassVar[bool] = True
     real_tokens: ClassVar[bool] = False
 

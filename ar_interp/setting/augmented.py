@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal
-from ar_interp.setting.base import EXACT, ExpectedLoss, Hypothesis, Parameters, Setting
+from ar_interp.processes import CommutingUnitary, FirstToken, HaarOrthogonal
+from ar_interp.setting.base import Hypothesis, Parameters, Setting
+from ar_interp.setting.layer import UNIT_COORDINATES, is_uniform
 from ar_interp.setting.sampled import N_SEQUENCES, SampledQuadratic, is_bare_augmented, sampled_quadratic
 from ar_interp.theory import (
     BlockScalarMinimum,
@@ -19,11 +20,11 @@ from ar_interp.theory import (
     block_scalar_quadratic,
     first_token_moments,
     initial_token_product,
+    product_place,
 )
 
 GRADIENT_STEP = ("s_t", "s_{t-1}", "s_t")  # s_T asks s_{t-1} and is answered s_t: a2 b1
-STEP_PRODUCT = (1, 0)  # its place among the products (a1, a2, a3, a4) x (b1, b2)
-UNIT_COORDINATES = (FirstToken("ones"), FirstToken("signs"))  # of modulus 1 in the eigenbasis
+STEP_PRODUCT = product_place("a2 b1")
 CIRCUITS = {
     "circuit spectra": "A gradient step needs d equal singular values in QK and in OV, the others 0",
     "circuit eigenvalues": "A gradient step moves one block into another: nilpotent, all eigenvalues 0",
@@ -35,7 +36,7 @@ class _OneLayer(Setting):
     """What one layer's parts share."""
 
     @property
-    def hypothesis(self) -> Hypothesis | None:
+    def hypothesis(self) -> Hypothesis:
         return (GRADIENT_STEP,)
 
     def recovered_by_step(self) -> float:
@@ -76,7 +77,7 @@ class GradientStep(_OneLayer):
         return (
             _is_one_layer(config, "linear")
             and config.heads in ("full", "block-scalar")
-            and _is_uniform(process)
+            and is_uniform(process)
             and process.initial in UNIT_COORDINATES
         )
 
@@ -118,13 +119,6 @@ class GradientStep(_OneLayer):
         QK, OV = (parameters[f"blocks.0.attn.{name}_blocks"][:, 0] for name in ("QK", "OV"))
         return block_scalar_loss(QK[:, 1:, 1:].flatten(1), OV[:, 1:, 0], **self._sizes)
 
-    def expected_loss(self, model: Any) -> ExpectedLoss:
-        if self.no_exact_loss:
-            return super().expected_loss(model)
-        scalars = np.array(model.block_scalars)
-        total = block_scalar_loss(scalars[:4], scalars[4:], **self._sizes).item()
-        return ExpectedLoss(total / (self.config.n_ctx - 1), 0.0, EXACT)
-
     @property
     def _sizes(self) -> dict[str, Any]:
         return {"dim": self.config.dim, "max_length": self.config.n_ctx, "conjugate_pairs": self.pairs}
@@ -141,7 +135,7 @@ class FirstTokenLaw(_OneLayer):
             _is_one_layer(config, "linear/pairs")
             and config.heads == "block-scalar"
             and type(process) is CommutingUnitary
-            and _is_uniform(process)
+            and is_uniform(process)
         )
 
     @property
@@ -163,21 +157,6 @@ class FirstTokenLaw(_OneLayer):
     def recovered_by_step(self) -> float:
         return 1.0  # only the step has the phases of the target, whatever the first token
 
-    def expected_loss(self, model: Any) -> ExpectedLoss:
-        """Exact where the coordinates of s_1 have modulus 1: at each T the layer has the block scalars a / (T - 1)."""
-        if self.process.initial not in UNIT_COORDINATES:
-            return super().expected_loss(model)
-        scalars = np.array(model.block_scalars)
-
-        def total(a: np.ndarray, max_length: int) -> float:
-            if max_length < 2:
-                return 0.0
-            sizes = {"dim": self.config.dim, "max_length": max_length, "conjugate_pairs": False}
-            return block_scalar_loss(a, scalars[4:], **sizes).item()
-
-        each = [(T, scalars[:4] / (T - 1)) for T in range(2, self.config.n_ctx + 1)]
-        return ExpectedLoss(float(np.mean([total(a, T) - total(a, T - 1) for T, a in each])), 0.0, EXACT)
-
 
 class HaarStack(_OneLayer):
     """Residual stacks of block scalars on Haar W with first tokens of norm 1, raw or divided by the number of keys."""
@@ -198,10 +177,6 @@ class HaarStack(_OneLayer):
     def per_key(self) -> bool:
         """Scores are divided by the number of keys."""
         return self.config.attention == "linear/keys"
-
-    @property
-    def hypothesis(self) -> Hypothesis | None:
-        return super().hypothesis if self.config.n_layers == 1 else None
 
     @property
     def best(self) -> BlockScalarMinimum:
@@ -234,11 +209,6 @@ def moments_of(first: FirstToken, dim: int) -> TokenMoments:
 def is_unit_haar(process: Any) -> bool:
     """Haar W without noise, first tokens of norm 1; a subclass is another process."""
     return type(process) is HaarOrthogonal and not process.noise and process.initial in UNIT_NORM
-
-
-def _is_uniform(process: Any) -> bool:
-    """A commuting family without noise, its phases uniform on the circle."""
-    return type(process) in (CommutingUnitary, CommutingOrthogonal) and (process.noise, process.mu) == (0, 1)
 
 
 def _is_one_layer(config: Any, attention: str) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ar_interp._kinds import Kind, load_plugins
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import FirstToken, Process
+from ar_interp.setting.layer import exact_layer_loss
 from ar_interp.setting.sampled import SampledQuadratic, is_bare_layer, sampled_quadratic
 
 EXACT, ESTIMATED, NONE = "exact", "estimated", "none"
@@ -103,10 +104,13 @@ class Setting(Kind, ABC, root=True):
         One bare layer of block scalars has a loss that is quadratic in their products on any process: where there is no
         closed form it is estimated from 5000 sequences.
         """
-        if not is_bare_layer(self.config):
+        if not is_bare_layer(self.config) or self.process is None:
             return ExpectedLoss(float("nan"), float("nan"), NONE)
-        scalars = np.array(model.block_scalars)
-        return ExpectedLoss(*self._sampled.loss(scalars[:4], scalars[4:]), ESTIMATED)
+        a, b = model.block_scalars.a, model.block_scalars.b
+        exact = exact_layer_loss(self.config, self.process, a, b)
+        if exact is not None:
+            return ExpectedLoss(exact, 0.0, EXACT)
+        return ExpectedLoss(*self._sampled.loss(a, b), ESTIMATED)
 
     def head_removal_costs(self, model: Any, *, length: int, method: str) -> Float[Tensor, "head"] | None:
         """What the loss over T = 2..length grows by without each head, see `theory.head_removal_cost`; or None."""

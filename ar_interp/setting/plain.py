@@ -5,8 +5,8 @@ from typing import Any
 
 from ar_interp.models.config import ModelConfig, is_plain_full, is_preset
 from ar_interp.processes import HaarOrthogonal
-from ar_interp.setting.augmented import is_unit_haar
-from ar_interp.setting.base import Setting
+from ar_interp.setting.augmented import GRADIENT_STEP, is_unit_haar
+from ar_interp.setting.base import Hypothesis, Setting
 from ar_interp.setting.sampled import best_equivariant_head
 
 
@@ -66,6 +66,10 @@ class PaperFigure(Setting):
     def size(self) -> int:
         """Number of layers in figure 5, of heads in figure 7."""
         return self.config.n_layers if self.figure == 5 else self.config.n_heads
+
+    @property
+    def hypothesis(self) -> Hypothesis | None:
+        return (GRADIENT_STEP,) if self.figure == 5 else None
 
     @property
     def has_reference(self) -> bool:

@@ -42,6 +42,7 @@ from ar_interp.theory.block_scalars import block_scalar_loss as block_scalar_los
 from ar_interp.theory.block_scalars import block_scalar_minimum as block_scalar_minimum
 from ar_interp.theory.block_scalars import block_scalar_quadratic as block_scalar_quadratic
 from ar_interp.theory.block_scalars import minimum_of_quadratic as minimum_of_quadratic
+from ar_interp.theory.block_scalars import product_place as product_place
 from ar_interp.theory.constructions import KappaFamily as KappaFamily
 from ar_interp.theory.constructions import factor_heads as factor_heads
 from ar_interp.theory.constructions import kappa_family as kappa_family

@@ -26,6 +26,23 @@ from ar_interp.theory.diagonal import Array, check_even
 _LAGS = [(key, query, value) for query, key, value in product((0, 1), repeat=3)]  # of the tokens, in the order of g
 
 
+A_NAMES, B_NAMES = ("a1", "a2", "a3", "a4"), ("b1", "b2")
+
+
+def product_place(name: str) -> tuple[int, int]:
+    """The place of a product of block scalars, `a2 b1` say, among (a1, a2, a3, a4) times (b1, b2), [4 2].
+
+    Raises:
+        ValueError: no such product.
+    """
+    a, _, b = name.partition(" ")
+    if a not in A_NAMES or b not in B_NAMES:
+        raise ValueError(
+            f"a product must be one of {', '.join(A_NAMES)} and one of {', '.join(B_NAMES)}, got {name!r}."
+        )
+    return A_NAMES.index(a), B_NAMES.index(b)
+
+
 class BlockScalarQuadratic(NamedTuple):
     """The summed loss constant - 2 h . g + g^T G g; arrays are read-only and hold integers.
 

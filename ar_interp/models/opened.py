@@ -1,0 +1,254 @@
+"""`as_model`: a model of this package or of somebody else, as the one typed object that probes read."""
+
+import re
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Inexact
+from torch import Tensor
+
+from ar_interp.models.config import Config, ModelConfig
+from ar_interp.models.transformer import BlockScalars, HookedARTransformer
+from ar_interp.models.weights import diagonal_weights
+from ar_interp.processes import Process
+
+Hook = tuple[str | Callable[[str], bool], Callable]
+LAYER = re.compile(r"^blocks\.(\d+)\.")
+WHERE = "probes.protocol.NAMES says what they stand for, probes.protocol.conformance(model) what else is missing"
+
+
+class ForeignConfig:
+    """The config of a foreign model: any object with the attributes that `probes.protocol` names.
+
+    Raises:
+        AttributeError: one that is read and missing.
+    """
+
+    kind = "foreign"
+
+    encoding: str
+    dim: int
+    d_model: int
+    n_ctx: int
+    n_layers: int
+    attention: str
+    linear: bool
+    heads: str
+    residual: bool
+    biases: bool
+    unembed: bool
+    repeats: int
+    layer_norm: bool
+    d_mlp: int
+    scale_scores: bool
+    head_width: int
+    summary: str
+
+    def __init__(self, stated: object) -> None:
+        self._stated = stated
+
+    def __getattr__(self, name: str) -> Any:
+        value = None if name.startswith("_") else getattr(self._stated, name, None)
+        if value is None:
+            raise AttributeError(f"the model's config lacks {name!r}; {WHERE}.")
+        return value
+
+
+class Model:
+    """What probes read of a model, by the names of `probes.protocol`; nothing is looked up before it is read.
+
+    Attributes:
+        module: the model itself.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    @property
+    def name(self) -> str:
+        """The model's type."""
+        return type(self.module).__name__
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a `HookedARTransformer`, whose hooks and edits are known."""
+        return isinstance(self.module, HookedARTransformer)
+
+    # ---- what it is
+
+    @cached_property
+    def config(self) -> ModelConfig | ForeignConfig:
+        """Its config; bare diagonal heads are those of a `ModelConfig` where a foreign model states none."""
+        stated = getattr(self.module, "config", None)
+        if isinstance(stated, Config):
+            return stated  # type: ignore[return-value] - of another registered kind it is read like a foreign one
+        if stated is None and self._has_diagonal_weights:
+            return self.bare_config
+        return ForeignConfig(stated)
+
+    @property
+    def bare_config(self) -> ModelConfig:
+        """The config of one layer of diagonal heads with these weights.
+
+        Raises:
+            ValueError: the weights are missing or others.
+        """
+        weights = diagonal_weights(self)
+        n_heads, dim = weights.A.shape
+        return ModelConfig.diagonal(dim=dim, n_heads=n_heads, n_ctx=len(weights.P))
+
+    @property
+    def has_config(self) -> bool:
+        """A model without one is one bare layer on plain tokens."""
+        return getattr(self.module, "config", None) is not None
+
+    @property
+    def has_model_config(self) -> bool:
+        """Its config is a `ModelConfig`."""
+        return isinstance(getattr(self.module, "config", None), ModelConfig)
+
+    @property
+    def is_augmented(self) -> bool:
+        """Tokens are (0, s_t, s_{t-1})."""
+        return self._stated("encoding", "plain") == "augmented"
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Heads are diagonal on plain tokens, or fixed to 1, as far as a config says."""
+        return not self.has_config or self._stated("heads", "") in ("diagonal", "unit")
+
+    @property
+    def has_full_heads(self) -> bool:
+        """Heads are full matrices."""
+        return self._stated("heads", "") == "full"
+
+    @property
+    def is_linear(self) -> bool:
+        """Attention is linear in queries, keys and values."""
+        return self._stated("linear", True)
+
+    @property
+    def attention(self) -> str:
+        """The kind of an `AttentionType`."""
+        return self._stated("attention", "linear")
+
+    @property
+    def normalises(self) -> bool:
+        """Attention divides by the number of keys, of pairs, or by softmax: what to compare steps per pair with."""
+        return self.attention != "linear"
+
+    @property
+    def n_layers(self) -> int:
+        """What the config says, or hooks tell; at least 1."""
+        numbers = [1 + int(found[1]) for found in map(LAYER.match, self.hook_names) if found]
+        return max([1, self._stated("n_layers", 1), *numbers])
+
+    @property
+    def d_model(self) -> int | None:
+        """Width of the residual stream, where a config says it."""
+        return self._stated("d_model", None)
+
+    @property
+    def n_ctx(self) -> int | None:
+        """The longest context, where a config or the positions P say it."""
+        P = getattr(self.module, "P", None)
+        return self._stated("n_ctx", None if P is None else len(P))
+
+    @property
+    def process(self) -> Process | None:
+        """What it is about, where it knows."""
+        return getattr(self.module, "process", None)
+
+    def _stated(self, name: str, otherwise: Any) -> Any:
+        found = getattr(getattr(self.module, "config", None), name, None)
+        return otherwise if found is None else found
+
+    # ---- weights
+
+    W_Q = property(lambda self: self._weight("W_Q"), doc="[layer head d_model d_head]")
+    W_K = property(lambda self: self._weight("W_K"), doc="[layer head d_model d_head]")
+    W_V = property(lambda self: self._weight("W_V"), doc="[layer head d_model d_head]")
+    W_O = property(lambda self: self._weight("W_O"), doc="[layer head d_head d_model]")
+    W_U = property(lambda self: self._weight("W_U"), doc="[d_model dim]")
+    P = property(lambda self: self._weight("P"), doc="[query key]")
+
+    def _weight(self, name: str) -> Tensor:
+        value = getattr(self.module, name, None)
+        if value is None:
+            raise AttributeError(f"model of type {self.name} lacks {name}; {WHERE}.")
+        return value
+
+    @property
+    def block_scalars(self) -> BlockScalars:
+        """a1..a4, b1, b2 of one layer of block scalars."""
+        return self.module.block_scalars
+
+    @property
+    def device(self) -> torch.device:
+        """That of its first parameter."""
+        parameters = getattr(self.module, "parameters", tuple)
+        return getattr(next(iter(parameters()), None), "device", torch.device("cpu"))
+
+    @property
+    def _has_diagonal_weights(self) -> bool:
+        try:
+            return diagonal_weights(self) is not None
+        except ValueError:
+            return False
+
+    # ---- what it does
+
+    def __call__(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
+        return self.module(tokens)
+
+    @property
+    def hook_names(self) -> tuple[str, ...]:
+        """Every hook."""
+        return tuple(getattr(self.module, "hook_dict", ()))
+
+    def run_with_cache(
+        self, tokens: Inexact[Tensor, "batch pos dim"], names_filter: Any
+    ) -> tuple[Tensor, Any]:  # an ActivationCache, or a mapping like it
+        """The predictions, and the activations that the filter selects."""
+        return self.module.run_with_cache(tokens, names_filter=names_filter)
+
+    def activations(self, tokens: Inexact[Tensor, "batch pos dim"], names: list[str]) -> dict[str, Tensor]:
+        """The activations of these hooks; of none without a forward pass."""
+        if not names:
+            return {}
+        cache = self.run_with_cache(tokens, names)[1]
+        return {name: cache[name] for name in names}
+
+    def hooks(self, fwd_hooks: Iterable[Hook]) -> AbstractContextManager[Any]:
+        """Hooks for as long as the context lasts."""
+        return self.module.hooks(fwd_hooks=list(fwd_hooks))
+
+    def read_out(self, resid: Inexact[Tensor, "batch pos d_model"]) -> Inexact[Tensor, "batch pos dim"]:
+        """The prediction that the residual stream holds."""
+        return self.module.read_out(resid)
+
+    @property
+    def makes_control(self) -> bool:
+        """Whether it has `untrained`."""
+        return hasattr(self.module, "untrained")
+
+    def untrained(self, seed: int) -> "Model":
+        """The same architecture with fresh weights.
+
+        Raises:
+            ValueError: it cannot make one.
+        """
+        if not self.makes_control:
+            raise ValueError(
+                f"untrained must be given: {self.name} cannot make its own control. Pass the same architecture with "
+                "fresh weights."
+            )
+        return as_model(self.module.untrained(seed))
+
+
+def as_model(model: object) -> Model:
+    """The model as probes read it: any that has what the probe at hand needs, see `probes.protocol`."""
+    return model if isinstance(model, Model) else Model(model)

@@ -1,0 +1,43 @@
+"""The house: who may decide what, and what it costs to add a kind of one's own."""
+
+import re
+from pathlib import Path
+
+import ar_interp as ari
+
+PACKAGE = Path(ari.__file__).parent
+
+
+def test_nobody_above_the_setting_decides_which_theory_applies():
+    """Code outside processes, models and setting asks it: no tests of a process's type or of the kind of heads."""
+    decides = re.compile(
+        r"isinstance\([^()]*[pP]rocess|isinstance\([^()]*, \(?(Commuting|HaarOrthogonal)"
+        r"|\.heads (==|!=|in|not in) |type\([^()]*process\) (is|in)"
+    )
+    below = {"processes", "models", "setting"}
+    fast = {PACKAGE / "training" / "linear_stack.py"}  # says which architectures it computes
+    files = [file for file in PACKAGE.rglob("*.py") if file.relative_to(PACKAGE).parts[0] not in below]
+    files = [file for file in files if file not in fast]
+    files += (PACKAGE.parent / "apps").rglob("*.py")
+    found = [
+        f"{file.name}:{number}: {line.strip()}"
+        for file in files
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1)
+        if decides.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_nobody_above_the_processes_cuts_sequences_into_inputs_and_targets():
+    cuts = re.compile(r"tokens\[:, (:-1|1:)\]|(sample|contexts)\([^()]*n_ctx \+ 1")
+    here = {PACKAGE / "processes" / "base.py", PACKAGE / "estimators.py"}
+    here |= {PACKAGE / "training" / "linear_stack.py", PACKAGE / "sabotage" / "trained.py"}  # tokens without a process
+    files = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "apps").rglob("*.py")]
+    found = [
+        f"{file.name}:{number}: {line.strip()}"
+        for file in files
+        if file not in here
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1)
+        if cuts.search(line)
+    ]
+    assert not found, "\n".join(found)
