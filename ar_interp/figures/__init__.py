@@ -36,5 +36,7 @@ from ar_interp.figures.positional import residual_by_angle as residual_by_angle
 from ar_interp.figures.readout import data_efficiency as data_efficiency
 from ar_interp.figures.training import member_levels as member_levels
 from ar_interp.figures.training import training_history as training_history
+from ar_interp.setting import setting_of
 
-__all__ = [name for name, value in vars().items() if callable(value)]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [name for name, value in vars().items() if callable(value) and name != "setting_of"]  # pyright: ignore[reportUnsupportedDunderAll]
+expected_of = setting_of  # what theory expects of a model, which builders take
