@@ -9,7 +9,8 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
@@ -126,8 +127,8 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
             shapes or dtypes are not the config's; NaN.
     """
     folder = _find(name_or_path)
-    raw = _read_json(folder / "config.json")
-    where = f"{folder.name}/config.json"
+    where = _name_of(folder / "config.json")
+    raw = _parse(_read_text(folder / "config.json", MAX_CONFIG_BYTES), where)
     required = {"schema", "model", "process", "training", "seed", "steps", "device", "versions"}
     _check_keys(raw, required, required, where)
     if raw["schema"] != SCHEMA:
@@ -135,19 +136,15 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
     config = _build_config(raw["model"], f"{where}: model")
     process = _build_process(raw["process"], f"{where}: process")
     training = _build(TrainConfig, raw["training"], f"{where}: training")
-    try:
+    with _faults_of(where):
         config.check_process(process)
-    except ValueError as error:
-        raise CheckpointError(f"{where}: {error}") from error
     versions = raw["versions"]
     if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
         raise CheckpointError(f"{where}: versions must map names to strings.")
     if not isinstance(raw["device"], str):
         raise CheckpointError(f"{where}: device must be a string, got {raw['device']!r}.")
-    try:
+    with _faults_of(where):
         seed, steps = check_integer("seed", raw["seed"], low=0), check_integer("steps", raw["steps"], low=0)
-    except ValueError as error:
-        raise CheckpointError(f"{where}: {error}") from error
     tensors = _read_tensors(folder / "model.safetensors", config)
     history, members = _read_metrics(folder / "metrics.jsonl")
     return Checkpoint(
@@ -278,8 +275,21 @@ def _find(name_or_path: str | Path) -> Path:
                           f"{', '.join(names) or 'none'}.")  # fmt: skip
 
 
+@contextmanager
+def _faults_of(where: str) -> Iterator[None]:
+    """Errors of what is checked inside are faults of the file."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def _name_of(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
 def _read_text(path: Path, limit: int) -> str:
-    where = f"{path.parent.name}/{path.name}"
+    where = _name_of(path)
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
@@ -308,10 +318,6 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return _parse(_read_text(path, MAX_CONFIG_BYTES), f"{path.parent.name}/{path.name}")
-
-
 def _check_keys(values: object, known: set[str], required: set[str], where: str) -> None:
     if not isinstance(values, Mapping):
         raise CheckpointError(f"{where} must be an object, got {type(values).__name__}.")
@@ -330,10 +336,8 @@ def _build(cls: type[T], values: Any, where: str) -> T:
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     required = {name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING}
     _check_keys(values, set(known), required, where)
-    try:
+    with _faults_of(where):
         return cls(**values)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{where}: {error}") from error
 
 
 def _build_config(values: Any, where: str) -> Config:
@@ -350,10 +354,8 @@ def _build_kind(root: type[Kind], values: Any, where: str) -> Any:
     """One of the classes that are known already: no file names a module."""
     if not isinstance(values, dict):
         raise CheckpointError(f"{where} must be an object, got {type(values).__name__}.")
-    try:
+    with _faults_of(where):
         found = root.find(values.get("kind"))
-    except ValueError as error:
-        raise CheckpointError(f"{where}: {error}") from error
     return _build(found, {key: value for key, value in values.items() if key != "kind"}, where)
 
 
@@ -376,7 +378,7 @@ def _check_comes_back(name: str, value: Any, build: Callable[[Any, str], Any]) -
 
 
 def _read_tensors(path: Path, config: Config) -> dict[str, Tensor]:
-    where = f"{path.parent.name}/{path.name}"
+    where = _name_of(path)
     shapes = config.parameter_shapes
     dtype = {torch.float64: "F64", torch.float32: "F32"}[config.torch_dtype]
     try:
@@ -402,18 +404,16 @@ def _read_tensors(path: Path, config: Config) -> dict[str, Tensor]:
 
 
 def _read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    where = f"{path.parent.name}/{path.name}"
+    where = _name_of(path)
     history: list[dict[str, float]] = []
     members: list[dict[str, float]] = []
     for number, line in enumerate(_read_text(path, MAX_METRICS_BYTES).splitlines(), start=1):
         row = _parse(line, f"{where} line {number}")
         columns, optional = (MEMBER_COLUMNS, OPTIONAL_MEMBER_COLUMNS) if "seed" in row else (STEP_COLUMNS, ())
         _check_keys(row, {*columns, *optional}, set(columns), f"{where} line {number}")
-        try:
+        with _faults_of(f"{where} line {number}"):
             for key, value in row.items():
                 check_number(key, value, low=-math.inf)
-        except ValueError as error:
-            raise CheckpointError(f"{where} line {number}: {error}") from error
         (members if "seed" in row else history).append(row)
     if not members:
         raise CheckpointError(f"{where} holds no final loss (a line with seed and loss).")

@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 from tyro.conf import Positional, arg
 
@@ -85,8 +86,6 @@ def train(
 
 def _train_one(name: str, *, overrides: dict[str, Any], folder: Path, progress: bool) -> int:
     """Train, verify and save one recipe; the exit code."""
-    import torch
-
     from ar_interp.cards import model_card
     from ar_interp.training.loop import DivergenceError
     from ar_interp.training.loop import train as train_run
@@ -121,8 +120,6 @@ def verify(names: Names, /, json_file: Annotated[Path | None, arg(name="json")] 
         names: shipped names or folders; every shipped one if left out.
         json_file: also write the claims as JSON, a list, or one list per name where there are several.
     """
-    import torch
-
     torch.set_num_threads(1)  # as for training
     measured, unexpected = {}, 0
     for name in names or checkpoints.available():
@@ -177,8 +174,6 @@ def report(
         json_file: also write the same content as JSON; replaced if it is there.
         date: printed on it, as 2026-01-31; today if left out.
     """
-    import torch
-
     from ar_interp.report import build
 
     torch.set_num_threads(1)  # as for training

@@ -122,7 +122,7 @@ class Polynomial(Estimator):
     best one, by least squares: the error is linear in the coefficients.
 
     Attributes:
-        coefficients: of q, constant first.
+        coefficients: those of q, constant first.
         per_pair: use S_T / (T - 1) and R_T / (T - 1).
     """
 

@@ -78,7 +78,7 @@ class Attention(nn.Module):
         raise NotImplementedError
 
     def output(self, z: PerHead) -> Inexact[Tensor, "batch pos head d_model"]:
-        """What each head writes."""
+        """The output of each head, written to the residual stream."""
         raise NotImplementedError
 
     def forward(self, resid: Resid, positions: Inexact[Tensor, "pos d_model"] | None = None) -> Resid:
@@ -115,7 +115,7 @@ class Attention(nn.Module):
         return q.conj() if self.conjugated == "query" else q
 
     def _weights(self, pos: int, positions: Tensor | None, dtype: torch.dtype) -> Float[Tensor, "... query key"] | None:
-        """What multiplies the pattern: positional weights and the share of the attention type."""
+        """The factor of the pattern: positional weights and the share of the attention type."""
         weights = None
         if self.config.positional == "multiplicative":
             weights = self.hook_pos_weights(self.positional(pos))
@@ -132,7 +132,7 @@ class Attention(nn.Module):
         return share.expand(pos, pos) if weights is None else weights * share
 
     def _state_edit(self, asked: Tensor, k: Tensor, v: Tensor, weights: Tensor | None) -> PerHead:
-        """What a hook on the state sum_t' w(t, t') k(t') v(t')^T changes of z, which is the query times it."""
+        """The change of z = query times state by a hook on the state sum_t' w(t, t') k(t') v(t')^T."""
         pos = k.shape[1]
         weights = k.new_ones(pos, pos).tril() if weights is None else weights.tril()
         per_head = weights.to(k.dtype).expand(k.shape[2], pos, pos)
@@ -140,29 +140,53 @@ class Attention(nn.Module):
         return torch.einsum("bthi,bthij->bthj", asked, self.hook_kv_state(state) - state)
 
 
-class DiagonalAttention(Attention):
-    """W_K = diag(a_h), W_V = diag(b_h), W_Q = W_O = I."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        heads = torch.ones(config.n_heads, config.dim, dtype=config.torch_dtype)
-        if config.heads == "diagonal":
-            self.A = nn.Parameter(heads.clone())
-            self.B = nn.Parameter(heads.clone())
-        else:
-            self.register_buffer("A", heads.clone(), persistent=False)
-            self.register_buffer("B", heads.clone(), persistent=False)
-
-    def project(self, resid: Resid) -> tuple[PerHead, PerHead, PerHead]:
-        every_head = resid[:, :, None, :]
-        return every_head.expand(-1, -1, self.A.shape[0], -1), every_head * self.A, every_head * self.B
+class IdentityAttention(Attention):
+    """Heads as wide as the residual stream; of W_Q, W_K, W_V and W_O those that a subclass leaves are the identity."""
 
     def output(self, z: PerHead) -> Inexact[Tensor, "batch pos head d_model"]:
         return z
 
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
-        return torch.eye(self.A.shape[1], dtype=self.A.dtype, device=self.A.device).expand(len(self.A), -1, -1)
+        return self._identity
+
+    @property
+    def W_K(self) -> Float[Tensor, "head d_model d_head"]:
+        return self._identity
+
+    @property
+    def W_V(self) -> Float[Tensor, "head d_model d_head"]:
+        return self._identity
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        return self._identity
+
+    @property
+    def _identity(self) -> Float[Tensor, "head d_model d_head"]:
+        own = next(iter([*self.parameters(), *self.buffers()]))
+        identity = torch.eye(self.config.d_model, dtype=own.dtype, device=own.device)
+        return identity.expand(self.config.n_heads, -1, -1)
+
+
+class DiagonalAttention(IdentityAttention):
+    """W_K = diag(a_h), W_V = diag(b_h), W_Q = W_O = I."""
+
+    A: Tensor
+    B: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        for name in "AB":
+            heads = torch.ones(config.n_heads, config.dim, dtype=config.torch_dtype)
+            if config.heads == "diagonal":
+                self.register_parameter(name, nn.Parameter(heads))
+            else:
+                self.register_buffer(name, heads, persistent=False)
+
+    def project(self, resid: Resid) -> tuple[PerHead, PerHead, PerHead]:
+        every_head = resid[:, :, None, :]
+        return every_head.expand(-1, -1, self.A.shape[0], -1), every_head * self.A, every_head * self.B
 
     @property
     def W_K(self) -> Float[Tensor, "head d_model d_head"]:
@@ -172,12 +196,8 @@ class DiagonalAttention(Attention):
     def W_V(self) -> Float[Tensor, "head d_model d_head"]:
         return torch.diag_embed(self.B)
 
-    @property
-    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
-        return self.W_Q
 
-
-class BlockScalarAttention(Attention):
+class BlockScalarAttention(IdentityAttention):
     """Augmented tokens with W_Q = QK_blocks (x) I, W_V = OV_blocks (x) I, W_K = W_O = I.
 
     Blocks are (read-out, s_t, s_{t-1}): a1..a4 are QK_blocks[1:, 1:] row by row (rows of the query), b1 and b2 are
@@ -198,12 +218,6 @@ class BlockScalarAttention(Attention):
         )
         return q, resid[:, :, None, :].expand_as(q), v
 
-    def output(self, z: PerHead) -> Inexact[Tensor, "batch pos head d_model"]:
-        return z
-
-    def _times_identity(self, blocks: Tensor) -> Tensor:
-        return torch.kron(blocks, torch.eye(self.config.dim, dtype=blocks.dtype, device=blocks.device))
-
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
         return self._times_identity(self.QK_blocks)
@@ -212,15 +226,8 @@ class BlockScalarAttention(Attention):
     def W_V(self) -> Float[Tensor, "head d_model d_head"]:
         return self._times_identity(self.OV_blocks)
 
-    @property
-    def W_K(self) -> Float[Tensor, "head d_model d_head"]:
-        width = self.config.d_model
-        identity = torch.eye(width, dtype=self.QK_blocks.dtype, device=self.QK_blocks.device)
-        return identity.expand(self.config.n_heads, width, width)
-
-    @property
-    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
-        return self.W_K
+    def _times_identity(self, blocks: Tensor) -> Float[Tensor, "head d_model d_head"]:
+        return torch.kron(blocks, torch.eye(self.config.dim, dtype=blocks.dtype, device=blocks.device))
 
 
 class FullAttention(Attention):

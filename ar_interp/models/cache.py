@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from torch import Tensor
 from transformer_lens import ActivationCache
 
 from ar_interp.models.config import ModelConfig
@@ -14,15 +15,18 @@ class ARCache(ActivationCache):
     def config(self) -> ModelConfig:
         return self.model.config  # type: ignore[attr-defined]
 
+    @property
+    def _without_batch(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.items() if name.endswith("hook_pos_weights")}
+
     def apply_slice_to_batch_dim(self, batch_slice: Any) -> "ARCache":
         """TransformerLens's; positional weights, which have no batch axis, stay whole."""
         sliced = super().apply_slice_to_batch_dim(batch_slice)
-        whole = {name: value for name, value in self.items() if name.endswith("hook_pos_weights")}
-        return ARCache({**sliced.cache_dict, **whole}, self.model, has_batch_dim=sliced.has_batch_dim)
+        return ARCache({**sliced.cache_dict, **self._without_batch}, self.model, has_batch_dim=sliced.has_batch_dim)
 
     def remove_batch_dim(self, *args: Any, **kwargs: Any) -> "ARCache":
         """TransformerLens's; positional weights, which have no batch axis, stay whole."""
-        whole = {name: value for name, value in self.items() if name.endswith("hook_pos_weights")}
+        whole = self._without_batch
         super().remove_batch_dim(*args, **kwargs)
         self.cache_dict.update(whole)
         return self

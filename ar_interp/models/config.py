@@ -1,4 +1,4 @@
-"""What a model is: tokens, heads, attention, depth, precision. Plain data, so that it loads without TransformerLens."""
+"""Configs of models: tokens, heads, attention, depth, precision. Plain data, which loads without TransformerLens."""
 
 import math
 from abc import ABC, abstractmethod
@@ -30,7 +30,7 @@ MODEL_MODULE = "ar_interp.models.transformer"
 
 
 class Config(Kind, ABC, root=True):
-    """What a model is, as plain data that loads without TransformerLens.
+    """An architecture as plain data that loads without TransformerLens.
 
     A model of your own is a frozen keyword-only dataclass of JSON values with a `kind` and what follows; each value is
     checked when it is made, since files come from strangers. `build` imports the model where it is called.
@@ -115,7 +115,7 @@ class ModelConfig(Config):
         query_lag: 1 asks with s_{T-1}, 0 with s_T.
         residual: add each layer's output to its input; else it replaces it.
         layer_norm: LayerNorm on the output of attention.
-        biases: of queries, keys, values and outputs.
+        biases: queries, keys, values and outputs have biases.
         shared_output: one W_O for all heads of a layer.
         d_mlp: width of an MLP after attention; 0 is none.
         unembed: a trained affine read-out; else the first dim coordinates of the residual stream.

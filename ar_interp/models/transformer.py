@@ -79,14 +79,10 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, d_mlp, dtype = config.d_model, config.d_mlp, config.torch_dtype
-        self.W_in, self.b_in = (
-            nn.Parameter(torch.zeros(width, d_mlp, dtype=dtype)),
-            nn.Parameter(torch.zeros(d_mlp, dtype=dtype)),
-        )
-        self.W_out, self.b_out = (
-            nn.Parameter(torch.zeros(d_mlp, width, dtype=dtype)),
-            nn.Parameter(torch.zeros(width, dtype=dtype)),
-        )
+        self.W_in = nn.Parameter(torch.zeros(width, d_mlp, dtype=dtype))
+        self.b_in = nn.Parameter(torch.zeros(d_mlp, dtype=dtype))
+        self.W_out = nn.Parameter(torch.zeros(d_mlp, width, dtype=dtype))
+        self.b_out = nn.Parameter(torch.zeros(width, dtype=dtype))
         self.hook_pre = HookPoint()  # [batch pos d_mlp]
         self.hook_post = HookPoint()  # [batch pos d_mlp]
 
@@ -151,8 +147,8 @@ class HookedARTransformer(HookedRootModule):
 
     Args:
         config: tokens, heads, attention and sizes.
-        process: what the model is about; probes read it to know the family. Optional.
-        seed: of the initial weights, see `ModelConfig.initial_parameters`.
+        process: the data that the model is about; probes read it to know the family. Optional.
+        seed: seed of the initial weights, see `ModelConfig.initial_parameters`.
         device: where the weights lie.
 
     Attributes:
@@ -363,7 +359,7 @@ class HookedARTransformer(HookedRootModule):
 
     @property
     def W_U(self) -> Float[Tensor, "d_model dim"]:
-        """What reads the prediction out of the residual stream."""
+        """The read-out of the prediction from the residual stream."""
         if self.unembed is not None:
             return self.unembed.W_U
         device = next(self.parameters()).device

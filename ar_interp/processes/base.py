@@ -291,12 +291,6 @@ def source_of_randomness(
 
 def cast_to(dtype: torch.dtype, *, real: bool) -> torch.dtype:
     """The real or complex dtype of the precision that `dtype` names."""
-    precisions = {
-        torch.float64: (torch.float64, torch.complex128),
-        torch.complex128: (torch.float64, torch.complex128),
-        torch.float32: (torch.float32, torch.complex64),
-        torch.complex64: (torch.float32, torch.complex64),
-    }
-    if dtype not in precisions:
+    if dtype not in (torch.float64, torch.float32, torch.complex128, torch.complex64):
         raise ValueError(f"dtype must be float64, float32, complex128 or complex64, got {dtype}.")
-    return precisions[dtype][0 if real else 1]
+    return dtype.to_real() if real else dtype.to_complex()

@@ -34,8 +34,8 @@ def run_battery(
     """Verify every model of the battery, and set each verdict beside what theory expects.
 
     Args:
-        names: of the models; all if left out.
-        seed: of all that is random in them.
+        names: the models to verify; all if left out.
+        seed: seed of all that is random in them.
         n: how many contexts each measurement takes; as many as each claim was planned with if left out.
         battery: the models by name.
     Raises:

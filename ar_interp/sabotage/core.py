@@ -26,14 +26,14 @@ class Sabotage:
     named must hold: what is left out is a prediction too.
 
     Attributes:
-        name: of the sabotaged model.
+        name: the sabotaged model's.
         base: the checkpoint it is made from.
         description: what was done, and what of the theory is gone with it.
         make: (checkpoint, seed) -> a model, or a run where claims need to know how it was trained.
-        must_fail: what is gone; a void claim does not hold either, and is counted apart.
+        must_fail: claims of what is gone; a void claim does not hold either, and is counted apart.
         but: claims about these structures that must hold all the same.
-        undecided: of which theory says nothing here; not counted.
-        why: theory says nothing of these.
+        undecided: claims of which theory says nothing here; not counted.
+        why: the reason that theory says nothing of these.
         healthy: where nothing is gone: the innocent model beside which nothing may change; None for a sabotaged one.
     """
 
@@ -80,10 +80,6 @@ class BatteryResult:
     """
 
     frame: pd.DataFrame
-
-    def to_frame(self) -> pd.DataFrame:
-        """`frame`."""
-        return self.frame
 
     def matrix(self, values: str = "verdict") -> pd.DataFrame:
         """Models by claims, in the order of the battery; empty where a claim is not made of a model."""

@@ -1,6 +1,6 @@
 """Tools that make a sabotaged model: weights are taken out of a shipped one, changed, and put back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,18 +44,33 @@ def changed(change: Change) -> Make:
     return lambda checkpoint, seed: change(healthy(checkpoint), checkpoint, seed)
 
 
+def changed_run(change: Change) -> Make:
+    """The checkpoint with all that is known of its training, as if it had ended with the changed model."""
+    return lambda checkpoint, seed: with_weights_of(checkpoint, change(checkpoint.model, checkpoint, seed))
+
+
 def edited(edit: Edit) -> Make:
-    """The healthy model with other weights; those of the first layer by the last part of their name: A, P, W_Q."""
-    return changed(lambda model, checkpoint, seed: _edit(model, edit, seed))
+    """The healthy model with other weights."""
+    return changed(on_weights(edit))
 
 
-def edited_run(edit: Edit) -> Make:
-    """The checkpoint, trained as it was, with other weights."""
+def on_weights(edit: Edit) -> Change:
+    """Another model with edited weights; those of the first layer by the last part of their name: A, P, W_Q."""
 
-    def make(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-        return with_weights_of(checkpoint, _edit(checkpoint.model, edit, seed))
+    def change(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        first = {name.rpartition(".")[2]: value for name, value in weights.items() if name.startswith("blocks.0.")}
+        edit(first, torch.Generator().manual_seed(seed))
+        return with_weights(model, weights)
 
-    return make
+    return change
+
+
+def with_weights(model: Any, weights: Mapping[str, Tensor], kind: Any = HookedARTransformer) -> Any:
+    """Another model of the same architecture, of a class that may answer otherwise."""
+    other = kind(model.config, process=model.process).requires_grad_(False)
+    other.load_state_dict(weights)
+    return other
 
 
 def with_weights_of(checkpoint: Checkpoint, model: Any) -> Checkpoint:
@@ -68,10 +83,6 @@ def as_it_is(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     return checkpoint
 
 
-def _edit(model: Any, edit: Edit, seed: int) -> HookedARTransformer:
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    first = {name.rpartition(".")[2]: value for name, value in weights.items() if name.startswith("blocks.0.")}
-    edit(first, torch.Generator().manual_seed(seed))
-    other = HookedARTransformer(model.config, process=model.process).requires_grad_(False)
-    other.load_state_dict(weights)
-    return other
+def untrained(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
+    """Fresh initial weights."""
+    return model.untrained(seed)

@@ -9,6 +9,7 @@ from torch import Tensor
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.estimators import OLS
 from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.sabotage.edits import Change, with_weights
 
 N_SEQUENCES = 1024
 PATTERN = "blocks.0.attn.hook_pattern"
@@ -58,16 +59,16 @@ class MeanEstimate(HookedARTransformer):
             return super().forward(tokens)
 
 
-def copies(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    return _with_weights_of(model, Copies)
+def answers(kind: type[Impostor]) -> Change:
+    """The model in the hands of an impostor."""
+    return lambda model, checkpoint, seed: with_weights(model, model.state_dict(), kind)
 
 
-def least_squares(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    return _with_weights_of(model, LeastSquares)
+copies, least_squares = answers(Copies), answers(LeastSquares)
 
 
 def memorises(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    impostor = _with_weights_of(model, Memorises)
+    impostor = with_weights(model, model.state_dict(), Memorises)
     impostor.W = checkpoint.process.sample(1, 2, seed=seed, dtype=model.config.torch_dtype).W[0]
     return impostor
 
@@ -75,13 +76,7 @@ def memorises(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransfor
 @torch.no_grad()
 def mean_estimate(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
     """Diagonal heads, whose estimate is in the pattern, with the mean pattern of many sequences."""
-    impostor = _with_weights_of(model, MeanEstimate)
+    impostor = with_weights(model, model.state_dict(), MeanEstimate)
     tokens = checkpoint.process.contexts(N_SEQUENCES, model.config.n_ctx, seed=seed).inputs
     impostor.pattern = model.run_with_cache(tokens, names_filter=PATTERN)[1][PATTERN].mean(0, keepdim=True)
     return impostor
-
-
-def _with_weights_of(model: Any, kind: Any) -> Any:
-    other = kind(model.config, process=model.process)
-    other.load_state_dict(model.state_dict())
-    return other

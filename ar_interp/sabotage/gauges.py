@@ -7,23 +7,29 @@ from torch import Tensor
 
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.sabotage.edits import on_weights, with_weights
 from ar_interp.studies.blocks_measured import CURRENT, PREVIOUS, READ_OUT
 
 NEAREST, FARTHEST = 0.5, 2.0  # singular values of a gauge: farther away rounding grows
 SCALE = -0.7
 
 
-def regauged_heads(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
+@on_weights
+def regauged_heads(weights: dict[str, Tensor], generator: torch.Generator) -> None:
     """A -> c G A, B -> G^{-T} B, P -> P / c: every product that the prediction is made of is the same."""
-    A, B, P = (weights.detach() for weights in (model.A, model.B, model.P))
-    G = _gauge(len(A), torch.Generator().manual_seed(seed))
-    return _diagonal(SCALE * G @ A, torch.linalg.inv(G).T @ B, P / SCALE, checkpoint)
+    A, B = weights["A"], weights["B"]
+    G = _gauge(len(A), generator)
+    A.copy_(SCALE * G @ A)
+    B.copy_(torch.linalg.inv(G).T @ B)
+    weights["P"] /= SCALE
 
 
-def heads_reordered(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
+@on_weights
+def heads_reordered(weights: dict[str, Tensor], generator: torch.Generator) -> None:
     """The same permutation of A and B."""
-    order = torch.randperm(len(model.A), generator=torch.Generator().manual_seed(seed))
-    return _diagonal(model.A.detach()[order], model.B.detach()[order], model.P.detach(), checkpoint)
+    order = torch.randperm(len(weights["A"]), generator=generator)
+    for name in "AB":
+        weights[name].copy_(weights[name][order])
 
 
 def coordinates_reordered(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
@@ -35,16 +41,17 @@ def coordinates_reordered(model: Any, checkpoint: Checkpoint, seed: int) -> Hook
     if process.conjugate_pairs:
         pairs = torch.randperm(dim // 2, generator=generator)
         order = torch.stack([2 * pairs + 1, 2 * pairs], dim=1).flatten()
-    return _diagonal(model.A.detach()[:, order], model.B.detach()[:, order], model.P.detach(), checkpoint)
+    A, B, P = (weights.detach() for weights in (model.A, model.B, model.P))
+    return HookedARTransformer.from_diagonal(A[:, order], B[:, order], P, process=process)
 
 
-def unused_weights_random(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
+@on_weights
+def unused_weights_random(weights: dict[str, Tensor], generator: torch.Generator) -> None:
     """Random numbers right of p_T and in the last row of P, which are never read."""
-    P = model.P.detach().clone()
-    noise = torch.randn(P.shape, generator=torch.Generator().manual_seed(seed), dtype=P.dtype)
+    P = weights["P"]
     unused = torch.ones_like(P).triu(2)
     unused[-1] = 1
-    return _diagonal(model.A.detach(), model.B.detach(), torch.where(unused > 0, noise, P), checkpoint)
+    P.copy_(torch.where(unused > 0, torch.randn(P.shape, generator=generator, dtype=P.dtype), P))
 
 
 def rescaled_layers(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
@@ -55,24 +62,22 @@ def rescaled_layers(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTr
         c = SCALE * (0.5 + torch.rand((), generator=generator).item())
         weights[f"blocks.{layer}.attn.QK_blocks"] *= c
         weights[f"blocks.{layer}.attn.OV_blocks"] /= c
-    return _loaded(model, weights)
+    return with_weights(model, weights)
 
 
-def odd_scalars_turned(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
+@on_weights
+def odd_scalars_turned(weights: dict[str, Tensor], generator: torch.Generator) -> None:
     """-W has the law of W: (-a1, a2, a3, -a4; b1, -b2) errs as (a; b) does."""
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    QK, OV = weights["blocks.0.attn.QK_blocks"], weights["blocks.0.attn.OV_blocks"]
+    QK, OV = weights["QK_blocks"], weights["OV_blocks"]
     for odd in (QK[:, CURRENT, CURRENT], QK[:, PREVIOUS, PREVIOUS], OV[:, PREVIOUS, READ_OUT]):
         odd.neg_()
-    return _loaded(model, weights)
 
 
-def regauged_full_head(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
+@on_weights
+def regauged_full_head(weights: dict[str, Tensor], generator: torch.Generator) -> None:
     """Another basis of the head for queries and keys, another for values; random signs D of query and prediction."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    W_Q, W_K, W_V, W_O = (weights[f"blocks.0.attn.W_{part}"] for part in "QKVO")
-    dim, width = model.config.dim, W_Q.shape[-1]
+    W_Q, W_K, W_V, W_O = (weights[f"W_{part}"] for part in "QKVO")
+    dim, width = W_Q.shape[1] // 3, W_Q.shape[-1]
     G, H = _gauge(width, generator), _gauge(width, generator)
     signs = 1 - 2 * torch.randint(2, (dim,), generator=generator).to(W_Q.dtype)
     ones = torch.ones_like(signs)
@@ -80,19 +85,8 @@ def regauged_full_head(model: Any, checkpoint: Checkpoint, seed: int) -> HookedA
     W_K.copy_(W_K @ torch.linalg.inv(G).T)
     W_V.copy_(W_V @ H)
     W_O.copy_(torch.linalg.inv(H) @ W_O * torch.cat([signs, ones, ones]))
-    return _loaded(model, weights)
 
 
 def _gauge(size: int, generator: torch.Generator) -> Tensor:
     U, S, Vh = torch.linalg.svd(torch.randn(size, size, generator=generator, dtype=torch.float64))
     return U * S.clamp(NEAREST, FARTHEST) @ Vh
-
-
-def _diagonal(A: Tensor, B: Tensor, P: Tensor, checkpoint: Checkpoint) -> HookedARTransformer:
-    return HookedARTransformer.from_diagonal(A, B, P, process=checkpoint.process)
-
-
-def _loaded(model: Any, weights: dict[str, Tensor]) -> HookedARTransformer:
-    other = HookedARTransformer(model.config, process=model.process)
-    other.load_state_dict(weights)
-    return other

@@ -6,7 +6,6 @@ the same law, so that a1, a4 and b2 (the odd ones) meet neither the target nor t
 share of what reaches the target, and do not mind the size of the step or noise beside it.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +16,9 @@ from ar_interp import checkpoints
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.core import Make, Sabotage
-from ar_interp.sabotage.edits import Edit, changed, edited, edited_run, with_weights_of
+from ar_interp.sabotage.edits import Edit, changed, changed_run, edited, on_weights, untrained, with_weights
 from ar_interp.sabotage.functions import copies, least_squares
-from ar_interp.sabotage.trained import fitted, independent_tokens, other_family
+from ar_interp.sabotage.trained import fitted, independent_tokens, refitted
 from ar_interp.sabotage.unitary import of_scale
 from ar_interp.studies.blocks_measured import CURRENT, PREVIOUS, READ_OUT
 
@@ -28,7 +27,6 @@ HAAR, STACK, FIRST = "augmented-haar-short", "augmented-haar-l2-keys", "initial-
 FILTER = "positional-mu100"
 A1, A2, A3 = (0, CURRENT, CURRENT), (0, CURRENT, PREVIOUS), (0, PREVIOUS, CURRENT)  # of QK_blocks [head query key]
 B1, B2 = (0, CURRENT, READ_OUT), (0, PREVIOUS, READ_OUT)  # of OV_blocks [head read written]
-
 
 BY_CHANCE = "what reaches the target is what the weights happen to be"
 BEFORE = "the shipped model has blow-ups already"
@@ -75,10 +73,8 @@ def only_newest(weights: dict[str, Tensor], generator: torch.Generator) -> None:
 
 
 def layers_exchanged(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    other = HookedARTransformer(model.config, process=model.process).requires_grad_(False)
     exchanged = {"blocks.0.": "blocks.1.", "blocks.1.": "blocks.0."}
-    other.load_state_dict({exchanged[name[:9]] + name[9:]: value for name, value in model.state_dict().items()})
-    return other
+    return with_weights(model, {exchanged[name[:9]] + name[9:]: value for name, value in model.state_dict().items()})
 
 
 def weights_of(name: str) -> Make:
@@ -86,22 +82,9 @@ def weights_of(name: str) -> Make:
     return lambda checkpoint, seed: checkpoints.load(name).model
 
 
-def trained(change: Callable[[Checkpoint, int], Any]) -> Make:
-    """The checkpoint with the weights of another training."""
-    return lambda checkpoint, seed: with_weights_of(checkpoint, change(checkpoint, seed))
-
-
-def _short(checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    config = replace(checkpoint.config, n_ctx=checkpoint.config.n_ctx // 2)
+def _short(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
+    config = replace(model.config, n_ctx=model.config.n_ctx // 2)
     return fitted(config, checkpoint.process, seed, n_seeds=4).model
-
-
-def _of_other_family(checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    return fitted(checkpoint.config, other_family(checkpoint.process), seed, n_seeds=4).model
-
-
-def _untrained_run(checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    return checkpoint.model.untrained(seed)
 
 
 GENERAL = (
@@ -109,7 +92,7 @@ GENERAL = (
         name="trained on contexts half as long (augmented)",
         base=UNITARY,
         description="The best gradient step for T <= 10, .0652 where .0455 is best for T <= 20.",
-        make=trained(_short),
+        make=changed_run(_short),
         must_fail=("loss", "step/size"),
     ),
     Sabotage(
@@ -117,7 +100,7 @@ GENERAL = (
         base=PAIRS,
         description="The pure gradient step of 3 / (2 T_max + 3d - 4), best among its like on conjugate pairs too, but "
         "without the second path a3.",
-        make=trained(_of_other_family),
+        make=changed_run(refitted(other=True, n_seeds=4)),
         must_fail=("loss", "step/size", "step/second path"),
         but=frozenset({"loss/best scale"}),
         undecided=("loss/fresh",),
@@ -253,7 +236,7 @@ GENERAL = (
         name="untrained (positional only)",
         base=FILTER,
         description="Initial weights in a run that counts its steps right: e_T is the optimum, whatever the model.",
-        make=trained(_untrained_run),
+        make=changed_run(untrained),
         must_fail=("filter",),
         but=frozenset({"filter/unfinished"}),
     ),
@@ -261,7 +244,7 @@ GENERAL = (
         name="P at the optimum",
         base=FILTER,
         description="Descent that went to the end: p = e_T. That it stopped above cannot be told any more.",
-        make=edited_run(only_newest),
+        make=changed_run(on_weights(only_newest)),
         must_fail=("filter",),
     ),
     Sabotage(
@@ -289,7 +272,7 @@ GENERAL = (
         name="untrained (figure 5)",
         base="figure5-l1",
         description="Initial weights of the paper's model, LayerNorm and read-out included.",
-        make=changed(lambda model, checkpoint, seed: model.untrained(seed)),
+        make=changed(untrained),
         must_fail=("loss",),
         undecided=("estimate",),
         why=BY_CHANCE,

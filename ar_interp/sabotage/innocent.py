@@ -1,35 +1,22 @@
 """Innocent models: other weights of which every claim must say what it says of the shipped ones."""
 
-from ar_interp.checkpoints import Checkpoint
-from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage import gauges
 from ar_interp.sabotage.core import Sabotage
-from ar_interp.sabotage.edits import N_CTX, Change, as_it_is, changed, shipped, with_weights_of
+from ar_interp.sabotage.edits import N_CTX, Change, as_it_is, changed, changed_run, shipped
 from ar_interp.sabotage.general import FIRST, FULL, HAAR, STACK
 from ar_interp.sabotage.general import PAIRS as AUGMENTED_PAIRS
 from ar_interp.sabotage.pairs import H5 as PAIRS_H5
 from ar_interp.sabotage.pairs import H8 as PAIRS_H8
 from ar_interp.sabotage.pairs import H10 as PAIRS_H10
 from ar_interp.sabotage.pairs import set_to
-from ar_interp.sabotage.trained import fitted, other_family
+from ar_interp.sabotage.trained import refitted
 from ar_interp.sabotage.unitary import H5, H10
 from ar_interp.theory import kappa_family
 
 FIRST_SEED = 100  # apart from those of the shipped models
 
 
-def retrained(model: HookedARTransformer, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    """A model trained from other initial weights to the minimum of the exact loss."""
-    return fitted(model.config, checkpoint.process, FIRST_SEED + seed).model
-
-
-def _on_unitary(model: HookedARTransformer, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    return fitted(model.config, other_family(checkpoint.process), FIRST_SEED + seed).model
-
-
-def _retrained_run(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    run = fitted(checkpoint.config, checkpoint.process, FIRST_SEED + seed, n_seeds=4)
-    return with_weights_of(checkpoint, run.model)
+retrained = refitted(first_seed=FIRST_SEED)  # from other initial weights
 
 
 def _innocent(name: str, base: str, description: str, change: Change) -> Sabotage:
@@ -61,7 +48,7 @@ INNOCENT = (
         "trained on the unitary family (pairs, 10 heads)",
         PAIRS_H10,
         "kappa = 0 is a minimum of conjugate pairs too. That p_{T-1} knows it becomes void: 0 has no sign to turn.",
-        _on_unitary,
+        refitted(other=True, first_seed=FIRST_SEED),
     ),
     _innocent(
         "another kappa",
@@ -73,7 +60,7 @@ INNOCENT = (
         name="another seed (augmented, pairs)",
         base=AUGMENTED_PAIRS,
         description=SEED,
-        make=_retrained_run,
+        make=changed_run(refitted(first_seed=FIRST_SEED, n_seeds=4)),
         healthy=as_it_is,
     ),
     _innocent(

@@ -15,14 +15,15 @@ from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.core import Sabotage
 from ar_interp.sabotage.edits import N_CTX, Change, changed, edited
 from ar_interp.sabotage.functions import memorises
-from ar_interp.sabotage.trained import fitted, other_family, trapped
-from ar_interp.sabotage.unitary import BY_CHANCE, NO_FINDING, control, of_scale
+from ar_interp.sabotage.trained import refitted, trapped
+from ar_interp.sabotage.unitary import BY_CHANCE, NO_FINDING, READABLE_BEFORE, control, of_scale
 from ar_interp.studies.heads_measured import flipped_previous
 from ar_interp.theory import KappaFamily, factor_heads, kappa_family, positional_weights, valley_at_infinity
 
 H5, H8, H10 = (f"diagonal-orthogonal-h{n_heads}" for n_heads in (5, 8, 10))
 
 ANY_FIVE = "any five heads have rank five, and cos(theta) can be read before training too: void"
+VOID_FOR_FIVE: dict[str, Any] = {"undecided": ("heads/rank", "estimate/cos"), "why": ANY_FIVE}
 
 
 def set_to(solution: KappaFamily) -> Change:
@@ -60,10 +61,6 @@ def previous_removed(weights: dict[str, Tensor], generator: torch.Generator) -> 
     weights["P"].fill_diagonal_(0)
 
 
-def _of_unitary(model: Any, checkpoint: Checkpoint, seed: int) -> Any:
-    return fitted(model.config, other_family(checkpoint.process), seed).model
-
-
 PAIRS = (
     Sabotage(
         name="untrained, ten times smaller (pairs, 5 heads)",
@@ -79,7 +76,7 @@ PAIRS = (
         base=H5,
         description="C is c times any projector of rank 5 with p_{T-1} = 0: orthogonal heads and a projector, but not "
         "over the pairs; half of the coordinates' energy is on the diagonal, so that tr C / 10 = c / 2.",
-        make=changed(_of_unitary),
+        make=changed(refitted(other=True)),
         must_fail=("loss", "heads", "positions", "estimate/sin"),
         but=frozenset(
             {"heads/projector", "heads/orthogonal", "heads/cosine", "positions/older keys", "positions/scrub"}
@@ -106,8 +103,7 @@ PAIRS = (
         make=edited(transposed),
         must_fail=("loss", "heads/ablation", "positions", "estimate"),
         but=frozenset({"estimate/sin"}),
-        undecided=("heads/rank", "estimate/cos"),
-        why=ANY_FIVE,
+        **VOID_FOR_FIVE,
     ),
     Sabotage(
         name="sign of p_{T-1} turned",
@@ -116,8 +112,7 @@ PAIRS = (
         make=changed(control(flipped_previous)),
         must_fail=("loss", "heads/ablation", "positions"),
         but=frozenset({"positions/scale", "positions/older keys", "positions/scrub"}),
-        undecided=("heads/rank", "estimate/cos"),
-        why=ANY_FIVE,
+        **VOID_FOR_FIVE,
     ),
     Sabotage(
         name="p_{T-1} removed",
@@ -127,8 +122,7 @@ PAIRS = (
         make=edited(previous_removed),
         must_fail=("loss", "heads/ablation", "positions"),
         but=frozenset({"positions/scale", "positions/older keys", "positions/scrub"}),
-        undecided=("heads/rank", "estimate/cos"),
-        why=ANY_FIVE,
+        **VOID_FOR_FIVE,
     ),
     Sabotage(
         name="one '-' block, trapped",
@@ -154,8 +148,7 @@ PAIRS = (
             "estimate",
         ),
         but=frozenset({"estimate/sin"}),
-        undecided=("heads/rank", "estimate/cos"),
-        why=ANY_FIVE,
+        **VOID_FOR_FIVE,
     ),
     Sabotage(
         name="kappa mixed between blocks",
@@ -187,7 +180,6 @@ PAIRS = (
         "is not that of this kappa, and the loss is kappa^2 d.",
         make=changed(set_to(ignored_kappa())),
         must_fail=("loss", "heads/ablation", "positions/kappa", "positions/identity", "positions/cut"),
-        undecided=("estimate/cos", "estimate/sin"),
-        why=NO_FINDING,
+        **READABLE_BEFORE,
     ),
 )

@@ -9,18 +9,13 @@ import numpy as np
 from ar_interp import checkpoints
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.sabotage.core import Make, Sabotage
-from ar_interp.sabotage.edits import with_weights_of
+from ar_interp.sabotage.edits import changed_run
 from ar_interp.sabotage.gauges import regauged_heads
-from ar_interp.sabotage.pairs import ANY_FIVE, H5
+from ar_interp.sabotage.pairs import ANY_FIVE, H5, VOID_FOR_FIVE
 from ar_interp.studies.descent import ESCAPED
 from ar_interp.theory import trapped_levels
 
 STACK, FILTER, FIXED = "augmented-haar-l2-keys", "positional-mu100", "plain-haar-fixed-h5"
-
-
-def not_from_descent(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """The same minimum in a random gauge."""
-    return with_weights_of(checkpoint, regauged_heads(checkpoint.model, checkpoint, seed))
 
 
 def steps_miscounted(checkpoint: Checkpoint, seed: int) -> Checkpoint:
@@ -60,10 +55,9 @@ RUNS = (
         base=H5,
         description="The heads in a random gauge and at another scale: nothing that the loss sees is gone, and balance "
         "and scale, which gradient flow keeps from its start, are.",
-        make=not_from_descent,
+        make=changed_run(regauged_heads),
         must_fail=("descent/scale", "descent/balance"),
-        undecided=("heads/rank", "estimate/cos"),
-        why=ANY_FIVE,
+        **VOID_FOR_FIVE,
     ),
     Sabotage(
         name="seeds that have not settled",
@@ -72,8 +66,7 @@ RUNS = (
         make=seeds_with(_off_the_levels),
         must_fail=("descent",),
         but=frozenset({"descent/scale", "descent/balance"}),
-        undecided=("heads/rank", "estimate/cos"),
-        why=ANY_FIVE,
+        **VOID_FOR_FIVE,
     ),
     Sabotage(
         name="seeds trapped independently",

@@ -12,7 +12,7 @@ from ar_interp import checkpoints
 from ar_interp._checks import check_number
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
-from ar_interp.sabotage.edits import healthy, is_shortened, with_weights_of
+from ar_interp.sabotage.edits import healthy, is_shortened, with_weights, with_weights_of
 from ar_interp.studies import verify
 
 SCALES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -30,10 +30,6 @@ class Sensitivity:
 
     base: str
     frame: pd.DataFrame
-
-    def to_frame(self) -> pd.DataFrame:
-        """`frame`."""
-        return self.frame
 
     @property
     def flips(self) -> pd.Series:
@@ -54,7 +50,7 @@ def sensitivity(base: str, scales: Iterable[float] = SCALES, seeds: Iterable[int
     Args:
         base: name of a checkpoint of diagonal or block-scalar heads.
         scales: positive, ascending.
-        seeds: of the noise.
+        seeds: seeds of the noise.
     Raises:
         ValueError: scales that do not ascend, no scales or seeds.
     """
@@ -87,9 +83,7 @@ def _noisy(model: Any, scale: float, seed: int) -> HookedARTransformer:
         name: value + scale * value.square().mean().sqrt() * torch.randn(value.shape, generator=generator).to(value)
         for name, value in model.state_dict().items()
     }
-    other = HookedARTransformer(model.config, process=model.process)
-    other.load_state_dict(weights)
-    return other
+    return with_weights(model, weights)
 
 
 def _flip(rows: pd.DataFrame) -> float:

@@ -11,6 +11,7 @@ from ar_interp.checkpoints import Checkpoint, TrainingRun
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, Contexts, Process
+from ar_interp.sabotage.edits import Change
 from ar_interp.theory import trapped_levels
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.loop import train
@@ -52,6 +53,16 @@ def fitted(config: ModelConfig, process: Process, seed: int, *, n_seeds: int = 1
 def other_family(process: Any) -> Process:
     """Conjugate pairs for the unitary family, and the other way round."""
     return CommutingUnitary(process.dim) if process.conjugate_pairs else CommutingOrthogonal(process.dim)
+
+
+def refitted(*, other: bool = False, first_seed: int = 0, n_seeds: int = 1) -> Change:
+    """A model of the same architecture at a minimum of the exact loss, of its process or of the other family."""
+
+    def change(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
+        process = other_family(checkpoint.process) if other else checkpoint.process
+        return fitted(model.config, process, first_seed + seed, n_seeds=n_seeds).model
+
+    return change
 
 
 def trapped(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:

@@ -16,7 +16,7 @@ from ar_interp.checkpoints import Checkpoint
 from ar_interp.sabotage.core import Sabotage
 from ar_interp.sabotage.edits import Change, changed, edited
 from ar_interp.sabotage.functions import copies, mean_estimate, memorises
-from ar_interp.sabotage.trained import fitted, independent_tokens, other_family, short_contexts, shuffled_targets
+from ar_interp.sabotage.trained import independent_tokens, refitted, short_contexts, shuffled_targets
 from ar_interp.studies.heads_measured import permuted_heads, shifted_positions
 
 H5, H10, H20 = (f"diagonal-unitary-h{n_heads}" for n_heads in (5, 10, 20))
@@ -24,6 +24,12 @@ H5, H10, H20 = (f"diagonal-unitary-h{n_heads}" for n_heads in (5, 10, 20))
 
 BY_CHANCE = "p_T tr C, which is what reaches the target, is what it happens to be"
 NO_FINDING = "readable before training too, so void wherever it can be read"
+NOTHING_LEARNED: dict[str, Any] = {
+    "must_fail": ("loss", "heads", "positions"),
+    "undecided": ("positions/scrub", "estimate"),
+    "why": BY_CHANCE,
+}
+READABLE_BEFORE: dict[str, Any] = {"undecided": ("estimate/cos", "estimate/sin"), "why": NO_FINDING}
 
 
 def of_scale(scale: float) -> Change:
@@ -66,19 +72,13 @@ def older_keys(weights: dict[str, Tensor], generator: torch.Generator) -> None:
     P[:-1] += 0.5 * P[0, 1] * noise[:-1]
 
 
-def _of_pairs(model: Any, checkpoint: Checkpoint, seed: int) -> Any:
-    return fitted(model.config, other_family(checkpoint.process), seed).model
-
-
 UNITARY = (
     Sabotage(
         name="untrained (unitary, 5 heads)",
         base=H5,
         description="Gaussian weights of standard deviation .1: no structure at all.",
         make=changed(of_scale(0.1)),
-        must_fail=("loss", "heads", "positions"),
-        undecided=("positions/scrub", "estimate"),
-        why=BY_CHANCE,
+        **NOTHING_LEARNED,
     ),
     Sabotage(
         name="untrained, ten times larger (unitary, 10 heads)",
@@ -94,25 +94,21 @@ UNITARY = (
         base=H5,
         description="Targets of another sequence: the loss is E|prediction|^2 + d, which is least at no prediction.",
         make=changed(shuffled_targets),
-        must_fail=("loss", "heads", "positions"),
-        undecided=("positions/scrub", "estimate"),
-        why=BY_CHANCE,
+        **NOTHING_LEARNED,
     ),
     Sabotage(
         name="trained on i.i.d. tokens (unitary)",
         base=H5,
         description="Tokens that have nothing to do with each other: again no prediction is best.",
         make=changed(independent_tokens),
-        must_fail=("loss", "heads", "positions"),
-        undecided=("positions/scrub", "estimate"),
-        why=BY_CHANCE,
+        **NOTHING_LEARNED,
     ),
     Sabotage(
         name="trained on conjugate pairs (unitary, 10 heads)",
         base=H10,
         description="The other family's minimum: C = c (I + kappa J) with the partners' J and p_{T-1} = -kappa p_T / "
         "(1 + kappa), kappa by chance; the loss here is 2 kappa^2 d. Diagonal and newest key keep c p_T = 1.",
-        make=changed(_of_pairs),
+        make=changed(refitted(other=True)),
         must_fail=("loss", "heads", "positions/newest", "positions/identity"),
         undecided=("heads/ablation", "estimate/cos", "estimate/sin"),
         why=f"{NO_FINDING}; heads cost 2 kappa too little or too much, which a small kappa hides in sampling",
@@ -158,8 +154,7 @@ UNITARY = (
         description="With more heads than coordinates it is the frame that breaks: C is c (I + b_1 a_1^T - b_2 a_2^T).",
         make=edited(duplicated),
         must_fail=("loss", "heads", "positions/scale", "positions/identity"),
-        undecided=("estimate/cos", "estimate/sin"),
-        why=NO_FINDING,
+        **READABLE_BEFORE,
     ),
     Sabotage(
         name="P shifted by one key",
@@ -169,8 +164,7 @@ UNITARY = (
         make=changed(control(shifted_positions)),
         must_fail=("loss", "heads/ablation", "positions", "estimate"),
         but=frozenset({"positions/older keys"}),
-        undecided=("estimate/cos", "estimate/sin"),
-        why=NO_FINDING,
+        **READABLE_BEFORE,
     ),
     Sabotage(
         name="P random before the last two entries",
@@ -203,8 +197,7 @@ UNITARY = (
         description="The weights are those of the healthy model, and so is all they say; the prediction is W_0 s_T.",
         make=changed(memorises),
         must_fail=("loss/fresh", "heads/ablation", "positions/identity", "positions/scrub", "estimate"),
-        undecided=("estimate/cos", "estimate/sin"),
-        why=NO_FINDING,
+        **READABLE_BEFORE,
     ),
     Sabotage(
         name="copies s_T (unitary)",

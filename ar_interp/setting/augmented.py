@@ -33,7 +33,7 @@ UNIT_NORM = (FirstToken("unit-ones"), FirstToken("sphere"))
 
 
 class _OneLayer(Setting):
-    """What one layer's parts share."""
+    """Base of the parts that speak of one layer and its gradient step."""
 
     @property
     def hypothesis(self) -> Hypothesis:

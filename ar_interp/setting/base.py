@@ -113,7 +113,7 @@ class Setting(Kind, ABC, root=True):
         return ExpectedLoss(*self._sampled.loss(a, b), ESTIMATED)
 
     def head_removal_costs(self, model: Any, *, length: int, method: str) -> Float[Tensor, "head"] | None:
-        """What the loss over T = 2..length grows by without each head, see `theory.head_removal_cost`; or None."""
+        """The growth of the loss over T = 2..length without each head, see `theory.head_removal_cost`; or None."""
         return None
 
     def position_removal_costs(self, model: Any, *, length: int, method: str) -> Float[Tensor, "offset"] | None:
@@ -145,7 +145,7 @@ class Setting(Kind, ABC, root=True):
         return sampled_quadratic(self.process, self.config.n_ctx, self.config.attention, N_PARTS)
 
     def sentence(self, what: str) -> str:
-        """What one should see in a figure: theory's words where it speaks of that, else what is drawn.
+        """The sentence on what one should see in a figure: theory's words where it speaks of that, else what is drawn.
 
         Args:
             what: one of `SENTENCES`.
@@ -187,8 +187,8 @@ def setting_of(config: Any, process: Process | None) -> Setting:
     """The part of theory that speaks of a model on a process, or a silent one that says why there is none.
 
     Args:
-        config: of the model, ours or one of a registered kind.
-        process: what the model is about; None where it is not known.
+        config: the model's, ours or one of a registered kind.
+        process: the data that the model is about; None where it is not known.
     Raises:
         ValueError: two parts of theory speak of it.
     """

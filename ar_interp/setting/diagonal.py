@@ -33,7 +33,7 @@ CIRCUITS = {
 
 
 class _Diagonal(Setting):
-    """What both parts share: the loss depends on C = B^T A and P alone."""
+    """Base of both parts: the loss depends on C = B^T A and P alone."""
 
     @property
     def pairs(self) -> bool:
@@ -42,7 +42,7 @@ class _Diagonal(Setting):
 
     @property
     def family(self) -> str:
-        """As `theory` names it."""
+        """The name of the family in `theory`."""
         return "orthogonal" if self.pairs else "unitary"
 
     @property
@@ -170,7 +170,7 @@ class OneCoordinate(_Diagonal):
         return positional_population_loss(C * P, mu=self.process.mu)
 
     def filters(self, training: Any, steps: int) -> list[SpectralFilter] | None:
-        """What descent from zero has learned after so many steps, for T = 2..n_ctx; None of any other training."""
+        """Descent from zero after so many steps, for T = 2..n_ctx; None for any other training."""
         config = self.config
         if (config.heads, config.init_scale, training.objective, training.optimizer) != ("unit", 0, "population", "gd"):
             return None

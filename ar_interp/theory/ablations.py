@@ -1,4 +1,4 @@
-"""What removing a head or a key costs diagonal heads on commuting processes, exactly.
+"""The cost of removing a head or a key from diagonal heads on commuting processes, exactly.
 
 Three ablations of a part z of the prediction: `zero` leaves it out; `mean` puts E z over the family in its place, at
 each T; `resample` puts the z of an independent sequence. With e the error that is left without z they cost
@@ -43,7 +43,7 @@ def head_removal_cost(
         A, B: key and value diagonals.
         P: [n_ctx n_ctx]; row r holds p for T = r + 2.
         family: `unitary` or `orthogonal`.
-        mu: of the process; 1 unless dim = 1.
+        mu: the process's; 1 unless dim = 1.
         method: `zero`, `mean` or `resample`.
     Raises:
         ValueError: an unknown family or method, mu that is not 1 where dim > 1, odd dim for conjugate pairs.
@@ -105,7 +105,7 @@ def position_removal_cost(
 def removal_cost_at_minimum(
     A: Float[Array, "*ensemble head dim"], B: Float[Array, "*ensemble head dim"], *, scale: float, kappa: float = 0.0
 ) -> Float[Tensor, "*ensemble"]:
-    """What removing these heads together costs at a global minimum: the power of what they write.
+    """The cost of removing these heads together at a global minimum: the power of what they write.
 
     With E = B^T A / c of the removed heads it is |E|^2 where kappa = 0. For one head of the unitary family with
     n_heads <= dim, where <a_h, b_h> = c, that is
@@ -125,7 +125,7 @@ def removal_cost_at_minimum(
     Args:
         A, B: the removed heads.
         scale: c = 1 / p_T.
-        kappa: of the minimum; 0 for the unitary family.
+        kappa: the minimum's; 0 for the unitary family.
     Raises:
         ValueError: scale is 0; kappa is -1; odd dim for kappa that is not 0.
     """

@@ -83,7 +83,7 @@ def factor_heads(
 
     Args:
         n_heads: at least the rank of C.
-        seed: of a random O with orthonormal columns (the rotation that the loss leaves free); O = I if left out.
+        seed: seed of a random O with orthonormal columns (the rotation that the loss leaves free); O = I if left out.
     Raises:
         ValueError: C is not square, n_heads below its rank.
     """

@@ -19,7 +19,7 @@ FAMILIES = ("unitary", "orthogonal")
 
 
 class _Weights(NamedTuple):
-    """What a loss needs of p, for each context length T."""
+    """Statistics of p that a loss depends on, for each context length T."""
 
     u: Tensor  # p_{T-1}
     v: Tensor  # p_T

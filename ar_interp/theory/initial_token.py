@@ -1,4 +1,4 @@
-"""What the law of the first token x_1 does to one gradient step: diagonal unitary W with uniform phases.
+"""The law of the first token x_1 and one gradient step: diagonal unitary W with uniform phases.
 
 The layer predicts pred_t = (a b / (t - 1)) sum_{i=1}^{t-1} x_{i+1} <x_i, x_t>, <x, y> = sum_j conj(x_j) y_j, and is
 trained on the sum over t = 2..max_length - 1 of 1/2 E|pred_t - x_{t+1}|^2. Only a few moments of x_1 matter.
@@ -73,7 +73,7 @@ def first_token_moments(law: str, *, dim: int, scale: float = 1.0, n_nonzero: in
         law: one of `TOKEN_LAWS`.
         dim: size of x_t; >= 1.
         scale: > 0.
-        n_nonzero: of `sparse`, and only there; 1..dim.
+        n_nonzero: entries of `sparse` that are not 0, and only there; 1..dim.
     Raises:
         ValueError: an unknown law, dim < 1, scale <= 0, or n_nonzero missing, out of range or out of place.
     """
@@ -107,7 +107,6 @@ def initial_token_product(moments: TokenMoments, *, max_length: int) -> float:
     Source: Zheng et al. 2024 (arXiv 2405.16845); the kappa3 term and general laws by counting modes.
 
     Args:
-        moments: of the first token.
         max_length: tokens in a training sequence; >= 3.
     Raises:
         ValueError: max_length < 3.
@@ -124,7 +123,6 @@ def initial_token_error(moments: TokenMoments, *, product: float, length: int) -
     Source: Zheng et al. 2024 (arXiv 2405.16845); for general laws by counting modes.
 
     Args:
-        moments: of the first token.
         product: a b, any number.
         length: t, tokens in the context; >= 2.
     Raises:

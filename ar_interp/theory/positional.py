@@ -72,7 +72,7 @@ class SpectralFilter:
 
 
 def spectral_filter(*, mu: float, length: int, step_size: float, steps: int) -> SpectralFilter:
-    """What `steps` steps of p <- p - step_size K (p - e_T) from p = 0 give, exactly.
+    """The exact result of `steps` steps p <- p - step_size K (p - e_T) from p = 0.
 
     Args:
         step_size: twice the learning rate on `positional_loss`; for the mean over the rows T = 2..n_ctx at learning

@@ -21,13 +21,13 @@ class TrainConfig:
         optimizer: `gd` (plain gradient descent), `adam`, or `lbfgs` (population only: where just the minimum matters).
         lr: step size, for the loss summed over context lengths and over coordinates; unused by `lbfgs`.
         beta2: decay of Adam's mean of squared gradients; .95 is faster for short trainings on small batches.
-        schedule: of lr over the steps: `constant`, or down to zero as a `cosine` or `linear`.
+        schedule: lr over the steps: `constant`, or down to zero as a `cosine` or `linear`.
         warmup: steps over which lr rises to its value.
         clip: largest norm of a member's gradient, longer ones are shortened to it; None is never.
         first_length: shortest context in the loss; the longest is n_ctx.
         steps: updates at most.
         batch: sequences in a sampled batch.
-        seed: of the first member; member k starts from, and samples with, seed + k.
+        seed: seed of the first member; member k starts from, and samples with, seed + k.
         n_seeds: members trained together as one ensemble; the one with the lowest final loss becomes the model.
         stop_below: stop once the loss per context length of every member is below this.
         device: `auto` (CUDA where there is one, else the CPU), or a torch device.

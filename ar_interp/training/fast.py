@@ -1,4 +1,9 @@
-"""Steps that are faster than differentiating the hooked model, and tested to be equal to it."""
+"""Steps that are faster than differentiating the hooked model, and tested to be equal to it.
+
+The step of one member takes its parameters by name, without the ensemble axis and requiring gradients, and tokens
+s_1, ..., s_{n+1} [batch pos dim]. It returns the squared errors from T = first_length on, mean over the batch, the
+products of parameters that this depends on, and its gradients with respect to them.
+"""
 
 from collections.abc import Callable
 

@@ -81,14 +81,7 @@ class Stack:
 def linear_stack_step(
     config: ModelConfig, parameters: dict[str, Tensor], tokens: Float[Tensor, "batch pos dim"], first_length: int
 ) -> tuple[Float[Tensor, ""], list[Tensor], list[Tensor]]:
-    """Of one member: mean over the batch of the squared errors from T = first_length on.
-
-    Args:
-        parameters: by name, without the ensemble axis, requiring gradients.
-        tokens: s_1, ..., s_{n+1}.
-    Returns:
-        the loss; the products of parameters that it depends on; its gradients with respect to them.
-    """
+    """The step of one member, see `training.fast`, of the architecture that `is_linear_stack` knows."""
     stack = collapse(config, parameters)
     with torch.no_grad():
         loss, gradients = _loss_and_gradients(config, stack, tokens, first_length)
@@ -210,7 +203,7 @@ class _Causal:
         return out, scores
 
     def gradient(self, u: Tensor, S: Tensor, dc: Tensor, R: Tensor) -> Tensor:
-        """Of dc . apply(u) with respect to x, u held; S and R are the scores of u and dc."""
+        """The gradient of dc . apply(u) with respect to x, u held; S and R are the scores of u and dc."""
         dx = torch.bmm(S.mT, dc.view(self.rows.shape)).baddbmm_(R.mT, u.view(self.rows.shape)).view(u.shape)
         if self.state is not None:
             D = torch.bmm(u[1:].flatten(0, 1).mT, dc[1:].flatten(0, 1))

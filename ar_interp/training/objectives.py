@@ -1,6 +1,6 @@
-"""What is minimised: a function of an ensemble's stacked parameters that returns losses and gradients, one per member.
+"""Objectives of training: functions of an ensemble's stacked parameters that return each member's loss and gradients.
 
-Every objective is the sum of squared errors over coordinates and over the context lengths T = first_length..n_ctx.
+All are the sum of squared errors over coordinates and over the context lengths T = first_length..n_ctx.
 """
 
 from collections.abc import Callable, Sequence

@@ -93,14 +93,7 @@ class Kernel:
 def figure7_step(
     config: ModelConfig, parameters: dict[str, Tensor], tokens: Float[Tensor, "batch pos dim"], first_length: int
 ) -> tuple[Float[Tensor, ""], list[Tensor], list[Tensor]]:
-    """Of one member: mean over the batch of the squared errors from T = first_length on.
-
-    Args:
-        parameters: by name, without the ensemble axis, requiring gradients.
-        tokens: s_1, ..., s_{n+1}.
-    Returns:
-        the loss; the products of parameters that it depends on; its gradients with respect to them.
-    """
+    """The step of one member, see `training.fast`, of the architecture that `is_paper_figure7` knows."""
     heads = collapse(config, parameters, n_pos=tokens.shape[1] - 1)
     collapsed = heads if config.n_heads < FEW_HEADS else sum_of_heads(heads)
     with torch.no_grad():
