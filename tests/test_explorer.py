@@ -27,7 +27,7 @@ PAGES = (
     "readout",
     "interventions",
 )
-CHECKPOINTS = ("diagonal-unitary-h10", "diagonal-orthogonal-h5", "positional-mu100")
+CHECKPOINTS = ("diagonal-unitary-h10", "pairs", "positional-mu100")
 SHOWN = {  # figures of every model that a page speaks of
     "overview": {"training_history"},
     "in_context_w": {"prediction", "context_error"},
@@ -39,24 +39,26 @@ SHOWN = {  # figures of every model that a page speaks of
     "interventions": {"swapped_prediction", "swap_scores", "ablation_costs", "scrub_recovered"},
 }
 ALSO_SHOWN = {
-    ("overview", "diagonal-orthogonal-h5"): {"member_levels"},
-    ("in_context_w", "diagonal-orthogonal-h5"): {"phases_on_circle", "context_matrices"},
+    ("overview", "pairs"): {"member_levels"},
+    ("in_context_w", "pairs"): {"phases_on_circle", "context_matrices"},
     ("in_context_w", "positional-mu100"): {"phases_on_circle"},
     ("in_context_w", "plain"): {"context_matrices"},
     ("algorithm", "deep"): {"steps_by_layer"},
-    ("positional_encoding", "diagonal-orthogonal-h5"): {"positional_ratio"},
+    ("positional_encoding", "pairs"): {"positional_ratio"},
     ("positional_encoding", "positional-mu100"): {"filter_profile", "filter_response"},
     ("circuits", "diagonal-unitary-h10"): {"effective_ranks"},
     ("circuits", "augmented-unitary"): {"block_shares"},
     ("circuits", "figure5-l2"): {"block_shares", "block_distances", "effective_ranks", "composition_scores"},
-    ("interventions", "diagonal-orthogonal-h5"): {"edit_curve"},
+    ("interventions", "pairs"): {"edit_curve"},
     ("interventions", "positional-mu100"): {"edit_curve"},
     ("interventions", "augmented-unitary"): {"edit_curve", "path_shares"},
     ("interventions", "deep"): {"swap_by_layer", "path_shares"},
 }
-GENERAL = {
-    "deep": ari.ModelConfig.augmented(dim=4, n_ctx=8, n_layers=2),
-    "plain": ari.ModelConfig.full(dim=4, n_ctx=8, n_heads=2),
+GENERAL = ("deep", "plain")
+MADE = {  # small models, so that what pages measure is measured quickly
+    "deep": (ari.ModelConfig.augmented(dim=4, n_ctx=8, n_layers=2), ari.HaarOrthogonal(4)),
+    "plain": (ari.ModelConfig.full(dim=4, n_ctx=8, n_heads=2), ari.HaarOrthogonal(4)),
+    "pairs": (ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=8), ari.CommutingOrthogonal(4)),
 }
 OF_DIAGONAL_HEADS = ("heads", "positional_encoding")
 OTHER_KINDS = ("augmented-unitary", "figure5-l2", "figure7-h5")
@@ -102,29 +104,29 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(("page", "name"), DRAWN)
-def test_page_draws_its_figures_and_their_code_reproduces_them(page, name, monkeypatch):
+def test_page_draws_its_figures_and_their_code_reproduces_them(page, name, made, monkeypatch):
     monkeypatch.setattr("ar_interp.studies.verify", no_claims)
-    at = open_page(page, checkpoint=name, position=6, sequence=3)
+    at = open_page(page, checkpoint=made.get(name, name), position=6, sequence=3)
     check_page(at, page, name)
     check_code(at, monkeypatch)
 
 
 @pytest.fixture(scope="module")
-def general(tmp_path_factory) -> dict[str, Path]:
-    """Checkpoints without diagonal heads."""
+def made(tmp_path_factory) -> dict[str, Path]:
+    """Checkpoints of MADE, hardly trained."""
     folders = {}
-    training = ari.TrainConfig(objective="sampled", optimizer="adam", lr=1e-3, steps=2, batch=8, device="cpu")
-    for name, config in GENERAL.items():
-        run = ari.train(config, ari.HaarOrthogonal(4), training)
-        folders[name] = ari.checkpoints.save(run, tmp_path_factory.mktemp("general") / name)
+    training = {"objective": "sampled", "optimizer": "adam", "lr": 1e-3, "steps": 2, "batch": 8, "device": "cpu"}
+    for name, (config, process) in MADE.items():
+        run = ari.train(config, process, ari.TrainConfig(**training, n_seeds=2))
+        folders[name] = ari.checkpoints.save(run, tmp_path_factory.mktemp("made") / name)
     return folders
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in OF_DIAGONAL_HEADS])
 @pytest.mark.parametrize("name", GENERAL)
-def test_page_draws_what_a_general_model_has(page, name, general, monkeypatch):
+def test_page_draws_what_a_general_model_has(page, name, made, monkeypatch):
     monkeypatch.setattr("ar_interp.studies.verify", no_claims)
-    at = open_page(page, checkpoint=general[name], position=4, sequence=3)
+    at = open_page(page, checkpoint=made[name], position=4, sequence=3)
     check_page(at, page, name)
     check_code(at, monkeypatch)
 
@@ -139,8 +141,8 @@ def test_circuits_and_interventions_draw_every_kind_of_shipped_model(name, monke
 
 @pytest.mark.parametrize("page", OF_DIAGONAL_HEADS)
 @pytest.mark.parametrize("name", GENERAL)
-def test_a_page_that_has_nothing_of_a_model_says_so_in_a_sentence(page, name, general):
-    at = open_page(page, checkpoint=general[name])
+def test_a_page_that_has_nothing_of_a_model_says_so_in_a_sentence(page, name, made):
+    at = open_page(page, checkpoint=made[name])
     assert not at.exception
     assert not at.error
     assert not specs(at)
@@ -315,14 +317,14 @@ def test_the_selection_survives_a_change_of_page():
     assert at.slider(key="position").value == 7
 
 
-def test_layer_and_head_are_chosen_where_there_are_several(general):
+def test_layer_and_head_are_chosen_where_there_are_several(made):
     at = open_page("circuits", checkpoint="diagonal-unitary-h10", head=3)
     assert at.slider(key="head").value == 3
     assert "layer 0, head 3" in specs(at)[0]["layout"]["title"]["subtitle"]["text"]
     at.slider(key="head").set_value(0).run()
     assert selection(at)["head"] == "0"
     assert "layer 0, head 0" in specs(at)[0]["layout"]["title"]["subtitle"]["text"]
-    at = open_page("circuits", checkpoint=general["deep"], layer=1)
+    at = open_page("circuits", checkpoint=made["deep"], layer=1)
     assert [slider.key for slider in at.slider] == ["layer"]
     assert "layer 1, head 0" in specs(at)[0]["layout"]["title"]["subtitle"]["text"]
 
