@@ -50,6 +50,11 @@ class Check(NamedTuple):
     def passes(self) -> bool:
         return abs(self.measured - self.expected) <= self.tolerance + self.uncertainty  # False for nan
 
+    @property
+    def certain(self) -> bool:
+        """The whole interval passes: of a control that is needed to say that nothing is shown."""
+        return abs(self.measured - self.expected) + self.uncertainty <= self.tolerance  # False for nan
+
     def __str__(self) -> str:
         spread = f" ± {self.uncertainty:.2g}" if self.uncertainty else ""
         return f"{self.what} = {self.measured:.4g}{spread}"

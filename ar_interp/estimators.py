@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
 from ar_interp.processes.base import AutoregressiveProcess, Contexts, Pairs
+from ar_interp.seeds import TUNING
 
 Tunable = TypeVar("Tunable", "GradientDescent", "NewtonSchulz")
 Context = Pairs | Tensor  # tokens [batch pos dim] are the pairs of neighbours
@@ -137,7 +138,7 @@ class Polynomial(Estimator):
         degree: int,
         length: int,
         batch: int = 2000,
-        seed: int = 0,
+        seed: int = TUNING,
         per_pair: bool = False,
     ) -> "Polynomial":
         """The best error polynomial of this degree, so `degree` coefficients, for contexts T = 2..length on average."""
@@ -261,7 +262,7 @@ class Kaczmarz(Estimator):
 
 
 def tuned(
-    estimator: Tunable, process: AutoregressiveProcess, *, length: int, batch: int = 2000, seed: int = 0
+    estimator: Tunable, process: AutoregressiveProcess, *, length: int, batch: int = 2000, seed: int = TUNING
 ) -> Tunable:
     """The estimator with its step sizes scaled by the one factor that is best for contexts T = 2..length on average.
 

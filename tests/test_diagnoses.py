@@ -159,7 +159,7 @@ SABOTAGED = {
     "untrained P": (
         assert_trigonometric_encoding,
         lambda: orthogonal_model(3, kappa=1.0).untrained(1),
-        r"P looks untrained: keys before T-1 hold 51% of \|P\|\^2, before training 43%",
+        r"P looks untrained: keys before T-1 hold 51% of \|P\|\^2, before training 64%",
     ),
     "a trapped pair": (
         assert_trigonometric_encoding,
@@ -272,12 +272,12 @@ SABOTAGED = {
     "in the query": (
         partial(assert_context_is_causal, length=5),
         lambda: ari.load("figure5-l3"),
-        "own query: the score is 0.95 of 1.03; scores of single layers: blocks.0 1.21, blocks.1 0.07, blocks.2 0.05",
+        "own query: the score is 0.93 of 1.00; scores of single layers: blocks.0 1.16, blocks.1 0.09, blocks.2 0.06",
     ),
     "elsewhere": (
         assert_context_is_causal,
         lambda: ari.load("plain-haar-h1"),
-        "W is used elsewhere too: 0.15 of the target's own prediction is left",
+        "W is used elsewhere too: 0.07 of the target's own prediction is left",
     ),
 }
 

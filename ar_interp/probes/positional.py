@@ -13,6 +13,7 @@ from ar_interp.models.weights import DiagonalWeights, diagonal_weights, process_
 from ar_interp.probes.heads import RANK_TOLERANCE
 from ar_interp.probes.protocol import WEIGHTS, needs
 from ar_interp.processes import CommutingProcess
+from ar_interp.seeds import ANGLES, generator_of
 from ar_interp.theory import kappa_to_ratio, positional_kernel, ratio_to_kappa
 
 N_ANGLES = 360
@@ -157,7 +158,7 @@ def _residuals(
     """sup over coordinates of |prediction - lambda^T|; every coordinate runs over the whole grid at each offset."""
     angles = torch.arange(N_ANGLES, dtype=torch.float64) * (2 * torch.pi / process.mu / N_ANGLES)
     n_free = process.n_free
-    generator = torch.Generator().manual_seed(0)
+    generator = generator_of(ANGLES)
     offsets = 2 * torch.pi * torch.rand(N_OFFSETS, n_free, generator=generator, dtype=torch.float64)
     offsets[0] = 0
     if n_free == 1:

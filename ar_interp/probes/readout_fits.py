@@ -12,6 +12,8 @@ from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from threadpoolctl import ThreadpoolController
 
+from ar_interp.seeds import narrowed
+
 PENALTIES = np.logspace(-6, 2, 5)  # per sequence, of features scaled together: what is 1e-3 of the rest is not read
 N_FOLDS = 3
 MIN_SEQUENCES = 50
@@ -47,7 +49,7 @@ class Split:
         """
         if n < MIN_SEQUENCES:
             raise ValueError(f"a regression probe needs at least {MIN_SEQUENCES} sequences to split, got {n}.")
-        train, test = map(np.asarray, train_test_split(np.arange(n), test_size=TEST_SHARE, random_state=seed))
+        train, test = map(np.asarray, train_test_split(np.arange(n), test_size=TEST_SHARE, random_state=narrowed(seed)))
         draws = np.random.default_rng(seed).integers(len(test), size=(N_BOOTSTRAP, len(test)))
         counts = [np.ones_like(test), *(np.bincount(draw, minlength=len(test)) for draw in draws)]
         shuffled = np.random.default_rng(seed).permutation(train)

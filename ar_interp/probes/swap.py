@@ -15,6 +15,7 @@ from ar_interp.models.opened import Model
 from ar_interp.probes.context import DRESS, check_length, reads_circuit
 from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, LINEAR, NOT_LINEAR, PATTERNS, PLAIN, RUN, needs
 from ar_interp.processes import Sequences
+from ar_interp.seeds import generator_of
 
 Held = dict[str, Tensor]  # activations by hook name
 Predictions = Inexact[Tensor, "batch pos dim"]
@@ -175,7 +176,7 @@ def swap_context(
     asked = _chosen("positions", positions, low=2, high=length)
     moving = [name for layer in chosen for name in names[layer]]
     every = [name for layer in names for name in layer]
-    generator = torch.Generator().manual_seed(check_integer("seed", seed, low=0))
+    generator = generator_of(check_integer("seed", seed, low=0))
     others = source[torch.arange(len(source)).roll(1)]
     same = _orbit(target.W, others.targets[:, -1], length)
     at = torch.tensor(asked, device=target.inputs.device) - 1

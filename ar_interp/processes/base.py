@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
+from ar_interp import seeds
 from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp._kinds import Kind
 
@@ -283,7 +284,7 @@ def source_of_randomness(
     if (seed is None) == (generator is None):
         raise ValueError("sample needs its randomness from exactly one of seed and generator; pass e.g. seed=0.")
     if generator is None:
-        return torch.Generator(device or "cpu").manual_seed(check_integer("seed", seed, low=0))
+        return seeds.generator_of(check_integer("seed", seed, low=0), device or "cpu")
     if device is not None and torch.device(device).type != generator.device.type:
         raise ValueError(f"device is {device} but the generator lives on {generator.device}.")
     return generator

@@ -10,6 +10,7 @@ from torch import Tensor
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.core import Make
+from ar_interp.seeds import generator_of
 from ar_interp.setting import DiagonalHeads, setting_of
 
 N_CTX = 6  # rows of P are one model each, so that the first ones are a healthy model of shorter contexts, and quicker
@@ -60,7 +61,7 @@ def on_weights(edit: Edit) -> Change:
     def change(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
         weights = {name: value.clone() for name, value in model.state_dict().items()}
         first = {name.rpartition(".")[2]: value for name, value in weights.items() if name.startswith("blocks.0.")}
-        edit(first, torch.Generator().manual_seed(seed))
+        edit(first, generator_of(seed))
         return with_weights(model, weights)
 
     return change

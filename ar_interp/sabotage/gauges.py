@@ -8,6 +8,7 @@ from torch import Tensor
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.edits import on_weights, with_weights
+from ar_interp.seeds import generator_of
 from ar_interp.studies.blocks_measured import CURRENT, PREVIOUS, READ_OUT
 
 NEAREST, FARTHEST = 0.5, 2.0  # singular values of a gauge: farther away rounding grows
@@ -34,7 +35,7 @@ def heads_reordered(weights: dict[str, Tensor], generator: torch.Generator) -> N
 
 def coordinates_reordered(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
     """Coordinates have no order; those of conjugate pairs move pair by pair, and partners change places."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     dim = model.config.dim
     order = torch.randperm(dim, generator=generator)
     process: Any = checkpoint.process
@@ -56,7 +57,7 @@ def unused_weights_random(weights: dict[str, Tensor], generator: torch.Generator
 
 def rescaled_layers(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
     """Block scalars QK -> c QK, OV -> OV / c, with another c in every layer."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     for layer in range(model.config.n_layers):
         c = SCALE * (0.5 + torch.rand((), generator=generator).item())

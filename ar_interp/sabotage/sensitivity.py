@@ -13,6 +13,7 @@ from ar_interp._checks import check_number
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.edits import healthy, is_shortened, with_weights, with_weights_of
+from ar_interp.seeds import generator_of
 from ar_interp.studies import verify
 
 SCALES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -78,7 +79,7 @@ def _verdicts(checkpoint: Checkpoint, scale: float, seed: int) -> Any:
 
 
 def _noisy(model: Any, scale: float, seed: int) -> HookedARTransformer:
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     weights = {
         name: value + scale * value.square().mean().sqrt() * torch.randn(value.shape, generator=generator).to(value)
         for name, value in model.state_dict().items()

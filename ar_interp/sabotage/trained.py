@@ -12,6 +12,7 @@ from ar_interp.models.config import ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, Contexts, Process
 from ar_interp.sabotage.edits import Change
+from ar_interp.seeds import generator_of
 from ar_interp.theory import trapped_levels
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.loop import train
@@ -92,7 +93,7 @@ def _contexts(checkpoint: Checkpoint, n: int, length: int, generator: torch.Gene
 
 def _descend(model: Any, draw: Callable[[torch.Generator], Batch], seed: int) -> HookedARTransformer:
     """Adam from initial weights, on the squared error summed over coordinates, mean over sequences and T >= 2."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     learner = model.untrained(seed)
     optimizer = torch.optim.Adam(learner.parameters(), lr=LR)
     for _ in range(STEPS):

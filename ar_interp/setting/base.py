@@ -13,7 +13,7 @@ from ar_interp._kinds import Kind, load_plugins
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import FirstToken, Process
 from ar_interp.setting.layer import exact_layer_loss
-from ar_interp.setting.sampled import SampledQuadratic, is_bare_layer, sampled_quadratic
+from ar_interp.setting.sampled import is_bare_layer, sampled_quadratic
 
 EXACT, ESTIMATED, NONE = "exact", "estimated", "none"
 N_PARTS = 25  # batches of 200 sequences that an expectation is estimated from
@@ -110,7 +110,8 @@ class Setting(Kind, ABC, root=True):
         exact = exact_layer_loss(self.config, self.process, a, b)
         if exact is not None:
             return ExpectedLoss(exact, 0.0, EXACT)
-        return ExpectedLoss(*self._sampled.loss(a, b), ESTIMATED)
+        quadratic = sampled_quadratic(self.process, self.config.n_ctx, self.config.attention, N_PARTS)
+        return ExpectedLoss(*quadratic.loss(a, b), ESTIMATED)
 
     def head_removal_costs(self, model: Any, *, length: int, method: str) -> Float[Tensor, "head"] | None:
         """The growth of the loss over T = 2..length without each head, see `theory.head_removal_cost`; or None."""
@@ -137,12 +138,8 @@ class Setting(Kind, ABC, root=True):
         """
         if not is_bare_layer(self.config):
             return None
-        best = self._sampled.minimum
+        best = sampled_quadratic(self.process, self.config.n_ctx, self.config.attention).minimum
         return np.outer(best.a, best.b)
-
-    @property
-    def _sampled(self) -> SampledQuadratic:
-        return sampled_quadratic(self.process, self.config.n_ctx, self.config.attention, N_PARTS)
 
     def sentence(self, what: str) -> str:
         """The sentence on what one should see in a figure: theory's words where it speaks of that, else what is drawn.

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.encodings import encode
 from ar_interp.processes import Contexts, Process
+from ar_interp.seeds import REFERENCES
 from ar_interp.theory import BlockScalarMinimum, BlockScalarQuadratic, minimum_of_quadratic
 
-SEED = 2**41  # apart from training and evaluation
 PART = 200  # sequences at a time: their key-value states stay in the cache
 N_PARTS = 100
 N_SEQUENCES = N_PARTS * PART
@@ -83,7 +83,7 @@ def sampled_quadratic(
         n_parts: >= 2.
     """
     config = ModelConfig.augmented(dim=process.dim, n_ctx=n_ctx)
-    contexts = process.contexts(n_parts * PART, n_ctx, seed=SEED)
+    contexts = process.contexts(n_parts * PART, n_ctx, seed=REFERENCES)
     T = torch.arange(2, n_ctx + 1)[:, None, None, None, None]
     divisors = {"linear": torch.ones_like(T), "linear/keys": T, "linear/pairs": T - 1}[attention]
     h, G, constant = np.zeros((n_parts, 8)), np.zeros((n_parts, 8, 8)), np.zeros(n_parts)
@@ -107,7 +107,7 @@ def best_equivariant_head(process: Process, n_ctx: int) -> float:
 
     The weights p are free at each T; fitted on one half of the sequences, the loss is that of the other.
     """
-    fit, test = process.contexts(N_SEQUENCES, n_ctx, seed=SEED).split(N_SEQUENCES // 2)
+    fit, test = process.contexts(N_SEQUENCES, n_ctx, seed=REFERENCES).split(N_SEQUENCES // 2)
     losses = []
     for T in range(2, n_ctx + 1):
         gram, cross, _ = _head_moments(fit, T)

@@ -73,7 +73,7 @@ class BlocksMeasured(Measured):
     @property
     def distance_from_step(self) -> float:
         """Relative distance of the estimate in the circuit from eta sum_t s_{t+1} s_t^*."""
-        contexts = self.fresh(self.RECOVERED, seeds.HEADS_CONTEXTS)
+        contexts = self.fresh(self.RECOVERED, seeds.ESTIMATES)
         recovered = recover_context(self.model, contexts)
         past, future = contexts.inputs[:, :-1], contexts.inputs[:, 1:]
         step = recovered.step_size * (future[..., :, None] * past[..., None, :].conj()).cumsum(1)

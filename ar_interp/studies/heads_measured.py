@@ -63,7 +63,7 @@ class HeadsMeasured(Measured):
         READ, REMOVED, HEADS_REMOVED: how many contexts other measurements are planned with.
     """
 
-    NEEDED, SEED, PART = 2048, seeds.HEADS_CONTEXTS, 2048
+    NEEDED, SEED, PART = 2048, seeds.HEADS, 2048
     READ, REMOVED = 2000, 1024
     HEADS_REMOVED = 4096  # what one head writes has a standard deviation as large as its mean
 
@@ -107,7 +107,7 @@ class HeadsMeasured(Measured):
     @cached_property
     def phases_read(self) -> tuple[Readout, Readout]:
         """Regressions of cos and sin of the phases on the scores."""
-        contexts = self.fresh(self.READ, seeds.HEADS_READOUT, least=MIN_SEQUENCES)
+        contexts = self.fresh(self.READ, seeds.READOUT, least=MIN_SEQUENCES)
         return read_phases(self.model, contexts, hook=SCORES, untrained=self.untrained.model)
 
     @cached_property

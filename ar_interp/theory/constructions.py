@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._checks import as_real_array, check_integer, check_number
+from ar_interp.seeds import generator_of
 from ar_interp.theory.diagonal import check_even, check_scale, kappa_to_ratio
 
 
@@ -97,7 +98,7 @@ def factor_heads(
         raise ValueError(f"n_heads must be at least the rank of C, {rank}, got {n_heads}.")
     mix = torch.eye(n_heads, rank, dtype=torch.float64)
     if seed is not None:
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_of(seed)
         mix = torch.linalg.qr(torch.randn(n_heads, rank, dtype=torch.float64, generator=generator))[0]
     root = S[:rank].sqrt()
     return mix @ (root[:, None] * Vh[:rank]), mix @ (root[:, None] * U.T[:rank])

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from ar_interp._checks import check_choice, check_integer, check_number
+from ar_interp.seeds import TRAINING_LIMIT
 
 OBJECTIVES = ("population", "sampled")
 OPTIMIZERS = ("gd", "adam", "lbfgs")
@@ -27,7 +28,7 @@ class TrainConfig:
         first_length: shortest context in the loss; the longest is n_ctx.
         steps: updates at most.
         batch: sequences in a sampled batch.
-        seed: seed of the first member; member k starts from, and samples with, seed + k.
+        seed: seed of the first member; member k starts from, and samples with, seed + k, all below 2**31.
         n_seeds: members trained together as one ensemble; the one with the lowest final loss becomes the model.
         stop_below: stop once the loss per context length of every member is below this.
         device: `auto` (CUDA where there is one, else the CPU), or a torch device.
@@ -62,8 +63,13 @@ class TrainConfig:
             check_number("clip", self.clip, low=0.0, strict=True)
         check_integer("steps", self.steps, low=1, high=10**9)
         check_integer("batch", self.batch, low=1, high=10**7)
-        check_integer("seed", self.seed, low=0, high=2**62)
+        check_integer("seed", self.seed, low=0, high=TRAINING_LIMIT - 1)
         check_integer("n_seeds", self.n_seeds, low=1, high=10**6)
+        if self.seed + self.n_seeds > TRAINING_LIMIT:
+            raise ValueError(
+                f"seed + n_seeds must be at most 2**31, got {self.seed} + {self.n_seeds}: members have the seeds "
+                "from `seed` on, and what lies above is kept for measuring."
+            )
         if self.stop_below is not None:
             check_number("stop_below", self.stop_below, low=0.0, strict=True)
         if self.objective == "sampled" and self.optimizer == "lbfgs":

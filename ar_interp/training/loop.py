@@ -10,10 +10,10 @@ from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ar_interp import seeds
 from ar_interp.checkpoints import TrainingRun
 from ar_interp.models.config import Config
 from ar_interp.processes import Process
-from ar_interp.seeds import TRAINING_EVALUATION
 from ar_interp.setting import Setting, setting_of
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.objectives import (
@@ -68,15 +68,15 @@ def train(
         warnings.warn(f"training is in vain: {config.parity_obstruction}.", stacklevel=2)
     setting = setting_of(config, process)
     device = training.resolve_device()
-    seeds = range(training.seed, training.seed + training.n_seeds)
+    member_seeds = range(training.seed, training.seed + training.n_seeds)
     if training.objective == "population":
         objective = population_objective(setting)
     else:
-        generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        generators = [seeds.generator_of(seed, device) for seed in member_seeds]
         sizes = {"batch": training.batch, "first_length": training.first_length}
         objective = sampled_objective(config, process, generators=generators, **sizes)
 
-    members = [config.initial_parameters(seed=seed) for seed in seeds]
+    members = [config.initial_parameters(seed=seed) for seed in member_seeds]
     parameters = {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
     log = _Log(setting, training, progress)
     log.keep(0, parameters)
@@ -96,15 +96,16 @@ def train(
         training=training,
         parameters={name: tensor[best].detach().cpu() for name, tensor in parameters.items()},
         history=pd.DataFrame(log.rows),
-        members=pd.DataFrame({"seed": list(seeds)} | {name: losses.tolist() for name, losses in final.items()}),
-        seed=seeds[best],
+        members=pd.DataFrame({"seed": list(member_seeds)} | {name: losses.tolist() for name, losses in final.items()}),
+        seed=member_seeds[best],
         steps=steps,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )
     if diverged is not None:
+        lost = [member_seeds[k] for k in diverged.members][:8]
         raise DivergenceError(
-            f"training diverged by step {diverged.step} (seeds {[seeds[k] for k in diverged.members][:8]}): the loss "
-            f"is not finite. Try a smaller lr or init_scale. error.run holds the state at step {steps}.",
+            f"training diverged by step {diverged.step} (seeds {lost}): the loss is not "
+            f"finite. Try a smaller lr or init_scale. error.run holds the state at step {steps}.",
             run,
         )
     return run
@@ -233,7 +234,7 @@ def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfi
         return {"loss": setting.exact_loss(parameters).detach()}
     config, process = setting.config, setting.process
     device = next(iter(parameters.values())).device
-    generator = torch.Generator(device).manual_seed(TRAINING_EVALUATION)
+    generator = seeds.generator_of(seeds.FINAL_LOSSES, device)
     sequences = process.contexts(EVALUATION_BATCH, config.n_ctx, generator=generator, dtype=config.torch_dtype)
     predict = predictions_of(config, device=device)
     shared = sequences.tokens.expand(training.n_seeds, -1, -1, -1)
