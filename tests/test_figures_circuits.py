@@ -86,7 +86,7 @@ def test_spectra_are_those_of_the_head_that_was_asked_for(opened, setting):
             assert list(drawn.y) == spectrum.shares[given.layer, given.head].tolist()
             assert torch.allclose(torch.tensor(drawn.y, dtype=torch.float64), shares, atol=1e-12)
             assert f"{spectrum.effective_rank[given.layer, given.head]:.3g}" in plain(figure.layout.title.subtitle.text)
-        others = [line for line in figure.data if line.name is None and f"{name} of head" in line.hovertemplate]
+        others = [line for line in figure.data if line.name.startswith(f"{name} of head")]
         assert len(others) == given.config.n_heads - 1
 
 

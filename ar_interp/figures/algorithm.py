@@ -6,9 +6,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
+from plotly.colors import hex_to_rgb, sample_colorscale, unlabel_rgb
 
-from ar_interp.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, draw, number, styled
+from ar_interp.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LOG,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    draw,
+    number,
+    styled,
+    whiskers,
+)
 from ar_interp.probes.algorithm import AlgorithmIdentification
 
 COMPARED = ("zero", "1 step", "4 steps", "16 steps", "OLS")
@@ -48,19 +61,14 @@ def error_by_position(identification: AlgorithmIdentification, *, estimators: Se
     own = drawn["error"].to_numpy()[drawn["estimator"].isin(layers).to_numpy()]
     lowest = np.floor(np.log10(max(own.min(), LEAST)))
     highest = np.ceil(np.log10(min(max(np.median(own), 1), 1 / LEAST)))
-    figure.update_xaxes(title_text="context length T")
-    figure.update_yaxes(
-        title_text="|prediction − s<sub>T+1</sub>|²",
-        type="log",
-        exponentformat="power",
-        range=[lowest - 1, highest + 1],
-    )
     last = drawn[drawn["estimator"] == layers[-1]].iloc[-1]
     return styled(
         figure,
         title="Where two curves lie on each other at every T, model and estimator may do the same",
         measured=f"the model at T = {last['T']}: {number(last['error'])}. Means over {identification.n} sequences; "
         "bands: the middle 80 % of them",
+        x="context length T",
+        y={"title_text": "|prediction − s<sub>T+1</sub>|²", "range": [lowest - 1, highest + 1], **LOG},
         wide=True,
     )
 
@@ -79,12 +87,10 @@ def algorithm_match(identification: AlgorithmIdentification, *, layer: int | Non
     rows = rows.iloc[::-1]  # plotly draws the first at the bottom
     figure = go.Figure()
     names, is_best = list(rows["estimator"]), [name == best for name in rows["estimator"]]
-    distances = np.asarray(rows["distance"]).clip(LEAST)
-    figure.add_scatter(
-        x=distances.tolist(), y=names, mode="markers", name="distance of predictions",
-        error_x={"array": rows["distance_se"].tolist(), "color": BLUE, "thickness": 1, "width": 2},
+    draw(
+        figure, rows["distance"].clip(LEAST), names, "distance of predictions", "%{y}<br>%{x:.3g}",
+        error_x={**whiskers(rows["distance_se"]), "color": BLUE},
         marker={"size": [13 if b else 8 for b in is_best], "color": [VERMILLION if b else BLUE for b in is_best]},
-        hovertemplate="%{y}<br>%{x:.3g}<extra></extra>",
     )  # fmt: skip
     likeness: dict[str, tuple[str, dict[str, Any]]] = {
         "error_similarity": ("cosine of the errors", {"color": GREEN, "symbol": "diamond", "size": 8}),
@@ -92,11 +98,9 @@ def algorithm_match(identification: AlgorithmIdentification, *, layer: int | Non
     }
     for column, (name, marker) in likeness.items():
         draw(figure, rows[column], names, name, "%{y}<br>%{x:.3f}", marker=marker, xaxis="x2")
-    distance: dict[str, Any] = {"type": "log", "exponentformat": "power", "domain": [0, 0.48]}
     figure.update_layout(
-        xaxis={"title": {"text": "|prediction − estimator's|²"}, **distance},
+        xaxis={"title": {"text": "|prediction − estimator's|²"}, "domain": [0, 0.48], **LOG},
         xaxis2={"title": {"text": "cosine, 1 is the same direction"}, "domain": [0.52, 1], "range": [-0.3, 1.05]},
-        yaxis={"title": {"text": "estimator"}, "dtick": 1},
     )
     nearest = rows[rows["estimator"] == best].iloc[0]
     return styled(
@@ -104,6 +108,7 @@ def algorithm_match(identification: AlgorithmIdentification, *, layer: int | Non
         title="The algorithm that the model runs should be nearest in predictions, errors and estimates of W",
         measured=f"after layer {layer} the nearest is {best}: distance {number(nearest['distance'])}, cosine of the "
         f"errors {number(nearest['error_similarity'])}",
+        y={"title_text": "estimator", "dtick": 1},
         height=160 + 20 * len(rows),
         wide=True,
     )
@@ -119,28 +124,26 @@ def steps_by_layer(identification: AlgorithmIdentification) -> go.Figure:
     for name, (dash, y) in guides.items():
         line = {"color": GREY, "dash": dash, "width": 1.5}
         figure.add_scatter(x=layers, y=y, mode="lines", name=name, line=line, hoverinfo="skip")
-    for by, colour, symbol in (("error", BLUE, "circle"), ("distance", VERMILLION, "diamond-open")):
+    for by, name, colour, symbol in (
+        ("error", "the same error", BLUE, "circle"),
+        ("distance", "the nearest predictions", VERMILLION, "diamond-open"),
+    ):
         rows = steps[(steps["by"] == by) & (steps["per_pair"] == identification.per_pair)]
         value, low, high = (np.asarray(rows[column]).clip(LEAST_STEPS) for column in ("steps", "low", "high"))
-        figure.add_scatter(
-            x=rows["layer"].tolist(),
-            y=value.tolist(),
-            error_y={"array": (high - value).tolist(), "arrayminus": (value - low).tolist(), "thickness": 1},
-            customdata=rows["steps"].tolist(),
-            mode="markers",
-            name={"error": "the same error", "distance": "the nearest predictions"}[by],
+        draw(
+            figure, rows["layer"], value, name, "layer %{x}<br>%{customdata:.3g} steps",
+            error=whiskers(high - value, value - low), customdata=rows["steps"].tolist(),
             marker={"color": colour, "symbol": symbol, "size": 10},
-            hovertemplate="layer %{x}<br>%{customdata:.3g} steps<extra></extra>",
-        )
-    figure.update_xaxes(title_text="after layer", dtick=1)
+        )  # fmt: skip
     ticks = [0.1, 0.5, 1, 2, 4, 8, 16, 32, 64]
-    figure.update_yaxes(title_text="gradient steps", type="log", tickvals=ticks, range=[-1.05, 1.95])
     kind = "divided by T − 1" if identification.per_pair else "of one size for all T"
     return styled(
         figure,
         title="Layers that each took one gradient step would lie on the dotted line",
         measured=f"the model's error: that of {number(identification.equivalent_steps)} steps {kind}. "
         "0.1 is drawn for less, 64 for more",
+        x={"title_text": "after layer", "dtick": 1},
+        y={"title_text": "gradient steps", "type": "log", "tickvals": ticks, "range": [-1.05, 1.95]},
         wide=True,
     )
 
@@ -164,8 +167,5 @@ def _curve(figure: go.Figure, drawn: pd.DataFrame, name: str, line: dict[str, An
 
 def _faint(colour: str) -> str:
     """The colour, nearly transparent."""
-    if colour.startswith("#"):
-        parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    else:
-        parts = [int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
-    return f"rgba({parts[0]}, {parts[1]}, {parts[2]}, {FAINT})"
+    parts = hex_to_rgb(colour) if colour.startswith("#") else unlabel_rgb(colour)
+    return f"rgba({', '.join(f'{part:g}' for part in parts)}, {FAINT})"

@@ -7,7 +7,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.figures.style import BLUE, GREY, VERMILLION, draw, matrices, number, signed_scale, styled, unit_circle
+from ar_interp.figures.style import (
+    BLUE,
+    GREY,
+    VERMILLION,
+    draw,
+    mark,
+    matrices,
+    number,
+    signed_scale,
+    styled,
+    unit_circle,
+)
 from ar_interp.probes.circuits import CIRCUITS, COMPOSITIONS, BlockView, Circuits, Spectrum
 from ar_interp.setting import Setting
 
@@ -28,34 +39,28 @@ def circuit_spectra(circuits: Circuits, untrained: Circuits, setting: Setting, *
     """
     figure = go.Figure()
     n_values = circuits.QK_spectrum.S.shape[-1]
-    x = list(range(1, n_values + 1))
+    x, hover = range(1, n_values + 1), "%{x}: %{y:.3g}"
     ranks = []
     for name, own, fresh in _pairs(circuits, untrained):
         colour, symbol = LOOK[name]
         for other in range(own.S.shape[1]):
             if other != head:
-                figure.add_scatter(
-                    x=x, y=own.shares[layer, other].tolist(), mode="lines", showlegend=False,
-                    line={"color": FAINT[name], "width": 1},
-                    hovertemplate=f"{name} of head {other}<br>%{{x}}: %{{y:.3g}}<extra></extra>",
-                )  # fmt: skip
+                faint = {"line": {"color": FAINT[name], "width": 1}, "mode": "lines", "showlegend": False}
+                draw(figure, x, own.shares[layer, other].tolist(), f"{name} of head {other}", hover, **faint)
         for label, spectrum, look in (
             (f"{name} untrained", fresh, {"marker": {"symbol": f"{symbol}-open", "size": 6}, "opacity": 0.5}),
             (name, own, {"marker": {"symbol": symbol, "size": 8}}),
         ):
-            figure.add_scatter(
-                x=x, y=spectrum.shares[layer, head].tolist(), mode="lines+markers", name=label,
-                line={"color": colour, "dash": "solid" if spectrum is own else "dot"}, **look,
-                hovertemplate=f"{label}<br>%{{x}}: %{{y:.3g}}<extra></extra>",
-            )  # fmt: skip
+            line = {"color": colour, "dash": "solid" if spectrum is own else "dot"}
+            values = spectrum.shares[layer, head].tolist()
+            draw(figure, x, values, label, hover, mode="lines+markers", line=line, **look)
         own_rank, fresh_rank = (spectrum.effective_rank[layer, head].item() for spectrum in (own, fresh))
         ranks.append(f"{name} {number(own_rank)} (untrained {number(fresh_rank)})")
-    figure.update_xaxes(
-        title_text="number of the singular value", dtick=1 if n_values <= 20 else None, range=[0.5, n_values + 0.5]
-    )
-    figure.update_yaxes(title_text="S<sub>i</sub>² / |X|²", rangemode="tozero")
+    number_of = {"title_text": "number of the singular value", "dtick": 1 if n_values <= 20 else None}
     return styled(
         figure,
+        x={**number_of, "range": [0.5, n_values + 0.5]},
+        y={"title_text": "S<sub>i</sub>² / |X|²", "rangemode": "tozero"},
         title=setting.sentence("circuit spectra"),
         measured=f"layer {layer}, head {head}: effective rank {' and '.join(ranks)}, of {circuits.QK.shape[-1]}",
     )
@@ -99,20 +104,16 @@ def effective_ranks(circuits: Circuits, untrained: Circuits) -> go.Figure:
             (name, own, {"symbol": symbol, "size": 9}),
             (f"{name} untrained", fresh, {"symbol": f"{symbol}-open", "size": 9, "opacity": 0.5}),
         ):
-            figure.add_scatter(
-                x=heads, y=spectrum.effective_rank.flatten().tolist(), mode="markers", name=label,
-                marker={"color": colour, **marker},
-                hovertemplate=f"{label} of %{{x}}<br>%{{y:.3g}}<extra></extra>",
-            )  # fmt: skip
+            ranks = spectrum.effective_rank.flatten().tolist()
+            draw(figure, heads, ranks, label, "%{x}<br>%{y:.3g}", marker={"color": colour, **marker})
         low, high = own.effective_rank.min().item(), own.effective_rank.max().item()
         ranges.append(f"{name} {number(low)} to {number(high)}")
     width = circuits.QK.shape[-1]
-    figure.update_xaxes(
-        title_text="head" if n_layers == 1 else "layer" if n_heads == 1 else "layer, head", type="category"
-    )
-    figure.update_yaxes(title_text="effective rank", range=[0, 1.05 * width])
+    unit = "head" if n_layers == 1 else "layer" if n_heads == 1 else "layer, head"
     return styled(
         figure,
+        x={"title_text": unit, "type": "category"},
+        y={"title_text": "effective rank", "range": [0, 1.05 * width]},
         title="As many directions as a circuit treats alike, so large is its effective rank",
         measured=f"{', '.join(ranges)}, of {width}; exp of the entropy of the shares S<sub>i</sub>² / |X|²",
         height=240,
@@ -129,15 +130,8 @@ def block_shares(circuits: Circuits, *, layer: int, head: int) -> go.Figure:
     shares = _blocks(circuits).share[:, layer, head]
     axes = {"QK": ("query", "key"), "OV": ("reads", "writes")}
     figure = matrices({name: (_labelled(shares[i], BLOCKS, BLOCKS), *axes[name]) for i, name in enumerate(CIRCUITS)})
-    figure.update_yaxes(scaleanchor=None).update_yaxes(
-        showticklabels=False, title_standoff=4, row=1, col=2
-    )  # the names of the first panel
-    figure.update_layout(
-        coloraxis={
-            "colorscale": SHARES, "cmin": 0, "cmax": 1,
-            "colorbar": {"title": {"text": "share"}, "thickness": 12},
-        }
-    )  # fmt: skip
+    figure.update_yaxes(scaleanchor=None).update_yaxes(showticklabels=False, col=2)  # the names of the first panel
+    signed_scale(figure, "share").update_layout(coloraxis={"colorscale": SHARES, "cmid": None, "cmin": 0, "cmax": 1})
     step = shares[0, 1, 2].item(), shares[1, 1, 0].item()
     return styled(
         figure,
@@ -178,11 +172,11 @@ def block_distances(circuits: Circuits, *, layer: int, head: int) -> go.Figure:
         largest.append(f"{name} {number(in_use.max().item())}")
     untrained = (view.untrained_distance, view.untrained_off_diagonal)
     for value, dash in zip(untrained, ("dash", "dot"), strict=True):
-        figure.add_vline(x=value, line={"color": GREY, "dash": dash, "width": 1.5})
-    figure.update_xaxes(title_text="distance / |block|", range=[-0.05, 1.1])
-    figure.update_yaxes(title_text="block", autorange="reversed", automargin=True, dtick=1, title_standoff=0)
+        mark(figure, value, GREY, dash)
     return styled(
         figure,
+        x={"title_text": "distance / |block|", "range": [-0.05, 1.1]},
+        y={"title_text": "block", "autorange": "reversed", "automargin": True, "dtick": 1},
         title=f"Blocks with 1 % of |X|² or more are within {' and '.join(largest)} of c I",
         measured=f"filled: distance to c I, open: to a diagonal matrix; grey: Gaussian blocks, "
         f"{number(untrained[0])} and {number(untrained[1])}",
@@ -210,7 +204,6 @@ def composition_scores(circuits: Circuits, *, untrained: Sequence[Circuits] = ()
         for k, kind in enumerate(COMPOSITIONS)
     }
     figure = matrices(panels)
-    figure.update_xaxes(type="category").update_yaxes(type="category")
     mean, sd = circuits.untrained_composition
     if untrained:
         fresh = torch.stack([other.composition_scores for other in untrained])
@@ -228,6 +221,8 @@ def composition_scores(circuits: Circuits, *, untrained: Sequence[Circuits] = ()
         title=f"Layers that ignore each other compose as untrained ones do: {number(mean)} ± {number(sd)} (sd)",
         measured=f"farthest from it: {top['kind']}-composition of {heads[0]} with {heads[1]}, {number(top['score'])}, "
         f"{number((top['score'] - mean) / sd)} sd away",
+        x={"type": "category"},
+        y={"type": "category"},
         height=260,
         wide=True,
         legend=False,

@@ -14,11 +14,13 @@ from ar_interp.figures.style import (
     BLUE,
     GREEN,
     GREY,
+    LOG,
     PURPLE,
     ROUNDING,
     VERMILLION,
     draw,
     heatmap,
+    mark,
     matrices,
     number,
     rounding,
@@ -53,7 +55,7 @@ def context_error(recovered: RecoveredContext, setting: Setting) -> go.Figure:
             continue
         draw(
             figure, rows["T"], rows["context_error"], name, "T = %{x}<br>%{y:.3g}",
-            error=rows["context_error_se"], cap=2, mode="lines+markers",
+            error=rows["context_error_se"], mode="lines+markers",
             line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 7},
         )  # fmt: skip
     own = errors["context_error"].to_numpy()[errors["estimator"].to_numpy() == "model"]
@@ -61,14 +63,14 @@ def context_error(recovered: RecoveredContext, setting: Setting) -> go.Figure:
     if lowest <= NEAR_ROUNDING:
         rounding(figure, ROUNDING**2, "rounding, (2.2e−16)²")
         lowest = min(lowest, math.floor(2 * math.log10(ROUNDING)) - 1)
-    figure.update_xaxes(title_text="context length T")
-    figure.update_yaxes(title_text="|Ŵ − W|² / d", type="log", exponentformat="power", range=[lowest - 1, 1])
     last = errors[(errors["estimator"] == "model") & (errors["T"] == errors["T"].max())].iloc[0]
     return styled(
         figure,
         title=setting.sentence("context"),
         measured=f"the model at T = {last['T']}: {number(last['context_error'])}. Means over {last['n']} sequences "
         "± one standard error; an error of exactly 0 is not drawn",
+        x="context length T",
+        y={"title_text": "|Ŵ − W|² / d", "range": [lowest - 1, 1], **LOG},
     )
 
 
@@ -105,10 +107,7 @@ def phases_on_circle(recovered: RecoveredContext, setting: Setting, *, sequence:
     points = {
         "λ of W": (recovered.W[sequence].diagonal(), OPEN),
         "Ŵ": (recovered.estimate[sequence, position - 1].diagonal(), DOT),
-        "Γ, the heads at the newest key": (
-            recovered.in_context_map[sequence, position - 1].diagonal(),
-            CROSS,
-        ),
+        "Γ, the heads at the newest key": (recovered.in_context_map[sequence, position - 1].diagonal(), CROSS),
     }
     figure = go.Figure()
     for name, (values, marker) in points.items():
@@ -141,36 +140,25 @@ def prediction(
         position: T, from 1.
     """
     tokens, predicted = sequences.tokens[sequence], predictions[sequence]
-    figure = make_subplots(
-        rows=1,
-        cols=2,
-        column_widths=[0.62, 0.38],
-        horizontal_spacing=0.1,
-        subplot_titles=["first coordinate over time", f"all coordinates of s<sub>{position + 1}</sub>"],
-    )
+    titles = ["first coordinate over time", f"all coordinates of s<sub>{position + 1}</sub>"]
+    figure = make_subplots(rows=1, cols=2, column_widths=[0.62, 0.38], horizontal_spacing=0.1, subplot_titles=titles)
     length, place = len(tokens), dict[str, Any](row=1, col=1)
-    figure.add_scatter(
-        x=list(range(1, length + 1)), y=tokens[:, 0].real.tolist(), mode="lines+markers",
-        name="sequence s", legendgroup="truth", line={"color": GREY, "width": 1}, marker=OPEN,
-        hovertemplate="t = %{x}<br>%{y:.4g}<extra>sequence</extra>", **place,
-    )  # fmt: skip
-    figure.add_scatter(
-        x=list(range(3, length + 1)), y=predicted[1:, 0].real.tolist(), mode="markers",
-        name="prediction", legendgroup="prediction", marker=DOT,
-        hovertemplate="t = %{x}<br>%{y:.4g}<extra>predicted</extra>", **place,
-    )  # fmt: skip
-    figure.add_vline(x=position + 1, line={"color": VERMILLION, "dash": "dash", "width": 1.5}, **place)
+    true: dict[str, Any] = {"name": "sequence s", "marker": OPEN, "legendgroup": "truth"}
+    guessed: dict[str, Any] = {"name": "prediction", "marker": DOT, "legendgroup": "prediction"}
+    hover, line = "t = %{x}<br>%{y:.4g}", {"color": GREY, "width": 1}
+    first, first_predicted = tokens[:, 0].real.tolist(), predicted[1:, 0].real.tolist()
+    draw(figure, range(1, length + 1), first, hover=hover, mode="lines+markers", line=line, **true, **place)
+    draw(figure, range(3, length + 1), first_predicted, hover=hover, **guessed, **place)
+    mark(figure, position + 1, **place)
     figure.update_xaxes(title_text="position t", **place)
-    first = "s<sub>t,1</sub>"
-    figure.update_yaxes(title_text=f"real part of {first}" if tokens.is_complex() else first, **place)
+    figure.update_yaxes(
+        title_text="real part of s<sub>t,1</sub>" if tokens.is_complex() else "s<sub>t,1</sub>", **place
+    )
 
     target, guess = tokens[position], predicted[position - 1]
     place = dict[str, Any](row=1, col=2)
-    for values, name, group, marker in (
-        (target, "sequence s", "truth", OPEN),
-        (guess, "prediction", "prediction", DOT),
-    ):
-        _coordinates(figure, values, name, marker, legendgroup=group, showlegend=False, **place)
+    for values, look in ((target, true), (guess, guessed)):
+        _coordinates(figure, values, **look, showlegend=False, **place)
     if tokens.is_complex():
         largest = max(1.0, torch.stack([target, guess]).abs().nan_to_num().max().item())
         unit_circle(figure, limit=1.15 * largest, real="real part", imaginary="imaginary part", **place)

@@ -2,7 +2,7 @@
 
 import plotly.graph_objects as go
 
-from ar_interp.figures.style import BLUE, GREY, VERMILLION, draw, heatmap, matrices, number, styled, threshold
+from ar_interp.figures.style import BLUE, GREY, LOG, VERMILLION, draw, heatmap, matrices, number, styled, threshold
 from ar_interp.probes.heads import HeadOrthogonality
 from ar_interp.setting import Setting
 
@@ -38,22 +38,15 @@ def head_matrices(heads: HeadOrthogonality, setting: Setting) -> go.Figure:
 def head_spectrum(heads: HeadOrthogonality, setting: Setting) -> go.Figure:
     """Singular values of C, descending."""
     values = heads.singular_values.tolist()
-    figure = go.Figure(
-        go.Bar(
-            x=list(range(1, len(values) + 1)),
-            y=values,
-            marker={"color": BLUE},
-            name="measured",
-            hovertemplate="number %{x}<br>%{y:.4g}<extra></extra>",
-        )
-    )
+    hover = "number %{x}<br>%{y:.4g}<extra></extra>"
+    figure = go.Figure(go.Bar(x=list(range(1, len(values) + 1)), y=values, marker={"color": BLUE}, hovertemplate=hover))
     threshold(figure, abs(heads.scale), "|m| = |tr M| / rank")
-    figure.update_xaxes(title_text="number of the singular value", dtick=1 if len(values) <= 20 else None)
-    figure.update_yaxes(title_text="singular value of C", range=[0, 1.15 * max([*values, abs(heads.scale)])])
     return styled(
         figure,
         title=setting.sentence("spectrum"),
         measured=f"rank {heads.rank}, largest {number(max(values))}, smallest {number(min(values))}",
+        x={"title_text": "number of the singular value", "dtick": 1 if len(values) <= 20 else None},
+        y={"title_text": "singular value of C", "range": [0, 1.15 * max([*values, abs(heads.scale)])]},
         legend=False,
     )
 
@@ -68,19 +61,14 @@ def head_statistics(heads: HeadOrthogonality, untrained: HeadOrthogonality, sett
         values = [getattr(result, statistic) for statistic in STATISTICS]
         marker = {"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2, "color": colour}}
         draw(figure, values, STATISTICS.values(), name, "%{x:.3g}", marker=marker)
-    figure.add_scatter(
-        x=[heads.untrained_cosine] * len(COSINES),
-        y=[STATISTICS[name] for name in COSINES],
-        mode="markers",
-        marker={"color": GREY, "symbol": "line-ns-open", "size": 18, "line": {"width": 2}},
-        name="1/√d, Gaussian heads",
-        hovertemplate="1/√d = %{x:.3g}<extra></extra>",
-    )
-    figure.update_xaxes(title_text="value (log scale)", type="log", exponentformat="power")
-    figure.update_yaxes(title_text="statistic", autorange="reversed", automargin=True, title_standoff=0)
+    marker = {"color": GREY, "symbol": "line-ns-open", "size": 18, "line": {"width": 2}}
+    gaussian, cosines = [heads.untrained_cosine] * len(COSINES), [STATISTICS[name] for name in COSINES]
+    draw(figure, gaussian, cosines, "1/√d, Gaussian heads", "%{x:.3g}", marker=marker)
     return styled(
         figure,
         title=setting.sentence("statistics"),
         measured="cosines are rms over h ≠ h'; within a head cos(a<sub>h</sub>, b<sub>h</sub>) is "
         f"{number(heads.alignment)} here, {number(untrained.alignment)} untrained",
+        x={"title_text": "value (log scale)", **LOG},
+        y={"title_text": "statistic", "autorange": "reversed", "automargin": True},
     )

@@ -11,7 +11,23 @@ from jaxtyping import Float, Inexact
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from ar_interp.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, circle, draw, number, styled
+from ar_interp.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LOG,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    circle,
+    draw,
+    mark,
+    number,
+    styled,
+    threshold,
+    whiskers,
+)
 from ar_interp.probes.ablations import Ablation
 from ar_interp.probes.edits import EDITS, EditLosses
 from ar_interp.probes.paths import GRADIENT_STEP, Paths
@@ -29,6 +45,7 @@ LINES = {
     CONTROLS[1]: (ORANGE, "dashdot", "square-open"),
     CONTROLS[2]: (PURPLE, "longdash", "triangle-up-open"),
 }
+SCORE = "score, 1 is W<sub>source</sub> s<sub>T</sub>"
 LOWEST, HIGHEST = -0.5, 1.5  # scores shown at most: where predictions hardly differ, controls have no bound
 
 PREDICTED = {
@@ -106,18 +123,17 @@ def swap_scores(swapped: SwappedContext, *, position: int) -> go.Figure:
         rows = table[table["condition"] == name]
         draw(
             figure, rows["T"], rows["score"], name, "T = %{x}<br>%{y:.3g}",
-            error=rows["score_se"], cap=2, mode="lines+markers",
+            error=rows["score_se"], mode="lines+markers",
             line={"color": colour, "dash": dash, "width": 1.5}, marker={"symbol": symbol, "size": 7},
         )  # fmt: skip
         here = _row(swapped, name, position)
         said.append(f"{name} {_decimals(here['score'])}" + (f" ± {here['score_se']:.3f}" if name == SWAP else ""))
-    figure.add_vline(x=position, line={"color": VERMILLION, "dash": "dash", "width": 1.5})
-    figure.update_xaxes(title_text="context length T")
-    figure.update_yaxes(
-        title_text="score, 1 is W<sub>source</sub> s<sub>T</sub>", range=_range(table["score"].to_numpy())
-    )
+    mark(figure, position)
+    lowest, highest = max(LOWEST, min(table["score"].min(), 0.0)), min(HIGHEST, max(table["score"].max(), 1.0))
     return styled(
         figure,
+        x="context length T",
+        y={"title_text": SCORE, "range": [lowest - 0.1, highest + 0.1]},
         title="If the model uses this W alone, the swap reaches its ceiling and the controls stay at 0",
         measured=f"at T = {position}: {', '.join(said)}; {swapped.n} pairs",
         wide=True,
@@ -151,14 +167,11 @@ def swap_by_layer(
         )  # fmt: skip
         said.append(f"{name} {', '.join(_decimals(row['score']) for row in rows)}")
     ceiling = _row(cumulative[-1], CEILING, position)["score"]
-    figure.add_hline(y=ceiling, line={"color": BLACK, "dash": "dot", "width": 1.5})
-    figure.add_annotation(
-        x=1, xref="paper", xanchor="right", y=ceiling, yanchor="bottom", text="ceiling", showarrow=False
-    )
-    figure.update_xaxes(title_text="layer", dtick=1)
-    figure.update_yaxes(title_text="score, 1 is W<sub>source</sub> s<sub>T</sub>")
+    threshold(figure, ceiling, "ceiling", BLACK, "dot")
     return styled(
         figure,
+        x={"title_text": "layer", "dtick": 1},
+        y=SCORE,
         title="If the estimate is built layer by layer, only all layers together reach the ceiling",
         measured=f"at T = {position}, {'; '.join(said)}; ceiling {_decimals(ceiling)}; {cumulative[-1].n} pairs",
         wide=True,
@@ -187,17 +200,17 @@ def edit_curve(losses: EditLosses, chosen: EditLosses) -> go.Figure:
         ("measured here", chosen.by_value, {"symbol": "diamond", "size": 12, "color": VERMILLION}),
     ):
         draw(figure, rows["value"], rows["measured"], name, hover, error=rows["measured_se"], marker=marker)
-    figure.add_vline(x=edit.neutral, line={"color": GREY, "dash": "dot", "width": 1.5})
+    mark(figure, edit.neutral, GREY, "dot")
     figure.add_annotation(x=edit.neutral, y=1, yref="paper", yanchor="bottom", text="as trained", showarrow=False)
-    figure.update_xaxes(title_text=_typeset(edit.meaning))
-    drawn = table[["predicted", "measured"]].max().max(), here["measured"], ROUNDED
-    figure.update_yaxes(title_text="loss", range=[0, 1.1 * max(drawn)], exponentformat="power")
+    highest = max(table[["predicted", "measured"]].max().max(), here["measured"], ROUNDED)
     predicted = "" if losses.source == NONE else f"predicted {number(here['predicted'])}, "
     return styled(
         figure,
         title=f"{edit.name.capitalize()}: {PREDICTED[losses.source]}",
         measured=f"at {here['value']:.2f}: {predicted}measured {number(here['measured'])} ± "
         f"{number(here['measured_se'])}; {chosen.n} sequences",
+        x=_typeset(edit.meaning),
+        y={"title_text": "loss", "range": [0, 1.1 * highest], "exponentformat": "power"},
     )
 
 
@@ -210,8 +223,7 @@ def ablation_costs(ablation: Ablation) -> go.Figure:
     names = [", ".join(map(str, place)) for place in zip(*(labels[name] for name in drawn), strict=True)]
     figure = go.Figure()
     figure.add_bar(
-        x=names, y=table["cost"].tolist(), name="measured", marker={"color": BLUE},
-        error_y={"array": table["cost_se"].tolist(), "thickness": 1, "width": 3},
+        x=names, y=table["cost"].tolist(), name="measured", marker={"color": BLUE}, error_y=whiskers(table["cost_se"]),
         hovertemplate="%{x}<br>%{y:.4g}<extra>measured</extra>",
     )  # fmt: skip
     known = bool(np.isfinite(table["predicted"].to_numpy()).all())
@@ -219,20 +231,18 @@ def ablation_costs(ablation: Ablation) -> go.Figure:
         marker = {"symbol": "diamond-open", "size": 10, "color": VERMILLION, "line": {"width": 2}}
         draw(figure, names, table["predicted"], "theory", "%{x}<br>%{y:.4g}", marker=marker)
     unit = ", ".join(drawn).replace("offset", "offset k of the key s<sub>T−k</sub>")
-    figure.update_xaxes(title_text=unit, type="category", nticks=20)
-    figure.update_yaxes(title_text="loss without it − loss")
-    if max(table["cost"]) > HUGE:
-        figure.update_yaxes(type="log", exponentformat="power")
     top = int(np.argmax(table["cost"]))
     cost, error = (table[column].to_numpy()[top] for column in ("cost", "cost_se"))
     what = "head" if heads else "key"
-    closed = f"In theory each {what} costs what its closed form says"
-    open_ = f"The more a {what} costs, the less can the others stand in for it"
     return styled(
         figure,
-        title=closed if known else open_,
+        title=f"In theory each {what} costs what its closed form says"
+        if known
+        else f"The more a {what} costs, the less can the others stand in for it",
         measured=f"{ablation.method} ablation, {ablation.n} sequences: the loss, {number(ablation.loss)}, grows by at "
         f"most {number(cost)} ± {number(error)}, {unit} {names[top]}",
+        x={"title_text": unit, "type": "category", "nticks": 20},
+        y={"title_text": "loss without it − loss", **(LOG if max(table["cost"]) > HUGE else {})},
     )
 
 
@@ -245,17 +255,11 @@ def path_shares(paths: Paths) -> go.Figure:
     table = paths.table.sort_values("effect", ascending=False).head(PATHS_DRAWN).iloc[::-1]
     names = [_typeset(path) for path in table["path"]]
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, (name, title) in enumerate(
-        {"share": "share of what is written", "cost": "loss without it − loss"}.items(), start=1
-    ):
-        figure.add_trace(
-            go.Bar(
-                x=table[name].tolist(), y=names, orientation="h", name=title, showlegend=False,
-                marker={"color": BLUE if name == "share" else VERMILLION},
-                error_x={"array": table[f"{name}_se"].tolist(), "thickness": 1, "width": 3},
-                hovertemplate="%{y}<br>%{x:.4g}<extra></extra>",
-            ),
-            row=1, col=column,
+    panels = (("share", BLUE, "share of what is written"), ("cost", VERMILLION, "loss without it − loss"))
+    for column, (name, colour, title) in enumerate(panels, start=1):
+        figure.add_bar(
+            x=table[name].tolist(), y=names, orientation="h", name=title, marker={"color": colour},
+            error_x=whiskers(table[f"{name}_se"]), hovertemplate="%{y}<br>%{x:.4g}<extra></extra>", row=1, col=column,
         )  # fmt: skip
         figure.update_xaxes(title_text=title, row=1, col=column)
     figure.update_yaxes(title_text="path ⟨key|query⟩ value", automargin=True, row=1, col=1)
@@ -276,14 +280,14 @@ def scrub_recovered(scrubbed: Scrubbed) -> go.Figure:
     figure.add_bar(
         x=table["recovered"].tolist(), y=list(SCRUBBED.values()), orientation="h", customdata=table["kept"].tolist(),
         marker={"color": [BLUE if condition == HYPOTHESIS else GREY for condition in SCRUBBED]},
-        error_x={"array": table["recovered_se"].tolist(), "thickness": 1, "width": 3}, name="recovered",
+        error_x=whiskers(table["recovered_se"]), name="recovered",
         hovertemplate="own: %{customdata}<br>%{x:.4g}<extra></extra>",
     )  # fmt: skip
-    figure.add_vline(x=1, line={"color": VERMILLION, "dash": "dash", "width": 1.5})
-    figure.update_xaxes(title_text="loss recovered; 0: all replaced, 1: nothing")
-    figure.update_yaxes(title_text="own of the sequence", autorange="reversed", automargin=True)
+    mark(figure, 1)
     return styled(
         figure,
+        x="loss recovered; 0: all replaced, 1: nothing",
+        y={"title_text": "own of the sequence", "autorange": "reversed", "automargin": True},
         title=f"Hypothesis: nothing matters but {_typeset(table['kept'][HYPOTHESIS])}; then all is recovered",
         measured=f"layer {scrubbed.layer}: {_decimals(scrubbed.recovered)} ± {scrubbed.standard_error:.3f} recovered, "
         f"{_decimals(scrubbed.ablated)} by writing nothing; {scrubbed.n} sequences, {scrubbed.n_resamples} others each",
@@ -304,12 +308,10 @@ def _typeset(text: str) -> str:
 
 def _place(swapped: SwappedContext, position: int) -> int:
     if position not in swapped.positions:
-        raise ValueError(f"position must be one that was swapped ({_listed(swapped.positions)}), got {position}.")
+        there = swapped.positions
+        listed = ", ".join(map(str, there)) if len(there) <= 5 else f"{there[0]} to {there[-1]}"
+        raise ValueError(f"position must be one that was swapped ({listed}), got {position}.")
     return swapped.positions.index(position)
-
-
-def _listed(positions: tuple[int, ...]) -> str:
-    return ", ".join(map(str, positions)) if len(positions) <= 5 else f"{positions[0]} to {positions[-1]}"
 
 
 def _row(swapped: SwappedContext, condition: str, position: int) -> dict[str, Any]:
@@ -345,8 +347,3 @@ def _ring_and_arrow(figure: go.Figure, points: Float[np.ndarray, "3 2"], *, show
             figure, x, y, name, "%{x:.4g}, %{y:.4g}", mode=mode, legendgroup=name, showlegend=showlegend,
             line={"color": BLUE, "width": 2}, marker=marker, **place,
         )  # fmt: skip
-
-
-def _range(scores: Float[np.ndarray, "row"]) -> list[float]:
-    low, high = max(LOWEST, min(scores.min(), 0.0)), min(HIGHEST, max(scores.max(), 1.0))
-    return [low - 0.1, high + 0.1]

@@ -1,5 +1,8 @@
 """Figures of `PositionalStructure`, and of the spectral filter of unfinished descent."""
 
+import math
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor
 from ar_interp.figures.style import (
     BLUE,
     GREEN,
+    LOG,
     ROUNDING,
     VERMILLION,
     draw,
@@ -48,30 +52,22 @@ def positional_rows(structure: PositionalStructure, setting: Setting) -> go.Figu
     styles = ((BLUE, "circle", "solid"), (VERMILLION, "x", "dash"), (GREEN, "diamond-open", "dot"))
     for i, (colour, symbol, dash) in zip(range(min(N_ROWS, n_rows)), styles, strict=False):
         T = n_ctx - i
-        figure.add_scatter(
-            x=list(range(1 - T, 1)),
-            y=structure.P[T - 2, :T].tolist(),
-            mode="lines+markers",
-            name=f"T = {T}",
-            line={"color": colour, "dash": dash, "width": 1.5},
+        draw(
+            figure, range(1 - T, 1), structure.P[T - 2, :T].tolist(), f"T = {T}", "t − T = %{x}<br>%{y:.4g}",
+            mode="lines+markers", line={"color": colour, "dash": dash, "width": 1.5},
             marker={"symbol": symbol, "size": 9},
-            hovertemplate=f"T = {T}, t − T = %{{x}}<br>%{{y:.4g}}<extra></extra>",
-        )
-    for lag, name, anchor in ((0, "p<sub>T</sub>", "left"), (-1, "p<sub>T−1</sub>", "right")):
-        figure.add_annotation(
-            x=lag,
-            y=structure.P[-1, lag - 1].item(),
-            text=name,
-            showarrow=False,
-            xanchor=anchor,
-            xshift=10 if anchor == "left" else -10,
-            yshift=0 if anchor == "left" else 14,  # clear of the older keys' markers
-            font={"size": 15},
-        )
-    figure.update_xaxes(title_text="key relative to the newest, t − T", range=[0.5 - n_ctx, 1.6])
-    figure.update_yaxes(title_text="positional weight p<sub>t</sub>")
+        )  # fmt: skip
+    names: dict[str, dict[str, Any]] = {
+        "p<sub>T</sub>": {"x": 0, "xanchor": "left", "xshift": 10},
+        "p<sub>T−1</sub>": {"x": -1, "xanchor": "right", "xshift": -10, "yshift": 14},  # clear of older keys' markers
+    }
+    for name, place in names.items():
+        y = structure.P[-1, place["x"] - 1].item()
+        figure.add_annotation(text=name, y=y, showarrow=False, font={"size": 15}, **place)
     return styled(
         figure,
+        x={"title_text": "key relative to the newest, t − T", "range": [0.5 - n_ctx, 1.6]},
+        y="positional weight p<sub>t</sub>",
         title=setting.sentence("positional"),
         measured=f"p<sub>T−1</sub>/p<sub>T</sub> = {number(structure.ratio)} ± {number(structure.ratio_spread)} "
         f"over T; c p<sub>T</sub> is 1 to within {number(structure.scale_error)}",
@@ -83,52 +79,34 @@ def positional_ratio(structure: PositionalStructure, setting: Setting) -> go.Fig
     predicted = setting.previous_key(structure.kappa)
     ratios = structure.ratio_by_length.tolist()
     figure = go.Figure()
-    figure.add_scatter(
-        x=list(range(2, len(ratios) + 2)),
-        y=ratios,
-        mode="markers",
-        marker={"color": BLUE, "size": 9},
-        name="measured",
-        hovertemplate="T = %{x}<br>%{y:.6g}<extra></extra>",
-    )
+    marker = {"color": BLUE, "size": 9}
+    draw(figure, range(2, len(ratios) + 2), ratios, "measured", "T = %{x}<br>%{y:.6g}", marker=marker)
     if predicted is not None and np.isfinite(predicted):
         threshold(figure, predicted, f"theory: {number(predicted)}")
     shown = [value for value in (*ratios, predicted, -0.8, 0.3) if value is not None and np.isfinite(value)]
-    low, high = min(shown), max(shown)
-    figure.update_xaxes(title_text="context length T")
-    figure.update_yaxes(title_text="p<sub>T−1</sub> / p<sub>T</sub>", range=[low - 0.1, high + 0.1])
     kappa = f"κ from the heads {number(structure.kappa)} ± {number(structure.kappa_spread)}, "
     return styled(
         figure,
         title=setting.sentence("ratio"),
         measured=f"{kappa if np.isfinite(structure.kappa) else ''}κ from P "
         f"{number(structure.kappa_from_P)}, largest deviation over T {number(structure.ratio_spread)}",
+        x="context length T",
+        y={"title_text": "p<sub>T−1</sub> / p<sub>T</sub>", "range": [min(shown) - 0.1, max(shown) + 0.1]},
         legend=False,
     )
 
 
 def residual_by_angle(structure: PositionalStructure, setting: Setting) -> go.Figure:
     """|prediction - lambda^T| at the longest context, over the angle of lambda."""
-    figure = go.Figure(
-        go.Scatter(
-            x=structure.angles.tolist(),
-            y=structure.residual_by_angle.tolist(),
-            mode="lines",
-            line={"color": BLUE},
-            name="residual",
-            hovertemplate="θ = %{x:.3f}<br>%{y:.3g}<extra></extra>",
-        )
-    )
+    residuals = structure.residual_by_angle.tolist()
+    figure, look = go.Figure(), {"mode": "lines", "line": {"color": BLUE}}
+    draw(figure, structure.angles.tolist(), residuals, "residual", "θ = %{x:.3f}<br>%{y:.3g}", **look)
     rounding(figure, ROUNDING, "double precision, 2.2e−16")
-    figure.update_xaxes(title_text="angle θ of the eigenvalue (radians)")
-    figure.update_yaxes(
-        title_text="sup<sub>j</sub> |prediction − λ<sup>T</sup>|",
-        type="log",
-        exponentformat="power",
-        range=[-18, max(1.0, float(np.ceil(np.log10(structure.residual_by_angle.max().item() + 1e-300))))],
-    )
+    highest = max(1, math.ceil(math.log10(max(residuals) + 1e-300)))
     return styled(
         figure,
+        x="angle θ of the eigenvalue (radians)",
+        y={"title_text": "sup<sub>j</sub> |prediction − λ<sup>T</sup>|", "range": [-18, highest], **LOG},
         title=setting.sentence("residual"),
         measured=f"at most {number(structure.residual)} over all angles and T",
         legend=False,
@@ -158,10 +136,10 @@ def filter_response(structure: PositionalStructure, filter: SpectralFilter) -> g
     if learned is None:
         raise ValueError("structure has no filter_response: it is measured for positional-only models (dim = 1) only.")
     figure = _beside_filter(filter.response, learned, "1 − (1 − step K)<sup>steps</sup> (theory)", "mode")
-    figure.update_xaxes(title_text="mode of the kernel, largest eigenvalue first")
-    figure.update_yaxes(title_text="part learned (0 none, 1 all)", range=[-0.08, 1.08])
     return styled(
         figure,
+        x="mode of the kernel, largest eigenvalue first",
+        y={"title_text": "part learned (0 none, 1 all)", "range": [-0.08, 1.08]},
         title="Strong modes should be learned and weak ones not: a low-pass filter with a sharp edge",
         measured=f"modes learned in effect: {learned.sum():.3g}, by theory {filter.rank:.3g}",
     )

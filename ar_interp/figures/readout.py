@@ -3,7 +3,7 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from ar_interp.figures.style import BLUE, GREY, ORANGE, VERMILLION, number, styled
+from ar_interp.figures.style import BLUE, GREY, ORANGE, VERMILLION, draw, number, styled, whiskers
 from ar_interp.probes.readout_efficiency import DataEfficiency
 
 LOOKS = ((BLUE, "solid", "circle"), (VERMILLION, "dash", "diamond-open"), (ORANGE, "dot", "square-open"),
@@ -16,17 +16,11 @@ def data_efficiency(found: DataEfficiency) -> go.Figure:
     curve = found.curve
     for source, (colour, dash, symbol) in zip(dict.fromkeys(curve["source"]), LOOKS, strict=False):
         rows = curve[curve["source"] == source]
-        figure.add_scatter(
-            x=rows["n_train"].tolist(), y=rows["score"].tolist(), mode="lines+markers", name=source,
-            error_y={
-                "array": (rows["high"] - rows["score"]).tolist(), "thickness": 1, "width": 3,
-                "arrayminus": (rows["score"] - rows["low"]).tolist(),
-            },
+        draw(
+            figure, rows["n_train"], rows["score"], source, "%{x} contexts<br>%{y:.3g}", mode="lines+markers",
+            error=whiskers(rows["high"] - rows["score"], rows["score"] - rows["low"]),
             line={"color": colour, "dash": dash, "width": 1.5}, marker={"symbol": symbol, "size": 8},
-            hovertemplate="%{x} contexts<br>%{y:.3g}<extra>" + source + "</extra>",
         )  # fmt: skip
-    figure.update_xaxes(title_text="contexts that the probe is fitted to", type="log")
-    figure.update_yaxes(title_text="held-out score", range=[min(-0.3, max(-1, curve["score"].min())), 1.05])
     own = np.asarray(curve["source"]) == "model"
     n, score = int(np.asarray(curve["n_train"])[own][-1]), float(np.asarray(curve["score"])[own][-1])
     codes = zip(found.codes["source"].tolist(), found.codes["saved"].tolist(), strict=True)
@@ -35,5 +29,7 @@ def data_efficiency(found: DataEfficiency) -> go.Figure:
         figure,
         title=f"Fitted to {n} contexts the probe scores {number(score)} on others; 1 reads all",
         measured=f"95 % intervals. Bits saved per value by knowing the activation: {saved}",
+        x={"title_text": "contexts that the probe is fitted to", "type": "log"},
+        y={"title_text": "held-out score", "range": [min(-0.3, max(-1, curve["score"].min())), 1.05]},
         wide=True,
     )

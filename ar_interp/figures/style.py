@@ -18,6 +18,7 @@ FONT = '"Source Sans", "Source Sans Pro", "Open Sans", Arial, sans-serif'
 TITLE_WIDTH = 52  # characters a line where a figure takes half of a page
 TITLE_SIZE, SMALL_SIZE = 16, 13
 SUB, END_SUB = "\ue000", "\ue001"  # private characters
+LOG = {"type": "log", "exponentformat": "power"}  # an axis
 ROUNDING = float(np.finfo(np.float64).eps)
 SMALLEST = float(np.finfo(np.float64).tiny)
 
@@ -27,6 +28,8 @@ def styled(
     *,
     title: str,
     measured: str,
+    x: dict[str, Any] | str | None = None,
+    y: dict[str, Any] | str | None = None,
     height: int = 340,
     wide: bool = False,
     legend: bool = True,
@@ -34,6 +37,7 @@ def styled(
     """The figure with its title, what was measured below it, and the common look.
 
     Args:
+        x, y: title of the axes, or fields of them; None where panels have axes of their own.
         height: of what lies below the titles, pixels. Figures of the same height align side by side.
         wide: for the width of a page rather than half of it.
         legend: leave room for one below.
@@ -64,6 +68,8 @@ def styled(
     )
     figure.update_xaxes(gridcolor=GRID, zeroline=False, title_standoff=8)
     figure.update_yaxes(gridcolor=GRID, zerolinecolor="#AAAAAA", zerolinewidth=1, title_standoff=8)
+    figure.update_xaxes({"title_text": x} if isinstance(x, str) else x)
+    figure.update_yaxes({"title_text": y} if isinstance(y, str) else y)
     return figure
 
 
@@ -74,45 +80,44 @@ def _wrap(text: str, width: int) -> str:
 
 
 def draw(
-    figure: go.Figure,
-    x: Any,
-    y: Any,
-    name: str,
-    hover: str,
-    *,
-    mode: str = "markers",
-    error: Any = None,
-    cap: int = 3,
-    **look: Any,
+    figure: go.Figure, x: Any, y: Any, name: str, hover: str, *, mode: str = "markers", error: Any = None, **look: Any
 ) -> None:
     """Add points, or lines, that say on hovering what `hover` says and their name.
 
     Args:
-        error: half-widths of vertical bars, whose caps are `cap` pixels wide.
+        error: half-widths of vertical bars, or `whiskers`.
         look: other fields of a scatter trace.
     """
     if error is not None:
-        look["error_y"] = {"array": list(error), "thickness": 1, "width": cap}
+        look["error_y"] = error if isinstance(error, dict) else whiskers(error)
     hover = f"{hover}<extra>{name}</extra>"
     figure.add_scatter(x=list(x), y=list(y), name=name, mode=mode, hovertemplate=hover, **look)
 
 
-def threshold(figure: go.Figure, y: float, text: str) -> go.Figure:
+def whiskers(up: Any, down: Any = None) -> dict[str, Any]:
+    """Error bars of these lengths; as long downwards as upwards if left out."""
+    return {"array": list(up), "arrayminus": None if down is None else list(down), "thickness": 1, "width": 3}
+
+
+def mark(figure: go.Figure, x: float, colour: str = VERMILLION, dash: str = "dash", **look: Any) -> None:
+    """A vertical line."""
+    figure.add_vline(x=x, line={"color": colour, "dash": dash, "width": 1.5}, **look)
+
+
+def threshold(figure: go.Figure, y: float, text: str, colour: str = VERMILLION, dash: str = "dash") -> None:
     """A horizontal line with its name above its right end."""
-    figure.add_hline(y=y, line={"color": VERMILLION, "dash": "dash", "width": 1.5})
-    return figure.add_annotation(
-        x=1, xref="paper", xanchor="right", y=y, yanchor="bottom", text=text, showarrow=False,
-        font={"color": VERMILLION},
-    )  # fmt: skip
+    figure.add_hline(y=y, line={"color": colour, "dash": dash, "width": 1.5})
+    _name_at_right(figure, y, "bottom", text, font={"color": colour})
 
 
-def rounding(figure: go.Figure, y: float, text: str) -> go.Figure:
+def rounding(figure: go.Figure, y: float, text: str) -> None:
     """On a logarithmic axis, the line below which all is rounding, with its name under its right end."""
     figure.add_hline(y=y, line={"color": BLACK, "dash": "dot", "width": 1})
-    exponent = math.log10(y)  # plotly places annotations on a log axis by the exponent
-    return figure.add_annotation(
-        x=1, xref="paper", xanchor="right", y=exponent, yanchor="top", text=text, showarrow=False
-    )
+    _name_at_right(figure, math.log10(y), "top", text)  # plotly places annotations on a log axis by the exponent
+
+
+def _name_at_right(figure: go.Figure, y: float, anchor: str, text: str, **look: Any) -> None:
+    figure.add_annotation(x=1, xref="paper", xanchor="right", y=y, yanchor=anchor, text=text, showarrow=False, **look)
 
 
 def heatmap(values: Tensor, *, rows: str, columns: str, first_row: int = 1) -> go.Heatmap:

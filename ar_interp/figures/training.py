@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from ar_interp.figures.style import BLACK, BLUE, VERMILLION, number, styled
+from ar_interp.figures.style import BLACK, BLUE, LOG, VERMILLION, draw, mark, number, styled
 from ar_interp.setting import Setting
 
 MEMBERS_NAMED = 40  # more seeds than this are counted in bins
@@ -17,27 +17,22 @@ def training_history(history: pd.DataFrame, setting: Setting) -> go.Figure:
     Args:
         history: rows of step, loss_min, loss_median, loss_max, per context length.
     """
-    columns = {"loss_min": "best seed", "loss_median": "median seed", "loss_max": "worst seed"}
+    looks = {
+        "loss_min": ("best seed", BLUE, "solid"),
+        "loss_median": ("median seed", VERMILLION, "dash"),
+        "loss_max": ("worst seed", BLACK, "dot"),
+    }
     one_seed = bool((history["loss_min"] == history["loss_max"]).all())
     minimum = setting.minimum
     figure = go.Figure()
-    for (column, name), colour, dash in zip(
-        columns.items(), (BLUE, VERMILLION, BLACK), ("solid", "dash", "dot"), strict=True
-    ):
+    for column, (name, colour, dash) in looks.items():
         if one_seed and column != "loss_min":
             continue
-        figure.add_scatter(
-            x=history["step"],
-            y=history[column] - (minimum or 0),
-            name="the seed" if one_seed else name,
-            mode="lines+markers",
-            line={"color": colour, "dash": dash, "width": 1.5},
+        draw(
+            figure, history["step"], history[column] - (minimum or 0), "the seed" if one_seed else name,
+            "step %{x}<br>%{y:.3g}", mode="lines+markers", line={"color": colour, "dash": dash, "width": 1.5},
             marker={"size": 4},
-            hovertemplate="step %{x}<br>%{y:.3g}<extra></extra>",
-        )
-    figure.update_xaxes(title_text="training step (log scale, from the first logged one)", type="log")
-    axis = "loss (per T)" if minimum is None else "loss − minimum (per T)"
-    figure.update_yaxes(title_text=axis, type="log", exponentformat="power")
+        )  # fmt: skip
     first, last = history["loss_min"].iloc[0], history["loss_min"].iloc[-1]
     measured = "smallest loss per T over the seeds"
     if minimum is not None:
@@ -45,8 +40,10 @@ def training_history(history: pd.DataFrame, setting: Setting) -> go.Figure:
     return styled(
         figure,
         title=f"The loss goes from {number(first)} at the start to {number(last)} at the end of training",
-        wide=True,
         measured=measured,
+        x={"title_text": "training step (log scale, from the first logged one)", "type": "log"},
+        y={"title_text": "loss (per T)" if minimum is None else "loss − minimum (per T)", **LOG},
+        wide=True,
         legend=not one_seed,
     )
 
@@ -59,29 +56,19 @@ def member_levels(members: pd.DataFrame, levels: Float[np.ndarray, "n_minus"] | 
         levels: `theory.trapped_levels`, where the setting has them.
     """
     losses = members["loss"].to_numpy()
-    figure = go.Figure(
-        go.Histogram(
-            x=losses,
-            nbinsx=120 if len(members) > MEMBERS_NAMED else 40,
-            marker={"color": BLUE},
-            name="seeds",
-            hovertemplate="loss %{x}<br>%{y} seeds<extra></extra>",
-        )
-    )
+    hover = "loss %{x}<br>%{y} seeds<extra></extra>"
+    n_bins = 120 if len(members) > MEMBERS_NAMED else 40
+    figure = go.Figure(go.Histogram(x=losses, nbinsx=n_bins, marker={"color": BLUE}, hovertemplate=hover))
     for minus, level in enumerate([] if levels is None else levels.tolist()):
-        figure.add_vline(
-            x=level,
-            line={"color": VERMILLION, "dash": "dash", "width": 1.5},
-            annotation={"text": f"m={minus}", "font": {"color": VERMILLION}, "yanchor": "bottom", "y": 1},
-            annotation_position="top",
-        )
-    figure.update_xaxes(title_text="final loss per T")
-    figure.update_yaxes(title_text="number of seeds", rangemode="tozero")
+        name = {"text": f"m={minus}", "font": {"color": VERMILLION}, "yanchor": "bottom", "y": 1}
+        mark(figure, level, annotation=name, annotation_position="top")
     best = float(losses.min())
     reached = int((losses < best + 0.01).sum())
     return styled(
         figure,
         title=f"{reached} of {len(members)} seeds end within .01 of the best loss, {number(best)}",
+        x="final loss per T",
+        y={"title_text": "number of seeds", "rangemode": "tozero"},
         wide=True,
         legend=False,
         measured="the leftmost bar holds the seeds that reach the lowest loss"
