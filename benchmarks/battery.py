@@ -47,7 +47,7 @@ def main() -> None:
     frames += [run_battery(innocent, seed=seed).frame.assign(seed=seed) for seed in range(1, n_seeds)]
     frame: Any = pd.concat(frames, ignore_index=True)
     result = BatteryResult(frame=frame)
-    part_of = {sabotage.name: part for part, members in PARTS.items() for sabotage in members}
+    part_of = {name: part for part, members in PARTS.items() for name in members}
     groups = {part: frame[frame["model"].map(part_of) == part] for part in PARTS}
     print_table("part of the battery", {**groups, "all": frame})
     print_table("evidence", {str(kind): rows for kind, rows in frame.groupby("evidence", sort=False)})

@@ -13,6 +13,7 @@ from zoo import claim
 import ar_interp as ari
 from ar_interp.claims.core import Claims
 from ar_interp.sabotage import BATTERY, BatteryResult, Sabotage, Sensitivity, gauges, run_battery, sensitivity
+from ar_interp.sabotage.battery import PARTS
 from ar_interp.sabotage.core import cells
 from ar_interp.sabotage.edits import N_CTX, changed, edited, healthy
 from ar_interp.sabotage.functions import copies, least_squares, mean_estimate, memorises
@@ -99,9 +100,10 @@ def test_the_matrix_holds_every_verdict_once(result):
 
 def test_the_battery_is_what_it_says():
     assert {sabotage.innocent for sabotage in BATTERY.values()} == {True, False}
-    for sabotage in BATTERY.values():
-        assert bool(sabotage.must_fail) != sabotage.innocent, sabotage.name
-        assert not (sabotage.innocent and sabotage.undecided), sabotage.name
+    for name, sabotage in BATTERY.items():
+        assert bool(sabotage.must_fail) != sabotage.innocent, name
+        assert not (sabotage.innocent and sabotage.undecided), name
+    assert len(BATTERY) == sum(map(len, PARTS.values())), "a name of two parts"
     assert {sabotage.base for sabotage in BATTERY.values()} <= set(ari.available())
 
 
@@ -109,15 +111,14 @@ def test_the_battery_is_what_it_says():
 
 
 def sabotage(**changes) -> Sabotage:
-    return Sabotage(**{"name": "x", "base": UNITARY, "description": "d", "make": changed(copies), **changes})
+    return Sabotage(**{"base": UNITARY, "description": "d", "make": changed(copies), **changes})
 
 
 def test_the_most_specific_name_counts():
     options = {
         "must_fail": ("heads", "step/b"),
-        "but": frozenset({"heads/a"}),
-        "undecided": ("heads/b", "step"),
-        "why": "w",
+        "but": ("heads/a",),
+        "undecided": {"heads/b": "why", "step": "why"},
     }
     entry = sabotage(**options)
     names = ("heads/a", "heads/b", "heads/c", "step/a", "step/b", "loss/a")
@@ -151,12 +152,11 @@ def test_the_outcome(expected, verdict, before, outcome):
     options = {
         "fail": {"must_fail": ("heads/a",)},
         "hold": {},
-        "free": {"undecided": ("heads/a",), "why": "w"},
+        "free": {"undecided": {"heads/a": "why"}},
         "unchanged": {"healthy": changed(copies)},
     }[expected]
-    (row,) = cells(
-        sabotage(**options), Claims("x", (claim(**VERDICT[verdict]),)), {"heads/a": before} if before else {}
-    )
+    claims = Claims("x", (claim(**VERDICT[verdict]),))
+    (row,) = cells("x", sabotage(**options), claims, {"heads/a": before} if before else {})
     assert (row["verdict"], row["expected"], row["outcome"]) == (verdict, expected, outcome)
 
 
@@ -189,10 +189,9 @@ def test_a_claim_that_only_ever_holds_is_named():
         ),
         (lambda: run_battery([]), r"names must be of the battery, got \[\]"),
         (lambda: run_battery(["P transposed"], seed=-1), "seed must be"),
-        (lambda: sabotage(must_fail=("a",), undecided=("a",), why="w"), "must not overlap, two name"),
-        (lambda: sabotage(undecided=("a",)), "must say why theory leaves claims undecided"),
+        (lambda: sabotage(must_fail=("a",), undecided={"a": "why"}), "must not overlap, two name"),
         (
-            lambda: cells(sabotage(must_fail=("heads/none",)), Claims("x", (claim(),)), {}),
+            lambda: cells("x", sabotage(must_fail=("heads/none",)), Claims("x", (claim(),)), {}),
             r"expectations of 'x' name claims that are not made of it: \['heads/none'\]",
         ),
         (lambda: sensitivity(UNITARY, scales=(1e-2, 1e-3)), "scales must ascend and seeds must not be empty"),

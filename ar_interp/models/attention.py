@@ -3,6 +3,8 @@
 Rows of `hook_attn_scores` and `hook_pattern` are destinations: with query_lag = 1 row t is asked by token t - 1.
 """
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor, nn
@@ -24,7 +26,22 @@ class OwnHookPoint(HookPoint):
         return x.clone(memory_format=torch.contiguous_format) if self.has_hooks() else x
 
 
-class MultiplicativePositional(nn.Module):
+class Part(nn.Module):
+    """A module with the parameters that `ModelConfig.parameter_shapes` has under a prefix, zero until loaded."""
+
+    if TYPE_CHECKING:  # which parameters there are is known at run time alone
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init__(self, config: ModelConfig, prefix: str) -> None:
+        super().__init__()
+        for name, shape in config.parameter_shapes.items():
+            own = name.removeprefix(prefix)
+            if name.startswith(prefix) and "." not in own:
+                self.register_parameter(own, nn.Parameter(torch.zeros(shape, dtype=config.torch_dtype)))
+
+
+class MultiplicativePositional(Part):
     """Weights P [query key] that multiply the scores.
 
     With query_lag = 1 row r belongs to the query token r and so to the prediction one position later: it holds p for
@@ -33,9 +50,8 @@ class MultiplicativePositional(nn.Module):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config, "blocks.0.attn.positional.")
         self.query_lag = config.query_lag
-        self.P = nn.Parameter(torch.zeros(config.n_ctx, config.n_ctx, dtype=config.torch_dtype))
 
     def forward(self, pos: int) -> Float[Tensor, "query key"]:
         """[pos pos], row t for the prediction at position t; a row that has no query is zero."""
@@ -43,7 +59,7 @@ class MultiplicativePositional(nn.Module):
         return torch.cat([self.P.new_zeros(self.query_lag, pos), rows]).tril()
 
 
-class Attention(nn.Module):
+class Attention(Part):
     """One layer of causal attention; subclasses say what the heads are.
 
     scores_h(t, t') = <query_h(t - query_lag), key_h(t')>, where the encoding says which side is conjugated; pattern =
@@ -51,14 +67,13 @@ class Attention(nn.Module):
     v_h(t').
     """
 
-    b_O: Tensor | None
-
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(config, "blocks.0.attn.")
         self.config = config
         self.attention_type = AttentionType.find(config.attention)()
         self.conjugated = Encoding.find(config.encoding).conjugated
-        self.register_parameter("b_O", None)
+        if not config.biases:
+            self.register_parameter("b_O", None)
         if config.positional == "multiplicative":
             self.positional = MultiplicativePositional(config)
         self.hook_q = OwnHookPoint()  # [batch pos head d_head]
@@ -148,41 +163,22 @@ class IdentityAttention(Attention):
 
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
-        return self._identity
-
-    @property
-    def W_K(self) -> Float[Tensor, "head d_model d_head"]:
-        return self._identity
-
-    @property
-    def W_V(self) -> Float[Tensor, "head d_model d_head"]:
-        return self._identity
-
-    @property
-    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
-        return self._identity
-
-    @property
-    def _identity(self) -> Float[Tensor, "head d_model d_head"]:
         own = next(iter([*self.parameters(), *self.buffers()]))
         identity = torch.eye(self.config.d_model, dtype=own.dtype, device=own.device)
         return identity.expand(self.config.n_heads, -1, -1)
+
+    W_K = W_V = W_O = W_Q
 
 
 class DiagonalAttention(IdentityAttention):
     """W_K = diag(a_h), W_V = diag(b_h), W_Q = W_O = I."""
 
-    A: Tensor
-    B: Tensor
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        for name in "AB":
-            heads = torch.ones(config.n_heads, config.dim, dtype=config.torch_dtype)
-            if config.heads == "diagonal":
-                self.register_parameter(name, nn.Parameter(heads))
-            else:
-                self.register_buffer(name, heads, persistent=False)
+        if config.heads == "unit":
+            for name in "AB":
+                ones = torch.ones(config.n_heads, config.dim, dtype=config.torch_dtype)
+                self.register_buffer(name, ones, persistent=False)
 
     def project(self, resid: Resid) -> tuple[PerHead, PerHead, PerHead]:
         every_head = resid[:, :, None, :]
@@ -203,12 +199,6 @@ class BlockScalarAttention(IdentityAttention):
     Blocks are (read-out, s_t, s_{t-1}): a1..a4 are QK_blocks[1:, 1:] row by row (rows of the query), b1 and b2 are
     OV_blocks[1:, 0].
     """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        shape = (config.n_heads, BLOCKS, BLOCKS)
-        self.QK_blocks = nn.Parameter(torch.zeros(shape, dtype=config.torch_dtype))
-        self.OV_blocks = nn.Parameter(torch.zeros(shape, dtype=config.torch_dtype))
 
     def project(self, resid: Resid) -> tuple[PerHead, PerHead, PerHead]:
         blocks = resid.unflatten(-1, (BLOCKS, self.config.dim))
@@ -233,18 +223,10 @@ class BlockScalarAttention(IdentityAttention):
 class FullAttention(Attention):
     """W_Q, W_K, W_V [head d_model d_head] and W_O [head d_head d_model], with or without biases."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        prefix = "blocks.0.attn."
-        for name, shape in config.parameter_shapes.items():
-            part = name.removeprefix(prefix)
-            if name.startswith(prefix) and "." not in part:
-                self.register_parameter(part, nn.Parameter(torch.zeros(shape, dtype=config.torch_dtype)))
-
     @property
     def output_weights(self) -> Float[Tensor, "head d_head d_model"]:
         """W_O of every head."""
-        return self._parameters["W_O"]  # type: ignore[return-value]
+        return self._parameters["W_O"]  # type: ignore[return-value] - `SharedOutputAttention` has a property
 
     def project(self, resid: Resid) -> tuple[PerHead, PerHead, PerHead]:
         def apply(part: str) -> PerHead:

@@ -9,7 +9,11 @@ from ar_interp.models.config import ModelConfig
 
 
 class ARCache(ActivationCache):
-    """An ActivationCache whose parts add up to the residual stream, or which says why they cannot."""
+    """An ActivationCache whose parts add up to the residual stream.
+
+    Raises:
+        ValueError: they cannot, since LayerNorm follows the sum of the heads, or each layer replaces the stream.
+    """
 
     @property
     def config(self) -> ModelConfig:
@@ -32,31 +36,19 @@ class ARCache(ActivationCache):
         return self
 
     def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
-        """TransformerLens's: the embedding and what each layer writes.
-
-        Raises:
-            ValueError: each layer replaces the stream, so that they do not add up to it.
-        """
+        """TransformerLens's: the embedding and what each layer writes, where there is a residual stream."""
         self._require_stream("decompose_resid")
         return super().decompose_resid(*args, **kwargs)
 
     def stack_head_results(self, *args: Any, **kwargs: Any) -> Any:
-        """TransformerLens's; the heads' results as attention writes them to the stream.
-
-        Raises:
-            ValueError: LayerNorm follows the sum of the heads, or each layer replaces the stream.
-        """
+        """TransformerLens's: the heads' results as attention writes them to the stream, without LayerNorm after it."""
         if self.config.n_layers > 1:
             self._require_stream("stack_head_results")
         self._require_linear_heads("stack_head_results")
         return super().stack_head_results(*args, **kwargs)
 
     def get_full_resid_decomposition(self, *args: Any, **kwargs: Any) -> Any:
-        """TransformerLens's: embedding, heads, neurons and biases, which add up to the stream.
-
-        Raises:
-            ValueError: LayerNorm follows the sum of the heads, or each layer replaces the stream.
-        """
+        """TransformerLens's: embedding, heads, neurons and biases, where they add up to the stream."""
         self._require_stream("get_full_resid_decomposition")
         self._require_linear_heads("get_full_resid_decomposition")
         return super().get_full_resid_decomposition(*args, **kwargs)

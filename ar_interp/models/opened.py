@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Inexact
+from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp.models.config import Config, ModelConfig
@@ -28,24 +28,6 @@ class ForeignConfig:
     """
 
     kind = "foreign"
-
-    encoding: str
-    dim: int
-    d_model: int
-    n_ctx: int
-    n_layers: int
-    attention: str
-    linear: bool
-    heads: str
-    residual: bool
-    biases: bool
-    unembed: bool
-    repeats: int
-    layer_norm: bool
-    d_mlp: int
-    scale_scores: bool
-    head_width: int
-    summary: str
 
     def __init__(self, stated: object) -> None:
         self._stated = stated
@@ -85,8 +67,9 @@ class Model:
         stated = getattr(self.module, "config", None)
         if isinstance(stated, Config):
             return stated  # type: ignore[return-value] - of another registered kind it is read like a foreign one
-        if stated is None and self._has_diagonal_weights:
-            return self.bare_config
+        if stated is None:
+            with suppress(ValueError):
+                return self.bare_config
         return ForeignConfig(stated)
 
     @property
@@ -168,14 +151,18 @@ class Model:
 
     # ---- weights
 
-    W_Q = property(lambda self: self._weight("W_Q"), doc="[layer head d_model d_head]")
-    W_K = property(lambda self: self._weight("W_K"), doc="[layer head d_model d_head]")
-    W_V = property(lambda self: self._weight("W_V"), doc="[layer head d_model d_head]")
-    W_O = property(lambda self: self._weight("W_O"), doc="[layer head d_head d_model]")
-    W_U = property(lambda self: self._weight("W_U"), doc="[d_model dim]")
-    P = property(lambda self: self._weight("P"), doc="[query key]")
+    W_Q: Float[Tensor, "layer head d_model d_head"]
+    W_K: Float[Tensor, "layer head d_model d_head"]
+    W_V: Float[Tensor, "layer head d_model d_head"]
+    W_O: Float[Tensor, "layer head d_head d_model"]
+    W_U: Float[Tensor, "d_model dim"]
+    P: Float[Tensor, "query key"]
+    read_out: Callable[[Inexact[Tensor, "batch pos d_model"]], Inexact[Tensor, "batch pos dim"]]
 
-    def _weight(self, name: str) -> Tensor:
+    def __getattr__(self, name: str) -> Any:
+        """The module's own, of the names above."""
+        if name not in Model.__annotations__:
+            raise AttributeError(f"Model has no attribute {name!r}.")
         value = getattr(self.module, name, None)
         if value is None:
             raise AttributeError(f"model of type {self.name} lacks {name}; {WHERE}.")
@@ -191,13 +178,6 @@ class Model:
         """That of its first parameter."""
         parameters = getattr(self.module, "parameters", tuple)
         return getattr(next(iter(parameters()), None), "device", torch.device("cpu"))
-
-    @property
-    def _has_diagonal_weights(self) -> bool:
-        try:
-            return diagonal_weights(self) is not None
-        except ValueError:
-            return False
 
     # ---- what it does
 
@@ -225,10 +205,6 @@ class Model:
     def hooks(self, fwd_hooks: Iterable[Hook]) -> AbstractContextManager[Any]:
         """Hooks for as long as the context lasts."""
         return self.module.hooks(fwd_hooks=list(fwd_hooks))
-
-    def read_out(self, resid: Inexact[Tensor, "batch pos d_model"]) -> Inexact[Tensor, "batch pos dim"]:
-        """The prediction that the residual stream holds."""
-        return self.module.read_out(resid)
 
     @property
     def makes_control(self) -> bool:

@@ -15,7 +15,7 @@ from transformer_lens.config import TransformerLensConfig
 from transformer_lens.hook_points import HookPoint
 
 from ar_interp._checks import as_real_array
-from ar_interp.models.attention import OwnHookPoint, attention_of
+from ar_interp.models.attention import OwnHookPoint, Part, attention_of
 from ar_interp.models.cache import ARCache
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.encodings import encode
@@ -57,13 +57,11 @@ SCALAR_PLACES = {
 }  # circuit, row (the query's of QK, what is read of OV) and column
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Part):
     """w (x - mean) / sqrt(variance + 1e-5) + b over the last axis."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.ones(config.d_model, dtype=config.torch_dtype))
-        self.b = nn.Parameter(torch.zeros(config.d_model, dtype=config.torch_dtype))
+        super().__init__(config, "blocks.0.ln1_post.")
         self.hook_scale = HookPoint()  # [batch pos 1]
         self.hook_normalized = HookPoint()  # [batch pos d_model]
 
@@ -73,16 +71,11 @@ class LayerNorm(nn.Module):
         return self.hook_normalized(x / scale) * self.w + self.b
 
 
-class MLP(nn.Module):
+class MLP(Part):
     """gelu(x W_in + b_in) W_out + b_out."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        width, d_mlp, dtype = config.d_model, config.d_mlp, config.torch_dtype
-        self.W_in = nn.Parameter(torch.zeros(width, d_mlp, dtype=dtype))
-        self.b_in = nn.Parameter(torch.zeros(d_mlp, dtype=dtype))
-        self.W_out = nn.Parameter(torch.zeros(d_mlp, width, dtype=dtype))
-        self.b_out = nn.Parameter(torch.zeros(width, dtype=dtype))
+        super().__init__(config, "blocks.0.mlp.")
         self.hook_pre = HookPoint()  # [batch pos d_mlp]
         self.hook_post = HookPoint()  # [batch pos d_mlp]
 
@@ -90,23 +83,6 @@ class MLP(nn.Module):
         W_in, W_out = self.W_in.to(resid.dtype), self.W_out.to(resid.dtype)
         post = self.hook_post(nn.functional.gelu(self.hook_pre(resid @ W_in + self.b_in)))
         return post @ W_out + self.b_out
-
-
-class PosEmbed(nn.Module):
-    """Learned positions."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.W_pos = nn.Parameter(torch.zeros(config.n_ctx, config.d_model, dtype=config.torch_dtype))
-
-
-class Unembed(nn.Module):
-    """The affine read-out of s_{t+1} from the residual stream."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.W_U = nn.Parameter(torch.zeros(config.d_model, config.dim, dtype=config.torch_dtype))
-        self.b_U = nn.Parameter(torch.zeros(config.dim, dtype=config.torch_dtype))
 
 
 class Block(nn.Module):
@@ -189,11 +165,11 @@ class HookedARTransformer(HookedRootModule):
         )
         self.hook_embed = OwnHookPoint()  # [batch pos d_model]
         if config.positional in ("additive", "softmax"):
-            self.pos_embed = PosEmbed(config)
+            self.pos_embed = Part(config, "pos_embed.")
         if config.positional == "additive":
             self.hook_pos_embed = OwnHookPoint()  # [batch pos d_model]
         self.blocks: Sequence[Block] = nn.ModuleList([Block(config) for _ in range(config.n_layers)])  # type: ignore
-        self.unembed = Unembed(config) if config.unembed else None
+        self.unembed = Part(config, "unembed.") if config.unembed else None
         self.register_buffer("bank", None, persistent=False)
         self.load_state_dict(config.initial_parameters(seed=seed))
         self.setup()

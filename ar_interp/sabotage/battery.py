@@ -14,14 +14,14 @@ from ar_interp.sabotage.runs import RUNS
 from ar_interp.sabotage.unitary import UNITARY
 from ar_interp.studies import verify
 
-PARTS: dict[str, tuple[Sabotage, ...]] = {
+PARTS: dict[str, dict[str, Sabotage]] = {
     "diagonal heads, unitary": UNITARY,
     "diagonal heads, pairs": PAIRS,
     "general models": GENERAL,
     "runs": RUNS,
     "innocent": INNOCENT,
 }
-BATTERY: dict[str, Sabotage] = {sabotage.name: sabotage for part in PARTS.values() for sabotage in part}
+BATTERY = UNITARY | PAIRS | GENERAL | RUNS | INNOCENT
 
 
 def run_battery(
@@ -48,11 +48,12 @@ def run_battery(
         raise ValueError(f"names must be of the battery, got {unknown or chosen}; it has {', '.join(battery)}.")
     before: dict[tuple[str, Make], dict[str, str]] = {}
     rows = []
-    for sabotage in map(battery.__getitem__, chosen):
+    for name in chosen:
+        sabotage = battery[name]
         checkpoint = checkpoints.load(sabotage.base)
         if sabotage.healthy and (sabotage.base, sabotage.healthy) not in before:
             claims = verify(sabotage.healthy(checkpoint, seed), checkpoint.process, n=n)
             before[sabotage.base, sabotage.healthy] = {claim.name: claim.verdict for claim in claims}
         claims = verify(sabotage.make(checkpoint, seed), checkpoint.process, n=n)
-        rows += cells(sabotage, claims, before[sabotage.base, sabotage.healthy] if sabotage.healthy else {})
+        rows += cells(name, sabotage, claims, before[sabotage.base, sabotage.healthy] if sabotage.healthy else {})
     return BatteryResult(frame=pd.DataFrame(rows))

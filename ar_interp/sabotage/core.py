@@ -1,7 +1,7 @@
 """`Sabotage`, a model that must be caught, and what the verdicts on it are worth beside what theory expects of them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -26,34 +26,28 @@ class Sabotage:
     named must hold: what is left out is a prediction too.
 
     Attributes:
-        name: the sabotaged model's.
         base: the checkpoint it is made from.
         description: what was done, and what of the theory is gone with it.
         make: (checkpoint, seed) -> a model, or a run where claims need to know how it was trained.
         must_fail: claims of what is gone; a void claim does not hold either, and is counted apart.
         but: claims about these structures that must hold all the same.
-        undecided: claims of which theory says nothing here; not counted.
-        why: the reason that theory says nothing of these.
+        undecided: claims of which theory says nothing here, with the reason; not counted.
         healthy: where nothing is gone: the innocent model beside which nothing may change; None for a sabotaged one.
     """
 
-    name: str
     base: str
     description: str
     make: Make
     must_fail: tuple[str, ...] = ()
-    but: frozenset[str] = frozenset()
-    undecided: tuple[str, ...] = ()
-    why: str = ""
+    but: tuple[str, ...] = ()
+    undecided: Mapping[str, str] = field(default_factory=dict)
     healthy: Make | None = None
 
     def __post_init__(self) -> None:
         named = [*self.must_fail, *self.but, *self.undecided]
         twice = sorted({name for name in named if named.count(name) > 1})
         if twice:
-            raise ValueError(f"must_fail, but and undecided of {self.name!r} must not overlap, two name {twice}.")
-        if bool(self.undecided) != bool(self.why):
-            raise ValueError(f"why of {self.name!r} must say why theory leaves claims undecided, where it does.")
+            raise ValueError(f"must_fail, but and undecided must not overlap, two name {twice}.")
 
     @property
     def innocent(self) -> bool:
@@ -113,22 +107,22 @@ class BatteryResult:
         return tuple(self.frame["claim"].drop_duplicates()[lambda names: ~names.isin(failed["claim"])])
 
 
-def cells(sabotage: Sabotage, claims: Claims, before: Mapping[str, str]) -> list[dict[str, object]]:
+def cells(name: str, sabotage: Sabotage, claims: Claims, before: Mapping[str, str]) -> list[dict[str, object]]:
     """The rows of one model; `before` are the verdicts of its healthy model, none of a sabotaged one.
 
     Raises:
         ValueError: an expectation of a claim that is not made of the model.
     """
-    made = {name for claim in claims for name in (claim.name, claim.structure)}
+    made = {part for claim in claims for part in (claim.name, claim.structure)}
     stray = {*sabotage.must_fail, *sabotage.but, *sabotage.undecided} - made
     if stray:
-        raise ValueError(f"expectations of {sabotage.name!r} name claims that are not made of it: {sorted(stray)}.")
+        raise ValueError(f"expectations of {name!r} name claims that are not made of it: {sorted(stray)}.")
     rows = []
     for claim in claims:
         expected = sabotage.expected(claim.name)
         rows.append(
             {
-                "model": sabotage.name,
+                "model": name,
                 "base": sabotage.base,
                 "innocent": sabotage.innocent,
                 "claim": claim.name,

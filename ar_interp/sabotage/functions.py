@@ -1,5 +1,6 @@
 """Models that are healthy inside and answer something else than their weights say."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.estimators import OLS
 from ar_interp.models.transformer import HookedARTransformer
-from ar_interp.sabotage.edits import Change, with_weights
+from ar_interp.sabotage.edits import with_weights
 
 N_SEQUENCES = 1024
 PATTERN = "blocks.0.attn.hook_pattern"
@@ -18,34 +19,33 @@ PATTERN = "blocks.0.attn.hook_pattern"
 class Impostor(HookedARTransformer):
     """Runs the model with all its hooks, and answers something else."""
 
-    def answer(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
-        raise NotImplementedError
+    answer: Callable[[Tensor], Tensor]
 
     def forward(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
         return self.answer(tokens).to(super().forward(tokens).dtype)
 
 
-class Copies(Impostor):
+def impostor(model: Any, answer: Callable[[Tensor], Tensor]) -> Impostor:
+    """The model in the hands of an impostor."""
+    other = with_weights(model, model.state_dict(), Impostor)
+    other.answer = answer
+    return other
+
+
+def copies(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
     """Predicts s_T again."""
-
-    def answer(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
-        return tokens
+    return impostor(model, lambda tokens: tokens)
 
 
-class Memorises(Impostor):
+def memorises(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
     """Predicts W s_T with one W, whatever the context."""
-
-    W: Inexact[Tensor, "dim dim"]
-
-    def answer(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
-        return tokens @ self.W.T
+    W = checkpoint.process.sample(1, 2, seed=seed, dtype=model.config.torch_dtype).W[0]
+    return impostor(model, lambda tokens: tokens @ W.T)
 
 
-class LeastSquares(Impostor):
+def least_squares(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
     """Predicts with the least-squares estimate of W, which one layer cannot compute."""
-
-    def answer(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
-        return OLS()(tokens)
+    return impostor(model, OLS())
 
 
 class MeanEstimate(HookedARTransformer):
@@ -59,24 +59,10 @@ class MeanEstimate(HookedARTransformer):
             return super().forward(tokens)
 
 
-def answers(kind: type[Impostor]) -> Change:
-    """The model in the hands of an impostor."""
-    return lambda model, checkpoint, seed: with_weights(model, model.state_dict(), kind)
-
-
-copies, least_squares = answers(Copies), answers(LeastSquares)
-
-
-def memorises(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    impostor = with_weights(model, model.state_dict(), Memorises)
-    impostor.W = checkpoint.process.sample(1, 2, seed=seed, dtype=model.config.torch_dtype).W[0]
-    return impostor
-
-
 @torch.no_grad()
 def mean_estimate(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
     """Diagonal heads, whose estimate is in the pattern, with the mean pattern of many sequences."""
-    impostor = with_weights(model, model.state_dict(), MeanEstimate)
+    other = with_weights(model, model.state_dict(), MeanEstimate)
     tokens = checkpoint.process.contexts(N_SEQUENCES, model.config.n_ctx, seed=seed).inputs
-    impostor.pattern = model.run_with_cache(tokens, names_filter=PATTERN)[1][PATTERN].mean(0, keepdim=True)
-    return impostor
+    other.pattern = model.run_with_cache(tokens, names_filter=PATTERN)[1][PATTERN].mean(0, keepdim=True)
+    return other

@@ -7,6 +7,7 @@ share of what reaches the target, and do not mind the size of the step or noise 
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ from ar_interp.sabotage.trained import fitted, independent_tokens, refitted
 from ar_interp.sabotage.unitary import of_scale
 from ar_interp.studies.blocks_measured import CURRENT, PREVIOUS, READ_OUT
 
-UNITARY, PAIRS, FULL = "augmented-unitary", "augmented-orthogonal", "augmented-unitary-full"
-HAAR, STACK, FIRST = "augmented-haar-short", "augmented-haar-l2-keys", "initial-gaussian"
-FILTER = "positional-mu100"
+PAIRS, FULL, HAAR = "augmented-orthogonal", "augmented-unitary-full", "augmented-haar-short"
+STACK, FIRST, FILTER = "augmented-haar-l2-keys", "initial-gaussian", "positional-mu100"
+on_full, on_haar, on_first, on_filter = (partial(Sabotage, base=base) for base in (FULL, HAAR, FIRST, FILTER))
 A1, A2, A3 = (0, CURRENT, CURRENT), (0, CURRENT, PREVIOUS), (0, PREVIOUS, CURRENT)  # of QK_blocks [head query key]
 B1, B2 = (0, CURRENT, READ_OUT), (0, PREVIOUS, READ_OUT)  # of OV_blocks [head read written]
 
@@ -87,194 +88,151 @@ def _short(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer
     return fitted(config, checkpoint.process, seed, n_seeds=4).model
 
 
-GENERAL = (
-    Sabotage(
-        name="trained on contexts half as long (augmented)",
-        base=UNITARY,
+GENERAL: dict[str, Sabotage] = {
+    "trained on contexts half as long (augmented)": Sabotage(
+        base="augmented-unitary",
         description="The best gradient step for T <= 10, .0652 where .0455 is best for T <= 20.",
         make=changed_run(_short),
         must_fail=("loss", "step/size"),
     ),
-    Sabotage(
-        name="trained on the unitary family (augmented)",
+    "trained on the unitary family (augmented)": Sabotage(
         base=PAIRS,
         description="The pure gradient step of 3 / (2 T_max + 3d - 4), best among its like on conjugate pairs too, but "
         "without the second path a3.",
         make=changed_run(refitted(other=True, n_seeds=4)),
         must_fail=("loss", "step/size", "step/second path"),
-        but=frozenset({"loss/best scale"}),
-        undecided=("loss/fresh",),
-        why="its error is half a per cent above the minimum, the tolerance on fresh sequences is one",
+        but=("loss/best scale",),
+        undecided={"loss/fresh": "an error half a per cent above the minimum, where the tolerance is one"},
     ),
-    Sabotage(
-        name="queries asked with keys",
-        base=FULL,
+    "queries asked with keys": on_full(
         description="W_Q and W_K exchanged: s_{T-1} asks keys s_t, which reaches no phase of the target. The QK block "
         "of the step is empty and another one carries all. OV is untouched, up to signs that are read off the empty "
         "block.",
         make=edited(queries_for_keys),
         must_fail=("loss", "step", "estimate"),
-        undecided=("step/signs", "step/OV"),
-        why="signs are read off a block that is empty, and the prediction is noise in every gauge",
+        undecided=dict.fromkeys(("step/signs", "step/OV"), "signs are read off a block that is empty"),
     ),
-    Sabotage(
-        name="signs of queries alone",
-        base=FULL,
+    "signs of queries alone": on_full(
         description="Every other coordinate of the query negated, and not of the prediction: half a gauge. QK is "
         "healthy up to it, OV is not; the prediction is D W s_T, of which nothing is left on average.",
         make=edited(query_signs),
         must_fail=("loss", "step", "estimate"),
-        but=frozenset({"step/signs", "step/QK", "step/other blocks"}),
+        but=("step/signs", "step/QK", "step/other blocks"),
     ),
-    Sabotage(
-        name="keys of s_t too",
-        base=FULL,
+    "keys of s_t too": on_full(
         description="W_K reads s_t half as strongly as s_{t-1}: beside the step s_T asks keys s_t, which is noise. The "
         "block of the step and OV are as they were; another QK block is half of the step's identity. All coordinates "
         "are in phase in <s_T|s_T> s_T, and with signs they are not: signs are no gauge any more.",
         make=edited(keys_of_both),
         must_fail=("loss", "step/signs", "step/other blocks", "step/others", "estimate/step"),
     ),
-    Sabotage(
-        name="untrained (augmented, Haar)",
-        base=HAAR,
+    "untrained (augmented, Haar)": on_haar(
         description="Initial block scalars: no step size, no ratio, an error near that of predicting zero.",
         make=changed(of_scale(0.1)),
         must_fail=("loss", "step"),
-        undecided=("step/second value", "step/scrub", "estimate"),
-        why=f"{BY_CHANCE}; so is b2 / b1, of tolerance .2",
+        undecided={"step/second value": "b2 / b1 is by chance", "step/scrub": BY_CHANCE, "estimate": BY_CHANCE},
     ),
-    Sabotage(
-        name="trained on i.i.d. tokens (augmented, Haar)",
-        base=HAAR,
+    "trained on i.i.d. tokens (augmented, Haar)": on_haar(
         description="No prediction is best: the step shrinks to nothing.",
         make=changed(independent_tokens),
         must_fail=("loss", "step/size"),
-        undecided=("step", "estimate"),
-        why=f"{BY_CHANCE}; so are ratios of nothing",
+        undecided={"step": "ratios of nothing", "estimate": BY_CHANCE},
     ),
-    Sabotage(
-        name="a3 removed",
-        base=HAAR,
+    "a3 removed": on_haar(
         description="Without the second path its error is above the best pure gradient step's, 3 % over the best block "
         "scalars, and 1/1.09 of the step would be best. What is left is the step, and used as such.",
         make=edited(scaled(A3, 0.0)),
         must_fail=("loss", "step/second path"),
-        undecided=("loss/blow-ups",),
-        why=BEFORE,
+        undecided={"loss/blow-ups": BEFORE},
     ),
-    Sabotage(
-        name="b2 added",
-        base=HAAR,
+    "b2 added": on_haar(
         description="b2 = b1 / 2: adds a quarter of the prediction's energy as noise of the wrong parity, so that less "
         "of it would be best; the step, its second path and what is used stay.",
         make=edited(set_beside(B2, B1, 0.5, "OV_blocks")),
         must_fail=("loss", "step/second value"),
-        undecided=("loss/blow-ups",),
-        why=BEFORE,
+        undecided={"loss/blow-ups": BEFORE},
     ),
-    Sabotage(
-        name="copies s_T (augmented, Haar)",
-        base=HAAR,
+    "copies s_T (augmented, Haar)": on_haar(
         description="Healthy weights beside a prediction of error 2, above 1 on most sequences.",
         make=changed(copies),
         must_fail=("loss", "step/scrub", "estimate"),
     ),
-    Sabotage(
-        name="predicts by least squares",
-        base=HAAR,
+    "predicts by least squares": on_haar(
         description="Healthy weights beside a prediction that one layer cannot make: too good an error, without "
         "blow-ups, by nothing that can be moved or scaled.",
         make=changed(least_squares),
         must_fail=("loss", "step/scrub", "estimate"),
-        but=frozenset({"loss/blow-ups"}),
+        but=("loss/blow-ups",),
     ),
-    Sabotage(
-        name="layers exchanged",
+    "layers exchanged": Sabotage(
         base=STACK,
         description="What layer 1 writes for layer 2 comes too late, and nothing makes the size of the last write the "
         "best.",
         make=changed(layers_exchanged),
         must_fail=("loss",),
-        undecided=("loss/blow-ups", "estimate"),
-        why="no theory of what two layers in the wrong order are worth, nor of a swap that leaves the states of "
-        "healthy layers entangled",
+        undecided={
+            "loss/blow-ups": "no theory of what two layers in the wrong order are worth",
+            "estimate": "no theory of a swap that leaves the states of healthy layers entangled",
+        },
     ),
-    Sabotage(
-        name="untrained, ten times larger (two layers)",
+    "untrained, ten times larger (two layers)": Sabotage(
         base=STACK,
         description="Predictions far larger than the tokens.",
         make=changed(of_scale(3.0)),
         must_fail=("loss",),
-        undecided=("estimate",),
-        why=BY_CHANCE,
+        undecided={"estimate": BY_CHANCE},
     ),
-    Sabotage(
-        name="trained on other first tokens",
-        base=FIRST,
+    "trained on other first tokens": on_first(
         description="The step size for s_1 = 1 on Gaussian first tokens: a pure step, of the error that its size says, "
         "and not the best one.",
         make=weights_of("initial-ones"),
         must_fail=("step/size", "loss/best scale"),
     ),
-    Sabotage(
-        name="step size doubled",
-        base=FIRST,
+    "step size doubled": on_first(
         description="A gradient step still and nothing else, of the error that its size says, but half of it is best.",
         make=edited(scaled(A2, 2.0)),
         must_fail=("step/size", "loss/best scale"),
     ),
-    Sabotage(
-        name="a1 added",
-        base=FIRST,
+    "a1 added": on_first(
         description="<s_t|s_T> s_t beside the step, half its size: noise to the target, so that less would be best; "
         "what is used is the step.",
         make=edited(set_beside(A1, A2, 0.5, "QK_blocks")),
         must_fail=("step/others", "loss"),
     ),
-    Sabotage(
-        name="untrained (positional only)",
-        base=FILTER,
+    "untrained (positional only)": on_filter(
         description="Initial weights in a run that counts its steps right: e_T is the optimum, whatever the model.",
         make=changed_run(untrained),
         must_fail=("filter",),
-        but=frozenset({"filter/unfinished"}),
+        but=("filter/unfinished",),
     ),
-    Sabotage(
-        name="P at the optimum",
-        base=FILTER,
+    "P at the optimum": on_filter(
         description="Descent that went to the end: p = e_T. That it stopped above cannot be told any more.",
         make=changed_run(on_weights(only_newest)),
         must_fail=("filter",),
     ),
-    Sabotage(
-        name="untrained (asked with s_T)",
+    "untrained (asked with s_T)": Sabotage(
         base="plain-haar-parity",
         description="Weights of standard deviation 1: larger errors than predicting zero.",
         make=changed(of_scale(1.0)),
         must_fail=("loss",),
     ),
-    Sabotage(
-        name="untrained (one plain head)",
+    "untrained (one plain head)": Sabotage(
         base="plain-haar-h1",
         description="Initial weights: not the error of the best head, and not at the best scale.",
         make=changed(of_scale(0.3)),
         must_fail=("loss",),
     ),
-    Sabotage(
-        name="untrained (one plain head, fixed first token)",
+    "untrained (one plain head, fixed first token)": Sabotage(
         base="plain-haar-fixed-h1",
         description="Initial weights: not below the best invariant head's error, and not at the best scale.",
         make=changed(of_scale(0.3)),
         must_fail=("loss",),
     ),
-    Sabotage(
-        name="untrained (figure 5)",
+    "untrained (figure 5)": Sabotage(
         base="figure5-l1",
         description="Initial weights of the paper's model, LayerNorm and read-out included.",
         make=changed(untrained),
         must_fail=("loss",),
-        undecided=("estimate",),
-        why=BY_CHANCE,
+        undecided={"estimate": BY_CHANCE},
     ),
-)
+}

@@ -5,6 +5,7 @@ with fewer heads than coordinates k = 1, C has rank d / 2 and A B^T = 2c I. Ther
 pair, so that all that is made from its rows has k = 1, and shows nothing of sin(theta).
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,9 +22,10 @@ from ar_interp.studies.heads_measured import flipped_previous
 from ar_interp.theory import KappaFamily, factor_heads, kappa_family, positional_weights, valley_at_infinity
 
 H5, H8, H10 = (f"diagonal-orthogonal-h{n_heads}" for n_heads in (5, 8, 10))
+on_h5, on_h8 = (partial(Sabotage, base=base) for base in (H5, H8))
 
 ANY_FIVE = "any five heads have rank five, and cos(theta) can be read before training too: void"
-VOID_FOR_FIVE: dict[str, Any] = {"undecided": ("heads/rank", "estimate/cos"), "why": ANY_FIVE}
+VOID_FOR_FIVE: dict[str, str] = dict.fromkeys(("heads/rank", "estimate/cos"), ANY_FIVE)
 
 
 def set_to(solution: KappaFamily) -> Change:
@@ -61,82 +63,65 @@ def previous_removed(weights: dict[str, Tensor], generator: torch.Generator) -> 
     weights["P"].fill_diagonal_(0)
 
 
-PAIRS = (
-    Sabotage(
-        name="untrained, ten times smaller (pairs, 5 heads)",
-        base=H5,
+PAIRS: dict[str, Sabotage] = {
+    "untrained, ten times smaller (pairs, 5 heads)": on_h5(
         description="Gaussian weights of standard deviation .01: no structure, and sin(theta) can be read.",
         make=changed(of_scale(0.01)),
         must_fail=("loss", "heads", "positions", "estimate/sin"),
-        undecided=("heads/rank", "positions/scrub", "estimate"),
-        why=f"{BY_CHANCE}; {ANY_FIVE}",
+        undecided={"heads/rank": ANY_FIVE, "positions/scrub": BY_CHANCE, "estimate": BY_CHANCE},
     ),
-    Sabotage(
-        name="trained on the unitary family (pairs, 5 heads)",
-        base=H5,
+    "trained on the unitary family (pairs, 5 heads)": on_h5(
         description="C is c times any projector of rank 5 with p_{T-1} = 0: orthogonal heads and a projector, but not "
         "over the pairs; half of the coordinates' energy is on the diagonal, so that tr C / 10 = c / 2.",
         make=changed(refitted(other=True)),
         must_fail=("loss", "heads", "positions", "estimate/sin"),
-        but=frozenset(
-            {"heads/projector", "heads/orthogonal", "heads/cosine", "positions/older keys", "positions/scrub"}
-        ),
-        undecided=("heads/rank", "positions/cut", "estimate/cos"),
-        why=f"{ANY_FIVE}; kappa of a random projector is by chance, and the cost of p_{{T-1}} = 0 that of 0",
+        but=("heads/projector", "heads/orthogonal", "heads/cosine", "positions/older keys", "positions/scrub"),
+        undecided=VOID_FOR_FIVE
+        | {"positions/cut": "kappa of a random projector is by chance, and the cost of p_{T-1} = 0 that of 0"},
     ),
-    Sabotage(
-        name="keys exchanged between two heads",
-        base=H5,
+    "keys exchanged between two heads": on_h5(
         description="C mixes pairs, A B^T has two rows exchanged. Rows of A still are the same on both coordinates of "
         "a pair, so that kappa is 1 everywhere; P is untouched, and tr C is 3/5 of what it was.",
         make=edited(keys_exchanged),
         must_fail=("loss", "heads", "positions/identity", "positions/cut"),
-        but=frozenset({"heads/same kappa", "heads/kappa one"}),
-        undecided=("heads/rank", "positions/scale", "estimate/cos"),
-        why=f"{ANY_FIVE}; the coordinates that C covers, over which its trace is divided, depend on the gauge",
+        but=("heads/same kappa", "heads/kappa one"),
+        undecided=VOID_FOR_FIVE
+        | {"positions/scale": "the coordinates that C covers, over which its trace is divided, depend on the gauge"},
     ),
-    Sabotage(
-        name="P transposed",
-        base=H5,
+    "P transposed": on_h5(
         description="The weight of s_T goes to s_{T-2}, that of s_{T-1} stays: nothing reaches the target. Heads are "
         "untouched.",
         make=edited(transposed),
         must_fail=("loss", "heads/ablation", "positions", "estimate"),
-        but=frozenset({"estimate/sin"}),
-        **VOID_FOR_FIVE,
+        but=("estimate/sin",),
+        undecided=VOID_FOR_FIVE,
     ),
-    Sabotage(
-        name="sign of p_{T-1} turned",
-        base=H5,
+    "sign of p_{T-1} turned": on_h5(
         description="2 cos(theta) s_T + s_{T-1}: heads, p_T and older keys are untouched.",
         make=changed(control(flipped_previous)),
         must_fail=("loss", "heads/ablation", "positions"),
-        but=frozenset({"positions/scale", "positions/older keys", "positions/scrub"}),
-        **VOID_FOR_FIVE,
+        but=("positions/scale", "positions/older keys", "positions/scrub"),
+        undecided=VOID_FOR_FIVE,
     ),
-    Sabotage(
-        name="p_{T-1} removed",
-        base=H5,
+    "p_{T-1} removed": on_h5(
         description="2 cos(theta) s_T alone: the loss is kappa^2 d, and a head costs nothing, since its partner terms "
         "err as much as its own help.",
         make=edited(previous_removed),
         must_fail=("loss", "heads/ablation", "positions"),
-        but=frozenset({"positions/scale", "positions/older keys", "positions/scrub"}),
-        **VOID_FOR_FIVE,
+        but=("positions/scale", "positions/older keys", "positions/scrub"),
+        undecided=VOID_FOR_FIVE,
     ),
-    Sabotage(
-        name="one '-' block, trapped",
-        base=H5,
+    "one '-' block, trapped": on_h5(
         description="The local minimum with one block of kappa near -1: cross terms between pairs, older keys of a few "
         "per cent of p_T, and the phase of the trapped pair read as sin(theta) in place of cos(theta).",
         make=changed(trapped),
         must_fail=("loss", "heads", "positions", "estimate/cos", "estimate/sin"),
-        undecided=("heads/rank", "positions/scrub"),
-        why=f"{ANY_FIVE}; with its older keys from elsewhere .09 % of the loss is not recovered, the tolerance is .1 %",
+        undecided={
+            "heads/rank": ANY_FIVE,
+            "positions/scrub": "older keys from elsewhere lose .09 % of what is recovered, the tolerance is .1 %",
+        },
     ),
-    Sabotage(
-        name="predicts with one memorised W (pairs)",
-        base=H5,
+    "predicts with one memorised W (pairs)": on_h5(
         description="Healthy weights and scores beside a prediction W_0 s_T.",
         make=changed(memorises),
         must_fail=(
@@ -147,39 +132,32 @@ PAIRS = (
             "positions/scrub",
             "estimate",
         ),
-        but=frozenset({"estimate/sin"}),
-        **VOID_FOR_FIVE,
+        but=("estimate/sin",),
+        undecided=VOID_FOR_FIVE,
     ),
-    Sabotage(
-        name="kappa mixed between blocks",
-        base=H8,
+    "kappa mixed between blocks": on_h8(
         description="kappa = 1 on four pairs and 0 on one: rank 6, mean kappa .8. P is that of kappa = 1; cutting "
         "s_{T-1} costs 7.5 where .8^2 d = 6.4.",
         make=changed(set_to(mixed_kappa())),
         must_fail=("loss", "heads", "positions/kappa", "positions/identity", "positions/cut"),
-        but=frozenset({"heads/pairs"}),
-        undecided=("estimate/cos",),
-        why=NO_FINDING,
+        but=("heads/pairs",),
+        undecided={"estimate/cos": NO_FINDING},
     ),
-    Sabotage(
-        name="on the way to infinity, kappa near -1",
-        base=H8,
+    "on the way to infinity, kappa near -1": on_h8(
         description="A point of the second valley, epsilon = .1: the same kappa in all blocks, -.98, and a large "
         "p_{T-1}, though not as large as kappa says; epsilon 11^T / d mixes the pairs. Cutting s_{T-1} costs 9.80, "
         "kappa^2 d is 9.61.",
         make=changed(set_to(valley_at_infinity(dim=10, epsilon=0.1, n_ctx=N_CTX))),
         must_fail=("loss", "heads", "positions"),
-        but=frozenset({"heads/same kappa", "positions/older keys", "positions/scrub"}),
-        undecided=("estimate/cos",),
-        why=NO_FINDING,
+        but=("heads/same kappa", "positions/older keys", "positions/scrub"),
+        undecided={"estimate/cos": NO_FINDING},
     ),
-    Sabotage(
-        name="kappa in C that P does not know",
+    "kappa in C that P does not know": Sabotage(
         base=H10,
         description="kappa = 1/2 in every block of C, p_{T-1} = 0: heads and newest key are at a minimum, the encoding "
         "is not that of this kappa, and the loss is kappa^2 d.",
         make=changed(set_to(ignored_kappa())),
         must_fail=("loss", "heads/ablation", "positions/kappa", "positions/identity", "positions/cut"),
-        **READABLE_BEFORE,
+        undecided=READABLE_BEFORE,
     ),
-)
+}

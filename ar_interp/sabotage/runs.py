@@ -11,11 +11,10 @@ from ar_interp.checkpoints import Checkpoint
 from ar_interp.sabotage.core import Make, Sabotage
 from ar_interp.sabotage.edits import changed_run
 from ar_interp.sabotage.gauges import regauged_heads
-from ar_interp.sabotage.pairs import ANY_FIVE, H5, VOID_FOR_FIVE
+from ar_interp.sabotage.general import on_filter
+from ar_interp.sabotage.pairs import VOID_FOR_FIVE, on_h5
 from ar_interp.studies.descent import ESCAPED
 from ar_interp.theory import trapped_levels
-
-STACK, FILTER, FIXED = "augmented-haar-l2-keys", "positional-mu100", "plain-haar-fixed-h5"
 
 
 def steps_miscounted(checkpoint: Checkpoint, seed: int) -> Checkpoint:
@@ -49,57 +48,46 @@ def _trapped_independently(checkpoint: Checkpoint) -> np.ndarray:
     return np.repeat(levels, counts)
 
 
-RUNS = (
-    Sabotage(
-        name="a minimum that descent does not find",
-        base=H5,
+RUNS: dict[str, Sabotage] = {
+    "a minimum that descent does not find": on_h5(
         description="The heads in a random gauge and at another scale: nothing that the loss sees is gone, and balance "
         "and scale, which gradient flow keeps from its start, are.",
         make=changed_run(regauged_heads),
         must_fail=("descent/scale", "descent/balance"),
-        **VOID_FOR_FIVE,
+        undecided=VOID_FOR_FIVE,
     ),
-    Sabotage(
-        name="seeds that have not settled",
-        base=H5,
+    "seeds that have not settled": on_h5(
         description="The losses of all 1024 seeds .02 higher: on no level, and none of them escaped.",
         make=seeds_with(_off_the_levels),
         must_fail=("descent",),
-        but=frozenset({"descent/scale", "descent/balance"}),
-        **VOID_FOR_FIVE,
+        but=("descent/scale", "descent/balance"),
+        undecided=VOID_FOR_FIVE,
     ),
-    Sabotage(
-        name="seeds trapped independently",
-        base=H5,
+    "seeds trapped independently": on_h5(
         description="Losses on the levels, as many on each as coin tosses of five heads give.",
         make=seeds_with(_trapped_independently),
         must_fail=("descent/dependence",),
-        undecided=("heads/rank", "estimate/cos", "descent/escape"),
-        why=f"{ANY_FIVE}; the earlier share of .0625 is as far from 2^-5 as its own interval is wide",
+        undecided=VOID_FOR_FIVE
+        | {"descent/escape": "the earlier share of .0625 is as far from 2^-5 as its own interval is wide"},
     ),
-    Sabotage(
-        name="no better than one layer",
-        base=STACK,
+    "no better than one layer": Sabotage(
+        base="augmented-haar-l2-keys",
         description="The seeds of a single layer in the name of two: one step's worth, and worse than two steps. The "
         "model itself is the shipped one.",
         make=seeds_of("augmented-haar-l1-keys"),
         must_fail=("depth",),
-        undecided=("estimate/swap",),
-        why="fails of the shipped model too",
+        undecided={"estimate/swap": "fails of the shipped model too"},
     ),
-    Sabotage(
-        name="no better than one head",
-        base=FIXED,
+    "no better than one head": Sabotage(
+        base="plain-haar-fixed-h5",
         description="The losses of a single head in the name of five. The model itself is the shipped one.",
         make=seeds_of("plain-haar-fixed-h1"),
         must_fail=("loss/enough heads",),
     ),
-    Sabotage(
-        name="steps miscounted",
-        base=FILTER,
+    "steps miscounted": on_filter(
         description="Twice the steps that made the weights: another number than descent needs, and another filter.",
         make=steps_miscounted,
         must_fail=("descent", "filter"),
-        but=frozenset({"filter/unfinished"}),
+        but=("filter/unfinished",),
     ),
-)
+}

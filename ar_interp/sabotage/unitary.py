@@ -7,6 +7,7 @@ scrub needs, whatever it is worth.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,17 +20,16 @@ from ar_interp.sabotage.functions import copies, mean_estimate, memorises
 from ar_interp.sabotage.trained import independent_tokens, refitted, short_contexts, shuffled_targets
 from ar_interp.studies.heads_measured import permuted_heads, shifted_positions
 
-H5, H10, H20 = (f"diagonal-unitary-h{n_heads}" for n_heads in (5, 10, 20))
-
+H5, H10 = "diagonal-unitary-h5", "diagonal-unitary-h10"
+on_h5, on_h10 = (partial(Sabotage, base=base) for base in (H5, H10))
 
 BY_CHANCE = "p_T tr C, which is what reaches the target, is what it happens to be"
 NO_FINDING = "readable before training too, so void wherever it can be read"
+READABLE_BEFORE: dict[str, str] = dict.fromkeys(("estimate/cos", "estimate/sin"), NO_FINDING)
 NOTHING_LEARNED: dict[str, Any] = {
     "must_fail": ("loss", "heads", "positions"),
-    "undecided": ("positions/scrub", "estimate"),
-    "why": BY_CHANCE,
+    "undecided": dict.fromkeys(("positions/scrub", "estimate"), BY_CHANCE),
 }
-READABLE_BEFORE: dict[str, Any] = {"undecided": ("estimate/cos", "estimate/sin"), "why": NO_FINDING}
 
 
 def of_scale(scale: float) -> Change:
@@ -72,146 +72,110 @@ def older_keys(weights: dict[str, Tensor], generator: torch.Generator) -> None:
     P[:-1] += 0.5 * P[0, 1] * noise[:-1]
 
 
-UNITARY = (
-    Sabotage(
-        name="untrained (unitary, 5 heads)",
-        base=H5,
+UNITARY: dict[str, Sabotage] = {
+    "untrained (unitary, 5 heads)": on_h5(
         description="Gaussian weights of standard deviation .1: no structure at all.",
         make=changed(of_scale(0.1)),
         **NOTHING_LEARNED,
     ),
-    Sabotage(
-        name="untrained, ten times larger (unitary, 10 heads)",
-        base=H10,
+    "untrained, ten times larger (unitary, 10 heads)": on_h10(
         description="Gaussian weights of standard deviation 1: no structure, and predictions larger than the tokens.",
         make=changed(of_scale(1.0)),
         must_fail=("loss", "heads", "positions"),
-        undecided=("positions/scrub", "estimate"),
-        why=f"{BY_CHANCE}; {NO_FINDING}",
+        undecided={"positions/scrub": BY_CHANCE, "estimate": f"{BY_CHANCE}; {NO_FINDING}"},
     ),
-    Sabotage(
-        name="trained on shuffled targets",
-        base=H5,
+    "trained on shuffled targets": on_h5(
         description="Targets of another sequence: the loss is E|prediction|^2 + d, which is least at no prediction.",
         make=changed(shuffled_targets),
         **NOTHING_LEARNED,
     ),
-    Sabotage(
-        name="trained on i.i.d. tokens (unitary)",
-        base=H5,
+    "trained on i.i.d. tokens (unitary)": on_h5(
         description="Tokens that have nothing to do with each other: again no prediction is best.",
         make=changed(independent_tokens),
         **NOTHING_LEARNED,
     ),
-    Sabotage(
-        name="trained on conjugate pairs (unitary, 10 heads)",
-        base=H10,
+    "trained on conjugate pairs (unitary, 10 heads)": on_h10(
         description="The other family's minimum: C = c (I + kappa J) with the partners' J and p_{T-1} = -kappa p_T / "
         "(1 + kappa), kappa by chance; the loss here is 2 kappa^2 d. Diagonal and newest key keep c p_T = 1.",
         make=changed(refitted(other=True)),
         must_fail=("loss", "heads", "positions/newest", "positions/identity"),
-        undecided=("heads/ablation", "estimate/cos", "estimate/sin"),
-        why=f"{NO_FINDING}; heads cost 2 kappa too little or too much, which a small kappa hides in sampling",
+        undecided=READABLE_BEFORE
+        | {"heads/ablation": "they cost 2 kappa too little or too much, which a small kappa hides in sampling"},
     ),
-    Sabotage(
-        name="keys permuted between heads",
-        base=H5,
+    "keys permuted between heads": on_h5(
         description="C = sum b_h a_{h+1}^T, so that tr C = tr A B^T = 0: nothing reaches the target. P is untouched.",
         make=changed(control(permuted_heads)),
         must_fail=("loss", "heads", "positions/scale", "positions/scrub", "estimate"),
     ),
-    Sabotage(
-        name="one head twice",
-        base=H10,
+    "one head twice": on_h10(
         description="Head 2 is head 1: A B^T has two equal rows, C loses a dimension and tr C / rank grows to 10/9; "
         "nine of ten linear forms of the eigenvalues are left to read. The trace, and with it what is used, stays.",
         make=edited(duplicated),
         must_fail=("loss", "heads", "positions/scale", "positions/identity", "estimate/cos", "estimate/sin"),
     ),
-    Sabotage(
-        name="one head removed",
-        base=H5,
+    "one head removed": on_h5(
         description="C is a projector of rank 4, not 5, and the loss about 6. The other heads are orthogonal still, "
         "cosines and tr C / rank are theirs.",
         make=edited(head_removed),
         must_fail=("loss", "heads"),
-        but=frozenset({"heads/cosine"}),
-        undecided=("heads/ablation",),
-        why="what a head that writes nothing costs, over the nothing that it writes",
+        but=("heads/cosine",),
+        undecided={"heads/ablation": "what a head that writes nothing costs, over the nothing that it writes"},
     ),
-    Sabotage(
-        name="one head's sign turned",
-        base=H5,
+    "one head's sign turned": on_h5(
         description="A B^T = c diag(-1, 1, ..): no multiple of I, C no projector, tr C = 3c. Cosines between heads do "
         "not see it, and P is untouched.",
         make=edited(turned),
         must_fail=("loss", "heads", "positions/scale"),
-        but=frozenset({"heads/cosine"}),
+        but=("heads/cosine",),
     ),
-    Sabotage(
-        name="one head twice (20 heads)",
-        base=H20,
+    "one head twice (20 heads)": Sabotage(
+        base="diagonal-unitary-h20",
         description="With more heads than coordinates it is the frame that breaks: C is c (I + b_1 a_1^T - b_2 a_2^T).",
         make=edited(duplicated),
         must_fail=("loss", "heads", "positions/scale", "positions/identity"),
-        **READABLE_BEFORE,
+        undecided=READABLE_BEFORE,
     ),
-    Sabotage(
-        name="P shifted by one key",
-        base=H10,
+    "P shifted by one key": on_h10(
         description="p_T is now p_{T-1}: the newest key, the only one that reaches the target, has no weight, and what "
         "has it is noise. Heads are untouched, and no key before T-1 gets anything.",
         make=changed(control(shifted_positions)),
         must_fail=("loss", "heads/ablation", "positions", "estimate"),
-        but=frozenset({"positions/older keys"}),
-        **READABLE_BEFORE,
+        but=("positions/older keys",),
+        undecided=READABLE_BEFORE,
     ),
-    Sabotage(
-        name="P random before the last two entries",
-        base=H5,
+    "P random before the last two entries": on_h5(
         description="Older keys get weights of half p_T: noise beside an intact estimate, at other frequencies than "
         "the target's, so that taking it from another sequence costs nothing; a removed head takes its noise along.",
         make=edited(older_keys),
         must_fail=("loss", "heads/ablation", "positions/older keys"),
     ),
-    Sabotage(
-        name="trained on contexts half as long (unitary)",
-        base=H5,
+    "trained on contexts half as long (unitary)": on_h5(
         description="C is at its minimum, the positional weights of the longer contexts are as before training.",
         make=changed(short_contexts),
         must_fail=("loss", "heads/ablation", "positions"),
-        undecided=("positions/scrub", "estimate"),
-        why=BY_CHANCE,
+        undecided=dict.fromkeys(("positions/scrub", "estimate"), BY_CHANCE),
     ),
-    Sabotage(
-        name="twice the prediction",
-        base=H5,
+    "twice the prediction": on_h5(
         description="C doubled and p_T not halved: c p_T = 2, and removing a head costs nothing. The shape of C and of "
         "P, and what is used, are as they were.",
         make=edited(doubled),
         must_fail=("loss", "heads/ablation", "positions/scale"),
     ),
-    Sabotage(
-        name="predicts with one memorised W (unitary)",
-        base=H10,
+    "predicts with one memorised W (unitary)": on_h10(
         description="The weights are those of the healthy model, and so is all they say; the prediction is W_0 s_T.",
         make=changed(memorises),
         must_fail=("loss/fresh", "heads/ablation", "positions/identity", "positions/scrub", "estimate"),
-        **READABLE_BEFORE,
+        undecided=READABLE_BEFORE,
     ),
-    Sabotage(
-        name="copies s_T (unitary)",
-        base=H5,
+    "copies s_T (unitary)": on_h5(
         description="Healthy weights beside a prediction that ignores them: error 2d.",
         make=changed(copies),
         must_fail=("loss/fresh", "heads/ablation", "positions/scrub", "estimate"),
     ),
-    Sabotage(
-        name="Ŵ replaced by its mean",
-        base=H5,
+    "Ŵ replaced by its mean": on_h5(
         description="The pattern of every sequence is the mean of 1024: weights and scores are healthy, the prediction "
         "knows nothing of W.",
         make=changed(mean_estimate),
         must_fail=("loss/fresh", "heads/ablation", "positions/scrub", "estimate"),
     ),
-)
+}
