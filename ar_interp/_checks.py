@@ -1,6 +1,7 @@
 """Checks of what users pass: each names the argument, the rule and what came."""
 
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
 
 import numpy as np
@@ -18,6 +19,16 @@ def check_integer(name: str, value: object, *, low: int, high: int | None = None
     if high is not None and value > high:
         raise ValueError(f"{name} must be at most {high}, got {value}.")
     return value
+
+
+def check_several(name: str, values: Iterable[object] | None, *, low: int, high: int) -> tuple[int, ...]:
+    """Distinct integers within [low, high], ascending; all of them for None."""
+    if values is None:
+        return tuple(range(low, high + 1))
+    found = tuple(sorted({check_integer(name, value, low=low, high=high) for value in values}))
+    if not found:
+        raise ValueError(f"{name} is empty; leave it out for all.")
+    return found
 
 
 def check_number(name: str, value: object, *, low: float, strict: bool = False) -> float:

@@ -74,9 +74,7 @@ class PreviousToken(Estimator):
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos dim dim"]:
         tokens = _sequence(context, "the token before the last")
         previous = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], dim=1)
-        energy = tokens.abs().square().sum(-1, keepdim=True)
-        dual = torch.where(energy > 0, tokens.conj() / energy, 0)
-        return previous[..., :, None] * dual[..., None, :] / tokens.shape[-1]
+        return previous[..., :, None] * _duals(tokens)[..., None, :] / tokens.shape[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +248,7 @@ class Kaczmarz(Estimator):
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
         x, past, future = _known(context)
-        energy = x.abs().square().sum(-1, keepdim=True)
-        duals = torch.where(energy > 0, x.conj() / energy, 0)
+        duals = _duals(x)
         W = x.new_zeros(len(x), future.shape[-1], x.shape[-1])
         estimates = [W]
         for t in range(past.shape[1]):
@@ -302,20 +299,21 @@ def _sequence(context: Context, what: str) -> Tensor:
     return x
 
 
-class _Moments(NamedTuple):
-    S: Tensor  # sum_{t<T} x_t x_t^*
-    R: Tensor  # sum_{t<T} y_t x_t^*
-
-
-def _moments(context: Context, *, per_pair: bool = False) -> _Moments:
-    """[batch pos dim dim] and [batch pos out dim], for every T; divided by T - 1 when `per_pair`."""
+def _moments(context: Context, *, per_pair: bool = False) -> tuple[Tensor, Tensor]:
+    """S_T [batch pos dim dim] and R_T [batch pos out dim] for every T; divided by T - 1 when `per_pair`."""
     x, past, future = _known(context)
     past, future = past[..., None], future[..., None]
     S, R = _running_sum(past * past.mH), _running_sum(future * past.mH)
-    if per_pair:
-        pairs = torch.arange(x.shape[1], device=x.device).clamp(min=1)[:, None, None]
-        S, R = S / pairs, R / pairs
-    return _Moments(S, R)
+    if not per_pair:
+        return S, R
+    pairs = torch.arange(x.shape[1], device=x.device).clamp(min=1)[:, None, None]
+    return S / pairs, R / pairs
+
+
+def _duals(x: Tensor) -> Tensor:
+    """x^* / |x|^2, 0 for 0."""
+    energy = x.abs().square().sum(-1, keepdim=True)
+    return torch.where(energy > 0, x.conj() / energy, 0)
 
 
 def _running_sum(products: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from ar_interp import theory
 from ar_interp.models.encodings import encode
 from ar_interp.probes.ablations import ablate_positions
 from ar_interp.probes.edits import EDITS, available_edits, edit_losses
+from ar_interp.seeds import REFERENCES
 from ar_interp.setting import setting_of
-from ar_interp.setting.sampled import PART, SEED, sampled_quadratic
+from ar_interp.setting.sampled import PART, sampled_quadratic
 
 PAIRS = ari.CommutingOrthogonal(4)
 SCALARS = (0.03, 0.2, -0.05, 0.04, 0.9, 0.2)
@@ -223,7 +224,7 @@ def test_nothing_is_predicted_where_theory_is_silent():
 @pytest.mark.parametrize("process", [HAAR, ari.CommutingUnitary(3, first_token="gaussian")], ids=lambda p: p.kind)
 def test_the_quadratic_is_the_loss_of_the_layer_on_its_sequences(process, attention):
     quadratic = sampled_quadratic(process, 7, attention, 3)
-    tokens = process.sample(3 * PART, 8, seed=SEED).tokens
+    tokens = process.sample(3 * PART, 8, seed=REFERENCES).tokens
     model = layer(process, attention=attention)
     with torch.no_grad():
         errors = (model(tokens[:, :-1]) - tokens[:, 1:])[:, 1:].abs().square().sum(-1).mean(1)
@@ -239,7 +240,7 @@ def test_the_quadratic_is_that_of_every_product_by_loops():
     """Features by their definition, sum_t <key_t|query_T> value_t, for each sequence and T."""
     n_ctx, n = 5, 2 * PART
     quadratic = sampled_quadratic(HAAR, n_ctx, "linear/keys", 2)
-    tokens = HAAR.sample(n, n_ctx + 1, seed=SEED).tokens
+    tokens = HAAR.sample(n, n_ctx + 1, seed=REFERENCES).tokens
     config = ari.ModelConfig.augmented(dim=4, n_ctx=n_ctx)
     context = encode(config, tokens[:, :-1])[..., 4:]  # s_t, s_{t-1}
     h, G, constant = np.zeros(8), np.zeros((8, 8)), 0.0

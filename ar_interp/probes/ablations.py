@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from ar_interp._checks import check_choice, check_integer
+from ar_interp._checks import check_choice, check_integer, check_several
 from ar_interp.models.opened import Model
 from ar_interp.probes.context import check_length
 from ar_interp.probes.protocol import PATTERNS as READ_PATTERNS
 from ar_interp.probes.protocol import RUN, needs
+from ar_interp.probes.results import Result
 from ar_interp.processes import Contexts, Process, Sequences
 from ar_interp.seeds import generator_of
 from ar_interp.setting import Setting, setting_of
@@ -28,7 +29,7 @@ COPIES = 8  # outputs of heads, [batch pos head d_head], count as much: every co
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablation:
+class Ablation(Result):
     """The loss without each component. Losses are means over sequences and T = 2..length, sums over coordinates.
 
     Attributes:
@@ -48,10 +49,6 @@ class Ablation:
     method: str
     hook: str
     n: int
-
-    def to_frame(self) -> pd.DataFrame:
-        """`by_component`."""
-        return self.by_component
 
 
 class _Component(NamedTuple):
@@ -92,7 +89,7 @@ def ablate_heads(
             three tokens, a process of another dim.
     """
     names = _hooks_of(model, OUTPUTS)
-    chosen = _chosen("layers", layers, high=len(names) - 1)
+    chosen = check_several("layers", layers, low=0, high=len(names) - 1)
     n_heads = _example(model, sequences, names[0]).shape[2]  # [1 pos head d_model]
     components = [
         _Component(names[layer], lambda activation, head=head: activation[:, :, head])
@@ -137,7 +134,7 @@ def ablate_positions(
     names = _hooks_of(model, PATTERNS)
     name = names[check_integer("layer", layer, low=0, high=len(names) - 1)]
     n_heads = _example(model, sequences, name).shape[1]  # [1 head query key]
-    chosen = _chosen("offsets", offsets, high=sequences.length - 1)
+    chosen = check_several("offsets", offsets, low=0, high=sequences.length - 1)
     components = [
         _Component(name, lambda pattern, offset=offset: pattern.diagonal(-offset, -2, -1)) for offset in chosen
     ]
@@ -301,13 +298,3 @@ def _example(model: Model, sequences: Sequences, name: str) -> Tensor:
         raise ValueError(f"sequences must be at least 2, for means, others and standard errors; got {len(sequences)}.")
     check_length(sequences)
     return model.activations(sequences.inputs[:1], [name])[name]
-
-
-def _chosen(name: str, values: Iterable[int] | None, *, high: int) -> tuple[int, ...]:
-    """Sorted and distinct; all if left out."""
-    if values is None:
-        return tuple(range(high + 1))
-    found = tuple(sorted({check_integer(name, value, low=0, high=high) for value in values}))
-    if not found:
-        raise ValueError(f"{name} is empty; leave it out for all.")
-    return found

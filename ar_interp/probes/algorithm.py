@@ -34,6 +34,7 @@ from ar_interp.estimators import (
 from ar_interp.models.opened import Model
 from ar_interp.probes.context import CIRCUIT, ESTIMATE, check_length, estimates_of, in_chunks
 from ar_interp.probes.protocol import BARE, DIAGONAL, needs
+from ar_interp.probes.results import Result
 from ar_interp.processes import Contexts, Process, Sequences
 from ar_interp.seeds import DESCENT_CURVE, TUNING
 
@@ -49,7 +50,7 @@ SMALLEST = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlgorithmIdentification:
+class AlgorithmIdentification(Result):
     """A model beside estimators on the same contexts T = 2..length.
 
     Layers count from 0 as in `blocks.0`; layer l is the prediction that the stream holds after it, the last one is the
@@ -78,10 +79,6 @@ class AlgorithmIdentification:
     by_position: pd.DataFrame
     per_pair: bool
     n: int
-
-    def to_frame(self) -> pd.DataFrame:
-        """`matches`."""
-        return self.matches
 
     @property
     def n_layers(self) -> int:

@@ -11,6 +11,7 @@ from ar_interp.models.encodings import Augmented
 from ar_interp.models.opened import Model
 from ar_interp.models.transformer import SCALAR_PLACES
 from ar_interp.probes.protocol import WEIGHTS, needs
+from ar_interp.probes.results import long_frame
 from ar_interp.theory.block_scalars import A_NAMES, B_NAMES, product_place
 
 BLOCK_NAMES = Augmented.blocks
@@ -61,14 +62,9 @@ class AugmentedBlocks:
 
     def to_frame(self) -> pd.DataFrame:
         """A row per block: circuit, row, column, scalar and defect."""
-        rows = [
-            {"circuit": name, "row": BLOCK_NAMES[i], "column": BLOCK_NAMES[j], "scalar": scalar[i, j].item(),
-             "defect": defect[i, j].item()}
-            for name, scalar, defect in (("QK", self.QK, self.QK_defect), ("OV", self.OV, self.OV_defect))
-            for i in range(BLOCKS)
-            for j in range(BLOCKS)
-        ]  # fmt: skip
-        return pd.DataFrame(rows)
+        axes = {"circuit": ("QK", "OV"), "row": BLOCK_NAMES, "column": BLOCK_NAMES}
+        scalar, defect = torch.stack([self.QK, self.OV]), torch.stack([self.QK_defect, self.OV_defect])
+        return long_frame(axes, {"scalar": scalar, "defect": defect})
 
 
 @needs(*WEIGHTS, scope="augmented tokens, one head in a layer")

@@ -6,7 +6,6 @@ QK -> c QK, OV -> OV / c: it changes the norms and, for c < 0, the signs of eige
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
@@ -20,6 +19,7 @@ from ar_interp.models.opened import Model
 from ar_interp.models.weights import DIAGONAL_TOLERANCE, in_double
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS, split_blocks
 from ar_interp.probes.protocol import WEIGHTS, needs
+from ar_interp.probes.results import long_frame
 from ar_interp.seeds import UNTRAINED, generator_of
 
 CIRCUITS = ("QK", "OV")
@@ -116,18 +116,11 @@ class BlockView:
 
     def to_frame(self) -> pd.DataFrame:
         """A row per layer, head, circuit and block: row, column and the attributes."""
-        measured = {name: getattr(self, name) for name in ("share", "scalar", "distance", "off_diagonal")}
-        expected = {name: getattr(self, name) for name in vars(self) if name.startswith("untrained_")}
-        rows = [
-            {"layer": layer, "head": head, "circuit": circuit, "row": BLOCK_NAMES[i], "column": BLOCK_NAMES[j]}
-            | {name: values[c, layer, head, i, j].item() for name, values in measured.items()}
-            | expected
-            for layer, head in _indices(self.share[0, :, :, 0, 0])
-            for c, circuit in enumerate(CIRCUITS)
-            for i in range(BLOCKS)
-            for j in range(BLOCKS)
-        ]
-        return pd.DataFrame(rows)
+        _, n_layers, n_heads, *_ = self.share.shape
+        axes = {"layer": range(n_layers), "head": range(n_heads), "circuit": CIRCUITS, "row": BLOCK_NAMES}
+        measured = {name: value.movedim(0, 2) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        expected = {name: value for name, value in vars(self).items() if name not in measured}
+        return long_frame({**axes, "column": BLOCK_NAMES}, measured).assign(**expected)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,19 +157,17 @@ class Circuits:
     def to_frame(self) -> pd.DataFrame:
         """A row per layer, head and circuit: norm, effective_rank, top_share (of the largest singular value),
         positivity and normality."""
-        rows = []
-        for circuit, spectrum in zip(CIRCUITS, (self.QK_spectrum, self.OV_spectrum), strict=True):
-            columns = {
-                "norm": spectrum.norm,
-                "effective_rank": spectrum.effective_rank,
-                "top_share": spectrum.shares[..., 0],
-                "positivity": spectrum.positivity,
-                "normality": spectrum.normality,
-            }
-            for layer, head in _indices(spectrum.norm):
-                values = {name: column[layer, head].item() for name, column in columns.items()}
-                rows.append({"layer": layer, "head": head, "circuit": circuit, **values})
-        return pd.DataFrame(rows).sort_values(["layer", "head"], kind="stable", ignore_index=True)
+        spectra = (self.QK_spectrum, self.OV_spectrum)
+        columns = {
+            "norm": [spectrum.norm for spectrum in spectra],
+            "effective_rank": [spectrum.effective_rank for spectrum in spectra],
+            "top_share": [spectrum.shares[..., 0] for spectrum in spectra],
+            "positivity": [spectrum.positivity for spectrum in spectra],
+            "normality": [spectrum.normality for spectrum in spectra],
+        }
+        n_layers, n_heads = self.QK_spectrum.norm.shape
+        axes = {"layer": range(n_layers), "head": range(n_heads), "circuit": CIRCUITS}
+        return long_frame(axes, {name: torch.stack(values, dim=-1) for name, values in columns.items()})
 
     @property
     def blocks(self) -> pd.DataFrame:
@@ -200,17 +191,11 @@ class Circuits:
         """
         mean, sd = self.untrained_composition
         n_layers, n_heads = self.composition_scores.shape[1:3]
-        columns = ["kind", "earlier_layer", "earlier_head", "later_layer", "later_head", "score"]
-        rows = [
-            (kind, earlier, a, later, b, self.composition_scores[k, earlier, a, later, b].item())
-            for k, kind in enumerate(COMPOSITIONS)
-            for earlier in range(n_layers)
-            for later in range(earlier + 1, n_layers)
-            for a in range(n_heads)
-            for b in range(n_heads)
-        ]
-        frame = pd.DataFrame(rows, columns=columns)
-        return frame.assign(untrained_mean=mean, untrained_sd=sd, z=(frame["score"].astype(float) - mean) / sd)
+        layers, heads = range(n_layers), range(n_heads)
+        axes = {"kind": COMPOSITIONS, "earlier_layer": layers, "earlier_head": heads}
+        frame = long_frame({**axes, "later_layer": layers, "later_head": heads}, {"score": self.composition_scores})
+        frame = frame[frame["earlier_layer"] < frame["later_layer"]].reset_index(drop=True)
+        return frame.assign(untrained_mean=mean, untrained_sd=sd, z=(frame["score"] - mean) / sd)
 
 
 @needs(*WEIGHTS, scope="any; its blocks need augmented tokens, and config or dim=...")
@@ -288,10 +273,6 @@ def _token_dim(model: Model, dim: int | None, d_model: int) -> int | None:
             f"dim must be d_model / {BLOCKS}, the size of s_t in augmented tokens: d_model is {d_model}, got dim={dim}."
         )
     return dim
-
-
-def _indices(per_head: Float[Tensor, "layer head"]) -> Iterator[tuple[int, int]]:
-    return ((layer, head) for layer in range(per_head.shape[0]) for head in range(per_head.shape[1]))
 
 
 def _spectrum(circuit: FactoredMatrix) -> Spectrum:

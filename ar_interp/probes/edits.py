@@ -14,6 +14,7 @@ from torch import Tensor
 from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp.models.opened import as_model
 from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.probes.results import Result
 from ar_interp.processes import Contexts, Process
 from ar_interp.seeds import EDITED
 from ar_interp.setting import setting_of
@@ -61,7 +62,7 @@ class Edit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditLosses:
+class EditLosses(Result):
     """The loss of a model under one edit; means over T = 2..n_ctx, sums over coordinates.
 
     Attributes:
@@ -79,20 +80,10 @@ class EditLosses:
     source: str
     n: int
 
-    def to_frame(self) -> pd.DataFrame:
-        """`by_value`."""
-        return self.by_value
-
 
 @torch.no_grad()
 def edit_losses(
-    model: Any,
-    edit: str,
-    values: Iterable[float],
-    *,
-    process: Process | None = None,
-    n: int = 2048,
-    seed: int = EDITED,
+    model: Any, edit: str, values: Iterable[float], *, process: Process | None = None, n: int = 2048, seed: int = EDITED
 ) -> EditLosses:
     """The loss of the edited model, as the setting predicts it and as measured on fresh sequences.
 
@@ -166,19 +157,15 @@ def _has_positions(model: Any) -> bool:
     return as_model(model).is_ours and (model.config.positional, model.config.n_layers) == ("multiplicative", 1)
 
 
-def _scale_previous(model: HookedARTransformer, value: float) -> None:
-    model.P.diagonal(model.config.query_lag - 1).mul_(value)  # with query_lag = 0 row r holds p for T = r + 1
-
-
-def _scale_positions(model: HookedARTransformer, value: float) -> None:
-    model.P.mul_(value)
-
-
 def _has_two_directions(model: Any) -> bool:
     opened = as_model(model)
     if not (opened.is_ours and opened.is_diagonal) or model.config.n_heads < 2:
         return False
     return bool(_second_direction(model).norm() > PARALLEL * model.B[1].norm())
+
+
+def _has_scalars(model: Any) -> bool:
+    return as_model(model).is_ours and hasattr(model, "block_scalars")
 
 
 def _second_direction(model: HookedARTransformer) -> Float[Tensor, "dim"]:
@@ -187,74 +174,60 @@ def _second_direction(model: HookedARTransformer) -> Float[Tensor, "dim"]:
     return b_1 - b_0 * (b_0 @ b_1) / (b_0 @ b_0)
 
 
+EDITS: dict[str, Edit] = {}
+Change = Callable[[HookedARTransformer, float], None]
+
+
+def _edit(
+    name: str, meaning: str, *, applies: Callable[[Any], bool], span: tuple[float, float], neutral: float = 1.0
+) -> Callable[[Change], Change]:
+    """Put a change among `EDITS`; its docstring says what it does."""
+
+    def declare(change: Change) -> Change:
+        what = " ".join((change.__doc__ or "").split())
+        EDITS[name] = Edit(
+            name=name, what=what, meaning=meaning, neutral=neutral, span=span, applies=applies, change=change
+        )
+        return change
+
+    return declare
+
+
+@_edit("previous position", "factor; 0 removes p_{T-1}, -1 turns its sign", applies=_has_positions, span=(-1.0, 3.0))
+def _scale_previous(model: HookedARTransformer, value: float) -> None:
+    """Multiplies the positional weight p_{T-1} of s_{T-1}, at every T."""
+    model.P.diagonal(model.config.query_lag - 1).mul_(value)  # with query_lag = 0 row r holds p for T = r + 1
+
+
+@_edit("positional scale", "factor; 0 predicts nothing", applies=_has_positions, span=(0.0, 2.0))
+def _scale_positions(model: HookedARTransformer, value: float) -> None:
+    """Multiplies all positional weights, and with them the prediction."""
+    model.P.mul_(value)
+
+
+@_edit(
+    "head rotation",
+    "angle in radians; pi turns the sign of the head",
+    applies=_has_two_directions,
+    span=(-math.pi, math.pi),
+    neutral=0.0,
+)
 def _rotate_head(model: HookedARTransformer, value: float) -> None:
-    """The edit is the same whatever the scales of a_h against b_h (a sign turns the angle's), not however the heads are
-    mixed; but at a minimum of the unitary family with n_heads <= dim it costs 2 (1 - cos value) / cos^2(a_0, b_0) in
-    any gauge, whatever the plane."""
+    """Turns the value diagonal b_0 toward b_1, in their plane and at its length, so that head 0 comes to write what
+    head 1 writes."""
+    # The same whatever the scales of a_h against b_h (a sign turns the angle's), not however the heads are mixed; but
+    # at a minimum of the unitary family with n_heads <= dim it costs 2 (1 - cos value) / cos^2(a_0, b_0) in any gauge.
     b_0, direction = model.B[0].clone(), _second_direction(model)
     model.B[0] = math.cos(value) * b_0 + math.sin(value) * b_0.norm() / direction.norm() * direction
 
 
-def _has_scalars(model: Any) -> bool:
-    return as_model(model).is_ours and hasattr(model, "block_scalars")
-
-
+@_edit("step size", "factor; 0 takes no step", applies=_has_scalars, span=(-1.0, 3.0))
 def _scale_step(model: HookedARTransformer, value: float) -> None:
+    """Multiplies a2, the key-query scalar of <s_{t-1}|s_T>: all of the gradient step a2 b1."""
     model.block_scalar("a2").mul_(value)
 
 
+@_edit("second path", "factor; 0 cuts the path, -1 turns its sign", applies=_has_scalars, span=(-3.0, 3.0))
 def _scale_second_path(model: HookedARTransformer, value: float) -> None:
+    """Multiplies a3, the key-query scalar of <s_t|s_{T-1}>: the path beside the gradient step."""
     model.block_scalar("a3").mul_(value)
-
-
-EDITS: dict[str, Edit] = {
-    edit.name: edit
-    for edit in (
-        Edit(
-            name="previous position",
-            what="Multiplies the positional weight p_{T-1} of s_{T-1}, at every T.",
-            meaning="factor; 0 removes p_{T-1}, -1 turns its sign",
-            neutral=1.0,
-            span=(-1.0, 3.0),
-            applies=_has_positions,
-            change=_scale_previous,
-        ),
-        Edit(
-            name="positional scale",
-            what="Multiplies all positional weights, and with them the prediction.",
-            meaning="factor; 0 predicts nothing",
-            neutral=1.0,
-            span=(0.0, 2.0),
-            applies=_has_positions,
-            change=_scale_positions,
-        ),
-        Edit(
-            name="head rotation",
-            what="Turns the value diagonal b_0 toward b_1, in their plane and at its length, so that head 0 comes to "
-            "write what head 1 writes.",
-            meaning="angle in radians; pi turns the sign of the head",
-            neutral=0.0,
-            span=(-math.pi, math.pi),
-            applies=_has_two_directions,
-            change=_rotate_head,
-        ),
-        Edit(
-            name="step size",
-            what="Multiplies a2, the key-query scalar of <s_{t-1}|s_T>: all of the gradient step a2 b1.",
-            meaning="factor; 0 takes no step",
-            neutral=1.0,
-            span=(-1.0, 3.0),
-            applies=_has_scalars,
-            change=_scale_step,
-        ),
-        Edit(
-            name="second path",
-            what="Multiplies a3, the key-query scalar of <s_t|s_{T-1}>: the path beside the gradient step.",
-            meaning="factor; 0 cuts the path, -1 turns its sign",
-            neutral=1.0,
-            span=(-3.0, 3.0),
-            applies=_has_scalars,
-            change=_scale_second_path,
-        ),
-    )
-}

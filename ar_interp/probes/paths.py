@@ -21,6 +21,7 @@ from ar_interp.models.opened import Model, as_model
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS
 from ar_interp.probes.context import check_length
 from ar_interp.probes.protocol import RUN, needs
+from ar_interp.probes.results import Result
 from ar_interp.processes import Contexts, Sequences
 
 BY_PATHS = (
@@ -52,7 +53,7 @@ SECOND_PATH = Path(query=PREVIOUS, key=CURRENT, value=CURRENT)  # a3 b1, which c
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paths:
+class Paths(Result):
     """What each path of a layer writes into the read-out, and what the model is without it.
 
     Attributes:
@@ -78,10 +79,6 @@ class Paths:
     sum_error: float
     layer: int
     n: int
-
-    def to_frame(self) -> pd.DataFrame:
-        """`table`."""
-        return self.table
 
     def __getitem__(self, path: Path) -> dict[str, Any]:
         """The row of a path, by column.

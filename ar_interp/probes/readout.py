@@ -16,6 +16,7 @@ from ar_interp.models.opened import Model, as_model
 from ar_interp.probes.protocol import needs
 from ar_interp.probes.readout_fits import Split, discrete, fit_probe, held_out, interval, penalty_of, scores_of
 from ar_interp.probes.readout_targets import Target, as_columns, cosines, phases, resolve, sines, target_values, varies
+from ar_interp.probes.results import Result
 from ar_interp.processes import Sequences
 from ar_interp.seeds import UNTRAINED as UNTRAINED_SEED
 
@@ -52,7 +53,7 @@ class Readout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeSweep:
+class ProbeSweep(Result):
     """Probes of many activations and their controls, all on the same held-out sequences.
 
     Attributes:
@@ -70,10 +71,6 @@ class ProbeSweep:
     """
 
     frame: pd.DataFrame
-
-    def to_frame(self) -> pd.DataFrame:
-        """`frame`."""
-        return self.frame
 
     def best(self, target: str | None = None) -> pd.Series:
         """The row of the largest selectivity, of one target or of all.

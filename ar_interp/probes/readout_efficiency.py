@@ -13,6 +13,7 @@ from ar_interp.probes.protocol import needs
 from ar_interp.probes.readout import READ, hooks_of, probe_features
 from ar_interp.probes.readout_fits import Split, discrete, fit_probe, interval, log_probabilities, scores_of
 from ar_interp.probes.readout_targets import Target, resolve, target_values
+from ar_interp.probes.results import Result
 from ar_interp.processes import Sequences
 
 FIRST_BLOCK = 40  # sequences, about; fewer cannot choose a penalty
@@ -20,7 +21,7 @@ RESOLUTION = 2.0**-10  # of a target's standard deviation: what its values are r
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataEfficiency:
+class DataEfficiency(Result):
     """One target read off one activation, and off what the controls are given, from more and more sequences.
 
     Attributes:
@@ -35,10 +36,6 @@ class DataEfficiency:
 
     curve: pd.DataFrame
     codes: pd.DataFrame
-
-    def to_frame(self) -> pd.DataFrame:
-        """`curve`."""
-        return self.curve
 
 
 @needs("run_with_cache", scope=READ)

@@ -18,22 +18,11 @@ from ar_interp._checks import check_choice, check_integer
 from ar_interp.models.opened import Model
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS
 from ar_interp.probes.context import check_length
-from ar_interp.probes.paths import (
-    BY_PATHS as READ_BY_PATHS,
-)
-from ar_interp.probes.paths import (
-    CURRENT,
-    PATHS,
-    PREVIOUS,
-    Path,
-    chunk_size,
-    has_paths,
-    in_place_of,
-    inner,
-    written_by,
-)
+from ar_interp.probes.paths import BY_PATHS as READ_BY_PATHS
+from ar_interp.probes.paths import CURRENT, PATHS, PREVIOUS, Path, chunk_size, has_paths, in_place_of, inner, written_by
 from ar_interp.probes.protocol import AUGMENTED, BARE, PLAIN, RUN, needs
 from ar_interp.probes.protocol import BY_KEYS as READ_BY_KEYS
+from ar_interp.probes.results import Result
 from ar_interp.processes import Contexts, Sequences
 from ar_interp.setting import setting_of
 
@@ -55,7 +44,7 @@ Hooks = list[tuple[str, Callable]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scrubbed:
+class Scrubbed(Result):
     """What is left of a model when a layer has only what a hypothesis names from the sequence itself.
 
     Attributes:
@@ -80,40 +69,28 @@ class Scrubbed:
     n: int
     n_resamples: int
 
-    def to_frame(self) -> pd.DataFrame:
-        """`table`."""
-        return self.table
-
     @property
     def recovered(self) -> float:
         """Loss recovered: 1 if the hypothesis explains all that the layer does for the loss, 0 if nothing."""
-        return self._of(HYPOTHESIS, "recovered")
+        return self._last(HYPOTHESIS, "recovered")
 
     @property
     def standard_error(self) -> float:
         """Of `recovered`."""
-        return self._of(HYPOTHESIS, "recovered_se")
+        return self._last(HYPOTHESIS, "recovered_se")
 
     @property
     def ablated(self) -> float:
         """Loss recovered by a layer that writes nothing, which says no more than that nothing is less noise."""
-        return self._of(ABLATED, "recovered")
+        return self._last(ABLATED, "recovered")
 
     @property
     def controls(self) -> dict[str, float]:
         """Loss recovered by name, from what does not matter if the hypothesis is true."""
-        return {name: self._of(name, "recovered") for name in CONTROLS}
-
-    def _of(self, condition: str, column: str) -> float:
-        rows = self.table["condition"].to_numpy() == condition
-        return float(self.table[column].to_numpy()[rows][0])
+        return {name: self._last(name, "recovered") for name in CONTROLS}
 
 
-@needs(
-    *RUN,
-    "W_Q",
-    when={BARE: READ_BY_KEYS, PLAIN: ("config.encoding", *READ_BY_KEYS), AUGMENTED: READ_BY_PATHS},
-)
+@needs(*RUN, "W_Q", when={BARE: READ_BY_KEYS, PLAIN: ("config.encoding", *READ_BY_KEYS), AUGMENTED: READ_BY_PATHS})
 @torch.no_grad()
 def scrub(
     model: Model,

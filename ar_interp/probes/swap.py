@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from ar_interp._checks import check_integer
+from ar_interp._checks import check_integer, check_several
 from ar_interp.models.opened import Model
 from ar_interp.probes.context import DRESS, check_length, reads_circuit
+from ar_interp.probes.paths import in_place_of
 from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, LINEAR, NOT_LINEAR, PATTERNS, PLAIN, RUN, needs
+from ar_interp.probes.results import Result
 from ar_interp.processes import Sequences
 from ar_interp.seeds import generator_of
 
@@ -32,7 +34,7 @@ ROUNDING = 1e-9  # a ceiling below it is none
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwappedContext:
+class SwappedContext(Result):
     """What the estimate of another sequence does to a prediction; 0 is nothing, 1 makes it W_source s_T(target).
 
     Attributes:
@@ -60,10 +62,6 @@ class SwappedContext:
     layers: tuple[int, ...]
     what: str
     n: int
-
-    def to_frame(self) -> pd.DataFrame:
-        """`by_position`."""
-        return self.by_position
 
     @property
     def score(self) -> float:
@@ -94,10 +92,6 @@ class SwappedContext:
     def controls(self) -> dict[str, float]:
         """Score by name; each about 0 where the swap moves this source's W and nothing else."""
         return {name: self._last(name, "score") for name in CONTROLS}
-
-    def _last(self, condition: str, column: str) -> float:
-        rows = self.by_position["condition"].to_numpy() == condition
-        return float(self.by_position[column].to_numpy()[rows][-1])
 
 
 @needs(
@@ -171,9 +165,9 @@ def swap_context(
     names, hooks = _hooks_of(model)
     for sequences in (source, target):
         reads_circuit(model, sequences)  # refuses another basis where heads are diagonal
-    chosen = _chosen("layers", layers, low=0, high=len(names) - 1)
+    chosen = check_several("layers", layers, low=0, high=len(names) - 1)
     length = target.length
-    asked = _chosen("positions", positions, low=2, high=length)
+    asked = check_several("positions", positions, low=2, high=length)
     moving = [name for layer in chosen for name in names[layer]]
     every = [name for layer in names for name in layer]
     generator = generator_of(check_integer("seed", seed, low=0))
@@ -242,23 +236,9 @@ def _hooks_of(model: Model) -> tuple[list[list[str]], tuple[str, ...]]:
     return [[f"blocks.{layer}.attn.{hook}" for hook in hooks] for layer in range(model.n_layers)], hooks
 
 
-def _chosen(name: str, values: Iterable[int] | None, *, low: int, high: int) -> tuple[int, ...]:
-    """Sorted and distinct; all if left out."""
-    if values is None:
-        return tuple(range(low, high + 1))
-    found = tuple(sorted({check_integer(name, value, low=low, high=high) for value in values}))
-    if not found:
-        raise ValueError(f"{name} is empty; leave it out for all.")
-    return found
-
-
 def _run(model: Model, tokens: Predictions, held: Held, *more: tuple[str, Callable]) -> Predictions:
     """The predictions with these activations in place of the model's own."""
-
-    def put(value: Tensor, hook: Any) -> Tensor:
-        return held[hook.name]
-
-    with model.hooks(fwd_hooks=[*((name, put) for name in held), *more]):
+    with model.hooks(fwd_hooks=[*in_place_of(held), *more]):
         return model(tokens)
 
 
