@@ -8,12 +8,11 @@ def model_card(run: TrainingRun, name: str, claims: Claims, summary: str = "") -
     """The text of a checkpoint's README.md."""
     if not claims:
         return describe(run, name, summary) + f"\n## What was verified\n\nNo claim is made of it: {claims.why_not}.\n"
-    counts = claims.to_frame()["verdict"].value_counts()
-    tally = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in ("holds", "fails", "void"))
+    tally = ", ".join(f"{count} {verdict}" for verdict, count in claims.counts.items())
     return (
         describe(run, name, summary)
-        + f"\n## What was verified\n\n`ar-interp verify {name}`: {tally}. "
-        + "A void claim is one whose control passes too.\n\n"
+        + f"\n## What was verified\n\n`ar-interp verify {name} --seed {claims.seed}`: {tally}. "
+        + "A void claim is one whose control passes too, an undecided one needs more contexts.\n\n"
         + claims_table(claims)
     )
 
@@ -25,14 +24,13 @@ def claims_table(claims: Claims) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for claim in claims:
-        measured = f"{claim.measured:.6g}" + (f" ± {claim.uncertainty:.2g}" if claim.uncertainty else "")
         cells = [
             claim.statement,
-            f"{claim.predicted:.6g}",
-            measured,
+            f"{'' if claim.side == 'equal to' else claim.side + ' '}{claim.predicted:.6g}",
+            f"{claim.estimate:.6g}",
             str(claim.n),
             f"{claim.tolerance:g}",
-            f"{claim.control.description}: {claim.control.measured:.4g}",
+            f"{claim.control.description}: {claim.control.estimate:.4g}",
             claim.verdict,
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

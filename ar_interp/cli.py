@@ -1,10 +1,11 @@
 """`ar-interp list | train | verify | report`."""
 
 import datetime
-import json
 import os
+import secrets
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,9 @@ from tyro.conf import Positional, arg
 
 from ar_interp import checkpoints
 from ar_interp._checks import check_integer
+from ar_interp.claims.core import FAILS, HOLDS, UNDECIDED, VOID, claims_json
 from ar_interp.recipes import RECIPES, known_failure
+from ar_interp.seeds import DRAWN_LIMIT, STATED
 from ar_interp.studies import all_studies
 from ar_interp.studies import verify as measure
 
@@ -100,7 +103,7 @@ def _train_one(name: str, *, overrides: dict[str, Any], folder: Path, progress: 
         print(f"{name}: {error} Saved as {path}.", file=sys.stderr)
         return 1
     seconds = time.perf_counter() - start
-    claims = measure(run)
+    claims = measure(run, seed=STATED)
     card = model_card(run, name, claims, recipe.summary)
     path = checkpoints.save(run, folder / name, card=card, overwrite=True)
     verdict = "every claim holds or is void" if claims.passed else "some claims FAIL"
@@ -111,45 +114,52 @@ def _train_one(name: str, *, overrides: dict[str, Any], folder: Path, progress: 
     return 0
 
 
-def verify(names: Names, /, json_file: Annotated[Path | None, arg(name="json")] = None) -> int:
+def verify(
+    names: Names,
+    /,
+    json_file: Annotated[Path | None, arg(name="json")] = None,
+    seed: int | None = None,
+    strict: bool = False,
+) -> int:
     """Measure the claims about checkpoints; exit code 1 when one fails that is not known to.
 
     Where theory is silent it says why, which is no failure.
 
     Args:
         names: shipped names or folders; every shipped one if left out.
-        json_file: also write the claims as JSON, a list, or one list per name where there are several.
+        json_file: also write the claims as JSON.
+        seed: that every context is drawn with, below 2**31; drawn if left out, and printed.
+        strict: exit code 1 also when a claim is undecided.
     """
+    seed = secrets.randbelow(DRAWN_LIMIT) if seed is None else seed
     torch.set_num_threads(1)  # as for training
     measured, unexpected = {}, 0
     for name in names or checkpoints.available():
         checkpoint = checkpoints.load(name)
-        measured[name] = claims = measure(checkpoint)
+        measured[name] = claims = measure(checkpoint, seed=seed)
         print(f"\n{name}{_other_folder(name, checkpoint.path)}")
         if not claims:
             print(f"  no claims: {claims.why_not}")
         for claim in claims:
-            predicted = f"predicted {claim.predicted:.6g}"
-            spread = f" ± {claim.uncertainty:.2g}" if claim.uncertainty else ""
             expected = known_failure(checkpoint, claim)
-            unexpected += claim.verdict == "fails" and not expected
-            print(f"  {claim.verdict:5}  {claim.statement}{' (known)' if expected else ''}")
+            unexpected += claim.verdict == FAILS and not expected
+            print(f"  {claim.verdict:9}  {claim.statement}{' (known)' if expected else ''}")
             print(
-                f"         {predicted}, measured {claim.measured:.6g}{spread} (n = {claim.n}, tolerance "
-                f"{claim.tolerance:g}); control, {claim.control.description}: {claim.control.measured:.4g}"
+                f"             {claim.prediction}, measured {claim.estimate:.6g} (n = {claim.n}); control, "
+                f"{claim.control.description}: {claim.control.estimate:.4g}"
+                + (f"; {claim.limit}" if claim.limit else "")
             )
-    verdicts = [claim.verdict for claims in measured.values() for claim in claims]
-    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("holds", "fails", "void"))
-    known_count = verdicts.count("fails") - unexpected
+    counts = Counter(claim.verdict for claims in measured.values() for claim in claims)
+    known_count = counts[FAILS] - unexpected
     print(
-        f"\n{len(verdicts)} claims about {len(measured)} checkpoint(s): {counts}"
-        + (f"; {known_count} of those that fail are findings, see the model cards" if known_count else "")
+        f"\n{counts.total() - counts[VOID]} claims about {len(measured)} checkpoint(s), seed {seed}: "
+        + ", ".join(f"{counts[verdict]} {verdict}" for verdict in (HOLDS, FAILS, UNDECIDED))
+        + (f" ({known_count} of those that fail are findings, see the model cards)" if known_count else "")
+        + f"; {counts[VOID]} void rows beside them tell nothing"
     )
     if json_file is not None:
-        lists = {name: [claim.to_dict() for claim in claims] for name, claims in measured.items()}
-        content = lists if len(lists) != 1 else next(iter(lists.values()))
-        json_file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    return 1 if unexpected else 0
+        json_file.write_text(claims_json(measured, seed=seed))
+    return 1 if unexpected or (strict and counts[UNDECIDED]) else 0
 
 
 def _other_folder(name: str, found: Path) -> str:

@@ -5,7 +5,7 @@ of the table has it, the first of a list of measured signs that is there names t
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ar_interp.claims.core import ACROSS, INSIDE, Interval, Side, band, place, what_decides
+from ar_interp.claims.estimate import CONTEXTS, Estimate, as_estimate
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.opened import Model, as_model
 from ar_interp.models.transformer import HookedARTransformer
@@ -41,23 +43,33 @@ class Check(NamedTuple):
     """One number beside what it must be."""
 
     what: str
-    measured: float
+    measured: Estimate | float
     expected: float
     tolerance: float
-    uncertainty: float = 0.0
+    side: Side = "equal to"
 
     @property
     def passes(self) -> bool:
-        return abs(self.measured - self.expected) <= self.tolerance + self.uncertainty  # False for nan
+        """The whole interval agrees with what is expected."""
+        return self.place == INSIDE
 
     @property
-    def certain(self) -> bool:
-        """The whole interval passes: of a control that is needed to say that nothing is shown."""
-        return abs(self.measured - self.expected) + self.uncertainty <= self.tolerance  # False for nan
+    def place(self) -> str:
+        """`inside`, `outside` or `across` the band of what agrees."""
+        return place(as_estimate(self.measured).interval, self.band)
+
+    @property
+    def band(self) -> Interval:
+        """The values that agree with what is expected."""
+        return band(self.expected, self.tolerance, self.side)
+
+    @property
+    def limit(self) -> str:
+        """What would decide it, where the interval reaches over a bound of the band."""
+        return f", undecided: {what_decides(as_estimate(self.measured), self.band)}" if self.place == ACROSS else ""
 
     def __str__(self) -> str:
-        spread = f" ± {self.uncertainty:.2g}" if self.uncertainty else ""
-        return f"{self.what} = {self.measured:.4g}{spread}"
+        return f"{self.what} = {as_estimate(self.measured)}"
 
 
 def likely_cause(
@@ -66,7 +78,7 @@ def likely_cause(
     """The fault whose repair gives `model` the structure that `read` checks, else the first sign that is there."""
     for fault, repaired in _repairs(model, process):
         checks = read(repaired)[1]
-        if all(check._replace(uncertainty=0).passes for check in checks):
+        if all(check._replace(measured=as_estimate(check.measured).value).passes for check in checks):
             return f"{fault} (undoing that gives {', '.join(map(str, checks))})."
     return next((f"{cause}." for there, cause in signs if there), "not known: none of the usual signs is there.")
 
@@ -183,12 +195,15 @@ def positional_signs(
     )
 
 
-def relative_distances(found: RecoveredContext) -> dict[str, float]:
+def relative_distances(found: RecoveredContext) -> dict[str, Estimate]:
     """|Ŵ - reference|_F / |Ŵ|_F over all sequences at the last T, by reference."""
     last = found.distances[found.distances["T"] == found.distances["T"].max()]
-    squares = dict(zip(last["reference"], last["distance"], strict=True))
     energy = found.estimate[:, -1].abs().square().sum((-2, -1)).mean().item() / found.W.shape[-1]
-    return {name: (square / energy) ** 0.5 if energy else float("inf") for name, square in squares.items()}
+    columns = (last[name] for name in ("reference", "distance", "distance_se", "n"))
+    return {
+        name: Estimate(square / energy, {CONTEXTS: 1.96 * error / energy}, n).root() if energy else Estimate(inf)
+        for name, square, error, n in zip(*columns, strict=True)
+    }
 
 
 def context_signs(
@@ -207,7 +222,7 @@ def context_signs(
         varies < FAINT * varied,
         f"the estimate is not in context: it differs between sequences by {varies:.2g} of its norm, W by {varied:.2g}",
     )
-    distances = relative_distances(found)
+    distances = {name: distance.value for name, distance in relative_distances(found).items()}
     for name, distance in distances.items():
         sized = f", of size {found.step_size:.4g}" if name not in ("W", "OLS") else ""
         yield (
@@ -258,7 +273,7 @@ def step_signs(
 ) -> Iterator[Sign]:
     """Why a layer does not take the best gradient step."""
     best = best_products(process, max_length, attention)
-    ratio, others = (check.measured for check in product_checks(found, best, tolerance))
+    ratio, others = (as_estimate(check.measured).value for check in product_checks(found, best, tolerance))
     yield abs(ratio) < FAINT, f"the layer looks untrained: its step size is {ratio:.2g} of the best"
     defects = {"QK": found.defect("a1", "a2", "a3", "a4"), "OV": found.defect("b1", "b2")}
     circuit = max(defects, key=lambda name: defects[name])

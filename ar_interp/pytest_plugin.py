@@ -58,11 +58,12 @@ class CheckpointClaims(pytest.Collector):
     def collect(self) -> Iterator["ClaimItem"]:
         from ar_interp.checkpoints import load
         from ar_interp.recipes import known_failure
+        from ar_interp.seeds import STATED
         from ar_interp.studies import verify
 
         try:
             checkpoint = load(self.name)
-            claims = verify(checkpoint)
+            claims = verify(checkpoint, seed=STATED)
         except (ValueError, OSError) as error:
             raise self.CollectError(f"{OPTION} {self.name}: {error}") from error
         if not claims:
@@ -75,7 +76,7 @@ class CheckpointClaims(pytest.Collector):
 
 
 class ClaimFailedError(Exception):
-    """A claim that fails, or is void, in words."""
+    """A claim that fails or is undecided, in words."""
 
 
 class ClaimItem(pytest.Item):
@@ -88,7 +89,7 @@ class ClaimItem(pytest.Item):
     def runtest(self) -> None:
         if self.claim.verdict == "void":
             pytest.skip(f"void, the control passes too: {self.claim.statement}")
-        if self.claim.verdict == "fails":
+        if self.claim.verdict in ("fails", "undecided"):
             raise ClaimFailedError(describe(self.claim))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
@@ -101,14 +102,14 @@ class ClaimItem(pytest.Item):
 
 
 def describe(claim: "Claim") -> str:
-    """A claim in five lines."""
-    spread = f" ± {claim.uncertainty:.2g}" if claim.uncertainty else ""
+    """A claim in five lines, and what would decide it."""
     return "\n".join(
         [
-            f"The claim fails: {claim.statement}",
-            f"  predicted  {claim.predicted:.6g}, within {claim.tolerance:g}: {claim.reason}",
-            f"  measured   {claim.measured:.6g}{spread} (n = {claim.n}, from {claim.evidence})",
-            f"  control    {claim.control.measured:.6g}, {claim.control.description}",
+            f"The claim {'fails' if claim.verdict == 'fails' else 'is undecided'}: {claim.statement}",
+            f"  {claim.prediction}: {claim.reason}",
+            f"  measured   {claim.estimate:.6g} (n = {claim.n}, from {claim.evidence})",
+            f"  control    {claim.control.estimate:.6g}, {claim.control.description}",
             f"  source     {claim.source}",
+            *([f"  undecided  {claim.limit}"] if claim.limit else []),
         ]
     )

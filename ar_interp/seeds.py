@@ -30,6 +30,14 @@ ASSERTIONS = _FIRST + 16
 ASSERTIONS_SOURCE = _FIRST + 17
 ASSERTIONS_TARGET = _FIRST + 18
 
+DRAWN_LIMIT = 2**31  # seeds of an evaluation lie below
+STATED = 0  # the evaluation of shipped tables, the report and the pytest plugin
+
+
+def drawn(use: int, seed: int) -> int:
+    """The seed of a use in the evaluation of this seed; the use's own for 0."""
+    return use + 64 * seed
+
 
 def generator_of(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
     """A generator for a seed of any size, see `narrowed`."""

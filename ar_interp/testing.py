@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from ar_interp import diagnoses
 from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp.checkpoints import TrainingRun, load
+from ar_interp.claims.estimate import CONTEXTS, Estimate, as_estimate
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.diagnoses import Check, Sign
 from ar_interp.models.opened import Model, as_model
@@ -274,11 +275,11 @@ def assert_context_is_causal(
         rows = found.by_position.set_index("condition").to_dict("index")
         share, left = found.normalised, rows[SWAP]["kept"]
         unit = "normalised" if isfinite(share) else "score"  # of what is possible, if that is known
-        score, spread = ({name: row[column] for name, row in rows.items()} for column in (unit, f"{unit}_se"))
+        score = {name: Estimate(row[unit], {CONTEXTS: 1.96 * row[f"{unit}_se"]}, found.n) for name, row in rows.items()}
         return found, [
-            Check(f"share of the possible score at T = {length}", min(share, 1), 1, tolerance, 1.96 * spread[SWAP]),
+            Check(f"share of the possible score at T = {length}", score[SWAP], 1, tolerance, "at least"),
             Check("share of the target's own prediction that is left", max(left, 0), 0, tolerance),
-            *(Check(f"score of {name}", score[name], 0, tolerance, 1.96 * spread[name]) for name in CONTROLS),
+            *(Check(f"score of {name}", score[name], 0, tolerance) for name in CONTROLS),
         ]
 
     return _settle(
@@ -309,15 +310,16 @@ def _settle(
     found, checks = read(model)
     beside, controls = read(_control(model, process) if untrained is None else as_model(untrained))
     failed = [
-        f"{check}, expected {check.expected:.4g} within {check.tolerance:g} (untrained {control.measured:.3g})"
+        f"{check}, expected {check.expected:.4g} within {check.tolerance:g} (untrained "
+        f"{as_estimate(control.measured).value:.3g}){check.limit}"
         for check, control in zip(checks, controls, strict=True)
         if not check.passes
     ]
     if failed:
         cause = diagnoses.likely_cause(model, process, read, signs(found, beside))
         raise AssertionError(f"{absent}: {'; '.join(failed)}.\nLikely cause: {cause}")
-    if all(control.certain for control in controls):
-        exact = all(control.measured == control.expected for control in controls)
+    if all(control.passes for control in controls):
+        exact = all(as_estimate(control.measured).value == control.expected for control in controls)
         cause = "so small a model cannot lack the structure" if exact else "the tolerance is too wide"
         raise AssertionError(
             f"nothing is shown: an untrained model passes too, with {', '.join(map(str, controls))} within "

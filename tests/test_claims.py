@@ -13,11 +13,15 @@ from oracles import failing, names
 from zoo import ForeignWeights, claim, orthogonal_model, unitary_model
 
 import ar_interp as ari
-from ar_interp.claims.core import Claims, Control
+from ar_interp.claims import Claims, Estimate, Tolerance
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.models.transformer import HookedARTransformer
 
-verify = partial(ari.verify, n=256)
+verify = partial(ari.verify, seed=0, n=256)
+
+
+def within(value: float, half_width: float) -> Estimate:
+    return Estimate(value, {"contexts": half_width}, 100)
 
 
 @pytest.mark.parametrize(
@@ -25,15 +29,43 @@ verify = partial(ari.verify, n=256)
     [
         ({}, "holds"),
         ({"measured": 1.2}, "fails"),
-        ({"measured": 1.2, "uncertainty": 0.11}, "holds"),
+        ({"measured": within(1.05, 0.04)}, "holds"),
+        ({"measured": within(1.05, 0.06)}, "undecided"),
+        ({"measured": within(1.2, 0.09)}, "fails"),
+        ({"measured": within(1.2, 0.11)}, "undecided"),
+        ({"measured": within(1.0, 9.0)}, "undecided"),
         ({"measured": float("nan")}, "fails"),
-        ({"control": Control(description="c", measured=0.95)}, "void"),
-        ({"measured": 1.2, "control": Control(description="c", measured=0.95)}, "fails"),
-        ({"control": Control(description="c", measured=float("nan"))}, "holds"),
+        ({"control": 0.95}, "void"),
+        ({"control": within(0.95, 0.2)}, "undecided"),
+        ({"control": within(2.0, 0.8)}, "holds"),
+        ({"measured": 1.2, "control": 0.95}, "fails"),
+        ({"control": float("nan")}, "undecided"),
+        ({"measured": float("nan"), "control": float("nan")}, "fails"),
+        ({"measured": 7.0, "side": "at least", "control": 0.8}, "holds"),
+        ({"measured": 0.95, "side": "at least", "control": 0.8}, "holds"),
+        ({"measured": 0.85, "side": "at least", "control": 0.8}, "fails"),
+        ({"measured": -7.0, "side": "at most"}, "holds"),
+        ({"measured": within(1.09, 0.02), "side": "at most"}, "undecided"),
     ],
 )
 def test_the_verdict(changes, verdict):
     assert claim(**changes).verdict == verdict
+
+
+@given(st.floats(-2, 4), st.floats(0, 3), st.floats(0, 3), st.sampled_from(["equal to", "at least", "at most"]))
+def test_imprecision_never_helps(value, width, more, side):
+    """A wider interval never turns a verdict into `holds`, nor into `fails`."""
+    narrow, wide = (claim(measured=within(value, x), side=side).verdict for x in (width, width + more))
+    assert wide in (narrow, "undecided")
+
+
+def test_an_undecided_claim_says_what_would_decide_it():
+    assert claim().limit == ""
+    assert "limited by contexts, n = 100: about 159 would decide it" in claim(measured=within(1.05, 0.06)).limit
+    assert "sits on a bound of the band: no number of contexts" in claim(measured=within(1.0999, 0.06)).limit
+    assert "the control's interval, 0.9 to 1.3, reaches" in claim(control=within(1.1, 0.2)).limit
+    seeds = Estimate(1.05, {"contexts": 0.01, "training seeds": 0.06}, 8)
+    assert "limited by training seeds, n = 8" in claim(measured=seeds).limit
 
 
 def test_a_claim_is_found_by_its_name():
@@ -45,11 +77,15 @@ def test_a_claim_is_found_by_its_name():
 
 def test_json_and_frame(tmp_path):
     claims = Claims("x", (claim(), claim(measured=float("inf"))))
-    rows = json.loads(claims.to_json(tmp_path / "claims.json"))
-    assert json.loads((tmp_path / "claims.json").read_text()) == rows
-    wanted = {"statement", "source", "predicted", "measured", "uncertainty", "n", "tolerance", "control", "verdict"}
-    assert wanted | {"name", "evidence", "reason"} == set(rows[0])
-    assert rows[0]["control"] == {"description": "c", "measured": 2.0, "passes": False}
+    content = json.loads(claims.to_json(tmp_path / "claims.json"))
+    assert json.loads((tmp_path / "claims.json").read_text()) == content
+    assert content["schema"] == 1
+    assert content["seed"] == 0
+    assert set(content["versions"]) == {"ar_interp", "torch", "numpy"}
+    rows = content["checkpoints"]["x"]
+    wanted = {"statement", "source", "predicted", "measured", "interval", "uncertainty", "n", "tolerance", "control"}
+    assert wanted | {"name", "evidence", "reason", "verdict", "side", "spread", "limit"} == set(rows[0])
+    assert rows[0]["control"] == {"description": "c", "measured": 2.0, "interval": [2.0, 2.0]}
     assert rows[1]["measured"] == "inf"
     assert claims.to_frame()["verdict"].tolist() == ["holds", "fails"]
     assert not claims.passed
@@ -57,7 +93,12 @@ def test_json_and_frame(tmp_path):
 
 
 def test_every_tolerance_has_a_reason():
-    assert all(value >= 0 and len(reason) > 5 for value, reason in TOLERANCES.values())
+    assert all(tolerance.value >= 0 and len(tolerance.reason) > 5 for tolerance in TOLERANCES.values())
+
+
+def test_the_planned_number_makes_the_half_width_a_third_of_the_tolerance():
+    planned = Tolerance(0.05, "a reason", 0.4)
+    assert 1.96 * planned.deviation / planned.n**0.5 == pytest.approx(planned.value / 3, rel=1e-3)
 
 
 HEALTHY = {

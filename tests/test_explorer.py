@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from math import nan
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ar_interp as ari
-from ar_interp.claims import Control
+from ar_interp.claims import Control, Estimate
 
 streamlit = pytest.importorskip("streamlit", reason="the explorer needs the extra 'app'")
 AppTest = pytest.importorskip("streamlit.testing.v1", reason="the explorer needs the extra 'app'").AppTest
@@ -197,22 +198,20 @@ def test_overview_tells_the_verdict_of_every_claim_in_words(monkeypatch):
             statement="p_{T-1} * [c]",
             source="a source",
             predicted=0.0,
-            measured=measured,
-            uncertainty=0.0,
-            n=1,
+            estimate=Estimate(measured),
             tolerance=0.1,
             reason="a reason",
-            control=Control(description="untrained", measured=control),
+            control=Control(description="untrained", estimate=Estimate(control)),
         )
 
-    claims = ari.Claims("made up", (claim(0, 1), claim(1, 1), claim(0, 0)))
-    monkeypatch.setattr("ar_interp.studies.verify", lambda checkpoint: claims)
+    claims = ari.Claims("made up", (claim(0, 1), claim(1, 1), claim(0, 0), claim(0, nan)))
+    monkeypatch.setattr("ar_interp.studies.verify", lambda checkpoint, seed: claims)
     streamlit.cache_resource.clear()
     at = open_page("overview", checkpoint="diagonal-unitary-h10")
     streamlit.cache_resource.clear()
     table = at.table[0].value
     assert list(table.columns) == ["Verdict", "Statement", "Predicted", "Measured", "n", "Tolerance", "Control"]
-    for cell, verdict in zip(table["Verdict"], ("✓ holds", "✗ fails", "○ void"), strict=True):
+    for cell, verdict in zip(table["Verdict"], ("✓ holds", "✗ fails", "○ void", "? undecided"), strict=True):
         assert verdict in cell.replace("\N{NO-BREAK SPACE}", " ")
     assert table["Statement"][0] == r"p\_\{T\-1\} \* \[c\]"  # Markdown shows it as written
 

@@ -19,7 +19,8 @@ from jinja2 import UndefinedError
 from plotly.offline import get_plotlyjs
 
 import ar_interp as ari
-from ar_interp.claims import Claim, Claims, Control, subject_of
+from ar_interp.claims import Claim, Claims, Control, Estimate, subject_of
+from ar_interp.claims.core import VERDICTS
 from ar_interp.report import Drawn, Part, Report, Section, build, words
 from ar_interp.report.page import page as page_of
 from ar_interp.report.plots import specification, widths
@@ -98,8 +99,8 @@ def make_claim(
 ) -> Claim:
     measured, control = {"holds": (0.0, 1.0), "void": (0.0, 0.0), "fails": (1.0, 1.0)}[verdict]
     return Claim(
-        name=name, evidence=evidence, statement=text, source=text, predicted=0.0, measured=measured,
-        uncertainty=0.0, n=1, tolerance=0.1, reason=text, control=Control(description=text, measured=control),
+        name=name, evidence=evidence, statement=text, source=text, predicted=0.0, estimate=Estimate(measured),
+        tolerance=0.1, reason=text, control=Control(description=text, estimate=Estimate(control)),
     )  # fmt: skip
 
 
@@ -233,7 +234,7 @@ class TestContent:
             claims = examined.claims
             assert one["claims"] == json.loads(claims.to_json())
             verdicts = [claim.verdict for claim in claims]
-            assert one["verdicts"] == {name: verdicts.count(name) for name in ("holds", "fails", "void")}
+            assert one["verdicts"] == {name: verdicts.count(name) for name in VERDICTS}
         assert content["verdicts"]["holds"] == sum(one["verdicts"]["holds"] for one in content["checkpoints"])
         assert content["checkpoints"][1]["claims"] == json.loads(ari.verify(ari.load("positional-mu100")).to_json())
         assert content["date"] == "2026-01-31"

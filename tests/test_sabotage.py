@@ -1,6 +1,5 @@
 """The battery: expectations are theory's, outcomes follow from them, claims fail where they must and nowhere else."""
 
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -125,7 +124,7 @@ def test_the_most_specific_name_counts():
     assert [entry.expected(name) for name in names] == ["hold", "free", "fail", "free", "fail", "hold"]
 
 
-VERDICT = {"holds": {}, "fails": {"measured": 9.0}, "void": {"control": replace(claim().control, measured=1.0)}}
+VERDICT = {"holds": {}, "fails": {"measured": 9.0}, "void": {"control": 1.0}, "undecided": {"control": float("nan")}}
 
 
 @pytest.mark.parametrize(
@@ -134,9 +133,11 @@ VERDICT = {"holds": {}, "fails": {"measured": 9.0}, "void": {"control": replace(
         ("fail", "holds", "", "false positive"),
         ("fail", "fails", "", "ok"),
         ("fail", "void", "", "void"),
+        ("fail", "undecided", "", "undecided"),
         ("hold", "holds", "", "ok"),
         ("hold", "fails", "", "miss"),
         ("hold", "void", "", "void"),
+        ("hold", "undecided", "", "undecided"),
         ("free", "holds", "", "free"),
         ("free", "fails", "", "free"),
         ("unchanged", "holds", "holds", "ok"),
@@ -145,6 +146,8 @@ VERDICT = {"holds": {}, "fails": {"measured": 9.0}, "void": {"control": replace(
         ("unchanged", "void", "void", "ok"),
         ("unchanged", "fails", "void", "miss"),
         ("unchanged", "fails", "fails", "ok"),
+        ("unchanged", "undecided", "holds", "undecided"),
+        ("unchanged", "undecided", "undecided", "ok"),
         ("unchanged", "holds", "fails", "ok"),
     ],
 )

@@ -32,7 +32,6 @@ def loudness(subject):
         evidence="behaviour",
         source="a paper of mine",
         tolerance=Tolerance(1e9, "no reason"),
-        n=measured.n,
     )
 
 
@@ -71,7 +70,8 @@ def test_where_theory_is_silent_only_the_study_of_any_model_covers():
 
 
 def test_a_study_of_somebody_else_makes_claims(with_mine):
-    claims = ari.verify(SILENT.build(), ari.HaarOrthogonal(3), n=8)
+    claims = ari.verify(SILENT.build(), ari.HaarOrthogonal(3), seed=7, n=8)
+    assert claims.seed == 7
     assert [(claim.name, claim.verdict) for claim in claims] == [("mine/size", "holds"), ("mine/loss", "void")]
     assert (claims["mine/size"].tolerance, claims["mine/size"].reason) == (0.1, "a reason of mine")
     assert claims["mine/loss"].n == 8

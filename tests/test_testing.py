@@ -24,6 +24,7 @@ from zoo import (
 
 import ar_interp as ari
 from ar_interp import diagnoses, theory
+from ar_interp.claims import Estimate
 from ar_interp.testing import (
     assert_context_is_causal,
     assert_gradient_step,
@@ -63,15 +64,16 @@ def test_the_message_shows_measured_expected_and_tolerance():
     assert second.startswith("Likely cause: heads of unequal strength")
 
 
-def test_an_interval_is_shown_and_added():
+def test_an_interval_is_shown_and_must_lie_within_the_tolerance():
     with pytest.raises(AssertionError, match=r"T = 30 = 0\.\d+ ± 0\.0\d*, expected 1 within 0.05 \(untrained "):
         assert_context_is_causal("positional-mu100")
     check = diagnoses.Check("share", 0.9, 1, 0.05)
     assert not check.passes
-    assert check._replace(uncertainty=0.06).passes
-    assert not check._replace(uncertainty=0.06).certain
-    assert check._replace(measured=0.98, uncertainty=0.02).certain
     assert not check._replace(measured=float("nan")).passes
+    assert check._replace(measured=Estimate(0.98, {"contexts": 0.02}, 10)).passes
+    undecided = check._replace(measured=Estimate(0.98, {"contexts": 0.04}, 10))
+    assert not undecided.passes
+    assert undecided.limit == ", undecided: limited by contexts, n = 10: about 20 would decide it"
 
 
 def test_a_subject_is_a_model_a_checkpoint_a_name_or_a_folder(tmp_path):

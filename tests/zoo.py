@@ -12,7 +12,8 @@ from transformer_lens.hook_points import HookPoint
 
 import ar_interp as ari
 from ar_interp import diagnoses, theory
-from ar_interp.claims.core import Claim, Control
+from ar_interp.claims import Claim, Control, Estimate
+from ar_interp.claims.estimate import as_estimate
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 
@@ -125,21 +126,21 @@ def copying() -> ari.HookedARTransformer:
 
 
 def claim(**changes) -> Claim:
-    """A claim that holds, but for the changes."""
+    """A claim that holds, but for the changes; `measured`, `control` and `uncertainty` are of its estimates."""
     values = {
         "name": "heads/a",
         "evidence": "weights",
         "statement": "a",
         "source": "b",
         "predicted": 1.0,
-        "measured": 1.05,
-        "uncertainty": 0.0,
-        "n": 1,
         "tolerance": 0.1,
         "reason": "r",
-        "control": Control(description="c", measured=2.0),
+        "measured": Estimate(1.05),
+        "control": 2.0,
     }
-    return Claim(**{**values, **changes})
+    values |= changes
+    measured, control = (as_estimate(values.pop(name)) for name in ("measured", "control"))
+    return Claim(estimate=measured, control=Control(description="c", estimate=control), **values)
 
 
 class Exposed(HookedRootModule):

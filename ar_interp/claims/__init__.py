@@ -1,8 +1,20 @@
 """Claims: predicted and measured value, tolerance, control, verdict; and the subject that they are made of."""
 
 from ar_interp.claims.core import Claim, Claims, Control, Evidence, claim
+from ar_interp.claims.estimate import Estimate
 from ar_interp.claims.measured import Measured
 from ar_interp.claims.subject import Subject, subject_of
 from ar_interp.claims.tolerances import Tolerance
 
-__all__ = ["Claim", "Claims", "Control", "Evidence", "Measured", "Subject", "Tolerance", "claim", "subject_of"]
+__all__ = [
+    "Claim",
+    "Claims",
+    "Control",
+    "Estimate",
+    "Evidence",
+    "Measured",
+    "Subject",
+    "Tolerance",
+    "claim",
+    "subject_of",
+]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ar_interp import seeds
 from ar_interp.claims.core import Claim, claim
+from ar_interp.claims.estimate import Estimate
 from ar_interp.claims.subject import Subject
 from ar_interp.processes import Contexts, Sequences
 
@@ -43,10 +44,15 @@ class Measured:
         """Fresh initial weights in the same architecture."""
         return self.of(self.model.untrained(seeds.UNTRAINED))
 
-    def fresh(self, needed: int, seed: int, *, least: int = 1) -> Sequences:
-        """Contexts as long as the model's, `needed` of them unless the subject says how many, then `least` or more."""
+    def fresh(self, needed: int, use: int, *, least: int = 1) -> Sequences:
+        """Contexts as long as the model's, `needed` of them unless the subject says how many, then `least` or more.
+
+        Args:
+            use: of `seeds`.
+        """
+        n, seed = max(least, self.subject.size(needed)), self.subject.seed_of(use)
         options = {"dtype": self.config.torch_dtype, "device": self.model.W_Q.device}
-        return self.process.contexts(max(least, self.subject.size(needed)), self.config.n_ctx, seed=seed, **options)
+        return self.process.contexts(n, self.config.n_ctx, seed=seed, **options)
 
     @cached_property
     def parts(self) -> tuple[Contexts, ...]:
@@ -64,14 +70,13 @@ class Measured:
         """|prediction - target|^2 for T = 1..n_ctx."""
         return torch.cat([part.errors(self.model(part.inputs)) for part in self.parts]).double()
 
-    def loss(self, first_length: int = 2) -> float:
-        """Mean of the errors over contexts and T >= first_length."""
-        return self.errors[:, first_length - 1 :].mean().item()
+    def losses(self, first_length: int = 2) -> Float[Tensor, "batch"]:
+        """Mean of the errors over T >= first_length, of every context."""
+        return self.errors[:, first_length - 1 :].mean(1)
 
-    def loss_error(self, first_length: int = 2) -> float:
-        """Half-width of the 95 % interval of `loss` over contexts."""
-        per_context = self.errors[:, first_length - 1 :].mean(1)
-        return 1.96 * (per_context.std() / len(per_context) ** 0.5).item()
+    def loss(self, first_length: int = 2) -> Estimate:
+        """Mean of `losses`."""
+        return Estimate.mean(self.losses(first_length))
 
     @cached_property
     def expected_loss(self) -> float:
@@ -82,7 +87,7 @@ class Measured:
         self,
         name: str,
         statement: str,
-        read: Callable[[Any], float],
+        read: Callable[[Any], Estimate | float],
         *,
         control: tuple[str, Any] | None = None,
         **fields: Any,
@@ -90,22 +95,20 @@ class Measured:
         """A claim about what `read` says of this model; its control is the untrained one, or another.
 
         Args:
-            control: description, and a number or something measured to read.
+            control: description, and a number, an `Estimate` or something measured to read.
             fields: the other arguments of `claims.claim`.
         """
         description, other = control or ("untrained", self.untrained)
-        against = other if isinstance(other, float) else read(other)
+        against = other if isinstance(other, float | Estimate) else read(other)
         return claim(name, statement, measured=read(self), control=(description, against), **fields)
 
-    def loss_claim(self, name: str, statement: str, *, reference: float, **fields: Any) -> Claim:
+    def loss_claim(self, name: str, statement: str, *, reference: Estimate | float, **fields: Any) -> Claim:
         """A claim that the error on fresh contexts over a reference is 1; a control is another loss over it."""
         return self.claim(
             name,
             statement,
-            lambda m: m.loss() / reference,
+            lambda m: m.loss().over(reference),
             evidence="behaviour",
             predicted=1,
-            n=self.n,
-            uncertainty=self.loss_error() / reference,
             **fields,
         )

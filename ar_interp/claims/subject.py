@@ -8,6 +8,7 @@ from ar_interp._checks import check_integer
 from ar_interp.checkpoints import Checkpoint, TrainingRun
 from ar_interp.models.config import Config
 from ar_interp.processes import Process
+from ar_interp.seeds import DRAWN_LIMIT, drawn
 from ar_interp.setting import Setting, setting_of
 
 
@@ -22,6 +23,7 @@ class Subject:
         process: what it is about, or None.
         run: the checkpoint or training run; None for a model alone.
         n: how many contexts each measurement takes; None for as many as each needs.
+        seed: that all of its contexts are drawn with.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Subject:
     process: Process | None
     run: TrainingRun | None = None
     n: int | None = None
+    seed: int = 0
 
     @cached_property
     def setting(self) -> Setting:
@@ -40,19 +43,24 @@ class Subject:
         """Number of contexts to measure on where `needed` is what a claim was planned with."""
         return needed if self.n is None else self.n
 
+    def seed_of(self, use: int) -> int:
+        """The seed of contexts for a use, see `seeds`."""
+        return drawn(use, self.seed)
 
-def subject_of(subject: Any, process: Process | None = None, *, n: int | None = None) -> Subject:
+
+def subject_of(subject: Any, process: Process | None = None, *, n: int | None = None, seed: int = 0) -> Subject:
     """The `Subject` of a checkpoint, a run or a model, of which claims and exhibits are made.
 
     Args:
         subject: a `Checkpoint`, a `TrainingRun`, or a conforming model.
         process: the family; the subject's own if left out.
-        n: see `Subject`; >= 2.
+        n, seed: see `Subject`; n >= 2, 0 <= seed < 2**31.
     Raises:
         ValueError: a process that the model cannot be about.
     """
     if n is not None:
         check_integer("n", n, low=2)
+    check_integer("seed", seed, low=0, high=DRAWN_LIMIT - 1)
     run = subject if isinstance(subject, TrainingRun) else None
     model = subject if run is None else run.model
     config, found = _config_of(model), process or getattr(subject, "process", None)
@@ -65,6 +73,7 @@ def subject_of(subject: Any, process: Process | None = None, *, n: int | None = 
         process=found,
         run=run,
         n=n,
+        seed=seed,
     )
 
 

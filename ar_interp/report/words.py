@@ -19,13 +19,22 @@ INTRODUCTION = (
 
 VERDICTS = {
     "holds": ("✓", "what was measured agrees with the prediction to within the tolerance, and the control does not"),
+    "undecided": (
+        "?",
+        "an interval reaches over a bound of what agrees: more contexts are needed, or the value sits on it",
+    ),
     "void": ("○", "both agree: the measurement cannot tell, and shows nothing, however well it agrees"),
     "fails": ("✗", "what was measured disagrees with the prediction"),
 }
 KNOWN = "A failure that is *known* is a finding: the recipe of the model names it, and it is not expected to go away."
 
 
-VERBS = {"holds": ("holds", "hold"), "void": ("is void", "are void"), "fails": ("fails", "fail")}
+VERBS = {
+    "holds": ("holds", "hold"),
+    "undecided": ("is undecided", "are undecided"),
+    "void": ("is void", "are void"),
+    "fails": ("fails", "fail"),
+}
 
 FAILURES = {
     False: ". Here theory and measurement disagree:",

@@ -13,9 +13,16 @@ from ar_interp.claims import Claims
 Make = Callable[[Checkpoint, int], Any]  # checkpoint, seed -> what `verify` is asked about
 
 FAIL, HOLD, FREE, UNCHANGED = EXPECTED = ("fail", "hold", "free", "unchanged")
-OK, FALSE_POSITIVE, MISS, VOID, UNCOUNTED = OUTCOMES = ("ok", "false positive", "miss", "void", "free")
-NOT_HOLDING = {"holds": FALSE_POSITIVE, "fails": OK, "void": VOID}
-HOLDING = {"holds": OK, "fails": MISS, "void": VOID}
+OK, FALSE_POSITIVE, MISS, UNDECIDED, VOID, UNCOUNTED = OUTCOMES = (
+    "ok",
+    "false positive",
+    "miss",
+    "undecided",
+    "void",
+    "free",
+)
+NOT_HOLDING = {"holds": FALSE_POSITIVE, "fails": OK, "undecided": UNDECIDED, "void": VOID}
+HOLDING = {"holds": OK, "fails": MISS, "undecided": UNDECIDED, "void": VOID}
 
 
 @dataclass(frozen=True, kw_only=True)

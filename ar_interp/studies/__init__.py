@@ -1,5 +1,6 @@
 """The studies, and what goes over all of them: ours, and those that installed packages name in `ar_interp.studies`."""
 
+import secrets
 import warnings
 from functools import cache
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from ar_interp._kinds import load_plugins
 from ar_interp.claims import Claims, Subject, subject_of
 from ar_interp.processes import Process
+from ar_interp.seeds import DRAWN_LIMIT
 from ar_interp.setting import Setting
 from ar_interp.studies import (
     any_model,
@@ -74,22 +76,23 @@ def structures() -> dict[str, Structure]:
     return {name: structure for study in every for name, structure in study.structures.items()}
 
 
-def verify(subject: Any, process: Process | None = None, *, n: int | None = None) -> Claims:
+def verify(subject: Any, process: Process | None = None, *, seed: int | None = None, n: int | None = None) -> Claims:
     """Measure every claim that the studies make of a model.
 
     Args:
         subject: a `Checkpoint`, a `TrainingRun`, or a conforming model (then claims about training are left out).
         process: what it is about; the subject's own if left out.
+        seed: that every context is drawn with, below 2**31; drawn if left out, and in the result.
         n: how many contexts each measurement takes; as many as each claim was planned with if left out.
     Returns:
-        The claims; where there are none, `why_not` says why.
+        The claims; where theory makes none, `why_not` says why.
     Raises:
         ValueError: no process is known, or one that the model cannot be about; a model that only its training can be
             compared with, without its run.
     """
-    found = subject_of(subject, process, n=n)
+    found = subject_of(subject, process, n=n, seed=secrets.randbelow(DRAWN_LIMIT) if seed is None else seed)
     if found.process is None:
         raise ValueError("process is needed to know what W is; pass process=..., e.g. HaarOrthogonal(5).")
     claims = tuple(claim for study in studies_of(found.setting) for claim in study.claims(found))
     silent = found.setting.why_not or f"no study makes a claim about {found.setting.kind}"
-    return Claims(found.name, claims, why_not="" if claims else silent)
+    return Claims(found.name, claims, why_not="" if claims else silent, seed=found.seed)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp import seeds
-from ar_interp.claims import Measured
+from ar_interp.claims import Estimate, Measured
 from ar_interp.probes.blocks import AugmentedBlocks, augmented_blocks, split_blocks
 from ar_interp.probes.context import recover_context
 
@@ -71,14 +71,15 @@ class BlocksMeasured(Measured):
         return split_blocks(QK, self.config.dim).norm(dim=(-2, -1))
 
     @property
-    def distance_from_step(self) -> float:
+    def distance_from_step(self) -> Estimate:
         """Relative distance of the estimate in the circuit from eta sum_t s_{t+1} s_t^*."""
         contexts = self.fresh(self.RECOVERED, seeds.ESTIMATES)
         recovered = recover_context(self.model, contexts)
         past, future = contexts.inputs[:, :-1], contexts.inputs[:, 1:]
         step = recovered.step_size * (future[..., :, None] * past[..., None, :].conj()).cumsum(1)
         estimate = recovered.estimate[:, 1:]
-        return ((estimate - step).norm() / estimate.norm()).item()
+        off, size = ((x.abs() ** 2).flatten(1).sum(1) for x in (estimate - step, estimate))
+        return Estimate.ratio(off, size).root()
 
 
 def without_signs(model: Any, signs: Tensor | None = None) -> Any:

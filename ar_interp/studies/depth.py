@@ -6,10 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import t as student
 
 from ar_interp.checkpoints import TrainingRun
-from ar_interp.claims import Claim, Measured, Subject, claim
+from ar_interp.claims import Claim, Estimate, Measured, Subject, claim
+from ar_interp.claims.estimate import SEEDS
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import HaarOrthogonal
 from ar_interp.setting import HaarStack
@@ -47,10 +47,10 @@ def _claims(subject: Subject) -> Iterator[Claim]:
 
 def _layer_claims(m: "BlocksMeasured") -> Iterator[Claim]:
     """One layer against the best block scalars."""
-    best, n = m.setting.best, m.setting.n_reference
+    best = m.setting.best
     statement = f"The error on fresh sequences is that of the best block scalars, {best.loss:.4f}"
     fresh = partial(m.loss_claim, "loss/fresh", source=HAAR, tolerance="loss ratio", reference=best.loss)
-    claim = partial(m.claim, evidence="weights", source=HAAR, n=n)
+    claim = partial(m.claim, evidence="weights", source=HAAR)
     if m.setting.per_key:
         yield fresh(statement)
     else:
@@ -90,21 +90,19 @@ def _steps_claims(run: TrainingRun, per_key: bool) -> Iterator[Claim]:
     curve = gradient_descent_curve(run.process, length=n_ctx, per_pair=per_key, trim=TRIM)
     losses = run.members["trimmed"].to_numpy()
     steps = np.maximum(np.asarray(equivalent_steps(losses, curve)), FEWEST)
-    logs, n = np.log2(steps), len(steps)
-    half_width = student.ppf(0.975, n - 1) * logs.std(ddof=1) / n**0.5 if n > 1 else 0.0
+    logs = np.log2(steps)
     doublings = 0 if n_layers == 1 else n_layers + (not per_key)
     as_many = float(curve.loc[curve["k"] == n_layers, "error"].iloc[0])
     seen = f"{2 ** logs.mean():.1f} steps, seeds from {steps.min():.1f} to {steps.max():.1f}"
     worth = "one step" if n_layers == 1 else f"{2**doublings} steps"
     layers = "One layer behaves" if n_layers == 1 else f"{n_layers} layers behave"
-    depth = partial(claim, evidence="behaviour", source=DOUBLING, n=n)
+    depth = partial(claim, evidence="behaviour", source=DOUBLING)
     yield depth(
         "depth/steps",
         f"{layers} like {worth} of gradient descent: log2 of the number with the same error ({seen})",
         tolerance="doublings",
         predicted=doublings,
-        measured=float(logs.mean()),
-        uncertainty=float(half_width),
+        measured=Estimate.mean(logs, SEEDS),
         control=(("as many steps as layers", float(np.log2(n_layers))) if n_layers > 1 else ("two steps", 1.0)),
     )
     yield depth(
@@ -113,14 +111,13 @@ def _steps_claims(run: TrainingRun, per_key: bool) -> Iterator[Claim]:
         f"{as_many:.4f}: share of seeds",
         tolerance="every seed",
         predicted=1,
-        measured=float((losses < as_many).mean()),
+        measured=Estimate(float((losses < as_many).mean()), n=len(losses)),
         control=("the gradient steps themselves", 0.0),
     )
 
 
 def _blow_up_claim(m: Measured) -> Claim:
     lead = 0.015 if (m.config.n_layers, m.setting.per_key) == (4, False) else 0.0
-    share = _blow_ups(m)
     return m.claim(
         "loss/blow-ups",
         f"It errs more than predicting zero does on {'1 to 2 %' if lead else 'none'} of unseen sequences, at T = "
@@ -130,13 +127,11 @@ def _blow_up_claim(m: Measured) -> Claim:
         source=DOUBLING,
         tolerance="blow-ups",
         predicted=lead,
-        n=m.n,
-        uncertainty=1.96 * (share * (1 - share) / m.n) ** 0.5,
     )
 
 
-def _blow_ups(m: Measured) -> float:
-    return (m.errors[:, -1] > LARGE).double().mean().item()
+def _blow_ups(m: Measured) -> Estimate:
+    return Estimate.share(int((m.errors[:, -1] > LARGE).sum()), len(m.errors))
 
 
 def _exhibits() -> tuple[Exhibit, ...]:

@@ -8,7 +8,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 from ar_interp.checkpoints import TrainingRun
-from ar_interp.claims import Claim, Subject, claim
+from ar_interp.claims import Claim, Estimate, Subject, claim
+from ar_interp.claims.estimate import SEEDS
 from ar_interp.setting import DiagonalHeads
 from ar_interp.studies.base import Structure, Study
 from ar_interp.theory import gradient_descent_scale, trapped_levels
@@ -78,21 +79,19 @@ def _balance_claim(measured: "HeadsMeasured") -> Claim:
 
 def _level_claim(run: TrainingRun, levels: np.ndarray) -> Claim:
     config, losses = run.config, run.members["loss"].to_numpy()
-    n, settled = len(losses), _share_on(losses, levels)
-    low, high = _wilson(round(settled * n), n)
+    n, settled = len(losses), _number_on(losses, levels)
     shorter = trapped_levels(dim=config.dim, n_heads=config.n_heads, max_length=config.n_ctx // 2)
     return claim(
         "descent/levels",
         f"Seeds end on a predicted level, one for each number of '-' blocks: share within {ON_LEVEL} "
-        f"({round((1 - settled) * n)} of {n} are on none)",
+        f"({n - settled} of {n} are on none)",
         evidence="training",
         source=TRAPS,
         tolerance="levels",
         predicted=1,
-        measured=settled,
-        uncertainty=(high - low) / 2,
-        n=n,
-        control=("levels of contexts half as long", _share_on(losses, shorter)),
+        side="at least",
+        measured=Estimate.share(settled, n, SEEDS),
+        control=("levels of contexts half as long", Estimate.share(_number_on(losses, shorter), n, SEEDS)),
     )
 
 
@@ -102,14 +101,13 @@ def _escape_claims(run: TrainingRun, minimum: float) -> Iterator[Claim]:
     n, escaped = len(losses), int((losses < minimum + ESCAPED).sum())
     low, high = _wilson(escaped, n)
     independent = 0.5**run.config.n_heads
-    share = partial(claim, evidence="training", source=TRAPS, n=n)
+    share = partial(claim, evidence="training", source=TRAPS)
     yield share(
         "descent/escape",
         f"As many seeds escape every trap as in an earlier run, where it was 16 of 256: share, {escaped} of {n}",
         tolerance="share",
         predicted=REFERENCE_SHARE,
-        measured=escaped / n,
-        uncertainty=(high - low) / 2,
+        measured=Estimate.share(escaped, n, SEEDS),
         control=("every seed escapes", 1.0),
     )
     yield share(
@@ -118,13 +116,13 @@ def _escape_claims(run: TrainingRun, minimum: float) -> Iterator[Claim]:
         f"seeds that escape, [{low:.3g}, {high:.3g}]; by how much it does not",
         tolerance="independence",
         predicted=0,
-        measured=max(0.0, independent - low),
+        measured=Estimate(max(0.0, independent - low), n=n),
         control=("as many seeds with independent heads", independent - _wilson(round(n * independent), n)[0]),
     )
 
 
-def _share_on(losses: np.ndarray, levels: np.ndarray) -> float:
-    return float((np.abs(losses[:, None] - levels).min(axis=1) < ON_LEVEL).mean())
+def _number_on(losses: np.ndarray, levels: np.ndarray) -> int:
+    return int((np.abs(losses[:, None] - levels).min(axis=1) < ON_LEVEL).sum())
 
 
 def _wilson(successes: int, n: int) -> tuple[float, float]:

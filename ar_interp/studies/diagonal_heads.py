@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ar_interp.claims import Claim, Subject
+from ar_interp.claims import Claim, Estimate, Subject
+from ar_interp.claims.estimate import CONTEXTS
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, Process
 from ar_interp.setting import DiagonalHeads
@@ -53,8 +54,6 @@ def _loss_claims(m: "HeadsMeasured") -> Iterator[Claim]:
         lambda m: m.loss(),
         evidence="behaviour",
         tolerance="sampled loss",
-        uncertainty=m.loss_error(),
-        n=m.n,
     )
 
 
@@ -157,7 +156,6 @@ def _position_claims(m: "HeadsMeasured", source: str) -> Iterator[Claim]:
         "c p_T = 1 for every T: largest deviation",
         lambda m: m.positions.scale_error,
         tolerance="scale product",
-        n=m.setting.config.n_ctx - 1,
     )
     yield claim(
         "positions/older keys",
@@ -188,11 +186,10 @@ def _identity_claim(m: "HeadsMeasured", statement: str, source: str) -> Claim:
     return m.claim(
         "positions/identity",
         f"The {statement}: sup over angles and T of |prediction - lambda^T|",
-        lambda m: m.positions.residual,
+        lambda m: Estimate(m.positions.residual, n=len(m.positions.angles)),
         evidence="behaviour",
         source=source,
         tolerance="identity",
-        n=len(m.positions.angles),
         control=("P shifted by one key", m.shifted),
     )
 
@@ -202,20 +199,15 @@ def _removal_claims(m: "HeadsMeasured") -> Iterator[Claim]:
     yield claim(
         "heads/ablation",
         "Removing a head costs what it writes, (|a_h| |b_h| / c)^2 for kappa = 0: largest relative deviation",
-        lambda m: m.head_removal[0],
-        n=m.subject.size(m.HEADS_REMOVED),
-        uncertainty=m.head_removal[1],
+        lambda m: m.head_removal,
     )
     if m.setting.pairs:
         covered = 2 * m.setting.rank
-        cost, error = m.key_removal(1)
         yield claim(
             "positions/cut",
             f"Cutting the key s_{{T-1}} costs kappa^2 for each of the {covered} coordinates that heads cover",
-            lambda other: cost if other is m else other.key_removal(1)[0],
+            lambda m: m.key_removal(1),
             predicted=m.positions.kappa**2 * covered,
-            n=m.subject.size(m.REMOVED),
-            uncertainty=error,
             control=(SIGN_TURNED, m.turned),
         )
 
@@ -240,13 +232,11 @@ def _reading_claims(m: "HeadsMeasured") -> Iterator[Claim]:
             yield m.claim(
                 f"estimate/{what}",
                 f"{what}(theta) can{'' if predicted else 'not'} be read from the attention scores: R^2",
-                lambda m, readout=readout: readout.r2,
+                lambda m, readout=readout: Estimate(readout.r2, {CONTEXTS: 1.96 * readout.standard_error}, readout.n),
                 evidence="activations",
                 source=READING,
                 tolerance="readable",
                 predicted=predicted,
-                uncertainty=1.96 * readout.standard_error,
-                n=readout.n,
                 control=("the same probe on an untrained model", readout.untrained_r2),
             )
 

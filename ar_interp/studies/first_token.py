@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ar_interp.claims import Claim, Measured, Subject
+from ar_interp.claims import Claim, Estimate, Measured, Subject
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingUnitary, FirstToken
 from ar_interp.setting import FirstTokenLaw
@@ -49,13 +49,11 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         f"The relative error at T = {n_ctx} follows from the step size and tends to {limit:.4g} with long contexts: "
         + "one step "
         + ("never recovers the sequence" if limit > 0 else "recovers the sequence in the end"),
-        lambda m: m.errors[:, -1].mean().item() / _energy(m),
+        lambda m: Estimate.mean(m.errors[:, -1]).over(_energy(m)),
         evidence="behaviour",
         source=LAW,
         tolerance="relative error",
         predicted=initial_token_error(moments, product=measured.blocks.step_size, length=n_ctx) / moments.kappa0,
-        n=measured.n,
-        uncertainty=1.96 * (measured.errors[:, -1].std() / measured.n**0.5).item() / _energy(measured),
         control=(f"the same weights on first tokens of law {other.law!r}", elsewhere),
     )
     yield step_claim(measured)

@@ -32,13 +32,13 @@ def _figure_claim(m: Measured) -> Claim:
     return m.claim(
         "loss/figure",
         f"With {what} the model of figure {setting.figure} errs no more per coordinate than the authors' {reference}"
-        f"{against}: excess over it, at {m.loss(1) / dim:.4f}",
-        lambda m: max(0.0, m.loss(1) / dim - reference),
+        f"{against}: excess over it, at {m.loss(1).value / dim:.4f}",
+        lambda m: m.loss(1).over(dim),
         evidence="behaviour",
         source=FIGURES,
         tolerance="figure",
-        n=m.n,
-        uncertainty=m.loss_error(1) / dim,
+        predicted=reference,
+        side="at most",
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ar_interp.claims import Claim, Subject, claim
+from ar_interp.claims import Claim, Estimate, Subject, claim
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, Process
 from ar_interp.setting import GradientStep
@@ -122,7 +122,7 @@ def _sign_claim(m: "BlocksMeasured") -> Claim:
 
     turned = torch.ones(m.config.dim, dtype=torch.float64)
     turned[::2] = -1
-    loss = m.loss()
+    losses = m.losses()
     return claim(
         "step/signs",
         "With every other coordinate of query and prediction negated the loss is the same, a gauge of full matrices",
@@ -130,10 +130,8 @@ def _sign_claim(m: "BlocksMeasured") -> Claim:
         source=GAUGE,
         tolerance="loss ratio",
         predicted=1,
-        measured=m.of(without_signs(m.model, turned)).loss() / loss,
-        uncertainty=2**0.5 * m.loss_error() / loss,
-        n=m.n,
-        control=("only the query's negated", m.of(query_signs(m.model, turned)).loss() / loss),
+        measured=Estimate.ratio(m.of(without_signs(m.model, turned)).losses(), losses),
+        control=("only the query's negated", Estimate.ratio(m.of(query_signs(m.model, turned)).losses(), losses)),
     )
 
 
@@ -165,7 +163,6 @@ def _estimate_claim(m: "BlocksMeasured") -> Claim:
         evidence="activations",
         source=SOURCE,
         tolerance="estimate",
-        n=m.subject.size(m.RECOVERED),
     )
 
 

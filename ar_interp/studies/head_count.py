@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from ar_interp.checkpoints import TrainingRun, available, load
-from ar_interp.claims import Claim, Measured, Subject, claim
+from ar_interp.claims import Claim, Estimate, Measured, Subject, claim
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import HaarOrthogonal
 from ar_interp.setting import PlainHeads
@@ -48,16 +48,13 @@ def _parity_claims(m: Measured) -> Iterator[Claim]:
         control=("the best head that asks with s_{T-1}", m.setting.one_head),
     )
     nothing = torch.cat([part.errors(torch.zeros_like(part.targets)) for part in m.parts]).double()[:, 1:]
-    cost = (nothing - m.errors[:, 1:]).mean(1)
     yield m.claim(
         "loss/removed",
         "Removing all heads costs nothing: error without them, less the error with them",
-        lambda m: (nothing - m.errors[:, 1:]).mean().item(),
+        lambda m: Estimate.mean((nothing - m.errors[:, 1:]).mean(1)),
         evidence="causal",
         source=PARITY,
         tolerance="zero predictor",
-        n=m.n,
-        uncertainty=1.96 * (cost.std() / len(cost) ** 0.5).item(),
         control=("the best head that asks with s_{T-1}", 1 - m.setting.one_head),
     )
 
@@ -76,9 +73,9 @@ def _one_head_claim(m: Measured) -> Claim:
 def _many_heads_claim(m: Measured) -> Claim:
     one_head, n_batches = m.setting.one_head, max(m.n // BATCH, 1)
 
-    def share_below(m: Measured) -> float:
-        losses = [batch.mean().item() for batch in m.errors[:, 1:].mean(1).chunk(n_batches)]
-        return sum(loss < one_head for loss in losses) / n_batches
+    def share_below(m: Measured) -> Estimate:
+        losses = [batch.mean().item() for batch in m.losses().chunk(n_batches)]
+        return Estimate(sum(loss < one_head for loss in losses) / n_batches, n=n_batches)
 
     return m.claim(
         "loss/many heads",
@@ -88,7 +85,6 @@ def _many_heads_claim(m: Measured) -> Claim:
         source=MORE_HEADS,
         tolerance="every batch",
         predicted=1,
-        n=n_batches,
     )
 
 
@@ -107,7 +103,6 @@ def _enough_heads_claims(subject: Subject) -> Iterator[Claim]:
             tolerance="loss ratio",
             predicted=1,
             measured=run.members["loss"].to_numpy().min() / many,  # all on the same held-out sequences
-            n=len(run.members),
             control=("one head", one / many),
         )
 

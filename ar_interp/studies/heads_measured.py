@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from ar_interp import seeds
-from ar_interp.claims import Measured
+from ar_interp.claims import Estimate, Measured
+from ar_interp.claims.estimate import CONTEXTS
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.models.weights import DiagonalWeights, diagonal_weights
 from ar_interp.probes.ablations import ablate_heads, ablate_positions
@@ -112,26 +112,25 @@ class HeadsMeasured(Measured):
 
     @cached_property
     @np.errstate(divide="ignore", invalid="ignore")  # of a head that writes nothing
-    def head_removal(self) -> tuple[float, float]:
-        """Largest relative deviation of the cost of a head from |a_h|^2 |b_h|^2 / c^2, with its uncertainty.
+    def head_removal(self) -> Estimate:
+        """Largest relative deviation of the cost of a head from |a_h|^2 |b_h|^2 / c^2.
 
         For kappa != 0 see `theory.removal_cost_at_minimum`. nan far from any minimum, and where a head writes nothing.
         """
         positions, pairs = self.positions, self.setting.pairs
         if positions.scale == 0 or (pairs and not np.isfinite(positions.ratio_from_kappa)):
-            return np.nan, np.nan
+            return Estimate(np.nan)
         A, B = self.weights.A[:, None], self.weights.B[:, None]
         expected = removal_cost_at_minimum(A, B, scale=positions.scale, kappa=positions.kappa if pairs else 0.0)
         if not (expected > 0).all():
-            return np.nan, np.nan
+            return Estimate(np.nan)
         contexts = self.fresh(self.HEADS_REMOVED, seeds.REMOVAL)
         found = ablate_heads(self.model, contexts, process=self.process).to_frame()
-        deviation = np.abs(found["cost"].to_numpy() / expected.numpy() - 1)
-        error = float((found["cost_se"].to_numpy() / expected.numpy()).max())
-        return float(deviation.max()), float(norm.ppf(1 - 0.025 / len(A))) * error
+        cost, error = (found[name].to_numpy() / expected.numpy() for name in ("cost", "cost_se"))
+        return Estimate.largest(cost - 1, error, len(contexts))
 
-    def key_removal(self, offset: int) -> tuple[float, float]:
-        """Growth of the loss without the key s_{T-offset}, with its uncertainty."""
+    def key_removal(self, offset: int) -> Estimate:
+        """Growth of the loss without the key s_{T-offset}."""
         contexts = self.fresh(self.REMOVED, seeds.REMOVAL)
         found = ablate_positions(self.model, contexts, offsets=[offset], process=self.process).to_frame().iloc[0]
-        return float(found["cost"]), 1.96 * float(found["cost_se"])
+        return Estimate(float(found["cost"]), {CONTEXTS: 1.96 * float(found["cost_se"])}, len(contexts))

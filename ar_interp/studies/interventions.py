@@ -7,10 +7,11 @@ import numpy as np
 import torch
 
 from ar_interp import seeds
-from ar_interp.claims import Claim, Measured, claim
+from ar_interp.claims import Claim, Estimate, Measured, claim
+from ar_interp.claims.estimate import CONTEXTS
 from ar_interp.probes.paths import Path
 from ar_interp.probes.scrubbing import COMPLEMENT, WRONG_KEYS, scrub
-from ar_interp.probes.swap import RANDOM, SWAP, SwappedContext, swap_context
+from ar_interp.probes.swap import CONTROLS, RANDOM, SWAP, SwappedContext, swap_context
 
 SWAPPING = "activation patching of the in-context map of Sander et al. 2024: prediction = W_source s_T(target)"
 SCALING = "a stationary point: the error is a parabola in the scale of what the last layer writes"
@@ -27,48 +28,43 @@ def swap_claims(measured: Measured) -> list[Claim]:
     """
     source, target = (measured.fresh(N_PAIRS, seed) for seed in (seeds.SWAP_SOURCE, seeds.SWAP_TARGET))
     swapped = swap_context(measured.model, source, target, positions=[measured.config.n_ctx])
-    strongest = max(swapped.controls, key=lambda name: abs(swapped.controls[name]))
-    swap = partial(claim, evidence="causal", source=SWAPPING, tolerance="swap", n=len(source))
+    swap = partial(claim, evidence="causal", source=SWAPPING, tolerance="swap")
     return [
         swap(
             "estimate/swap",
             f"Another sequence's {swapped.what} makes the prediction W_source s_T(target): share of what is possible, "
             f"{swapped.ceiling:.3f} (score {swapped.score:.3f})",
             predicted=1,
-            measured=np.minimum(1, swapped.normalised),  # nan stays nan
-            uncertainty=1.96 * _last(swapped, SWAP, "normalised_se"),
+            side="at least",
+            measured=_last(swapped, SWAP, "normalised"),
             control=("a random state of the same norm", _last(swapped, RANDOM, "normalised")),
         ),
         swap(
             "estimate/controls",
             "The state of a sequence with the target's own W, of another source, and a random one do not steer: "
             "largest score",
-            measured=abs(swapped.controls[strongest]),
-            uncertainty=1.96 * _last(swapped, strongest, "score_se"),
-            control=("the swap itself", swapped.score),
+            measured=_largest_control(swapped),
+            control=("the swap itself", _last(swapped, SWAP, "score")),
         ),
     ]
 
 
 def scale_claim(measured: Measured) -> Claim:
     """Claim that nothing is gained by scaling what the last layer writes: the parabola has its bottom at 1."""
-    scale, uncertainty = best_scale(measured)
     return measured.claim(
         "loss/best scale",
         "Scaling what the last layer writes can only add to the error: best factor",
-        lambda m: scale if m is measured else best_scale(m)[0],
+        best_scale,
         evidence="causal",
         source=SCALING,
         tolerance="best scale",
         predicted=1,
-        n=measured.n,
-        uncertainty=uncertainty,
     )
 
 
 @torch.no_grad()
-def best_scale(measured: Measured) -> tuple[float, float]:
-    """argmin over g of E|rest + g written - target|^2, T >= 2, and the half-width of its 95 % interval."""
+def best_scale(measured: Measured) -> Estimate:
+    """argmin over g of E|rest + g written - target|^2, T >= 2."""
     hook = f"blocks.{measured.config.n_layers - 1}.hook_attn_out"
     inner, energy = [], []
     for part in measured.parts:
@@ -78,9 +74,7 @@ def best_scale(measured: Measured) -> tuple[float, float]:
         written, missing = ((x - rest)[:, 1:].flatten(1) for x in (predictions, part.targets))
         inner.append((written.conj() * missing).real.sum(-1))
         energy.append(written.abs().square().sum(-1))
-    h, G = torch.cat(inner).double(), torch.cat(energy).double()
-    best = (h.sum() / G.sum()).item()
-    return best, 1.96 * ((h - best * G).std() * len(G) ** 0.5 / G.sum()).item()
+    return Estimate.ratio(torch.cat(inner), torch.cat(energy))
 
 
 def keys_claim(measured: Measured) -> Claim:
@@ -124,14 +118,20 @@ def _scrub_claim(
         statement,
         evidence="causal",
         source=SCRUBBING,
-        measured=scrubbed.recovered,
-        uncertainty=1.96 * scrubbed.standard_error,
-        n=len(contexts),
+        measured=Estimate(scrubbed.recovered, {CONTEXTS: 1.96 * scrubbed.standard_error}, len(contexts)),
         control=(description, scrubbed.controls[condition]),
         **fields,
     )
 
 
-def _last(swapped: SwappedContext, condition: str, column: str) -> float:
+def _last(swapped: SwappedContext, condition: str, column: str) -> Estimate:
     frame = swapped.by_position
-    return float(frame.loc[frame["condition"] == condition, column].iloc[-1])
+    value, error = (frame.loc[frame["condition"] == condition, name].iloc[-1] for name in (column, f"{column}_se"))
+    return Estimate(float(value), {CONTEXTS: 1.96 * float(error)}, swapped.n)
+
+
+def _largest_control(swapped: SwappedContext) -> Estimate:
+    found = [_last(swapped, name, "score") for name in CONTROLS]
+    return Estimate.largest(
+        np.array([one.value for one in found]), np.array([one.half_width for one in found]) / 1.96, swapped.n
+    )

@@ -54,7 +54,6 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         "Every row of P is the filtered e_T, p = [I - (I - eta K)^k] e_T: largest deviation",
         lambda m: _largest_deviation(m.weights.P, filters),
         tolerance="filter",
-        n=n_ctx - 1,
     )
     yield weights(
         "filter/newest",
@@ -70,7 +69,6 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         lambda m: m.positions.filter_rank or float("nan"),
         tolerance="filter rank",
         predicted=last.rank,
-        n=n_ctx,
     )
     yield claim(
         "filter/unfinished",
@@ -82,7 +80,6 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         measured=positional_loss(e_T, mu=mu).item(),
         control=("the profile that descent reached", positional_loss(measured.positions.profile, mu=mu).item()),
     )
-    cost, uncertainty = measured.key_removal(0)
     filtered, optimum = _newest_key_costs(filters, mu)
     yield claim(
         "filter/cut",
@@ -91,9 +88,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         source=POWER,
         tolerance="removal",
         predicted=filtered,
-        measured=cost,
-        uncertainty=uncertainty,
-        n=subject.size(measured.REMOVED),
+        measured=measured.key_removal(0),
         control=("cutting it at the optimum e_T", optimum),
     )
 

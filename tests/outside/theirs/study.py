@@ -1,7 +1,7 @@
 """Three of three files: a part of theory, and the study with its recipe, claim and exhibit."""
 
 import ar_interp as ari
-from ar_interp.claims import Tolerance, claim
+from ar_interp.claims import Estimate, Tolerance, claim
 from ar_interp.setting import Setting
 from ar_interp.studies import Exhibit, Recipe, Structure, Study
 from theirs.attention import Rectified
@@ -41,8 +41,7 @@ def claims(subject):
             evidence="activations",
             tolerance=Tolerance(0.15, "a few heads after a short training"),
             predicted=subject.setting.half,
-            measured=found.share.mean().item(),
-            n=found.n,
+            measured=Estimate(found.share.mean().item(), n=found.n),
             control=("linear attention leaves none out", 0.0),
         )
     ]
