@@ -26,14 +26,14 @@ from ar_interp.diagnoses import Check, Sign
 from ar_interp.models.opened import Model, as_model
 from ar_interp.models.weights import process_of
 from ar_interp.probes.blocks import BLOCKS, AugmentedBlocks, augmented_blocks
-from ar_interp.probes.context import ONE_STEP, UNTRAINED_SEED, RecoveredContext, recover_context
+from ar_interp.probes.context import ONE_STEP, RecoveredContext, recover_context
 from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
 from ar_interp.probes.positional import PositionalStructure, positional_structure
 from ar_interp.probes.protocol import check, missing
 from ar_interp.probes.swap import CONTROLS, SWAP, SwappedContext, swap_context
 from ar_interp.processes import CommutingProcess, Process
 from ar_interp.sabotage import BATTERY, BatteryResult, Sabotage, Sensitivity, run_battery, sensitivity
-from ar_interp.seeds import ASSERTIONS, ASSERTIONS_SOURCE, ASSERTIONS_TARGET
+from ar_interp.seeds import ASSERTIONS, ASSERTIONS_SOURCE, ASSERTIONS_TARGET, UNTRAINED
 from ar_interp.studies.blocks_measured import without_signs
 from ar_interp.studies.heads_measured import untrained as untrained_heads
 
@@ -358,4 +358,4 @@ def _control(model: Model, process: Process) -> Model:
     """An untrained model of the same architecture."""
     if process.has_eigenbasis and not model.makes_control and not missing(model, "head_orthogonality"):
         return as_model(untrained_heads(model, process))
-    return model.untrained(UNTRAINED_SEED)
+    return model.untrained(UNTRAINED)

@@ -7,8 +7,9 @@ from cases import HAAR, N_CTX, D
 from zoo import augmented, one_gradient_step, orthogonal_model, unitary_model
 
 import ar_interp as ari
-from ar_interp.probes.context import SCORES, read_phases
+from ar_interp.probes.context import SCORES
 from ar_interp.probes.jacobian import exact_circuit, query_jacobian, value_jacobian
+from ar_interp.probes.readout import probe_activations
 
 STACKS = {
     "full": {"n_heads": 2, "n_layers": 3},
@@ -76,16 +77,20 @@ def test_errors_stand_beside_the_estimators(recovered):
     assert (result.errors["n"] == 64).all()
 
 
+def phases_read(model, sequences, **options):
+    """The rows of cos and sin of the phases, read off the scores unless another hook is asked for."""
+    asked = {"hooks": SCORES, "positions": [sequences.length], **options}
+    return probe_activations(model, sequences, target=("cos", "sin"), **asked).frame.set_index("target")
+
+
 def test_sines_cannot_be_read_where_kappa_is_one_and_can_before_training():
     model = orthogonal_model(D // 2, kappa=1.0)
-    sequences = model.process.sample(400, N_CTX + 1, seed=0)
-    cosine, sine = read_phases(model, sequences, hook=SCORES)
-    assert cosine.r2 > 0.99
-    assert cosine.untrained_r2 > 0.99  # so that cos(theta) being readable is no finding
-    assert abs(sine.r2) < 0.05
-    assert sine.untrained_r2 > 0.99
-    assert cosine.shuffled_r2 < 0.05
-    assert cosine.n == 120
+    read = phases_read(model, model.process.sample(400, N_CTX + 1, seed=0))
+    assert read["score"]["cos"] > 0.99
+    assert abs(read["score"]["sin"]) < 0.05
+    assert (read["untrained"] > 0.99).all()  # so that cos(theta) being readable is no finding
+    assert read["shuffled"]["cos"] < 0.05
+    assert (read["n_test"] == 120).all()
 
 
 def test_rounding_errors_are_not_read():
@@ -93,33 +98,30 @@ def test_rounding_errors_are_not_read():
     model = orthogonal_model(D // 2, kappa=1.0)
     with torch.no_grad():
         model.A[:, ::2] *= 1 + 1e-9
-    sequences = model.process.sample(400, N_CTX + 1, seed=0)
-    assert abs(read_phases(model, sequences, hook=SCORES)[1].r2) < 0.05
+    assert abs(phases_read(model, model.process.sample(400, N_CTX + 1, seed=0))["score"]["sin"]) < 0.05
 
 
 def test_with_as_many_heads_as_coordinates_readability_says_nothing():
     model = unitary_model(D)
-    sequences = model.process.sample(400, N_CTX + 1, seed=0)
-    for readout in ari.recover_context(model, sequences, probe_hook=SCORES).readouts:
-        assert readout.r2 > 0.99
-        assert readout.untrained_r2 > 0.99
+    read = phases_read(model, model.process.sample(400, N_CTX + 1, seed=0))
+    assert (read[["score", "untrained"]] > 0.99).all(axis=None)
 
 
 def test_other_activations_can_be_probed():
     model = unitary_model(D)
     sequences = model.process.sample(100, N_CTX + 1, seed=0)
-    cosine, _ = read_phases(model, sequences, hook="blocks.0.attn.hook_z", position=2)
-    assert cosine.position == 2
-    assert np.isfinite(cosine.r2)
+    read = phases_read(model, sequences, hooks="blocks.0.attn.hook_z", positions=[2])
+    assert (read["T"] == 2).all()
+    assert np.isfinite(read["score"]).all()
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, s: read_phases(m, s[:20], hook=SCORES), "at least 50 sequences to split, got 20"),
-        (lambda m, s: read_phases(m, s, hook=SCORES, position=1), "position must be at least 2, got 1"),
-        (lambda m, s: read_phases(m, s, hook="blocks.0.attn.hook_pos_weights"), "has no batch and position axes"),
-        (lambda m, s: read_phases(m, s, hook="blocks.0.attn.hook_score"), "Did you mean 'blocks.0.attn.hook_attn_sco"),
+        (lambda m, s: phases_read(m, s[:20]), "at least 50 sequences to split, got 20"),
+        (lambda m, s: phases_read(m, s, positions=[1]), "positions must be at least 2, got 1"),
+        (lambda m, s: phases_read(m, s, hooks="blocks.0.attn.hook_pos_weights"), "has no batch and position axes"),
+        (lambda m, s: phases_read(m, s, hooks="blocks.0.attn.hook_score"), "Did you mean 'blocks.0.attn.hook_attn_sco"),
         (
             lambda m, s: ari.recover_context(m, m.process.sample(4, 2, seed=0)),
             "contexts must be at least 2 inputs long, got 1",

@@ -34,9 +34,11 @@ def test_every_claim_can_be_made_of_it(foreign, process):
 def test_its_estimate_of_W_is_recovered(foreign, process):
     sequences = process.sample(60, 9, seed=0)
     control = ari.HookedARTransformer(ari.ModelConfig.diagonal(dim=6, n_heads=3, n_ctx=8), seed=9)
-    recovered = ari.recover_context(foreign, sequences, probe_hook=SCORES, untrained=control)
+    recovered = ari.recover_context(foreign, sequences)
     torch.testing.assert_close(recovered.estimate[:, 1:], sequences.W[:, None].expand(-1, 7, -1, -1))
-    assert recovered.readouts[1].r2 < 0.05 < 0.9 < recovered.readouts[1].untrained_r2
+    sines = ari.probe_activations(foreign, sequences, hooks=SCORES, positions=[8], target="sin", untrained=control)
+    assert (sines.frame["score"] < 0.05).all()
+    assert (sines.frame["untrained"] > 0.9).all()
 
 
 def test_sabotage_of_it_fails(foreign, process):
@@ -46,7 +48,7 @@ def test_sabotage_of_it_fails(foreign, process):
 
 def test_a_control_must_be_given_where_none_can_be_made(foreign, process):
     with pytest.raises(ValueError, match="untrained must be given: ForeignDiagonal cannot make its own control"):
-        ari.recover_context(foreign, process.sample(60, 9, seed=0), probe_hook=SCORES)
+        ari.probe_activations(foreign, process.sample(60, 9, seed=0), hooks=SCORES)
 
 
 def test_what_is_missing_is_named(process):

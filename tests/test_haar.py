@@ -80,11 +80,11 @@ def test_the_same_seed_gives_the_same_sequences():
 
 def test_phases_cannot_be_read_where_there_are_none():
     from ar_interp.models.transformer import HookedARTransformer
-    from ar_interp.probes.context import SCORES, read_phases
+    from ar_interp.probes.context import SCORES
 
     model = HookedARTransformer(ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=5))
     with pytest.raises(ValueError, match="sequences must carry phases: sample them from a commuting family"):
-        read_phases(model, ari.HaarOrthogonal(4).sample(60, 6, seed=0), hook=SCORES)
+        ari.probe_activations(model, ari.HaarOrthogonal(4).sample(60, 6, seed=0), hooks=SCORES, target="cos")
 
 
 @pytest.mark.parametrize(

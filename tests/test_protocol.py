@@ -20,7 +20,7 @@ from ar_interp.probes.context import SCORES
 from ar_interp.probes.jacobian import exact_circuit, query_jacobian, value_jacobian
 from ar_interp.probes.paths import GRADIENT_STEP, path_contributions
 from ar_interp.probes.protocol import NAMES, PROTOCOL, check, conformance, missing, needed
-from ar_interp.probes.readout import probe_activations, read_phases
+from ar_interp.probes.readout import probe_activations
 from ar_interp.probes.readout_efficiency import data_efficiency
 from ar_interp.probes.scrubbing import scrub
 from ar_interp.theory import factor_heads, kappa_family, optimal_step_size
@@ -128,10 +128,6 @@ USES = {
         ("our diagonal", "step"),
         lambda model, name: scrub(model, sample(name, 9), [0] if name == "our diagonal" else [GRADIENT_STEP]),
     ),
-    "read_phases": (
-        DIAGONAL,
-        lambda model, name: read_phases(model, sample(name, 60), hook=SCORES, untrained=model_of("our diagonal")),
-    ),
     "probe_activations": (
         DIAGONAL,
         lambda model, name: probe_activations(
@@ -146,7 +142,7 @@ USES = {
     ),
     "verify": (("diagonal",), lambda model, name: ari.verify(model, process=PAIRS)),
 }
-READERS = ("read_phases", "probe_activations", "data_efficiency")
+READERS = ("probe_activations", "data_efficiency")
 THE_CALLERS = {probe: {SCORES} for probe in READERS}  # and not in the table
 DOORS = (
     "circuits", "augmented_blocks", "head_orthogonality", "positional_structure", "query_jacobian", "value_jacobian",
@@ -295,7 +291,7 @@ def test_conformance_is_a_row_per_probe(name, usable):
 def test_conformance_says_what_is_missing():
     rows = conformance(model_of("step")).set_index("probe")["missing"]
     assert rows["head_orthogonality"] == "P"
-    assert conformance(nn.Linear(2, 2)).set_index("probe")["missing"]["read_phases"] == "run_with_cache"
+    assert conformance(nn.Linear(2, 2)).set_index("probe")["missing"]["probe_activations"] == "run_with_cache"
 
 
 @pytest.mark.parametrize("name", ["our diagonal", "our linear"])

@@ -11,7 +11,7 @@ from zoo import Exposed, orthogonal_model
 
 import ar_interp as ari
 from ar_interp.estimators import OLS
-from ar_interp.probes.context import SCORES, read_phases
+from ar_interp.probes.context import SCORES
 from ar_interp.probes.readout import activations, probe_activations
 from ar_interp.probes.readout_fits import Split, fit_probe
 from ar_interp.probes.readout_targets import TARGETS, target_values
@@ -126,18 +126,6 @@ def test_hooks_can_be_named_or_filtered():
     for hooks in (SCORES, [SCORES, SCORES], lambda name: name.endswith("attn_scores")):
         frame = probe_activations(model, sequences, hooks=hooks, positions=[5]).frame
         assert frame["hook"].tolist() == [SCORES]
-
-
-def test_reading_phases_is_a_sweep_of_one_hook():
-    model = orthogonal_model(D, kappa=1.0)
-    sequences = model.process.sample(200, N_CTX + 1, seed=0)
-    readouts = read_phases(model, sequences, hook=SCORES, position=5)
-    frame = probe_activations(model, sequences, hooks=SCORES, positions=[5], target=["cos", "sin"]).frame
-    for readout, (_, row) in zip(readouts, frame.iterrows(), strict=True):
-        assert (readout.target, readout.position, readout.n) == (row["target"], row["T"], row["n_test"])
-        assert (readout.r2, readout.shuffled_r2, readout.untrained_r2) == (
-            row["score"], row["shuffled"], row["untrained"],
-        )  # fmt: skip
 
 
 def test_trained_heads_lose_the_sign_that_untrained_ones_hold():

@@ -2,6 +2,9 @@
 
 Where theory speaks of the model, titles say what it expects (`Setting.sentence`), subtitles what was measured:
 where the two differ, one sees it. Where theory is silent titles say what is drawn.
+
+Builders share these arguments: `sequence`, `pair`, `layer` and `head`, from 0; `position`, T, from 1; `untrained`, the
+same result of the same architecture with fresh weights.
 """
 
 from ar_interp.figures.algorithm import algorithm_match as algorithm_match

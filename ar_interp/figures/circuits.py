@@ -31,12 +31,7 @@ ENTRIES_SHOWN = 8  # rows of a matrix whose entries can still be read as numbers
 
 
 def circuit_spectra(circuits: Circuits, untrained: Circuits, setting: Setting, *, layer: int, head: int) -> go.Figure:
-    """Shares S_i^2 / |X|_F^2 of the singular values of a head's QK and OV; faint, those of its layer's other heads.
-
-    Args:
-        untrained: circuits of the same architecture with fresh weights.
-        layer, head: from 0.
-    """
+    """Shares S_i^2 / |X|_F^2 of the singular values of a head's QK and OV; faint, those of its layer's other heads."""
     figure = go.Figure()
     n_values = circuits.QK_spectrum.S.shape[-1]
     x, hover = range(1, n_values + 1), "%{x}: %{y:.3g}"
@@ -69,12 +64,7 @@ def circuit_spectra(circuits: Circuits, untrained: Circuits, setting: Setting, *
 def circuit_eigenvalues(
     circuits: Circuits, untrained: Circuits, setting: Setting, *, layer: int, head: int
 ) -> go.Figure:
-    """Eigenvalues of a head's QK and OV over their largest singular value, which bounds their moduli.
-
-    Args:
-        untrained: circuits of the same architecture with fresh weights.
-        layer, head: from 0.
-    """
+    """Eigenvalues of a head's QK and OV over their largest singular value, which bounds their moduli."""
     figure = go.Figure()
     spectra = list(_pairs(circuits, untrained))
     for name, _, fresh in spectra:
@@ -122,11 +112,7 @@ def effective_ranks(circuits: Circuits, untrained: Circuits) -> go.Figure:
 
 
 def block_shares(circuits: Circuits, *, layer: int, head: int) -> go.Figure:
-    """Shares |X_ij|_F^2 / |X|_F^2 of the blocks of QK and OV of one head; augmented tokens only.
-
-    Args:
-        layer, head: from 0.
-    """
+    """Shares |X_ij|_F^2 / |X|_F^2 of the blocks of QK and OV of one head; augmented tokens only."""
     shares = _blocks(circuits).share[:, layer, head]
     axes = {"QK": ("query", "key"), "OV": ("reads", "writes")}
     figure = matrices({name: (_labelled(shares[i], BLOCKS, BLOCKS), *axes[name]) for i, name in enumerate(CIRCUITS)})
@@ -147,9 +133,6 @@ def block_distances(circuits: Circuits, *, layer: int, head: int) -> go.Figure:
     """How far the blocks of one head are from c I and from diagonal, beside Gaussian blocks; augmented tokens only.
 
     The larger a block's share of |X|_F^2, the larger its markers.
-
-    Args:
-        layer, head: from 0.
     """
     view = _blocks(circuits)
     names = [f"{row}, {column}" for row in BLOCKS for column in BLOCKS]

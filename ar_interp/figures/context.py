@@ -75,12 +75,7 @@ def context_error(recovered: RecoveredContext, setting: Setting) -> go.Figure:
 
 
 def context_matrices(recovered: RecoveredContext, setting: Setting, *, sequence: int, position: int) -> go.Figure:
-    """W and Ŵ_T of one sequence on one colour scale; in the eigenbasis, real and imaginary parts.
-
-    Args:
-        sequence: which of the batch, from 0.
-        position: T, from 1.
-    """
+    """W and Ŵ_T of one sequence on one colour scale; in the eigenbasis, real and imaginary parts."""
     W, estimate = recovered.W[sequence], recovered.estimate[sequence, position - 1]
     parts = {"W": W, "Ŵ": estimate}
     if W.is_complex():
@@ -98,12 +93,7 @@ def context_matrices(recovered: RecoveredContext, setting: Setting, *, sequence:
 
 
 def phases_on_circle(recovered: RecoveredContext, setting: Setting, *, sequence: int, position: int) -> go.Figure:
-    """The eigenvalues of W, the diagonal of Ŵ_T and that of the in-context map Γ_T in the complex plane.
-
-    Args:
-        sequence: which of the batch, from 0.
-        position: T, from 1.
-    """
+    """The eigenvalues of W, the diagonal of Ŵ_T and that of the in-context map Γ_T in the complex plane."""
     points = {
         "λ of W": (recovered.W[sequence].diagonal(), OPEN),
         "Ŵ": (recovered.estimate[sequence, position - 1].diagonal(), DOT),
@@ -136,8 +126,6 @@ def prediction(
     Args:
         sequences: one token longer than the contexts.
         predictions: the model's, on all tokens but the last.
-        sequence: which of the batch, from 0.
-        position: T, from 1.
     """
     tokens, predicted = sequences.tokens[sequence], predictions[sequence]
     titles = ["first coordinate over time", f"all coordinates of s<sub>{position + 1}</sub>"]

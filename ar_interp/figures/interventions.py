@@ -70,7 +70,6 @@ def swapped_prediction(swapped: SwappedContext, setting: Setting, *, pair: int, 
     Complex coordinates have a panel each, real ones share one by two. Of many the first are drawn, ten panels.
 
     Args:
-        pair: which of the batch, from 0.
         position: T, one of `swapped.positions`.
     Raises:
         ValueError: a position that was not swapped.

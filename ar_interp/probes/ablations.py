@@ -34,13 +34,11 @@ class Ablation(Result):
 
     Attributes:
         by_component: a row per layer and head, or per layer and offset (k for the key s_{T-k}). Columns: loss without
-            it; cost, that loss minus the loss with everything; cost_se, its standard error over the sequences (of
-            paired differences); predicted, what theory expects of the cost, nan where it says nothing; n.
-        loss: with everything.
-        loss_se: its standard error over the sequences.
+            it; cost, that loss minus the loss with everything; cost_se, its standard error over the n sequences (of
+            paired differences); predicted, what theory expects of the cost, nan where it says nothing.
+        loss, loss_se: with everything, and its standard error over the sequences.
         method: `zero`, `mean` or `resample`.
         hook: where components were removed, such as `hook_result`.
-        n: sequences.
     """
 
     by_component: pd.DataFrame
@@ -78,10 +76,7 @@ def ablate_heads(
     Source: ablations are standard; the predicted costs are derived in `theory.ablations`.
 
     Args:
-        model: a `HookedARTransformer`, or any with TransformerLens's `hooks`, `run_with_cache` and `hook_dict` and the
-            hook `blocks.{l}.attn.hook_result` [batch pos head d_model], or else `hook_z` [batch pos head d_head].
-        sequences: one token more than the contexts to look at.
-        layers: whose heads, from 0; all if left out.
+        layers: whose heads; all if left out.
         process: what the sequences are of; the model's own if left out. Without one nothing is predicted.
         seed: of which sequence gets which other one's output.
     Raises:
@@ -124,10 +119,8 @@ def ablate_positions(
     Source and predicted costs: `theory.position_removal_cost`; less 1/n for `mean`, as in `ablate_heads`.
 
     Args:
-        model: as for `ablate_heads`, with the hook `blocks.{l}.attn.hook_pattern` [batch head query key].
         offsets: k, from 0 to the length of the contexts less 1; all if left out.
-        layer: whose attention.
-        sequences, process, seed: as for `ablate_heads`.
+        process, seed: as for `ablate_heads`.
     Raises:
         ValueError: as `ablate_heads`; offsets that are not there.
     """

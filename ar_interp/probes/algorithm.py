@@ -70,7 +70,6 @@ class AlgorithmIdentification(Result):
         by_position: a row per layer and estimator ("model, layer 0") and T: mean error, its 10 % and 90 % quantiles
             over sequences (low, high).
         per_pair: the normalisation to read first: steps divided by T - 1 where the model's attention normalises.
-        n: sequences.
     """
 
     matches: pd.DataFrame
@@ -119,12 +118,10 @@ def identify_algorithm(
     ask the same of in-context linear regression.
 
     Args:
-        model: a `HookedARTransformer`, or any that `recover_context` takes.
-        sequences: one token more than the contexts to look at; at least 10.
+        sequences: at least 10.
         estimators: by name; `default_estimators` if left out.
         process: what the step sizes are tuned on; the model's own if left out.
         per_pair: compare with steps divided by the number of pairs; if left out, where attention normalises too.
-        seed: of the bootstrap.
     Raises:
         ValueError: no process, too few or too short sequences, or such as `recover_context` refuses.
     """
@@ -159,17 +156,13 @@ def identify_algorithm(
             continue
         for layer, (found, W, distance) in enumerate(zip(layers, maps, distances[name], strict=True)):
             residuals = [(sequences.targets - answer)[:, 1:] for answer in (found, predictions)]
-            similarity = _cosine(*residuals)
-            matches.append(
-                {
-                    "layer": layer,
-                    "estimator": name,
-                    **_mean("distance", distance),
-                    **_mean("error_similarity", similarity),
-                    "sensitivity": _cosine(W.flatten(0, 1), estimated[:, 1:].flatten(0, 1)).mean(),
-                    "trimmed_distance": _trimmed(distance[:, None])[0],
-                }
-            )
+            columns = {
+                **_mean("distance", distance),
+                **_mean("error_similarity", _cosine(*residuals)),
+                "sensitivity": _cosine(W.flatten(0, 1), estimated[:, 1:].flatten(0, 1)).mean(),
+                "trimmed_distance": _trimmed(distance[:, None])[0],
+            }
+            matches.append({"layer": layer, "estimator": name, **columns})
     shown = [name for name in errors if name.startswith("model, layer ") or name in estimators]
     return AlgorithmIdentification(
         matches=pd.DataFrame(matches).sort_values("layer", kind="stable", ignore_index=True),

@@ -71,9 +71,6 @@ class AugmentedBlocks:
 def augmented_blocks(model: Model, *, layer: int = 0) -> AugmentedBlocks:
     """The block view of one layer of an augmented model with a single head.
 
-    Args:
-        model: has `W_Q`, `W_K`, `W_V` [layer 1 d_model d_head] and `W_O` [layer 1 d_head d_model], d_model = 3 dim.
-        layer: which, from 0.
     Raises:
         ValueError: several heads, a width that is not 3 dim, a layer that is not there.
     """

@@ -32,15 +32,12 @@ NILPOTENT = 1e-8  # of |X|_F^2: rounding makes the zero eigenvalues of 3 x 3 Jor
 class Spectrum:
     """Singular values and eigenvalues of one kind of circuit, X = U diag(S) Vh for every layer and head.
 
-    U and Vh are torch.linalg's, so Vh is a conjugate transpose; FactoredMatrix.svd returns V with X = U diag(S) V^T
-    instead. Neither is unique where singular values coincide: compare subspaces by
-    `subspaces.projector` or `subspaces.principal_angles`.
+    U and Vh are torch.linalg's; FactoredMatrix.svd returns V with X = U diag(S) V^T instead. Neither is unique where
+    singular values coincide: compare subspaces by `subspaces.projector` or `subspaces.principal_angles`.
 
     Attributes:
-        U: orthonormal columns; with rank = min(d_head, d_model), here and below.
-        S: singular values, descending; the d_model - rank others are zero.
-        Vh: orthonormal rows.
-        eigenvalues: by descending modulus; the d_model - rank others are zero.
+        U, S, Vh: orthonormal columns, singular values (descending), orthonormal rows; rank = min(d_head, d_model).
+        eigenvalues: by descending modulus; the d_model - rank others are zero, as are the other singular values.
     """
 
     U: Inexact[Tensor, "layer head d_model rank"]
@@ -101,9 +98,8 @@ class BlockView:
         scalar: tr X_ij / dim, the multiple of the identity nearest to X_ij.
         distance: |X_ij - scalar I|_F / |X_ij|_F; nan for X_ij = 0.
         off_diagonal: |X_ij - diag X_ij|_F / |X_ij|_F, never more than `distance`; nan for X_ij = 0.
-        untrained_share: mean of `share` for Gaussian weights, 1/9.
-        untrained_distance: root mean square of `distance` for Gaussian weights, sqrt(1 - 1/dim^2).
-        untrained_off_diagonal: the same of `off_diagonal`, sqrt(1 - 1/dim).
+        untrained_share, untrained_distance, untrained_off_diagonal: root mean squares for Gaussian weights (of `share`
+            the mean): 1/9, sqrt(1 - 1/dim^2), sqrt(1 - 1/dim).
     """
 
     share: Float[Tensor, "2 layer head 3 3"]
@@ -128,18 +124,15 @@ class Circuits:
     """The circuits of every layer and head, in float64 (complex128 for complex weights) on the CPU.
 
     Attributes:
-        QK: W_Q W_K^H as a FactoredMatrix [layer head d_model d_model]; W_Q W_K^T for real weights.
-        OV: W_V W_O, likewise.
+        QK, OV: W_Q W_K^H (W_Q W_K^T for real weights) and W_V W_O, each a FactoredMatrix [layer head d_model d_model].
         QK_spectrum, OV_spectrum: singular values and eigenvalues.
         composition_scores: Q-, K- and V-composition [kind layer head layer head] of an earlier layer and head (the
             first pair of axes) with a later one (the second); nan where the second layer is not the later one, and for
             a circuit that is zero.
         untrained_composition: mean and standard deviation of one score over `n_untrained` draws of Gaussian weights of
             the same shape; the law is the same for the three kinds, and the mean square 1 / d_model.
-        n_untrained: draws.
         block_view: of augmented tokens; None for others.
-        A, B: diagonals of QK and OV; None unless both are diagonal in every head.
-        C: B^T A of every layer; None as A is.
+        A, B, C: diagonals of QK and OV, and B^T A of every layer; None unless both are diagonal in every head.
     """
 
     QK: FactoredMatrix
@@ -214,11 +207,9 @@ def circuits(
     control.
 
     Args:
-        model: has `W_Q`, `W_K`, `W_V` [layer head d_model d_head] and `W_O` [layer head d_head d_model]; where they are
-            complex its scores are taken to be <key|query>, conjugate in the key.
+        model: where its weights are complex its scores are taken to be <key|query>, conjugate in the key.
         dim: size of s_t for the block view of augmented tokens; the model's config knows it where the model is ours.
         n_untrained: draws of untrained weights for the expected composition; >= 2.
-        seed: of these draws.
     Raises:
         ValueError: weights that are missing, of shapes that do not fit or not finite; a d_model that is not 3 dim.
     """

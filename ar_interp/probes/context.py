@@ -1,4 +1,4 @@
-"""Recover the in-context estimate of W: by the exact circuit and by Jacobian; `regression` reads it off activations."""
+"""Recover the in-context estimate of W: by the exact circuit and by Jacobian; `readout` reads it off activations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +14,6 @@ from ar_interp.estimators import OLS, DiagonalOLS, GradientDescent, Zero, apply
 from ar_interp.models.opened import Model
 from ar_interp.probes.jacobian import BY_QUERY, BY_VALUE, query_jacobian, value_jacobian
 from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, PLAIN, needs
-from ar_interp.probes.readout import UNTRAINED_SEED as UNTRAINED_SEED
-from ar_interp.probes.readout import Readout, read_phases
 from ar_interp.processes import Contexts, Sequences
 
 PATTERN = "blocks.0.attn.hook_pattern"
@@ -48,7 +46,6 @@ class RecoveredContext:
             |prediction - s_{T+1}|^2 / dim, each with its standard error over the n sequences.
         distances: a row per reference (`W`, `one gradient step` of that size, `OLS`) and T: the distance
             |Ŵ - reference|_F^2 / dim and its standard error.
-        readouts: of the regression probe, where one was asked for.
     """
 
     in_context_map: Inexact[Tensor, "batch pos dim dim"]
@@ -57,7 +54,6 @@ class RecoveredContext:
     step_size: float
     errors: pd.DataFrame
     distances: pd.DataFrame
-    readouts: tuple[Readout, ...]
 
     def to_frame(self) -> pd.DataFrame:
         """`errors`."""
@@ -66,9 +62,7 @@ class RecoveredContext:
 
 @needs("forward", when=ESTIMATE)
 @torch.no_grad()
-def recover_context(
-    model: Model, sequences: Sequences, *, probe_hook: str | None = None, untrained: object = None
-) -> RecoveredContext:
+def recover_context(model: Model, sequences: Sequences) -> RecoveredContext:
     """Recover the in-context estimate of W, beside W and what a statistician makes of the same context.
 
     One bare layer on sequences in the eigenbasis: with the attention pattern of a context frozen, prediction_T =
@@ -78,12 +72,7 @@ def recover_context(
     Source: Sander et al. 2024 split the network into in-context map and prediction map.
 
     Args:
-        model: a `HookedARTransformer`, or any that conforms to `probes.protocol`; without a config on sequences in the
-            eigenbasis.
-        sequences: one token more than the contexts to look at; complex in the eigenbasis for diagonal heads.
-        probe_hook: also read cos and sin of the phases from this activation at the last position, by ridge
-            regression (see `read_phases`).
-        untrained: the control model of the regression; `model.untrained(seed)` if left out.
+        sequences: complex in the eigenbasis for diagonal heads, and for a model without a config.
     Raises:
         ValueError: sequences in another basis where heads are diagonal, or too short.
     """
@@ -122,7 +111,6 @@ def recover_context(
         step_size=step_size,
         errors=pd.concat(map(pd.DataFrame, errors), ignore_index=True),
         distances=pd.concat(map(pd.DataFrame, distances), ignore_index=True),
-        readouts=() if probe_hook is None else read_phases(model, sequences, hook=probe_hook, untrained=untrained),
     )
 
 

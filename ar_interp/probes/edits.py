@@ -30,9 +30,7 @@ class Edit:
     Attributes:
         name: its key in `EDITS`.
         what: it does, a sentence.
-        meaning: of the number.
-        neutral: the number that changes nothing.
-        span: numbers worth looking at, from and to; others are allowed.
+        meaning, neutral, span: of the number; the one that changes nothing; those worth looking at, others are allowed.
         applies: whether a model has what it changes.
         change: of a model in place, (model, value).
     """
@@ -68,11 +66,10 @@ class EditLosses(Result):
     Attributes:
         by_value: a row per value. Columns: value; predicted, the expectation of the edited weights, and predicted_se,
             its standard error (0 where it is exact, nan where there is none); measured by the hooked model, the mean
-            over n sequences, the same for all values, and its standard error measured_se; n.
+            over n sequences, the same for all values, and its standard error measured_se.
         edit: its name.
         source: of the predictions: `exact` (a closed form), `estimated` (the quadratic in the block scalars, from other
             sequences) or `none`.
-        n: sequences.
     """
 
     by_value: pd.DataFrame
@@ -93,7 +90,6 @@ def edit_losses(
         values: of the edit, each by itself.
         process: that the sequences are of; the model's own if left out.
         n: sequences; >= 2.
-        seed: of the sequences.
     Raises:
         ValueError: an unknown edit or one that does not apply, no values or some that are not finite, no process or one
             that does not go with the model, n < 2.

@@ -23,18 +23,13 @@ class HeadOrthogonality:
             (M / m can only be a projector of rank `rank`).
         scale: m = tr M / rank; c for the unitary family, 2c for kappa = 1.
         e_m: |M / m - I|_F / sqrt(n_heads). Zero in every gauge or in none.
-        e_p: |M^2 - m M|_F / m^2, the projector defect of M.
-        e_c: |C^2 - m C|_F / m^2, the projector defect of C; independent of the gauge.
+        e_p, e_c: |M^2 - m M|_F / m^2 and |C^2 - m C|_F / m^2, projector defects; that of C is independent of the gauge.
         rank: singular values of C above 1 % of the largest.
         balancedness: |A A^T - B B^T|_F / |A A^T|_F; gradient descent from small weights keeps it small.
-        cosine_ab: rms over h != h' of cos(a_h, b_h'); nan for one head.
-        cosine_aa: rms over h != h' of cos(a_h, a_h').
+        cosine_ab, cosine_aa: rms over h != h' of cos(a_h, b_h') and cos(a_h, a_h'); nan for one head.
         alignment: sign(m) times the mean over h of cos(a_h, b_h).
         untrained_cosine: what the rms cosines are for independent Gaussian heads, 1 / sqrt(dim).
-        singular_values: of C, descending [dim].
-        A, B: [head dim].
-        C: [dim dim].
-        M: [head head].
+        singular_values: of C, descending.
     """
 
     kind: str
@@ -67,9 +62,6 @@ def head_orthogonality(model: Model) -> HeadOrthogonality:
     conjugate pairs with kappa = 1 and dim / 2 heads M = 2c I. With more heads, up to dim, only its dim / 2 eigenvalues
     2c and zeros are fixed: M is 2c times a projector where the heads are balanced, and C / 2c is one always.
     Source: Sander et al. 2024, non-augmented tokens; M from C^2 = c C with A onto and B^T one-to-one.
-
-    Args:
-        model: conforming, see `probes.protocol`.
     """
     weights = diagonal_weights(model)
     A, B, C, M = weights.A, weights.B, weights.C, weights.M

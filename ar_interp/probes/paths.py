@@ -65,11 +65,8 @@ class Paths(Result):
             loss_without, the loss then; loss_only, the loss with only this path left in the layer; cost =
             loss_without - loss. Standard errors over the n sequences stand beside them (_se; of cost it is paired).
         written: p [query key value batch pos dim], at every position.
-        loss: |prediction - s_{T+1}|^2, sum over coordinates, mean over sequences and T = 2..length.
-        loss_se: its standard error over the sequences.
+        loss, loss_se: |prediction - s_{T+1}|^2, sum over coordinates, mean over sequences and T = 2..length.
         sum_error: |sum of paths - attention output| / |attention output| over the whole stream: rounding.
-        layer: whose paths.
-        n: sequences.
     """
 
     table: pd.DataFrame
@@ -116,10 +113,6 @@ def path_contributions(model: Model, sequences: Sequences, *, layer: int = 0) ->
     the other. `scrub` takes sets of paths.
     Source: path expansion, Elhage et al. 2021; the paths named here are those of Sander et al. 2024, augmented tokens.
 
-    Args:
-        model: a `HookedARTransformer` of augmented tokens.
-        sequences: one token more than the contexts to look at; at least 2.
-        layer: whose paths, from 0.
     Raises:
         ValueError: plain tokens; softmax, biases or LayerNorm in the attention, which leave no exact sum over paths; a
             layer that is not there; too few or too short sequences.

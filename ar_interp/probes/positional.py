@@ -26,24 +26,22 @@ class PositionalStructure:
     """What P and C say of the prediction p_T C(..) s_T + p_{T-1} C(..) s_{T-1}.
 
     Attributes:
-        ratio: p_{T-1} / p_T, the least-squares value over T = 2..n_ctx.
-        ratio_by_length: the same for each T.
-        ratio_spread: largest |ratio_by_length - ratio|.
+        ratio: p_{T-1} / p_T, the least-squares value over T = 2..n_ctx; ratio_by_length, the same for each T, and
+            ratio_spread, the largest difference between the two.
         kappa: sum_j C_jj' / sum_j C_jj, j' the conjugate partner; nan where dim is odd.
         kappa_spread: largest |C_jj' / C_jj - kappa| over the coordinates that C covers.
         ratio_from_kappa: -kappa / (1 + kappa); equal to ratio at zero loss; inf where kappa is -1.
         kappa_from_P: -ratio / (1 + ratio); equal to kappa at zero loss.
         block_mass: share of |C|^2 outside the 2x2 blocks of the pairs.
         off_mass: share of |P|^2 on keys other than T-1 and T.
-        scale: c; tr C / rank C (unitary), tr C / covered coordinates (conjugate pairs).
-        scale_error: largest |c p_T - 1| over T.
-        residual: the trigonometric residual, sup over angles and T of |prediction - lambda^T| through the hooks.
-        residual_by_length: sup over angles, for T = 2..n_ctx.
-        angles: grid of the angle of lambda, radians.
-        residual_by_angle: sup over coordinates at T = n_ctx, all coordinates at the same angle.
+        scale: c; tr C / rank C (unitary), tr C / covered coordinates (conjugate pairs); scale_error, the largest
+            |c p_T - 1| over T.
+        residual: the trigonometric residual, sup over angles and T of |prediction - lambda^T| through the hooks;
+            residual_by_length, sup over angles for T = 2..n_ctx; residual_by_angle, sup over coordinates at T = n_ctx,
+            all coordinates at the same angle of lambda, which is one of `angles`, in radians.
         profile: p for T = n_ctx.
-        filter_response: for a positional-only model, how far each mode of the kernel has been learned; else None.
-        filter_rank: its sum, the effective rank of the filter; else None.
+        filter_response: for a positional-only model, how far each mode of the kernel has been learned; filter_rank, its
+            sum, the effective rank of the filter; else None.
         P: the used weights, row for T = 2..n_ctx.
     """
 
@@ -81,7 +79,6 @@ def positional_structure(model: Model, *, process: CommutingProcess | None = Non
     trigonometric identity s_{T+1} = 2 cos(theta) s_T - s_{T-1} (Sander et al. 2024, orthogonal case).
 
     Args:
-        model: conforming, see `probes.protocol`.
         process: the family; the model's own if left out.
     """
     weights = diagonal_weights(model)

@@ -6,6 +6,9 @@ and where a name has | either will do; `config` is any object with the attribute
 `types.SimpleNamespace(encoding="augmented", ...)`, and a model without one is one bare layer on plain tokens. Two names
 more are read where a model has them and the caller passes none: `process`, the family that the model is about, and
 `untrained(seed)`, which makes its control.
+
+All probes share these arguments: `model`, any that has what the probe needs; `sequences`, a token longer than the
+contexts to look at; `layer` and `head`, from 0; `seed`, of whatever is drawn.
 """
 
 import re
@@ -32,9 +35,7 @@ NAMES: dict[str, str] = {
     "run_with_cache": "(tokens, names_filter=...) -> predictions, activations by hook name",
     "hooks": "(fwd_hooks=...), a context manager",
     "read_out": "(resid [batch pos d_model]) -> predictions [batch pos dim]",
-    "W_Q": "[layer head d_model d_head]",
-    "W_K": "[layer head d_model d_head]",
-    "W_V": "[layer head d_model d_head]",
+    **dict.fromkeys(("W_Q", "W_K", "W_V"), "[layer head d_model d_head]"),
     "W_O": "[layer head d_head d_model]",
     "W_U": "[d_model dim]",
     "P": "[query key], row T - 2 for the context of length T",
@@ -54,16 +55,10 @@ NAMES: dict[str, str] = {
     "config.scale_scores": "whether scores are divided by sqrt(config.head_width)",
     "config.head_width": "d_head",
     "hook_embed": "[batch pos d_model]",
-    "blocks.{layer}.hook_resid_pre": "[batch pos d_model]",
-    "blocks.{layer}.hook_attn_out": "[batch pos d_model]",
-    "blocks.{layer}.hook_resid_post": "[batch pos d_model]",
-    "blocks.{layer}.attn.hook_q": "[batch pos head d_head]",
-    "blocks.{layer}.attn.hook_k": "[batch pos head d_head]",
-    "blocks.{layer}.attn.hook_v": "[batch pos head d_head]",
-    "blocks.{layer}.attn.hook_attn_scores": "[batch head query key]",
-    "blocks.{layer}.attn.hook_pattern": "[batch head query key]",
+    **{f"blocks.{{layer}}.hook_{name}": "[batch pos d_model]" for name in ("resid_pre", "attn_out", "resid_post")},
+    **{f"blocks.{{layer}}.attn.hook_{name}": "[batch pos head d_head]" for name in "qkvz"},
+    **{f"blocks.{{layer}}.attn.hook_{name}": "[batch head query key]" for name in ("attn_scores", "pattern")},
     "blocks.{layer}.attn.hook_kv_state": "[batch pos head d_head d_head], sum over keys of conj(k_t) v_t^T",
-    "blocks.{layer}.attn.hook_z": "[batch pos head d_head]",
     "blocks.{layer}.attn.hook_result|hook_z": "[batch pos head d_model] or [batch pos head d_head]",
 }
 
@@ -113,11 +108,7 @@ _TABLE = {
 def needs(
     *always: str, when: Mapping[str, tuple[str, ...]] | None = None, scope: str = "any"
 ) -> Callable[[Callable[Concatenate[Model, Arguments], Result]], Callable[Concatenate[object, Arguments], Result]]:
-    """Declare what a probe reads of a model, by `NAMES`; the probe is given a `Model` that has all of it.
-
-    Args:
-        always, when, scope: as in `Needs`.
-    """
+    """Declare what a probe reads of a model, see `Needs`; the probe is given a `Model` that has all of it."""
 
     def declare(
         probe: Callable[Concatenate[Model, Arguments], Result],
@@ -162,11 +153,7 @@ def check(model: object, probe: str) -> None:
 
 
 def missing(model: object, probe: str) -> tuple[str, ...]:
-    """The names that a probe needs and a model lacks, or has as None.
-
-    Raises:
-        ValueError: a probe that is not in `PROTOCOL`.
-    """
+    """The names that a probe needs, see `needed`, and a model lacks, or has as None."""
     opened = as_model(model)
     return tuple(name for name in needed(opened, probe) if not _has(opened, name))
 

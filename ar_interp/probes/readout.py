@@ -15,10 +15,10 @@ from ar_interp._checks import check_integer
 from ar_interp.models.opened import Model, as_model
 from ar_interp.probes.protocol import needs
 from ar_interp.probes.readout_fits import Split, discrete, fit_probe, held_out, interval, penalty_of, scores_of
-from ar_interp.probes.readout_targets import Target, as_columns, cosines, phases, resolve, sines, target_values, varies
+from ar_interp.probes.readout_targets import Target, as_columns, resolve, target_values, varies
 from ar_interp.probes.results import Result
 from ar_interp.processes import Sequences
-from ar_interp.seeds import UNTRAINED as UNTRAINED_SEED
+from ar_interp.seeds import UNTRAINED
 
 HOOKS = ("hook_embed", "hook_resid_pre", "hook_resid_post", "attn.hook_attn_scores", "attn.hook_pattern",
          "attn.hook_z", "attn.hook_kv_state")  # fmt: skip
@@ -29,37 +29,13 @@ CHUNK = 256  # sequences at a time: a cache holds whole contexts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Readout:
-    """How well ridge regression reads a quantity off an activation, on held-out sequences.
-
-    Attributes:
-        target: `cos` or `sin` of the phases of W.
-        hook: where it is read; `position` is T.
-        r2: held-out R^2, mean over the phases; 0 is the mean's, 1 is perfect.
-        standard_error: of r2, bootstrap over the held-out sequences.
-        shuffled_r2: the same probe with the training targets permuted between sequences.
-        untrained_r2: the same probe on an untrained model. Where this is as high, readability is no finding.
-        n: held-out sequences.
-    """
-
-    target: str
-    hook: str
-    position: int
-    r2: float
-    standard_error: float
-    shuffled_r2: float
-    untrained_r2: float
-    n: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class ProbeSweep(Result):
     """Probes of many activations and their controls, all on the same held-out sequences.
 
     Attributes:
         frame: a row per layer (-1 outside the blocks), hook, T and target, in this order:
             metric: `r2`, mean over the values of the target, or `accuracy`, mean over its classifiers;
-            score: on the held-out sequences; low and high, its bootstrap 95 % interval over them;
+            score: on the held-out sequences; low, high and score_se, its bootstrap 95 % interval and standard error;
             baseline: the score of the training part's mean or most frequent class;
             shuffled, projection, untrained: scores of the controls, see `probe_activations`;
             selectivity: score - the largest of these three; selectivity_low and selectivity_high, its interval over the
@@ -110,8 +86,7 @@ def probe_activations(
     - `untrained`: the same hook of an untrained model of the same architecture.
 
     Args:
-        model: has `run_with_cache` and `hook_dict`, as every HookedRootModule.
-        sequences: at least 50, each with its own W, one token longer than the longest context to look at.
+        sequences: at least 50, each with its own W.
         hooks: names, or a filter of names; if left out the embedding, the residual stream, and the attention's scores,
             pattern, z and key-value state of every layer, where the model has them.
         positions: T, from 2 to the length; if left out 2, 5, 10, 20, 50, ... and the length, each where the target is
@@ -119,7 +94,6 @@ def probe_activations(
         target: a name in `readout_targets.TARGETS`; a function of sequences and T that gives [batch value], integers or
             booleans for classes; or several of these.
         untrained: the control model; `model.untrained(seed)` if left out.
-        seed: of the split, the bootstrap and the controls.
     Raises:
         ValueError: hooks that do not exist, have no batch and position axes, or are not finite; a position out of
             range; an unknown target, or one that is the same in every sequence; too few sequences, in all or of a
@@ -147,52 +121,6 @@ def probe_activations(
         for (T, name), Y in values.items()
     ]
     return ProbeSweep(frame=pd.DataFrame(rows).sort_values(["layer", "T"], kind="stable", ignore_index=True))
-
-
-@needs("run_with_cache", scope=READ)
-def read_phases(
-    model: Model,
-    sequences: Sequences,
-    *,
-    hook: str,
-    position: int | None = None,
-    untrained: object = None,
-    seed: int = 0,
-) -> tuple[Readout, Readout]:
-    """Ridge regression from an activation to cos and sin of the phases of W, with both controls.
-
-    `probe_activations` of one hook at one T, without the random projection. For conjugate pairs the first phase of each
-    pair is the target: a real-valued activation can hold cos(theta) and not the sign of theta.
-
-    Args:
-        hook: `blocks.0.attn.hook_attn_scores`, say; [batch head query key] or [batch pos ...].
-        position: T, from 2 to the length of the sequences; the last if left out.
-        untrained: the control model; `model.untrained(seed)` if left out.
-    Raises:
-        ValueError: fewer than 50 sequences, a position out of range.
-    """
-    split = Split.of(len(sequences), seed=seed)
-    phases(sequences)
-    length = sequences.length
-    T = check_integer("position", length if position is None else position, low=2, high=length)
-    features = probe_features(model, sequences, hooks=[hook], positions=[T], untrained=untrained, seed=seed)[hook, T]
-    readouts = []
-    for target, function in (("cos", cosines), ("sin", sines)):
-        Y = function(sequences, T).cpu().numpy()
-        scores = {source: held_out(features[source], Y, split, source) for source in ("model", "shuffled", "untrained")}
-        readouts.append(
-            Readout(
-                target=target,
-                hook=hook,
-                position=T,
-                r2=float(scores["model"][0]),
-                standard_error=float(np.std(scores["model"][1:], ddof=1)),
-                shuffled_r2=float(scores["shuffled"][0]),
-                untrained_r2=float(scores["untrained"][0]),
-                n=len(split.test),
-            )
-        )
-    return readouts[0], readouts[1]
 
 
 def hooks_of(model: Model, hooks: str | Sequence[str] | Callable[[str], bool] | None) -> list[str]:
@@ -224,7 +152,7 @@ def probe_features(
     Raises:
         ValueError: no control model, and none can be made; see `activations`.
     """
-    beside = model.untrained(UNTRAINED_SEED) if untrained is None else as_model(untrained)
+    beside = model.untrained(UNTRAINED) if untrained is None else as_model(untrained)
     inputs = sequences.inputs
     trained, control = (activations(m, inputs, hooks, positions) for m in (model, beside))
     found = {}
@@ -277,20 +205,16 @@ def _row(
     probe = fit_probe(X[train], Y[train])
     scores = scores_of(Y[test], np.asarray(probe.predict(X[test])), split.counts)
     controls = {source: held_out(features[source], Y, split, source) for source in CONTROLS}
-    score, low, high = interval(scores)
-    selectivity, selectivity_low, selectivity_high = interval(scores - np.max(list(controls.values()), axis=0))
+    selectivity = interval(scores - np.max(list(controls.values()), axis=0))
     dummy = DummyClassifier(strategy="most_frequent") if discrete(Y) else DummyRegressor()
     constant = np.asarray(dummy.fit(X[train], Y[train]).predict(X[test]))
     return {
         "metric": "accuracy" if discrete(Y) else "r2",
-        "score": score,
-        "low": low,
-        "high": high,
+        **dict(zip(("score", "low", "high"), interval(scores), strict=True)),
+        "score_se": float(np.std(scores[1:], ddof=1)),
         "baseline": scores_of(Y[test], constant, split.counts)[0],
         **{source: values[0] for source, values in controls.items()},
-        "selectivity": selectivity,
-        "selectivity_low": selectivity_low,
-        "selectivity_high": selectivity_high,
+        **dict(zip(("selectivity", "selectivity_low", "selectivity_high"), selectivity, strict=True)),
         "penalty": penalty_of(probe, len(train)),
         "n_features": int(varies(X).sum()),
         "n_train": len(train),

@@ -25,7 +25,7 @@ class DataEfficiency(Result):
     """One target read off one activation, and off what the controls are given, from more and more sequences.
 
     Attributes:
-        curve: a row per source (`model` or a control, see `regression.probe_activations`) and n_train: score on the
+        curve: a row per source (`model` or a control, see `readout.probe_activations`) and n_train: score on the
             held-out sequences (r2 or accuracy), and its bootstrap 95 % interval (low, high).
         codes: a row per source: bits, the length of the online code per target value; constant_bits, that of the same
             values coded without an activation; saved, constant_bits - bits; compression, saved / constant_bits: 1 is
@@ -58,12 +58,12 @@ def data_efficiency(
     Source: Voita and Titov 2020, online (prequential) code; Gaussian plug-in code for numbers.
 
     Args:
-        model, target, untrained, seed: as in `regression.probe_activations`.
+        target, untrained: as in `readout.probe_activations`.
         sequences: at least 115, so that the training part has two blocks.
         hook: one name.
         position: T, from 2 to the length of the sequences; the last if left out.
     Raises:
-        ValueError: as `regression.probe_activations` does.
+        ValueError: as `readout.probe_activations` does.
     """
     length = sequences.length
     T = check_integer("position", length if position is None else position, low=2, high=length)

@@ -6,6 +6,7 @@ keys to the newest one. What is taken from another sequence looks as before and 
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,6 @@ class Scrubbed(Result):
             stands in for another.
         kept: the hypothesis, paths or offsets.
         by: how it was scrubbed, `paths`, `inputs` or `keys`.
-        layer: where.
-        n: sequences.
         n_resamples: other sequences that each was combined with.
     """
 
@@ -125,14 +124,11 @@ def scrub(
     Source: Chan et al. 2022, causal scrubbing; the hypotheses are read off Sander et al. 2024.
 
     Args:
-        model: a `HookedARTransformer`, or any with its hooks and W_Q, W_K, W_V.
-        sequences: one token more than the contexts to look at; more than 2 n_resamples.
+        sequences: more than 2 n_resamples.
         hypothesis: paths, e.g. [GRADIENT_STEP, SECOND_PATH], or offsets, e.g. [0, 1] for the keys T and T - 1. If left
             out, that of `setting_of` the model and its process.
-        layer: whose inputs, from 0.
         by: `paths` or `inputs` for paths; if left out, `paths` where that can be.
         n_resamples: other sequences for each.
-        seed: of which these are.
     Raises:
         ValueError: a hypothesis that is empty, neither paths nor offsets, or left out where there is no default; paths
             of plain tokens; `by` that does not fit it; a layer that is not there; too few or too short sequences.
@@ -296,6 +292,7 @@ def _mix_keys(model: Model, layer: int, kept: Kept, own: Held, other: Held) -> H
     at = torch.arange(own[scores].shape[-1], device=own[scores].device)
     here = torch.isin(at[:, None] - at, torch.tensor(sorted(kept), device=at.device))  # [query key]
     patterns: list[Tensor] = []
+    mix_values = partial(torch.einsum, "bhts,bshi->bthi")
 
     def keep(pattern: Tensor, hook: Any) -> None:
         patterns.append(pattern)
@@ -303,9 +300,7 @@ def _mix_keys(model: Model, layer: int, kept: Kept, own: Held, other: Held) -> H
     def attend(z: Tensor, hook: Any) -> Tensor:
         pattern = patterns.pop()
         mine, theirs = pattern.where(here, 0), pattern.where(~here, 0)
-        return torch.einsum("bhts,bshi->bthi", mine, own[values]) + torch.einsum(
-            "bhts,bshi->bthi", theirs, other[values]
-        )
+        return mix_values(mine, own[values]) + mix_values(theirs, other[values])
 
     return [
         *in_place_of({scores: torch.where(here, own[scores], other[scores])}),

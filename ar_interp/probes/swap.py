@@ -45,13 +45,10 @@ class SwappedContext(Result):
             Re<moved - own, goal - own> / |goal - own|^2, which one number for score and kept = 1 - score would be (a
             prediction erased has about 1/2 of it); error, |moved - goal|^2 / |goal|^2; change,
             |moved - own|^2 / |own|^2. All are ratios of sums over the pairs.
-        moved: predictions with the source's estimate, [batch pos dim] at T = positions.
-        own: the target's predictions as they are.
-        goal: W_source s_T(target).
-        positions: T.
+        moved, own, goal: predictions with the source's estimate, the target's as they are, and W_source s_T(target), at
+            T = `positions`.
         layers: whose estimate was the source's; the others kept the target's.
         what: was moved, `key-value state`, `keys and values` or `attention pattern`.
-        n: pairs of sequences.
     """
 
     by_position: pd.DataFrame
@@ -65,7 +62,7 @@ class SwappedContext(Result):
 
     @property
     def score(self) -> float:
-        """Of the swap at the last position, as all that follow."""
+        """Score of the swap at the last position, as all that follow."""
         return self._last(SWAP, "score")
 
     @property
@@ -150,12 +147,9 @@ def swap_context(
     Source: activation patching, of the in-context map of Sander et al. 2024.
 
     Args:
-        model: a `HookedARTransformer`, or any that conforms to `probes.protocol`.
-        source: whose estimate is moved.
-        target: whose tokens stay, pair by pair; one token more than the contexts to look at, both.
-        layers: where the source's estimate goes, from 0; all if left out.
+        source, target: sequences whose estimate is moved, and whose tokens stay, pair by pair.
+        layers: where the source's estimate goes; all if left out.
         positions: T to report, from 2 to the length of the contexts; all if left out.
-        seed: of the random states.
     Raises:
         ValueError: source and target that differ in shape or in being complex, or that have the same W; fewer than two
             pairs, contexts shorter than 2, a singular W; sequences in another basis where heads are diagonal; layers

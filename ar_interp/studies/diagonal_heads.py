@@ -227,17 +227,18 @@ def _reading_claims(m: "HeadsMeasured") -> Iterator[Claim]:
         sine = 1
     elif n_heads == setting.n_free:
         sine = 0
-    for what, predicted, readout in zip(("cos", "sin"), (1, sine), m.phases_read, strict=True):
+    for what, predicted in (("cos", 1), ("sin", sine)):
         if predicted is not None:
+            read = m.phases_read.loc[what]
             yield m.claim(
                 f"estimate/{what}",
                 f"{what}(theta) can{'' if predicted else 'not'} be read from the attention scores: R^2",
-                lambda m, readout=readout: Estimate(readout.r2, {CONTEXTS: 1.96 * readout.standard_error}, readout.n),
+                lambda m, read=read: Estimate(read["score"], {CONTEXTS: 1.96 * read["score_se"]}, int(read["n_test"])),
                 evidence="activations",
                 source=READING,
                 tolerance="readable",
                 predicted=predicted,
-                control=("the same probe on an untrained model", readout.untrained_r2),
+                control=("the same probe on an untrained model", read["untrained"]),
             )
 
 

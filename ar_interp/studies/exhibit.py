@@ -8,9 +8,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ar_interp.claims import Subject
-from ar_interp.probes.context import UNTRAINED_SEED
 from ar_interp.probes.protocol import missing
 from ar_interp.seeds import EXHIBITS as SEED
+from ar_interp.seeds import UNTRAINED
 from ar_interp.studies.base import Control, Exhibit
 from ar_interp.studies.controls import CONTROLS, N
 
@@ -75,12 +75,12 @@ def beside_untrained(name: str, probe: Callable[[Any], Any], applies: Callable[[
     """The result of a probe of the weights, and of fresh weights in the same architecture."""
 
     def measure(subject: Subject) -> tuple[Any, Any]:
-        return probe(subject.model), probe(subject.model.untrained(seed=UNTRAINED_SEED))
+        return probe(subject.model), probe(subject.model.untrained(seed=UNTRAINED))
 
     of = f"ari.{probe.__name__}"
     code = {
         name: f"{of}(checkpoint.model)",
-        "untrained": f"{of}(checkpoint.model.untrained(seed={UNTRAINED_SEED}))",
+        "untrained": f"{of}(checkpoint.model.untrained(seed={UNTRAINED}))",
     }
     return Result(code=code, measure=measure, applies=applies)
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -15,9 +16,10 @@ from ar_interp.claims.estimate import CONTEXTS
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.models.weights import DiagonalWeights, diagonal_weights
 from ar_interp.probes.ablations import ablate_heads, ablate_positions
-from ar_interp.probes.context import SCORES, Readout, read_phases
+from ar_interp.probes.context import SCORES
 from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
 from ar_interp.probes.positional import PositionalStructure, positional_structure
+from ar_interp.probes.readout import probe_activations
 from ar_interp.probes.readout_fits import MIN_SEQUENCES
 from ar_interp.processes import Process
 from ar_interp.theory import removal_cost_at_minimum
@@ -101,14 +103,16 @@ class HeadsMeasured(Measured):
         if not scaled.isfinite().all():
             return float("nan")
         found = torch.linalg.eigvals(scaled)
-        real = found.real.sort().values - torch.tensor(expected, dtype=torch.float64).sort().values
+        real = found.real.sort()[0] - torch.tensor(expected, dtype=torch.float64).sort()[0]
         return max(real.abs().max().item(), found.imag.abs().max().item())
 
     @cached_property
-    def phases_read(self) -> tuple[Readout, Readout]:
-        """Regressions of cos and sin of the phases on the scores."""
-        contexts = self.fresh(self.READ, seeds.READOUT, least=MIN_SEQUENCES)
-        return read_phases(self.model, contexts, hook=SCORES, untrained=self.untrained.model)
+    def phases_read(self) -> pd.DataFrame:
+        """Regressions of cos and sin of the phases on the scores, by target."""
+        contexts, targets = self.fresh(self.READ, seeds.READOUT, least=MIN_SEQUENCES), ("cos", "sin")
+        place = {"hooks": SCORES, "positions": [contexts.length]}
+        found = probe_activations(self.model, contexts, target=targets, untrained=self.untrained.model, **place)
+        return found.frame.set_index("target")
 
     @cached_property
     @np.errstate(divide="ignore", invalid="ignore")  # of a head that writes nothing
