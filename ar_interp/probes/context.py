@@ -14,6 +14,7 @@ from ar_interp.estimators import OLS, DiagonalOLS, GradientDescent, Zero, apply
 from ar_interp.models.opened import Model
 from ar_interp.probes.jacobian import BY_QUERY, BY_VALUE, query_jacobian, value_jacobian
 from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, PLAIN, needs
+from ar_interp.probes.results import Result
 from ar_interp.processes import Contexts, Sequences
 
 PATTERN = "blocks.0.attn.hook_pattern"
@@ -31,10 +32,12 @@ CHUNK = 256  # sequences at a time: least squares holds [batch pos pair dim]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecoveredContext:
+class RecoveredContext(Result):
     """The model's estimate of W for every sequence and position.
 
     Attributes:
+        errors: a row per estimator (the model first) and T: context_error |Ŵ - W|_F^2 / dim and prediction_error
+            |prediction - s_{T+1}|^2 / dim, each with its standard error over the n sequences.
         in_context_map: Γ_T, what the attention multiplies s_T by: the estimate that the heads carry.
         estimate: Ŵ_T. Bare layers on sequences in the eigenbasis: Ŵ_T s_T = prediction, Γ_T plus what older keys
             contribute, zero at the first position. Augmented tokens: d(prediction_T) / d(s_T) by the query. Other plain
@@ -42,22 +45,16 @@ class RecoveredContext:
         W: the true matrix.
         step_size: eta of the one gradient step that is nearest to Ŵ, its least-squares coefficient on
             sum_{t<T} s_{t+1} s_t^* over all sequences and T; on that sum divided by T - 1 where attention normalises.
-        errors: a row per estimator (the model first) and T: context_error |Ŵ - W|_F^2 / dim and prediction_error
-            |prediction - s_{T+1}|^2 / dim, each with its standard error over the n sequences.
         distances: a row per reference (`W`, `one gradient step` of that size, `OLS`) and T: the distance
             |Ŵ - reference|_F^2 / dim and its standard error.
     """
 
+    errors: pd.DataFrame
     in_context_map: Inexact[Tensor, "batch pos dim dim"]
     estimate: Inexact[Tensor, "batch pos dim dim"]
     W: Inexact[Tensor, "batch dim dim"]
     step_size: float
-    errors: pd.DataFrame
     distances: pd.DataFrame
-
-    def to_frame(self) -> pd.DataFrame:
-        """`errors`."""
-        return self.errors
 
 
 @needs("forward", when=ESTIMATE)
@@ -83,9 +80,10 @@ def recover_context(model: Model, sequences: Sequences) -> RecoveredContext:
     gradient = GradientDescent.of_steps(1, 1.0, per_pair=model.normalises).estimate(pairs)
     step_size = ((gradient.conj() * estimate).real.sum() / gradient.abs().square().sum()).item()
     one_step = step_size * gradient
+    references = {"W": W[:, None], ONE_STEP: one_step, "OLS": estimates["OLS"]}
     distances = [
-        {"reference": name, **_mean_by_length(distance=_distance(estimate, reference))}
-        for name, reference in {"W": W[:, None], ONE_STEP: one_step, "OLS": estimates["OLS"]}.items()
+        _mean_by_length("reference", name, distance=_distance(estimate, reference))
+        for name, reference in references.items()
     ]
     if _diagonal(sequences):
         estimates["diagonal OLS"] = DiagonalOLS().estimate(pairs)
@@ -95,13 +93,12 @@ def recover_context(model: Model, sequences: Sequences) -> RecoveredContext:
     candidates = {"model": (estimate, in_chunks(lambda part: model(part.inputs), sequences))}
     candidates |= {name: (found, apply(found, pairs.x)) for name, found in estimates.items()}
     errors = [
-        {
-            "estimator": name,
-            **_mean_by_length(
-                context_error=_distance(found, W[:, None]),
-                prediction_error=sequences.errors(predictions) / estimate.shape[-1],
-            ),
-        }
+        _mean_by_length(
+            "estimator",
+            name,
+            context_error=_distance(found, W[:, None]),
+            prediction_error=sequences.errors(predictions) / estimate.shape[-1],
+        )
         for name, (found, predictions) in candidates.items()
     ]
     return RecoveredContext(
@@ -109,8 +106,8 @@ def recover_context(model: Model, sequences: Sequences) -> RecoveredContext:
         estimate=estimate,
         W=W,
         step_size=step_size,
-        errors=pd.concat(map(pd.DataFrame, errors), ignore_index=True),
-        distances=pd.concat(map(pd.DataFrame, distances), ignore_index=True),
+        errors=pd.concat(errors, ignore_index=True),
+        distances=pd.concat(distances, ignore_index=True),
     )
 
 
@@ -131,11 +128,7 @@ def check_length(contexts: Contexts) -> int:
 def estimates_of(
     model: Model, sequences: Sequences, *, layer: int | None = None
 ) -> Inexact[Tensor, "kind batch pos dim dim"]:
-    """Γ_T and Ŵ_T, see `recover_context`; one matrix for both where there is no such difference.
-
-    Args:
-        layer: of the prediction that the stream after this layer holds; the last if left out.
-    """
+    """Γ_T and Ŵ_T, see `recover_context`, or the one matrix that is both; `layer` is that of `query_jacobian`."""
     check_length(sequences)
     if reads_circuit(model, sequences):
         return in_chunks(lambda part: _circuit(model, part.inputs), sequences, dim=1)
@@ -190,11 +183,11 @@ def _distance(estimate: Tensor, reference: Tensor) -> Float[Tensor, "batch pos"]
     return (estimate - reference).abs().square().sum((-1, -2)) / estimate.shape[-1]
 
 
-def _mean_by_length(**values: Float[Tensor, "batch pos"]) -> dict[str, Any]:
-    """Columns: T, n, and of each value its mean and standard error over the sequences."""
+def _mean_by_length(kind: str, label: str, **values: Float[Tensor, "batch pos"]) -> pd.DataFrame:
+    """Columns: the label, T, n, and of each value its mean and standard error over the sequences."""
     n, length = next(iter(values.values())).shape
-    columns: dict[str, Any] = {"T": np.arange(1, length + 1), "n": n}
+    columns: dict[str, Any] = {kind: label, "T": np.arange(1, length + 1), "n": n}
     for name, value in values.items():
         columns[name] = value.mean(0).cpu().numpy()
         columns[f"{name}_se"] = (value.std(0) / n**0.5).cpu().numpy() if n > 1 else np.nan
-    return columns
+    return pd.DataFrame(columns)

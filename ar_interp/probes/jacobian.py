@@ -52,10 +52,8 @@ def value_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, la
     """Γ_T = d(prediction_T) / d(s_T) with every attention pattern frozen, through T's own value, for plain tokens.
 
     One bare layer: Γ_T = sum_h pattern_h(T, T) (W_V W_O)_h^T. A residual stream adds its own share, and s_T counts as
-    often as the token repeats it.
+    often as the token repeats it. `layer` is that of `query_jacobian`.
 
-    Args:
-        layer: of the prediction that the stream after this layer holds; the last if left out.
     Raises:
         ValueError: augmented tokens, a layer that is not there.
     """

@@ -52,10 +52,9 @@ class Scrubbed(Result):
         table: a row per condition: `model` (nothing replaced), `hypothesis`, `everything` (the layer's whole output is
             another sequence's), `ablated` (it is zero) and the controls `complement` and `wrong keys`, see `scrub`.
             Columns: kept, in words; loss, |prediction - s_{T+1}|^2, sum over coordinates, mean over sequences,
-            T = 2..length and resamples; recovered = (loss of everything - loss) / (loss of everything - loss of the
-            model), nan if that difference is within 3 standard errors of 0, since the layer does nothing then; loss_se
-            and recovered_se, their standard errors over the n sequences, each counted where it is itself and where it
-            stands in for another.
+            T = 2..length and resamples; recovered, nan if everything - model is within 3 standard errors of 0, since
+            the layer does nothing then; loss_se and recovered_se, their standard errors over the n sequences, each
+            counted where it is itself and where it stands in for another.
         kept: the hypothesis, paths or offsets.
         by: how it was scrubbed, `paths`, `inputs` or `keys`.
         n_resamples: other sequences that each was combined with.

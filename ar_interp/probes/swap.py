@@ -42,8 +42,7 @@ class SwappedContext(Result):
             `random state`, see `swap_context`. Columns: score and its standard error score_se over the n pairs; kept,
             how much of the target's own prediction is left; normalised, the score over the ceiling's, and
             normalised_se (nan where the ceiling is within 3 standard errors of 0); projection, the coefficient
-            Re<moved - own, goal - own> / |goal - own|^2, which one number for score and kept = 1 - score would be (a
-            prediction erased has about 1/2 of it); error, |moved - goal|^2 / |goal|^2; change,
+            Re<moved - own, goal - own> / |goal - own|^2; error, |moved - goal|^2 / |goal|^2; change,
             |moved - own|^2 / |own|^2. All are ratios of sums over the pairs.
         moved, own, goal: predictions with the source's estimate, the target's as they are, and W_source s_T(target), at
             T = `positions`.
