@@ -11,8 +11,8 @@ import ar_interp as ari
 from ar_interp import estimators, theory
 from ar_interp.probes.algorithm import (
     STEPS,
-    _Spectra,
-    _trimmed,
+    Spectra,
+    trimmed,
     default_estimators,
     equivalent_steps,
     gradient_descent_curve,
@@ -148,7 +148,7 @@ def test_diagonal_heads_are_compared_too():
 def test_the_filter_is_gradient_descent(process, per_pair):
     contexts = process.contexts(5, LENGTH, seed=2)
     descent = estimators.GradientDescent.of_steps(6, 0.11, per_pair=per_pair)
-    spectra = _Spectra(contexts, per_pair=per_pair)
+    spectra = Spectra(contexts, per_pair=per_pair)
     torch.testing.assert_close(spectra.losses(6, 0.11), contexts.losses(descent(contexts.inputs)))
     torch.testing.assert_close(spectra.estimate(descent), descent.estimate(contexts.inputs))
 
@@ -190,8 +190,8 @@ def test_trimmed_means_leave_the_worst_sequences_out():
     values = np.ones((200, 2))
     values[7, 0] = values[9, 0] = 1e6
     values[8, 1] = np.nan
-    np.testing.assert_allclose(_trimmed(values), [1, 1])
-    assert _trimmed(values, trim=0.0)[0] > 1e3
+    np.testing.assert_allclose(trimmed(values), [1, 1])
+    assert trimmed(values, trim=0.0)[0] > 1e3
 
 
 def test_a_sequence_that_explodes_does_not_hide_the_algorithm():

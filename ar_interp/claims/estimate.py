@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite, sqrt
+from math import exp, isfinite, sqrt
 
 import numpy as np
 from scipy.stats import binomtest, norm, t
@@ -95,6 +95,17 @@ class Estimate:
         """The square root, of a number that is not negative."""
         low, high = (max(bound, 0.0) ** 0.5 for bound in self.interval)
         return Estimate(self.value**0.5, {self.limited_by or CONTEXTS: (high - low) / 2}, self.n, (low, high))
+
+    def exp(self) -> "Estimate":
+        """The exponential."""
+        low, high = (exp(bound) for bound in self.interval)
+        return Estimate(exp(self.value), {self.limited_by or CONTEXTS: (high - low) / 2}, self.n, (low, high))
+
+    def distance(self, reference: float) -> "Estimate":
+        """|value - reference|."""
+        low, high = (bound - reference for bound in self.interval)
+        least = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+        return Estimate(abs(self.value - reference), self.spread, self.n, (least, max(abs(low), abs(high))))
 
     def widened(self, half_width: float) -> "Estimate":
         """The same number beside a reference that is itself known to +- half_width."""

@@ -139,7 +139,7 @@ def identify_algorithm(
     maps = [estimates_of(model, sequences, layer=layer)[-1][:, 1:] for layer in range(len(layers))]
     errors = {f"model, layer {layer}": _errors(sequences, found) for layer, found in enumerate(layers)}
 
-    spectra = {choice: _Spectra(sequences, per_pair=choice) for choice in (False, True)}
+    spectra = {choice: Spectra(sequences, per_pair=choice) for choice in (False, True)}
     matches: list[dict[str, Any]] = []
     distances: dict[str, list[np.ndarray]] = {}
     for name, estimator in {**descents[False], **descents[True], **estimators}.items():
@@ -160,7 +160,7 @@ def identify_algorithm(
                 **_mean("distance", distance),
                 **_mean("error_similarity", _cosine(*residuals)),
                 "sensitivity": _cosine(W.flatten(0, 1), estimated[:, 1:].flatten(0, 1)).mean(),
-                "trimmed_distance": _trimmed(distance[:, None])[0],
+                "trimmed_distance": trimmed(distance[:, None])[0],
             }
             matches.append({"layer": layer, "estimator": name, **columns})
     shown = [name for name in errors if name.startswith("model, layer ") or name in estimators]
@@ -238,7 +238,7 @@ def gradient_descent_curve(
     check_number("trim", trim, low=0.0)
     errors = _curve(process, per_pair, steps, step_sizes(process, length=length, per_pair=per_pair, steps=steps),
                     length, n, check_integer("seed", seed, low=0))  # fmt: skip
-    return pd.DataFrame({"k": (0, *steps), "error": _trimmed(errors, trim), "se": errors.std(0, ddof=1) / n**0.5})
+    return pd.DataFrame({"k": (0, *steps), "error": trimmed(errors, trim), "se": errors.std(0, ddof=1) / n**0.5})
 
 
 def equivalent_steps(error: float | Float[np.ndarray, "..."], curve: pd.DataFrame) -> float | Float[np.ndarray, "..."]:
@@ -251,16 +251,17 @@ def equivalent_steps(error: float | Float[np.ndarray, "..."], curve: pd.DataFram
         Within the curve's k: the first k (0) for an error as large as there or larger, the last for one as small as
         there or smaller; nan for nan.
     """
-    return _interpolate(error, curve["k"].to_numpy(), curve["error"].to_numpy())
+    return interpolate(error, curve["k"].to_numpy(), curve["error"].to_numpy())
 
 
-def _interpolate(error: Any, k: np.ndarray, errors: np.ndarray) -> Any:
+def interpolate(error: Any, k: np.ndarray, errors: np.ndarray) -> Any:
+    """The k of an error on a curve, linearly in its logarithm."""
     falling = np.minimum.accumulate(errors)  # as it is in the mean
     logs = [np.log(np.maximum(value, SMALLEST)) for value in (error, falling)]
     return np.interp(-logs[0], -logs[1], k)
 
 
-class _Spectra:
+class Spectra:
     """Contexts in the eigenbasis of S_T: Ŵ_T x_T = R_T q(S_T) x_T = sum_i q(eigenvalues_i) parts_i; 0 at T = 1."""
 
     def __init__(self, contexts: Contexts, *, per_pair: bool) -> None:
@@ -284,15 +285,21 @@ class _Spectra:
 
     def losses(self, n_steps: int, step_size: float) -> Float[Tensor, "batch"]:
         """The loss of each context after so many steps of one size."""
+        return self.contexts.losses(self._predictions(n_steps, step_size))
+
+    def errors(self, n_steps: int, step_size: float) -> Float[Tensor, "batch pos"]:
+        """The error at every T after so many steps of one size."""
+        return self.contexts.errors(self._predictions(n_steps, step_size))
+
+    def _predictions(self, n_steps: int, step_size: float) -> Inexact[Tensor, "batch pos dim"]:
         rate = step_size * self.eigenvalues
         q = torch.where(rate > SLOW, (1 - (1 - rate) ** n_steps) / self.eigenvalues, n_steps * step_size)
-        predictions = (self.parts @ q[..., None].to(self.parts.dtype))[..., 0]
-        return self.contexts.losses(predictions)
+        return (self.parts @ q[..., None].to(self.parts.dtype))[..., 0]
 
 
 @lru_cache(maxsize=64)
 def _step_sizes(process: Process, length: int, per_pair: bool, steps: tuple[int, ...]) -> tuple[float, ...]:
-    spectra = _Spectra(process.contexts(TUNING_BATCH, length, seed=TUNING), per_pair=per_pair)
+    spectra = Spectra(process.contexts(TUNING_BATCH, length, seed=TUNING), per_pair=per_pair)
     unit = 1 / spectra.eigenvalues[:, -1, -1].mean().item()  # of the largest eigenvalue at the longest context
 
     def best(k: int) -> float:
@@ -311,7 +318,7 @@ def _curve(
 ) -> Float[np.ndarray, "n k"]:
     rows = []
     for part in process.contexts(n, length, seed=seed).split(CHUNK):
-        spectra = _Spectra(part, per_pair=per_pair)
+        spectra = Spectra(part, per_pair=per_pair)
         descents = zip((0, *steps), (0.0, *sizes), strict=True)
         rows.append(torch.stack([spectra.losses(k, size) for k, size in descents], dim=1))
     return torch.cat(rows).cpu().numpy()
@@ -355,14 +362,14 @@ def _mean(name: str, values: Float[np.ndarray, "batch"]) -> dict[str, float]:
     return {name: values.mean(), f"{name}_se": values.std(ddof=1) / len(values) ** 0.5}
 
 
-def _trimmed(values: Float[np.ndarray, "batch column"], trim: float = TRIM) -> Float[np.ndarray, "column"]:
-    """Means of the columns, each without its largest entries."""
+def trimmed(values: Float[np.ndarray, "batch *column"], trim: float = TRIM) -> Float[np.ndarray, "*column"]:
+    """Means over the batch, each without its largest entries."""
     kept = len(values) - int(trim * len(values))
     return np.partition(values, kept - 1, axis=0)[:kept].mean(0)
 
 
 def _error_row(name: str, errors: Float[np.ndarray, "batch"]) -> dict[str, Any]:
-    return {"estimator": name, **_mean("error", errors), "trimmed_error": _trimmed(errors[:, None])[0]}
+    return {"estimator": name, **_mean("error", errors), "trimmed_error": trimmed(errors[:, None])[0]}
 
 
 def _by_position(name: str, errors: Float[np.ndarray, "batch pos"]) -> pd.DataFrame:
@@ -389,8 +396,8 @@ def _steps_rows(
             own = errors[f"model, layer {layer}"].mean(1, keepdims=True)
             apart = np.stack([distances[name][layer] for name in names], axis=1)
             found = {
-                "error": [_interpolate(_trimmed(own[draw])[0], k, _trimmed(curves[draw])) for draw in draws],
-                "distance": [k[_trimmed(apart[draw]).argmin()] for draw in draws],
+                "error": [interpolate(trimmed(own[draw])[0], k, trimmed(curves[draw])) for draw in draws],
+                "distance": [k[trimmed(apart[draw]).argmin()] for draw in draws],
             }
             for by, (steps, *resampled) in found.items():
                 low, high = np.quantile(resampled, (0.025, 0.975), method="nearest")

@@ -5,11 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ar_interp.checkpoints import TrainingRun
-from ar_interp.claims import Claim, Estimate, Measured, Subject, claim
-from ar_interp.claims.estimate import SEEDS
+from ar_interp.claims import Claim, Subject
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import HaarOrthogonal
 from ar_interp.setting import HaarStack
@@ -21,26 +17,21 @@ if TYPE_CHECKING:
     from ar_interp.studies.blocks_measured import BlocksMeasured
 
 HAAR = "one gradient step on Haar W by moments of traces; best block scalars by least squares on sequences"
-DOUBLING = (
-    "numerical optimisation of two seeds a depth: layers transform keys and targets too, so that the degree in S grows "
-    "geometrically, as in Newton-Schulz iterations"
-)
-TRIM = 0.01  # the share of worst sequences that the trimmed losses of a run leave out
-LARGE = 1.0  # the zero predictor's error
-FEWEST = 0.01  # of steps, so that their logarithm is finite
 
 
 def _claims(subject: Subject) -> Iterator[Claim]:
     from ar_interp.studies.blocks_measured import BlocksMeasured
     from ar_interp.studies.interventions import scale_claim, step_claim, swap_claims
+    from ar_interp.studies.stack_claims import StackMeasured, stack_claims, steps_claims
 
-    measured, run = BlocksMeasured(subject), subject.run
-    if measured.config.n_layers == 1:
+    if subject.config.n_layers == 1:
+        measured = BlocksMeasured(subject)
         yield from _layer_claims(measured)
         yield step_claim(measured)
-    if run is not None and "trimmed" in run.members:
-        yield from _steps_claims(run, measured.setting.per_key)
-    yield _blow_up_claim(measured)
+    else:
+        measured = StackMeasured(subject)
+        yield from stack_claims(measured)
+    yield from steps_claims(measured)
     yield scale_claim(measured)
     yield from swap_claims(measured)
 
@@ -81,57 +72,6 @@ def _layer_claims(m: "BlocksMeasured") -> Iterator[Claim]:
         tolerance="second value, Haar",
         predicted=abs(best.b[1]),
     )
-
-
-def _steps_claims(run: TrainingRun, per_key: bool) -> Iterator[Claim]:
-    from ar_interp.probes.algorithm import equivalent_steps, gradient_descent_curve
-
-    n_layers, n_ctx = run.config.n_layers, run.config.n_ctx
-    curve = gradient_descent_curve(run.process, length=n_ctx, per_pair=per_key, trim=TRIM)
-    losses = run.members["trimmed"].to_numpy()
-    steps = np.maximum(np.asarray(equivalent_steps(losses, curve)), FEWEST)
-    logs = np.log2(steps)
-    doublings = 0 if n_layers == 1 else n_layers + (not per_key)
-    as_many = float(curve.loc[curve["k"] == n_layers, "error"].iloc[0])
-    seen = f"{2 ** logs.mean():.1f} steps, seeds from {steps.min():.1f} to {steps.max():.1f}"
-    worth = "one step" if n_layers == 1 else f"{2**doublings} steps"
-    layers = "One layer behaves" if n_layers == 1 else f"{n_layers} layers behave"
-    depth = partial(claim, evidence="behaviour", source=DOUBLING)
-    yield depth(
-        "depth/steps",
-        f"{layers} like {worth} of gradient descent: log2 of the number with the same error ({seen})",
-        tolerance="doublings",
-        predicted=doublings,
-        measured=Estimate.mean(logs, SEEDS),
-        control=(("as many steps as layers", float(np.log2(n_layers))) if n_layers > 1 else ("two steps", 1.0)),
-    )
-    yield depth(
-        "depth/better",
-        f"{n_layers} layer{'s do' if n_layers > 1 else ' does'} better than as many gradient steps, "
-        f"{as_many:.4f}: share of seeds",
-        tolerance="every seed",
-        predicted=1,
-        measured=Estimate(float((losses < as_many).mean()), n=len(losses)),
-        control=("the gradient steps themselves", 0.0),
-    )
-
-
-def _blow_up_claim(m: Measured) -> Claim:
-    lead = 0.015 if (m.config.n_layers, m.setting.per_key) == (4, False) else 0.0
-    return m.claim(
-        "loss/blow-ups",
-        f"It errs more than predicting zero does on {'1 to 2 %' if lead else 'none'} of unseen sequences, at T = "
-        f"{m.config.n_ctx}: share",
-        _blow_ups,
-        evidence="behaviour",
-        source=DOUBLING,
-        tolerance="blow-ups",
-        predicted=lead,
-    )
-
-
-def _blow_ups(m: Measured) -> Estimate:
-    return Estimate.share(int((m.errors[:, -1] > LARGE).sum()), len(m.errors))
 
 
 def _exhibits() -> tuple[Exhibit, ...]:

@@ -1,0 +1,119 @@
+"""How many gradient steps a model is worth: those with the same error on the same contexts, in all and at every T."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from ar_interp.models.opened import Model
+from ar_interp.probes.algorithm import CHUNK, STEPS, TRIM, Spectra, interpolate, step_sizes, trimmed
+from ar_interp.probes.context import check_length
+from ar_interp.probes.protocol import needs
+from ar_interp.probes.results import Result
+from ar_interp.processes import Process, Sequences
+from ar_interp.seeds import generator_of
+
+COUNTED = (*STEPS, 96, 128)
+N_BOOTSTRAP = 100
+LEVELS = (0.025, 0.975)
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EquivalentSteps(Result):
+    """The number k of gradient steps whose error is the model's.
+
+    All intervals are 95 % bootstrap intervals over contexts, model and descent drawn together: that the step sizes were
+    tuned on 1000 other contexts is not in them.
+
+    Attributes:
+        by_position: a row per T = 2..length: steps, low, high.
+        steps: k for the mean over T, with its interval.
+        least, largest: the smallest and largest k of all T > dim, with their intervals.
+        nearest: of the numbers of steps that were tried the one nearest to k.
+        last: errors at the last T, of the model and of descent with `nearest` steps.
+        n: contexts.
+    """
+
+    by_position: pd.DataFrame
+    steps: float
+    interval: Interval
+    least: tuple[float, Interval]
+    largest: tuple[float, Interval]
+    nearest: int
+    last: Float[np.ndarray, "model=2 batch"]
+    n: int
+
+
+@needs("forward")
+@torch.no_grad()
+def equivalent_steps_of(
+    model: Model,
+    sequences: Sequences,
+    *,
+    process: Process | None = None,
+    per_pair: bool | None = None,
+    seed: int = 0,
+) -> EquivalentSteps:
+    """Count the gradient steps with the model's error on the same contexts, by log-linear interpolation in k.
+
+    Means leave out the 1 % of contexts where the error is largest: unnormalised deep models, and descent with one step
+    size for all T, explode on rare ones.
+
+    Args:
+        process: what the step sizes are tuned on; the model's own if left out.
+        per_pair: descent with steps divided by T - 1; if left out, where the model's attention normalises too.
+        seed: of the bootstrap.
+    Raises:
+        ValueError: no process; contexts shorter than 2.
+    """
+    process = process or model.process
+    if process is None:
+        raise ValueError("process is needed to tune the step sizes; pass process=..., e.g. HaarOrthogonal(5).")
+    length, per_pair = check_length(sequences), model.normalises if per_pair is None else per_pair
+    sizes = step_sizes(process, length=length, per_pair=per_pair, steps=COUNTED)
+    own, descents = [], []
+    for part in sequences.split(CHUNK):
+        own.append(part.errors(model(part.inputs))[:, 1:])
+        spectra = Spectra(part, per_pair=per_pair)
+        descents.append(
+            torch.stack([spectra.errors(k, size) for k, size in zip((0, *COUNTED), (0.0, *sizes), strict=True)], -1)
+        )
+    errors = torch.cat(own).double().cpu().numpy()  # [batch pos]
+    curves = torch.cat(descents).double().cpu().numpy()[:, 1:]  # [batch pos k]
+    k, T = np.array((0, *COUNTED)), np.arange(2, length + 1)
+
+    def counted(rows: np.ndarray) -> Float[np.ndarray, "1+pos"]:
+        """For the mean over T, then at every T."""
+        values = np.concatenate([errors[rows].mean(1, keepdims=True), errors[rows]], 1)
+        against = np.concatenate([curves[rows].mean(1, keepdims=True), curves[rows]], 1)
+        means, references = trimmed(values, TRIM), trimmed(against, TRIM)
+        return np.array([interpolate(*each) for each in zip(means, [k] * len(means), references, strict=True)])
+
+    found, drawn = counted(np.arange(len(errors))), _bootstrap(counted, len(errors), seed)
+    low, high = np.quantile(drawn, LEVELS, axis=0)
+    nearest = int(np.abs(k - found[0]).argmin())
+    later = np.concatenate([[False], sequences.inputs.shape[-1] < T])
+
+    def extreme(of: Callable) -> tuple[float, Interval]:
+        bounds = np.quantile(of(drawn[:, later], 1), LEVELS)
+        return float(of(found[later], 0)), (float(bounds[0]), float(bounds[1]))
+
+    return EquivalentSteps(
+        by_position=pd.DataFrame({"T": T, "steps": found[1:], "low": low[1:], "high": high[1:]}),
+        steps=float(found[0]),
+        interval=(float(low[0]), float(high[0])),
+        least=extreme(np.min),
+        largest=extreme(np.max),
+        nearest=int(k[nearest]),
+        last=np.stack([errors[:, -1], curves[:, -1, nearest]]),
+        n=len(errors),
+    )
+
+
+def _bootstrap(statistic: Callable[[np.ndarray], np.ndarray], n: int, seed: int) -> Float[np.ndarray, "draw value"]:
+    draws = torch.randint(n, (N_BOOTSTRAP, n), generator=generator_of(seed)).numpy()
+    return np.stack([statistic(rows) for rows in draws])
