@@ -12,12 +12,12 @@ from ar_interp import estimators, theory
 from ar_interp.probes.algorithm import (
     STEPS,
     Spectra,
-    trimmed,
     default_estimators,
     equivalent_steps,
     gradient_descent_curve,
     identify_algorithm,
     step_sizes,
+    trimmed,
 )
 from ar_interp.probes.jacobian import query_jacobian
 
