@@ -51,10 +51,7 @@ def styled(
         font={"family": FONT, "size": SMALL_SIZE, "color": "#222222"},
         title={
             "text": _wrap(title, width),
-            "subtitle": {
-                "text": _wrap(measured, int(1.25 * width)),
-                "font": {"size": SMALL_SIZE, "color": "#555555"},
-            },
+            "subtitle": {"text": _wrap(measured, int(1.25 * width)), "font": {"size": SMALL_SIZE, "color": "#555555"}},
             "font": {"size": TITLE_SIZE, "weight": 600},
             "x": 0,
             "xanchor": "left",

@@ -16,6 +16,10 @@ from ar_interp.probes.readout_targets import Target, resolve, target_values
 from ar_interp.probes.results import Result
 from ar_interp.processes import Sequences
 
+Values = Shaped[np.ndarray, "batch value"]
+Bits = Float[np.ndarray, "batch value"]
+PerValue = Float[np.ndarray, "value"]
+
 FIRST_BLOCK = 40  # sequences, about; fewer cannot choose a penalty
 RESOLUTION = 2.0**-10  # of a target's standard deviation: what its values are rounded to before they are sent
 
@@ -101,12 +105,7 @@ def _block_ends(n: int) -> list[int]:
     return ends
 
 
-def _bits(
-    probe: Any,
-    X: Float[np.ndarray, "batch feature"],
-    Y: Shaped[np.ndarray, "batch value"],
-    unit: Float[np.ndarray, "value"],
-) -> Float[np.ndarray, "batch value"]:
+def _bits(probe: Any, X: Float[np.ndarray, "batch feature"], Y: Values, unit: PerValue) -> Bits:
     """Length of the code of Y that knows X."""
     if discrete(Y):
         return -log_probabilities(probe[-1].best_estimator_, probe[0].transform(X), Y)
@@ -115,9 +114,7 @@ def _bits(
     return _gaussian_bits(Y - probe.predict(X).reshape(Y.shape), ridge.cv_results_[..., chosen].mean(0), unit)
 
 
-def _constant_bits(
-    sent: Shaped[np.ndarray, "sent value"], Y: Shaped[np.ndarray, "batch value"], unit: Float[np.ndarray, "value"]
-) -> Float[np.ndarray, "batch value"]:
+def _constant_bits(sent: Shaped[np.ndarray, "sent value"], Y: Values, unit: PerValue) -> Bits:
     """Length of the code of Y that knows what has been sent and no X."""
     n = len(sent)
     if not discrete(Y):
@@ -128,9 +125,7 @@ def _constant_bits(
     return -np.log2((came + 1) / (n + n_classes))
 
 
-def _gaussian_bits(
-    residual: Float[np.ndarray, "batch value"], variance: Float[np.ndarray, "value"], unit: Float[np.ndarray, "value"]
-) -> Float[np.ndarray, "batch value"]:
+def _gaussian_bits(residual: Bits, variance: PerValue, unit: PerValue) -> Bits:
     """-log_2(unit N(residual; 0, variance)); the variance is large enough that no value has more than probability 1."""
     variance = variance + unit**2 / (2 * np.pi)
     return 0.5 * np.log2(2 * np.pi * variance / unit**2) + residual**2 / (2 * np.log(2) * variance)

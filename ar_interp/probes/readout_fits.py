@@ -14,6 +14,11 @@ from threadpoolctl import ThreadpoolController
 
 from ar_interp.seeds import narrowed
 
+Features = Float[np.ndarray, "batch feature"]  # of one activation
+Values = Shaped[np.ndarray, "batch value"]  # of one target; integers are classes
+Counts = Integer[np.ndarray, "draw batch"]  # how often each test sequence is drawn
+Scores = Float[np.ndarray, "draw"]  # of the test sequences, and of them drawn again
+
 PENALTIES = np.logspace(-6, 2, 5)  # per sequence, of features scaled together: what is 1e-3 of the rest is not read
 N_FOLDS = 3
 MIN_SEQUENCES = 50
@@ -66,20 +71,20 @@ class CommonScale(TransformerMixin, BaseEstimator):
     Scaled one by one, rounding errors would count as much as the signal, and could be read.
     """
 
-    def fit(self, X: Float[np.ndarray, "batch feature"], y: Any = None) -> "CommonScale":
+    def fit(self, X: Features, y: Any = None) -> "CommonScale":
         self.scale_ = np.sqrt(np.mean(X**2)) or 1.0  # an activation that is zero holds nothing
         return self
 
-    def transform(self, X: Float[np.ndarray, "batch feature"]) -> Float[np.ndarray, "batch feature"]:
+    def transform(self, X: Features) -> Features:
         return X / self.scale_
 
 
-def discrete(Y: Shaped[np.ndarray, "batch value"]) -> bool:
+def discrete(Y: Values) -> bool:
     """Integers are classes."""
     return Y.dtype.kind == "i"
 
 
-def fit_probe(X: Float[np.ndarray, "batch feature"], Y: Shaped[np.ndarray, "batch value"]) -> Pipeline:
+def fit_probe(X: Features, Y: Values) -> Pipeline:
     """Ridge regression, or a logistic regression per column of integers, with a penalty chosen within these rows.
 
     One penalty for all columns, among PENALTIES per row: by leave-one-out for ridge, by the likelihood in three folds
@@ -115,9 +120,7 @@ def penalty_of(probe: Pipeline, n: int) -> float:
     return float(total / n)
 
 
-def log_probabilities(
-    classifier: Any, X: Float[np.ndarray, "batch feature"], Y: Integer[np.ndarray, "batch value"]
-) -> Float[np.ndarray, "batch value"]:
+def log_probabilities(classifier: Any, X: Features, Y: Values) -> Float[np.ndarray, "batch value"]:
     """log_2 of the probability that each column's classifier gives to the class that came, at least -52."""
     columns = []
     for estimator, y in zip(classifier.estimators_, Y.T, strict=True):
@@ -126,19 +129,13 @@ def log_probabilities(
     return np.log2(np.stack(columns, axis=1).clip(min=SMALLEST))
 
 
-def held_out(
-    X: Float[np.ndarray, "batch feature"], Y: Shaped[np.ndarray, "batch value"], split: Split, source: str
-) -> Float[np.ndarray, "draw"]:
+def held_out(X: Features, Y: Values, split: Split, source: str) -> Scores:
     """`scores_of` a probe fitted to the training part."""
     probe = fit_probe(X[split.train], Y[split.rows_of_targets(source)])
     return scores_of(Y[split.test], probe.predict(X[split.test]), split.counts)
 
 
-def scores_of(
-    truth: Shaped[np.ndarray, "test value"],
-    predicted: Shaped[np.ndarray, "test *value"],
-    counts: Integer[np.ndarray, "draw test"],
-) -> Float[np.ndarray, "draw"]:
+def scores_of(truth: Values, predicted: Shaped[np.ndarray, "batch *value"], counts: Counts) -> Scores:
     """R^2 of numbers or accuracy of integers, mean over the columns, for test sequences drawn so often.
 
     R^2 is scikit-learn's r2_score with sample weights; where a column does not vary, 1 if it is met and 0 if not.
@@ -153,7 +150,7 @@ def scores_of(
     return (1 - unexplained).mean(1)
 
 
-def interval(scores: Float[np.ndarray, "draw"]) -> tuple[float, float, float]:
+def interval(scores: Scores) -> tuple[float, float, float]:
     """The score, and its bootstrap 95 % interval around it.
 
     Resamples score less than the sample by their own bias, for R^2 (1 - R^2) / n: each is measured from its own mean.
