@@ -14,9 +14,9 @@ from ar_interp.claims.core import Claims
 from ar_interp.sabotage import BATTERY, BatteryResult, Sabotage, Sensitivity, gauges, run_battery, sensitivity
 from ar_interp.sabotage.battery import PARTS
 from ar_interp.sabotage.core import cells
-from ar_interp.sabotage.edits import N_CTX, changed, edited, healthy
+from ar_interp.sabotage.edits import N_CTX, changed, edited, healthy, scaled
 from ar_interp.sabotage.functions import copies, least_squares, mean_estimate, memorises
-from ar_interp.sabotage.general import A3, scaled
+from ar_interp.sabotage.general import A3
 from ar_interp.sabotage.innocent import retrained
 from ar_interp.sabotage.pairs import mixed_kappa
 from ar_interp.sabotage.trained import independent_tokens, short_contexts, shuffled_targets, trapped
@@ -228,7 +228,13 @@ def test_the_healthy_model_is_the_shipped_one_on_shorter_contexts():
 
 @pytest.mark.parametrize(
     ("base", "edit"),
-    [(UNITARY, duplicated), (UNITARY, head_removed), (UNITARY, turned), (UNITARY, older_keys), (HAAR, scaled(A3, 0.0))],
+    [
+        (UNITARY, duplicated),
+        (UNITARY, head_removed),
+        (UNITARY, turned),
+        (UNITARY, older_keys),
+        (HAAR, scaled("QK_blocks", A3, 0.0)),
+    ],
 )
 def test_edits_leave_the_shipped_model_as_it_is(base, edit):
     checkpoint = load(base)

@@ -27,14 +27,19 @@ class OwnHookPoint(HookPoint):
 
 
 class Part(nn.Module):
-    """A module with the parameters that `ModelConfig.parameter_shapes` has under a prefix, zero until loaded."""
+    """A module with the parameters that `ModelConfig.parameter_shapes` has under a prefix, zero until loaded.
+
+    Those named in `optional` are None where the config has none.
+    """
 
     if TYPE_CHECKING:  # which parameters there are is known at run time alone
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def __init__(self, config: ModelConfig, prefix: str) -> None:
+    def __init__(self, config: ModelConfig, prefix: str, optional: tuple[str, ...] = ()) -> None:
         super().__init__()
+        for name in optional:
+            self.register_parameter(name, None)
         for name, shape in config.parameter_shapes.items():
             own = name.removeprefix(prefix)
             if name.startswith(prefix) and "." not in own:
@@ -68,12 +73,10 @@ class Attention(Part):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, "blocks.0.attn.")
+        super().__init__(config, "blocks.0.attn.", optional=("b_O",))
         self.config = config
         self.attention_type = AttentionType.find(config.attention)()
         self.conjugated = Encoding.find(config.encoding).conjugated
-        if not config.biases:
-            self.register_parameter("b_O", None)
         if config.positional == "multiplicative":
             self.positional = MultiplicativePositional(config)
         self.hook_q = OwnHookPoint()  # [batch pos head d_head]

@@ -16,7 +16,7 @@ from ar_interp.models.weights import diagonal_weights
 from ar_interp.processes import Process
 
 Hook = tuple[str | Callable[[str], bool], Callable]
-LAYER = re.compile(r"^blocks\.(\d+)\.")
+LAYER = re.compile(r"^blocks\.(\d+)\.", re.MULTILINE)
 WHERE = "probes.protocol.NAMES says what they stand for, probes.protocol.conformance(model) what else is missing"
 
 
@@ -40,26 +40,50 @@ class ForeignConfig:
 
 
 class Model:
-    """What probes read of a model, by the names of `probes.protocol`; nothing is looked up before it is read.
+    """What probes read of a model, by the names of `probes.protocol`.
 
     Attributes:
         module: the model itself.
+        name: its type.
+        is_ours: it is a `HookedARTransformer`, whose hooks and edits are known.
+        makes_control: it has `untrained`.
+        process: what it is about, where it knows.
+        has_config: a model without one is one bare layer on plain tokens.
+        has_model_config: its config is a `ModelConfig`.
+        is_augmented: tokens are (0, s_t, s_{t-1}).
+        is_diagonal: heads are diagonal on plain tokens, or fixed to 1, as far as a config says.
+        has_full_heads: heads are full matrices.
+        is_linear: attention is linear in queries, keys and values.
+        attention: the kind of an `AttentionType`.
+        normalises: attention divides by the number of keys, of pairs, or by softmax: what to compare steps per pair
+            with.
+        n_layers: what the config says, or hooks tell; at least 1.
+        d_model: width of the residual stream, where a config says it.
     """
 
     def __init__(self, module: Any) -> None:
         self.module = module
+        self.name = type(module).__name__
+        self.is_ours = isinstance(module, HookedARTransformer)
+        self.makes_control = hasattr(module, "untrained")
+        self.process: Process | None = getattr(module, "process", None)
+        config = getattr(module, "config", None)
 
-    @property
-    def name(self) -> str:
-        """The model's type."""
-        return type(self.module).__name__
+        def stated(name: str, otherwise: Any) -> Any:
+            found = getattr(config, name, None)
+            return otherwise if found is None else found
 
-    @property
-    def is_ours(self) -> bool:
-        """Whether it is a `HookedARTransformer`, whose hooks and edits are known."""
-        return isinstance(self.module, HookedARTransformer)
-
-    # ---- what it is
+        self.has_config = config is not None
+        self.has_model_config = isinstance(config, ModelConfig)
+        self.is_augmented = stated("encoding", "plain") == "augmented"
+        self.is_diagonal = config is None or stated("heads", "") in ("diagonal", "unit")
+        self.has_full_heads = stated("heads", "") == "full"
+        self.is_linear: bool = stated("linear", True)
+        self.attention: str = stated("attention", "linear")
+        self.normalises = self.attention != "linear"
+        self.n_layers = max(1, stated("n_layers", 1), *(1 + int(n) for n in LAYER.findall("\n".join(self.hook_names))))
+        self.d_model: int | None = stated("d_model", None)
+        self._n_ctx: int | None = stated("n_ctx", None)
 
     @cached_property
     def config(self) -> ModelConfig | ForeignConfig:
@@ -73,6 +97,12 @@ class Model:
         return ForeignConfig(stated)
 
     @property
+    def n_ctx(self) -> int | None:
+        """The longest context, where a config or the positions P say it."""
+        P = getattr(self.module, "P", None)
+        return self._n_ctx or (None if P is None else len(P))
+
+    @property
     def bare_config(self) -> ModelConfig:
         """The config of one layer of diagonal heads with these weights.
 
@@ -82,72 +112,6 @@ class Model:
         weights = diagonal_weights(self)
         n_heads, dim = weights.A.shape
         return ModelConfig.diagonal(dim=dim, n_heads=n_heads, n_ctx=len(weights.P))
-
-    @property
-    def has_config(self) -> bool:
-        """A model without one is one bare layer on plain tokens."""
-        return getattr(self.module, "config", None) is not None
-
-    @property
-    def has_model_config(self) -> bool:
-        """Its config is a `ModelConfig`."""
-        return isinstance(getattr(self.module, "config", None), ModelConfig)
-
-    @property
-    def is_augmented(self) -> bool:
-        """Tokens are (0, s_t, s_{t-1})."""
-        return self._stated("encoding", "plain") == "augmented"
-
-    @property
-    def is_diagonal(self) -> bool:
-        """Heads are diagonal on plain tokens, or fixed to 1, as far as a config says."""
-        return not self.has_config or self._stated("heads", "") in ("diagonal", "unit")
-
-    @property
-    def has_full_heads(self) -> bool:
-        """Heads are full matrices."""
-        return self._stated("heads", "") == "full"
-
-    @property
-    def is_linear(self) -> bool:
-        """Attention is linear in queries, keys and values."""
-        return self._stated("linear", True)
-
-    @property
-    def attention(self) -> str:
-        """The kind of an `AttentionType`."""
-        return self._stated("attention", "linear")
-
-    @property
-    def normalises(self) -> bool:
-        """Attention divides by the number of keys, of pairs, or by softmax: what to compare steps per pair with."""
-        return self.attention != "linear"
-
-    @property
-    def n_layers(self) -> int:
-        """What the config says, or hooks tell; at least 1."""
-        numbers = [1 + int(found[1]) for found in map(LAYER.match, self.hook_names) if found]
-        return max([1, self._stated("n_layers", 1), *numbers])
-
-    @property
-    def d_model(self) -> int | None:
-        """Width of the residual stream, where a config says it."""
-        return self._stated("d_model", None)
-
-    @property
-    def n_ctx(self) -> int | None:
-        """The longest context, where a config or the positions P say it."""
-        P = getattr(self.module, "P", None)
-        return self._stated("n_ctx", None if P is None else len(P))
-
-    @property
-    def process(self) -> Process | None:
-        """What it is about, where it knows."""
-        return getattr(self.module, "process", None)
-
-    def _stated(self, name: str, otherwise: Any) -> Any:
-        found = getattr(getattr(self.module, "config", None), name, None)
-        return otherwise if found is None else found
 
     # ---- weights
 
@@ -205,11 +169,6 @@ class Model:
     def hooks(self, fwd_hooks: Iterable[Hook]) -> AbstractContextManager[Any]:
         """Hooks for as long as the context lasts."""
         return self.module.hooks(fwd_hooks=list(fwd_hooks))
-
-    @property
-    def makes_control(self) -> bool:
-        """Whether it has `untrained`."""
-        return hasattr(self.module, "untrained")
 
     def untrained(self, seed: int) -> "Model":
         """The same architecture with fresh weights.

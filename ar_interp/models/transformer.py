@@ -314,24 +314,13 @@ class HookedARTransformer(HookedRootModule):
         circuit, row, column = SCALAR_PLACES[name]
         return self.get_parameter(f"blocks.0.attn.{circuit}_blocks")[:, row, column]
 
+    W_Q = property(lambda self: self._stacked("W_Q"), doc="[layer head d_model d_head]")
+    W_K = property(lambda self: self._stacked("W_K"), doc="[layer head d_model d_head]")
+    W_V = property(lambda self: self._stacked("W_V"), doc="[layer head d_model d_head]")
+    W_O = property(lambda self: self._stacked("W_O"), doc="[layer head d_head d_model]")
+
     def _stacked(self, name: str) -> Tensor:
         return torch.stack([getattr(block.attn, name) for block in self.blocks])
-
-    @property
-    def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
-        return self._stacked("W_Q")
-
-    @property
-    def W_K(self) -> Float[Tensor, "layer head d_model d_head"]:
-        return self._stacked("W_K")
-
-    @property
-    def W_V(self) -> Float[Tensor, "layer head d_model d_head"]:
-        return self._stacked("W_V")
-
-    @property
-    def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
-        return self._stacked("W_O")
 
     @property
     def W_U(self) -> Float[Tensor, "d_model dim"]:

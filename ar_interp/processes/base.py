@@ -246,26 +246,16 @@ class AutoregressiveProcess(Kind, ABC, root=True):
         check_integer("length", length, low=1)
         return self.draw(batch, length, source_of_randomness(seed, generator, device), dtype, **coordinates)  # type: ignore[call-arg]
 
-    def contexts(
-        self,
-        n: int,
-        length: int,
-        *,
-        seed: int | None = None,
-        generator: torch.Generator | None = None,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype = torch.float64,
-        **coordinates: Any,
-    ) -> Sequences:
+    def contexts(self, n: int, length: int, **options: Any) -> Sequences:
         """Fresh contexts of T = 1..length tokens with the token that follows each, to be predicted.
 
         Args:
             n: number of contexts; >= 1.
             length: of the longest, and so predictions of a model; >= 1.
-            seed, generator, device, dtype, coordinates: as for `sample`.
+            options: those of `sample`, such as seed, device and dtype.
         """
         check_integer("length", length, low=1)
-        return self.sample(n, length + 1, seed=seed, generator=generator, device=device, dtype=dtype, **coordinates)
+        return self.sample(n, length + 1, **options)
 
     def to_dict(self) -> dict[str, object]:
         """The fields and the kind, ready for JSON."""

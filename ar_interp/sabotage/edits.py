@@ -55,6 +55,15 @@ def edited(edit: Edit) -> Make:
     return changed(on_weights(edit))
 
 
+def scaled(name: str, index: Any, factor: float) -> Edit:
+    """Some of the weights times a factor."""
+
+    def edit(weights: dict[str, Tensor], generator: torch.Generator) -> None:
+        weights[name][index] *= factor
+
+    return edit
+
+
 def on_weights(edit: Edit) -> Change:
     """Another model with edited weights; those of the first layer by the last part of their name: A, P, W_Q."""
 

@@ -17,7 +17,7 @@ from ar_interp import checkpoints
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.core import Make, Sabotage
-from ar_interp.sabotage.edits import Edit, changed, changed_run, edited, on_weights, untrained, with_weights
+from ar_interp.sabotage.edits import Edit, changed, changed_run, edited, on_weights, scaled, untrained, with_weights
 from ar_interp.sabotage.functions import copies, least_squares
 from ar_interp.sabotage.trained import fitted, independent_tokens, refitted
 from ar_interp.sabotage.unitary import of_scale
@@ -33,15 +33,6 @@ BY_CHANCE = "what reaches the target is what the weights happen to be"
 BEFORE = "the shipped model has blow-ups already"
 
 
-def scaled(index: tuple[int, ...], factor: float) -> Edit:
-    """One scalar of QK times a factor."""
-
-    def edit(weights: dict[str, Tensor], generator: torch.Generator) -> None:
-        weights["QK_blocks"][index] *= factor
-
-    return edit
-
-
 def set_beside(index: tuple[int, ...], other: tuple[int, ...], share: float, blocks: str) -> Edit:
     """One scalar set to a share of another."""
 
@@ -49,10 +40,6 @@ def set_beside(index: tuple[int, ...], other: tuple[int, ...], share: float, blo
         weights[blocks][index] = share * weights[blocks][other]
 
     return edit
-
-
-def query_signs(weights: dict[str, Tensor], generator: torch.Generator) -> None:
-    weights["W_Q"][:, ::2] *= -1
 
 
 def queries_for_keys(weights: dict[str, Tensor], generator: torch.Generator) -> None:
@@ -115,7 +102,7 @@ GENERAL: dict[str, Sabotage] = {
     "signs of queries alone": on_full(
         description="Every other coordinate of the query negated, and not of the prediction: half a gauge. QK is "
         "healthy up to it, OV is not; the prediction is D W s_T, of which nothing is left on average.",
-        make=edited(query_signs),
+        make=edited(scaled("W_Q", (slice(None), slice(None, None, 2)), -1.0)),
         must_fail=("loss", "step", "estimate"),
         but=("step/signs", "step/QK", "step/other blocks"),
     ),
@@ -141,7 +128,7 @@ GENERAL: dict[str, Sabotage] = {
     "a3 removed": on_haar(
         description="Without the second path its error is above the best pure gradient step's, 3 % over the best block "
         "scalars, and 1/1.09 of the step would be best. What is left is the step, and used as such.",
-        make=edited(scaled(A3, 0.0)),
+        make=edited(scaled("QK_blocks", A3, 0.0)),
         must_fail=("loss", "step/second path"),
         undecided={"loss/blow-ups": BEFORE},
     ),
@@ -190,7 +177,7 @@ GENERAL: dict[str, Sabotage] = {
     ),
     "step size doubled": on_first(
         description="A gradient step still and nothing else, of the error that its size says, but half of it is best.",
-        make=edited(scaled(A2, 2.0)),
+        make=edited(scaled("QK_blocks", A2, 2.0)),
         must_fail=("step/size", "loss/best scale"),
     ),
     "a1 added": on_first(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.sabotage.core import Sabotage
-from ar_interp.sabotage.edits import Change, changed, edited
+from ar_interp.sabotage.edits import Change, changed, edited, scaled
 from ar_interp.sabotage.functions import copies, mean_estimate, memorises
 from ar_interp.sabotage.trained import independent_tokens, refitted, short_contexts, shuffled_targets
 from ar_interp.studies.heads_measured import permuted_heads, shifted_positions
@@ -54,16 +54,7 @@ def duplicated(weights: dict[str, Tensor], generator: torch.Generator) -> None:
         weights[name][1] = weights[name][0]
 
 
-def head_removed(weights: dict[str, Tensor], generator: torch.Generator) -> None:
-    weights["B"][0] = 0
-
-
-def turned(weights: dict[str, Tensor], generator: torch.Generator) -> None:
-    weights["A"][0].neg_()
-
-
-def doubled(weights: dict[str, Tensor], generator: torch.Generator) -> None:
-    weights["A"].mul_(2)
+head_removed, turned, doubled = scaled("B", 0, 0.0), scaled("A", 0, -1.0), scaled("A", ..., 2.0)
 
 
 def older_keys(weights: dict[str, Tensor], generator: torch.Generator) -> None:
