@@ -189,7 +189,7 @@ def test_the_gain_of_a3_vanishes():
         (lambda: theory.one_step_minimum(dim=0, max_length=5), "dim must be at least 1, got 0"),
         (lambda: theory.one_step_minimum(dim=2, max_length=1), "max_length must be at least 2, got 1"),
         (lambda: theory.block_scalar_optimum(dim=3, max_length=5), "dim must be even for conjugate pairs, got 3"),
-        (lambda: theory.block_scalar_optimum(dim=0, max_length=5), "dim must be at least 2, got 0"),
+        (lambda: theory.block_scalar_optimum(dim=0, max_length=5), "dim must be at least 1, got 0"),
         (lambda: theory.block_scalar_optimum(dim=2, max_length=1), "max_length must be at least 2, got 1"),
     ],
 )

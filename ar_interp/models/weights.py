@@ -41,27 +41,18 @@ def diagonal_weights(model: object) -> DiagonalWeights:
     Raises:
         ValueError: attributes that are missing (all are listed), more than one layer, circuits that are not diagonal.
     """
-    require(model, *WEIGHTS)
+    missing = [name for name in WEIGHTS if getattr(model, name, None) is None]
+    if missing:
+        raise ValueError(
+            f"model of type {type(model).__name__} cannot be probed: it lacks {', '.join(missing)}. "
+            "probes.protocol.NAMES says what they stand for, probes.protocol.conformance(model) what else is missing."
+        )
     W_Q, W_K, W_V, W_O, P = (getattr(model, name).detach().cpu() for name in WEIGHTS)
     if any(weight.ndim != 4 or len(weight) != 1 for weight in (W_Q, W_K, W_V, W_O)):
         raise ValueError(f"model must have one layer, W_Q [1 head d_model d_head]; got {list(W_Q.shape)}.")
     A = _diagonal("QK = W_Q W_K^T", W_Q[0].double() @ W_K[0].double().mT)
     B = _diagonal("OV = W_V W_O", W_V[0].double() @ W_O[0].double())
     return DiagonalWeights(A=A, B=B, P=P.double())
-
-
-def require(model: object, *names: str) -> None:
-    """The model has these attributes; `protocol.check` asks for all that a probe of the table needs.
-
-    Raises:
-        ValueError: it has not; the message lists what is missing.
-    """
-    missing = [name for name in names if getattr(model, name, None) is None]
-    if missing:
-        raise ValueError(
-            f"model of type {type(model).__name__} cannot be probed: it lacks {', '.join(missing)}. "
-            "probes.protocol.NAMES says what they stand for, probes.protocol.conformance(model) what else is missing."
-        )
 
 
 def in_double(X: Tensor) -> Tensor:

@@ -75,6 +75,11 @@ def _short(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer
     return fitted(config, checkpoint.process, seed, n_seeds=4).model
 
 
+def _initial(base: str, scale: float, description: str) -> Sabotage:
+    """Gaussian weights of this standard deviation, of which no loss is right."""
+    return Sabotage(base=base, description=description, make=changed(of_scale(scale)), must_fail=("loss",))
+
+
 GENERAL: dict[str, Sabotage] = {
     "trained on contexts half as long (augmented)": Sabotage(
         base="augmented-unitary",
@@ -197,23 +202,12 @@ GENERAL: dict[str, Sabotage] = {
         make=changed_run(on_weights(only_newest)),
         must_fail=("filter",),
     ),
-    "untrained (asked with s_T)": Sabotage(
-        base="plain-haar-parity",
-        description="Weights of standard deviation 1: larger errors than predicting zero.",
-        make=changed(of_scale(1.0)),
-        must_fail=("loss",),
+    "untrained (asked with s_T)": _initial("plain-haar-parity", 1.0, "Larger errors than predicting zero."),
+    "untrained (one plain head)": _initial(
+        "plain-haar-h1", 0.3, "Not the error of the best head, and not at the best scale."
     ),
-    "untrained (one plain head)": Sabotage(
-        base="plain-haar-h1",
-        description="Initial weights: not the error of the best head, and not at the best scale.",
-        make=changed(of_scale(0.3)),
-        must_fail=("loss",),
-    ),
-    "untrained (one plain head, fixed first token)": Sabotage(
-        base="plain-haar-fixed-h1",
-        description="Initial weights: not below the best invariant head's error, and not at the best scale.",
-        make=changed(of_scale(0.3)),
-        must_fail=("loss",),
+    "untrained (one plain head, fixed first token)": _initial(
+        "plain-haar-fixed-h1", 0.3, "Not below the best invariant head's error, and not at the best scale."
     ),
     "untrained (figure 5)": Sabotage(
         base="figure5-l1",

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp.processes import CommutingUnitary, FirstToken, HaarOrthogonal
-from ar_interp.setting.base import Hypothesis, Parameters, Setting
-from ar_interp.setting.layer import UNIT_COORDINATES, is_uniform
+from ar_interp.setting.base import UNIT_COORDINATES, Hypothesis, Parameters, Setting, is_uniform
 from ar_interp.setting.sampled import N_SEQUENCES, SampledQuadratic, is_bare_augmented, sampled_quadratic
 from ar_interp.theory import (
     BlockScalarMinimum,
@@ -141,7 +140,8 @@ class FirstTokenLaw(_OneLayer):
     @property
     def moments(self) -> TokenMoments:
         """Moments of the first token."""
-        return moments_of(self.process.initial, self.config.dim)
+        first: FirstToken = self.process.initial
+        return first_token_moments(first.law, dim=self.config.dim, scale=first.scale, n_nonzero=first.n_nonzero)
 
     @property
     def product(self) -> float:
@@ -199,11 +199,6 @@ class HaarStack(_OneLayer):
     @property
     def sentences(self) -> Mapping[str, str]:
         return super().sentences if self.config.n_layers == 1 else CIRCUITS
-
-
-def moments_of(first: FirstToken, dim: int) -> TokenMoments:
-    """`theory.first_token_moments` of a law."""
-    return first_token_moments(first.law, dim=dim, scale=first.scale, n_nonzero=first.n_nonzero)
 
 
 def is_unit_haar(process: Any) -> bool:

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ar_interp._kinds import Kind, load_plugins
 from ar_interp.models.config import ModelConfig
-from ar_interp.processes import FirstToken, Process
-from ar_interp.setting.layer import exact_layer_loss
+from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, Process
 from ar_interp.setting.sampled import is_bare_layer, sampled_quadratic
+from ar_interp.theory import block_scalar_loss
 
 EXACT, ESTIMATED, NONE = "exact", "estimated", "none"
+UNIT_COORDINATES = (FirstToken("ones"), FirstToken("signs"))  # of modulus 1 in the eigenbasis
 N_PARTS = 25  # batches of 200 sequences that an expectation is estimated from
 
 Parameters = Mapping[str, Tensor]  # of an ensemble by name, [ensemble ...]
@@ -107,7 +108,7 @@ class Setting(Kind, ABC, root=True):
         if not is_bare_layer(self.config) or self.process is None:
             return ExpectedLoss(float("nan"), float("nan"), NONE)
         a, b = model.block_scalars.a, model.block_scalars.b
-        exact = exact_layer_loss(self.config, self.process, a, b)
+        exact = _exact_layer_loss(self.config, self.process, a, b)
         if exact is not None:
             return ExpectedLoss(exact, 0.0, EXACT)
         quadratic = sampled_quadratic(self.process, self.config.n_ctx, self.config.attention, N_PARTS)
@@ -123,7 +124,7 @@ class Setting(Kind, ABC, root=True):
 
     @property
     def levels(self) -> Float[np.ndarray, "level"] | None:
-        """Losses per context length on which descent settles, or None."""
+        """Losses per context length on which descent settles, see `theory.trapped_levels`; or None."""
         return None
 
     def previous_key(self, kappa: float) -> float | None:
@@ -195,3 +196,31 @@ def setting_of(config: Any, process: Process | None) -> Setting:
         names = " and ".join(f"{part.__module__}.{part.__qualname__}" for part in speaking)
         raise ValueError(f"two parts of theory speak of {config.summary} on {process}: {names}. Narrow one speaks_of.")
     return (speaking[0] if speaking else Silent)(config, process)
+
+
+def is_uniform(process: Any) -> bool:
+    """A commuting family without noise, its phases uniform on the circle; a subclass is another process."""
+    return type(process) in (CommutingUnitary, CommutingOrthogonal) and (process.noise, process.mu) == (0, 1)
+
+
+def _exact_layer_loss(
+    config: ModelConfig, process: Any, a: Float[np.ndarray, "4"], b: Float[np.ndarray, "2"]
+) -> float | None:
+    """Mean loss over T = 2..n_ctx of the layer with these block scalars; None where there is no closed form.
+
+    There is where the coordinates of s_1 have modulus 1 in the eigenbasis of a uniform commuting family. Scores divided
+    by T or T - 1 are block scalars a / T or a / (T - 1) at each T.
+    """
+    if not is_uniform(process) or process.initial not in UNIT_COORDINATES:
+        return None
+    n_ctx, pairs = config.n_ctx, type(process).conjugate_pairs
+
+    def total(a: np.ndarray, max_length: int) -> float:
+        if max_length < 2:
+            return 0.0
+        return block_scalar_loss(a, b, dim=config.dim, max_length=max_length, conjugate_pairs=pairs).item()
+
+    if config.attention == "linear":
+        return total(a, n_ctx) / (n_ctx - 1)
+    each = [(T, a / (T - (config.attention == "linear/pairs"))) for T in range(2, n_ctx + 1)]
+    return float(np.mean([total(scaled, T) - total(scaled, T - 1) for T, scaled in each]))

@@ -25,6 +25,8 @@ from ar_interp.theory import (
 )
 
 LAST_KEY, LAST_TWO_KEYS = (0,), (0, 1)
+EVERYTHING_KNOWN = "In theory the estimate Ŵ equals W: the two pairs of panels look the same"
+TWO_COSINES = "In theory the heads alone carry 2 cos θ, on the real line; older keys turn it into λ"
 GOAL = "W<sub>source</sub> s<sub>T</sub>"
 CIRCUITS = {
     "circuit spectra": "In theory only all heads together are fixed: one alone may have any spectrum",
@@ -91,11 +93,6 @@ class DiagonalHeads(_Diagonal):
         )
 
     @property
-    def n_free(self) -> int:
-        """Number of eigenvalues that a sequence is free to choose."""
-        return self.process.dim // 2 if self.pairs else self.process.dim
-
-    @property
     def kappa_is_one(self) -> bool:
         """The heads are too few for any other kappa."""
         return self.pairs and self.config.n_heads < self.config.dim
@@ -103,7 +100,7 @@ class DiagonalHeads(_Diagonal):
     @property
     def rank(self) -> int:
         """Rank of C at the minimum, of one with kappa = 1 where eigenvalues come in pairs."""
-        return min(self.config.n_heads, self.n_free)
+        return min(self.config.n_heads, self.process.n_free)
 
     @property
     def minimum(self) -> float:
@@ -116,7 +113,6 @@ class DiagonalHeads(_Diagonal):
 
     @property
     def levels(self) -> Float[np.ndarray, "level"] | None:
-        """Losses per context length on which descent settles, see `theory.trapped_levels`; or None."""
         config = self.config
         if not self.pairs or 2 * config.n_heads > config.dim:
             return None
@@ -183,7 +179,7 @@ class OneCoordinate(_Diagonal):
     def sentences(self) -> Mapping[str, str]:
         return {
             "context": "In theory the optimum knows W from T = 2 on; training that is stopped early leaves an error",
-            "estimate": "In theory the estimate Ŵ equals W: the two pairs of panels look the same",
+            "estimate": EVERYTHING_KNOWN,
             "circle": "In theory the newest key alone carries a part of λ; older keys add the rest",
             "prediction": "In theory the prediction of a model that is stopped early is close to the next token, "
             "not equal",
@@ -204,7 +200,7 @@ def _is_noiseless_ones(process: Any) -> bool:
 
 def _exact_sentences(setting: DiagonalHeads) -> dict[str, str]:
     if setting.kappa_is_one:
-        circle = "In theory the heads alone carry 2 cos θ, on the real line; older keys turn it into λ"
+        circle = TWO_COSINES
     elif setting.pairs:
         circle = "In theory the heads alone carry λ + κ λ̄; older keys turn it into λ"
     else:
@@ -216,7 +212,7 @@ def _exact_sentences(setting: DiagonalHeads) -> dict[str, str]:
     return {
         "turn": turned,
         "context": "In theory the model knows W exactly from T = 2 on; OLS needs T = d + 1",
-        "estimate": "In theory the estimate Ŵ equals W: the two pairs of panels look the same",
+        "estimate": EVERYTHING_KNOWN,
         "circle": circle,
         "prediction": "In theory the prediction is the next token: every dot lies in its circle",
         "residual": "In theory the prediction is exact at every angle, up to rounding",
@@ -225,12 +221,11 @@ def _exact_sentences(setting: DiagonalHeads) -> dict[str, str]:
 
 def _few_sentences(setting: DiagonalHeads) -> dict[str, str]:
     few = "In theory the heads are too few to carry every λ: the dots fall short of their circles"
-    one = "In theory the heads alone carry 2 cos θ, on the real line; older keys turn it into λ"
     return {
         "turn": f"In theory the prediction turns to {GOAL} as far as few heads can carry W",
         "context": f"In theory an error of {setting.minimum:g}/d remains at every T: the heads are too few to carry W",
         "estimate": "In theory Ŵ keeps only what few heads can carry: its entries fall short of those of W",
-        "circle": one if setting.kappa_is_one else few,
+        "circle": TWO_COSINES if setting.kappa_is_one else few,
         "prediction": "In theory few heads cannot predict every coordinate: some dots miss their circles",
         "residual": "In theory few heads cannot be exact: the residual stays far from zero at every angle",
     }

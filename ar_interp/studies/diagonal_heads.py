@@ -104,7 +104,7 @@ def _pair_claims(m: "HeadsMeasured") -> Iterator[Claim]:
         lambda m: m.eigenvalue_deviation,
         tolerance="kappa",
     )
-    if m.setting.rank == m.setting.n_free:
+    if m.setting.rank == m.setting.process.n_free:
         kappa_one = "s_{T+1} = 2 cos(theta) s_T - s_{T-1}"
         identity = kappa_one if m.setting.kappa_is_one else "with its p_{T-1} term for this kappa"
         yield _identity_claim(m, f"trigonometric identity {identity}", ORTHOGONAL)
@@ -220,12 +220,12 @@ def _reading_claims(m: "HeadsMeasured") -> Iterator[Claim]:
     those of C: that is a finding. With more heads, below dim, it depends on the gauge and nothing is claimed.
     """
     setting, n_heads = m.setting, m.setting.config.n_heads
-    if setting.rank < setting.n_free:
+    if setting.rank < setting.process.n_free:
         return
     sine = None
     if not setting.kappa_is_one:
         sine = 1
-    elif n_heads == setting.n_free:
+    elif n_heads == setting.process.n_free:
         sine = 0
     for what, predicted in (("cos", 1), ("sin", sine)):
         if predicted is not None:

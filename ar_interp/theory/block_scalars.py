@@ -1,12 +1,7 @@
 """All block scalars of one augmented linear-attention layer: its exact population loss, a quadratic, and its minimum.
 
-The layer of `gradient_step` predicts, with s_0 = 0 and the key conjugated,
-
-    sum_{t=1}^T (a1 <s_t|s_T> + a2 <s_{t-1}|s_T> + a3 <s_t|s_{T-1}> + a4 <s_{t-1}|s_{T-1}>) (b1 s_t + b2 s_{t-1}),
-
-which is linear in the eight products g = (a1 b1, a1 b2, a2 b1, ..., a4 b2). Losses are E|prediction - s_{T+1}|^2, sums
-over the dim coordinates, for s_1 = 1_dim in the eigenbasis of a commuting family and the same scalars at every
-T = 2..max_length.
+The prediction of the layer of `gradient_step` is linear in the eight products g = (a1 b1, a1 b2, a2 b1, ..., a4 b2).
+Losses and arguments are those of that module, for the same scalars at every T = 2..max_length.
 Source: the layer is that of Sander et al. 2024, augmented tokens; the values here by counting Fourier modes.
 """
 
@@ -20,12 +15,9 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from ar_interp._checks import check_integer
-from ar_interp.theory.diagonal import Array, check_even
+from ar_interp.theory.diagonal import Array, check_sizes
 
 _LAGS = [(key, query, value) for query, key, value in product((0, 1), repeat=3)]  # of the tokens, in the order of g
-
-
 A_NAMES, B_NAMES = ("a1", "a2", "a3", "a4"), ("b1", "b2")
 
 
@@ -68,19 +60,14 @@ def block_scalar_quadratic(*, dim: int, max_length: int, conjugate_pairs: bool) 
     dim n - 2 h . g + g^T G g, n = max_length - 1. Coordinate j of a feature is a sum of modes
     lambda_i^m lambda_j^l, with l = t - 1 - value lag and m = T - t + key lag - query lag. Distinct modes of the
     independent phases are orthonormal, so that h and G are counts of coinciding modes.
-    Source: derived here; for g = a2 b1 alone it is the sum of `one_step_loss`.
+    For g = a2 b1 alone it is the sum of `one_step_loss`.
 
     Args:
-        dim: size of s_t; >= 1.
-        max_length: longest context trained on; >= 2.
         conjugate_pairs: True for the orthogonal family (even dim), False for the unitary one.
     Raises:
         ValueError: dim < 1, odd dim for conjugate pairs or max_length < 2.
     """
-    check_integer("dim", dim, low=1)
-    if conjugate_pairs:
-        check_even(dim)
-    check_integer("max_length", max_length, low=2)
+    check_sizes(dim=dim, max_length=max_length, pairs=conjugate_pairs)
     return _count_modes(dim, max_length, bool(conjugate_pairs))
 
 

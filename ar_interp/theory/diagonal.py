@@ -16,6 +16,7 @@ from ar_interp._checks import check_choice, check_integer, check_number
 
 Array = Tensor | np.ndarray
 FAMILIES = ("unitary", "orthogonal")
+LEAST = {"dim": 1, "n_heads": 1, "length": 2, "max_length": 2}
 
 
 class _Weights(NamedTuple):
@@ -158,7 +159,7 @@ def unitary_minimum(*, dim: int, n_heads: int) -> float:
     Attained at C = c Pi, p_T = 1 / c, all other p_t = 0, with Pi an orthogonal projector of rank min(n_heads, dim).
     Source: Sander et al. 2024, non-augmented tokens, unitary case.
     """
-    _check_sizes(dim, n_heads)
+    check_sizes(dim=dim, n_heads=n_heads)
     return float(dim - min(n_heads, dim))
 
 
@@ -168,8 +169,7 @@ def orthogonal_minimum(*, dim: int, n_heads: int) -> float:
     Below dim / 2 heads each head takes one whole pair. Source: Sander et al. 2024, orthogonal case; the value for
     few heads by bounding each pair with the projector on the rows of C.
     """
-    _check_sizes(dim, n_heads)
-    check_even(dim)
+    check_sizes(dim=dim, n_heads=n_heads, pairs=True)
     return float(max(dim - 2 * n_heads, 0))
 
 
@@ -198,8 +198,7 @@ def gradient_descent_scale(*, dim: int, n_heads: int, max_length: int, init_scal
     Args:
         family: `unitary`, or `orthogonal` for the kappa = 1 solution (dim / 2 <= n_heads < dim).
     """
-    _check_sizes(dim, n_heads)
-    check_integer("max_length", max_length, low=2)
+    check_sizes(dim=dim, n_heads=n_heads, max_length=max_length)
     check_number("init_scale", init_scale, low=0.0, strict=True)
     check_choice("family", family, FAMILIES)
     mass, weight = (min(n_heads, dim), 1.0) if family == "unitary" else (min(2 * n_heads, dim), 1.25)
@@ -208,6 +207,14 @@ def gradient_descent_scale(*, dim: int, n_heads: int, max_length: int, init_scal
     conserved = init_scale**2 * (n_heads * dim - n_positional)
     roots = np.roots([mass, -conserved, 0.0, -weight * n])  # one positive root, by Descartes' rule of signs
     return float(roots[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)].real[0])
+
+
+def check_sizes(*, pairs: bool = False, **sizes: int) -> None:
+    """Every size is an integer of at least `LEAST`, and dim is even where eigenvalues come in conjugate pairs."""
+    for name, size in sizes.items():
+        check_integer(name, size, low=LEAST[name])
+    if pairs:
+        check_even(sizes["dim"])
 
 
 def check_even(dim: int) -> None:
@@ -220,8 +227,3 @@ def check_scale(scale: float) -> None:
     """C is c times something, and p_T is 1 / c: no theory holds at c = 0."""
     if check_number("scale", scale, low=-float("inf")) == 0:
         raise ValueError("scale must not be zero.")
-
-
-def _check_sizes(dim: int, n_heads: int) -> None:
-    check_integer("dim", dim, low=1)
-    check_integer("n_heads", n_heads, low=1)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ar_interp._checks import check_integer, check_number
-from ar_interp.theory.diagonal import check_even
+from ar_interp._checks import check_number
+from ar_interp.theory.diagonal import check_sizes
 
 
 class BlockScalarOptimum(NamedTuple):
@@ -41,8 +41,7 @@ def optimal_step_size(*, dim: int, max_length: int) -> float:
     then non-zero; for conjugate pairs it is the best pure gradient step, see `block_scalar_optimum`.
     Source: Sander et al. 2024, augmented tokens; here with the T - 1 pairs that a context of T tokens holds.
     """
-    check_integer("dim", dim, low=1)
-    check_integer("max_length", max_length, low=2)
+    check_sizes(dim=dim, max_length=max_length)
     return 3 / (2 * max_length + 3 * dim - 4)
 
 
@@ -50,10 +49,8 @@ def optimal_step_size_at(*, dim: int, length: int) -> float:
     """Best step size for one context length T alone: 1 / (T + dim - 2).
 
     Its loss dim (dim - 1) / (T + dim - 2) vanishes with long contexts, unlike that of one step size for all T.
-    Source: Sander et al. 2024, augmented tokens; by minimising `one_step_loss`.
     """
-    check_integer("dim", dim, low=1)
-    check_integer("length", length, low=2)
+    check_sizes(dim=dim, length=length)
     return 1 / (length + dim - 2)
 
 
@@ -62,10 +59,8 @@ def one_step_loss(*, dim: int, length: int, step_size: float) -> float:
 
     dim [(1 - (T - 1) eta)^2 + (dim - 1) (T - 1) eta^2]: the target's own mode, and T - 1 others for each other
     coordinate.
-    Source: Sander et al. 2024, augmented tokens; by counting modes.
     """
-    check_integer("dim", dim, low=1)
-    check_integer("length", length, low=2)
+    check_sizes(dim=dim, length=length)
     eta = check_number("step_size", step_size, low=-float("inf"))
     pairs = length - 1
     return dim * ((1 - pairs * eta) ** 2 + (dim - 1) * pairs * eta**2)
@@ -76,7 +71,6 @@ def one_step_minimum(*, dim: int, max_length: int) -> float:
 
     dim (1 - 3 max_length / (2 (2 max_length + 3 dim - 4))), which tends to dim / 4 and not to 0: one step size cannot
     suit all T.
-    Source: Sander et al. 2024, augmented tokens; by summing over T.
     """
     return dim * (1 - max_length * optimal_step_size(dim=dim, max_length=max_length) / 2)
 
@@ -90,14 +84,12 @@ def block_scalar_optimum(*, dim: int, max_length: int) -> BlockScalarOptimum:
     G23 = sum (3 T + 2 dim - 6), h = (sum (T - 1), n), n = max_length - 1. The gain over the pure step vanishes with
     long contexts. For few coordinates or long contexts a non-zero b2 does a little better still, with other signs; see
     `block_scalar_minimum`.
-    Source: not in Sander et al. 2024; by counting modes.
+    Source: not in Sander et al. 2024.
 
     Args:
         dim: even.
     """
-    check_integer("dim", dim, low=2)
-    check_even(dim)
-    check_integer("max_length", max_length, low=2)
+    check_sizes(dim=dim, max_length=max_length, pairs=True)
     T = np.arange(2, max_length + 1, dtype=np.float64)
     others = (dim - 1) * (T - 1)
     G22, G33 = ((T - 1) ** 2 + others).sum(), ((T + dim - 1) ** 2 + others).sum()

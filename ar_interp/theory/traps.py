@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
 
-from ar_interp._checks import check_integer
-from ar_interp.theory.diagonal import check_even, orthogonal_minimum
+from ar_interp.theory.diagonal import check_sizes, orthogonal_minimum
 
 
 def trapped_matrix(
@@ -40,10 +39,7 @@ def trapped_levels(*, dim: int, n_heads: int, max_length: int) -> Float[np.ndarr
     Raises:
         ValueError: odd dim, or more than dim / 2 heads (there the traps open into a valley at infinity).
     """
-    check_integer("dim", dim, low=2)
-    check_even(dim)
-    check_integer("n_heads", n_heads, low=1)
-    check_integer("max_length", max_length, low=2)
+    check_sizes(dim=dim, n_heads=n_heads, max_length=max_length, pairs=True)
     if 2 * n_heads > dim:
         raise ValueError(f"n_heads must be at most dim / 2 = {dim // 2} for the traps to be isolated, got {n_heads}.")
     uncovered = orthogonal_minimum(dim=dim, n_heads=n_heads)
