@@ -14,13 +14,12 @@ from ar_interp.claims.core import Claims
 from ar_interp.sabotage import BATTERY, BatteryResult, Sabotage, Sensitivity, gauges, run_battery, sensitivity
 from ar_interp.sabotage.battery import PARTS
 from ar_interp.sabotage.core import cells
-from ar_interp.sabotage.edits import N_CTX, changed, edited, healthy, scaled
+from ar_interp.sabotage.diagonal import duplicated, head_removed, mixed_kappa, older_keys, turned
+from ar_interp.sabotage.edits import N_CTX, changed, edited, healthy, of_scale, scaled
 from ar_interp.sabotage.functions import copies, least_squares, mean_estimate, memorises
 from ar_interp.sabotage.general import A3
 from ar_interp.sabotage.innocent import retrained
-from ar_interp.sabotage.pairs import mixed_kappa
 from ar_interp.sabotage.trained import independent_tokens, short_contexts, shuffled_targets, trapped
-from ar_interp.sabotage.unitary import duplicated, head_removed, of_scale, older_keys, turned
 from ar_interp.theory import population_loss, trapped_levels
 
 UNITARY, PAIRS = "diagonal-unitary-h5", "diagonal-orthogonal-h5"

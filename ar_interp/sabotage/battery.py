@@ -7,11 +7,10 @@ import pandas as pd
 from ar_interp import checkpoints
 from ar_interp._checks import check_integer
 from ar_interp.sabotage.core import BatteryResult, Make, Sabotage, cells
+from ar_interp.sabotage.diagonal import PAIRS, UNITARY
 from ar_interp.sabotage.general import GENERAL
 from ar_interp.sabotage.innocent import INNOCENT
-from ar_interp.sabotage.pairs import PAIRS
 from ar_interp.sabotage.runs import RUNS
-from ar_interp.sabotage.unitary import UNITARY
 from ar_interp.studies import verify
 
 PARTS: dict[str, dict[str, Sabotage]] = {

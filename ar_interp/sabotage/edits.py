@@ -96,3 +96,15 @@ def as_it_is(checkpoint: Checkpoint, seed: int) -> Checkpoint:
 def untrained(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
     """Fresh initial weights."""
     return model.untrained(seed)
+
+
+def of_scale(scale: float) -> Change:
+    """Gaussian weights of this standard deviation."""
+
+    def make(model: Any, checkpoint: Checkpoint, seed: int) -> Any:
+        fresh = model.untrained(seed)
+        for weights in fresh.state_dict().values():
+            weights *= scale / model.config.init_scale
+        return fresh
+
+    return make

@@ -17,10 +17,19 @@ from ar_interp import checkpoints
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.core import Make, Sabotage
-from ar_interp.sabotage.edits import Edit, changed, changed_run, edited, on_weights, scaled, untrained, with_weights
+from ar_interp.sabotage.edits import (
+    Edit,
+    changed,
+    changed_run,
+    edited,
+    of_scale,
+    on_weights,
+    scaled,
+    untrained,
+    with_weights,
+)
 from ar_interp.sabotage.functions import copies, least_squares
 from ar_interp.sabotage.trained import fitted, independent_tokens, refitted
-from ar_interp.sabotage.unitary import of_scale
 from ar_interp.studies.blocks_measured import CURRENT, PREVIOUS, READ_OUT
 
 PAIRS, FULL, HAAR = "augmented-orthogonal", "augmented-unitary-full", "augmented-haar-short"

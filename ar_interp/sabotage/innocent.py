@@ -2,15 +2,11 @@
 
 from ar_interp.sabotage import gauges
 from ar_interp.sabotage.core import Sabotage
+from ar_interp.sabotage.diagonal import H5, H10, PAIRS_H5, PAIRS_H8, PAIRS_H10, set_to
 from ar_interp.sabotage.edits import N_CTX, Change, as_it_is, changed, changed_run, shipped
 from ar_interp.sabotage.general import FIRST, FULL, HAAR, STACK
 from ar_interp.sabotage.general import PAIRS as AUGMENTED_PAIRS
-from ar_interp.sabotage.pairs import H5 as PAIRS_H5
-from ar_interp.sabotage.pairs import H8 as PAIRS_H8
-from ar_interp.sabotage.pairs import H10 as PAIRS_H10
-from ar_interp.sabotage.pairs import set_to
 from ar_interp.sabotage.trained import refitted
-from ar_interp.sabotage.unitary import H5, H10
 from ar_interp.theory import kappa_family
 
 FIRST_SEED = 100  # apart from those of the shipped models

@@ -9,10 +9,10 @@ import numpy as np
 from ar_interp import checkpoints
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.sabotage.core import Make, Sabotage
+from ar_interp.sabotage.diagonal import VOID_FOR_FIVE, on_pairs_h5
 from ar_interp.sabotage.edits import changed_run
 from ar_interp.sabotage.gauges import regauged_heads
 from ar_interp.sabotage.general import on_filter
-from ar_interp.sabotage.pairs import VOID_FOR_FIVE, on_h5
 from ar_interp.studies.descent import ESCAPED
 from ar_interp.theory import trapped_levels
 
@@ -49,21 +49,21 @@ def _trapped_independently(checkpoint: Checkpoint) -> np.ndarray:
 
 
 RUNS: dict[str, Sabotage] = {
-    "a minimum that descent does not find": on_h5(
+    "a minimum that descent does not find": on_pairs_h5(
         description="The heads in a random gauge and at another scale: nothing that the loss sees is gone, and balance "
         "and scale, which gradient flow keeps from its start, are.",
         make=changed_run(regauged_heads),
         must_fail=("descent/scale", "descent/balance"),
         undecided=VOID_FOR_FIVE,
     ),
-    "seeds that have not settled": on_h5(
+    "seeds that have not settled": on_pairs_h5(
         description="The losses of all 1024 seeds .02 higher: on no level, and none of them escaped.",
         make=seeds_with(_off_the_levels),
         must_fail=("descent",),
         but=("descent/scale", "descent/balance"),
         undecided=VOID_FOR_FIVE,
     ),
-    "seeds trapped independently": on_h5(
+    "seeds trapped independently": on_pairs_h5(
         description="Losses on the levels, as many on each as coin tosses of five heads give.",
         make=seeds_with(_trapped_independently),
         must_fail=("descent/dependence",),
