@@ -116,6 +116,11 @@ def available() -> list[str]:
     return sorted(path.name for path in folder.iterdir() if (path / "config.json").is_file()) if folder.is_dir() else []
 
 
+def is_shipped(checkpoint: Checkpoint) -> bool:
+    """The checkpoint lies in the shipped folder, by whatever path it was loaded; a copy does not."""
+    return checkpoint.path.resolve().parent == trained_folder().resolve()
+
+
 def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     """Read a checkpoint.
 
@@ -128,9 +133,9 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
     """
     folder = _find(name_or_path)
     where = _name_of(folder / "config.json")
-    raw = _parse(_read_text(folder / "config.json", MAX_CONFIG_BYTES), where)
+    raw = parse(read_text(folder / "config.json", MAX_CONFIG_BYTES), where)
     required = {"schema", "model", "process", "training", "seed", "steps", "device", "versions"}
-    _check_keys(raw, required, required, where)
+    check_keys(raw, required, required, where)
     if raw["schema"] != SCHEMA:
         raise CheckpointError(f"{where}: schema must be {SCHEMA}, got {raw['schema']!r}. Is it from another version?")
     config = _build_config(raw["model"], f"{where}: model")
@@ -288,7 +293,8 @@ def _name_of(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def _read_text(path: Path, limit: int) -> str:
+def read_text(path: Path, limit: int) -> str:
+    """The text of a file of a checkpoint, if it is UTF-8 and no longer than the limit in bytes."""
     where = _name_of(path)
     try:
         with path.open("rb") as file:
@@ -303,7 +309,9 @@ def _read_text(path: Path, limit: int) -> str:
         raise CheckpointError(f"{where} is not UTF-8 text.") from error
 
 
-def _parse(text: str, where: str) -> dict[str, Any]:
+def parse(text: str, where: str) -> dict[str, Any]:
+    """The JSON object in a text, without NaN and infinities."""
+
     def refuse(constant: str) -> None:
         raise CheckpointError(f"{where}: {constant} is not allowed.")
 
@@ -318,7 +326,8 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _check_keys(values: object, known: set[str], required: set[str], where: str) -> None:
+def check_keys(values: object, known: set[str], required: set[str], where: str) -> None:
+    """Refuse what is no object with these keys."""
     if not isinstance(values, Mapping):
         raise CheckpointError(f"{where} must be an object, got {type(values).__name__}.")
     unknown = sorted(set(values) - known)
@@ -335,7 +344,7 @@ def _build(cls: type[T], values: Any, where: str) -> T:
     """A dataclass from untrusted JSON: no unknown key, none missing, each value checked by the class."""
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     required = {name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING}
-    _check_keys(values, set(known), required, where)
+    check_keys(values, set(known), required, where)
     with _faults_of(where):
         return cls(**values)
 
@@ -407,10 +416,10 @@ def _read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     where = _name_of(path)
     history: list[dict[str, float]] = []
     members: list[dict[str, float]] = []
-    for number, line in enumerate(_read_text(path, MAX_METRICS_BYTES).splitlines(), start=1):
-        row = _parse(line, f"{where} line {number}")
+    for number, line in enumerate(read_text(path, MAX_METRICS_BYTES).splitlines(), start=1):
+        row = parse(line, f"{where} line {number}")
         columns, optional = (MEMBER_COLUMNS, OPTIONAL_MEMBER_COLUMNS) if "seed" in row else (STEP_COLUMNS, ())
-        _check_keys(row, {*columns, *optional}, set(columns), f"{where} line {number}")
+        check_keys(row, {*columns, *optional}, set(columns), f"{where} line {number}")
         with _faults_of(f"{where} line {number}"):
             for key, value in row.items():
                 check_number(key, value, low=-math.inf)

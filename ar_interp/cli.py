@@ -17,7 +17,7 @@ import torch
 import tyro
 from tyro.conf import Positional, arg
 
-from ar_interp import checkpoints
+from ar_interp import checkpoints, records
 from ar_interp._checks import check_integer
 from ar_interp.claims.core import FAILS, HOLDS, UNDECIDED, VOID, claims_json
 from ar_interp.recipes import RECIPES, known_failure
@@ -106,6 +106,7 @@ def _train_one(name: str, *, overrides: dict[str, Any], folder: Path, progress: 
     claims = measure(run, seed=STATED)
     card = model_card(run, name, claims, recipe.summary)
     path = checkpoints.save(run, folder / name, card=card, overwrite=True)
+    records.write(run, claims, path)
     verdict = "every claim holds or is void" if claims.passed else "some claims FAIL"
     loss = run.members["loss"].min()
     print(

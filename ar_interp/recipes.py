@@ -2,7 +2,7 @@
 
 import warnings
 
-from ar_interp.checkpoints import Checkpoint, trained_folder
+from ar_interp.checkpoints import Checkpoint, is_shipped
 from ar_interp.claims import Claim
 from ar_interp.studies import Recipe, all_studies
 
@@ -23,8 +23,7 @@ RECIPES: dict[str, Recipe] = _collected()
 
 def recipe_of(checkpoint: Checkpoint) -> Recipe | None:
     """The recipe of a checkpoint that lies in the shipped folder, by whatever path it was loaded; a copy has none."""
-    folder = checkpoint.path.resolve()
-    return RECIPES.get(folder.name) if folder.parent == trained_folder().resolve() else None
+    return RECIPES.get(checkpoint.path.resolve().name) if is_shipped(checkpoint) else None
 
 
 def known_failure(checkpoint: Checkpoint, claim: Claim) -> bool:

@@ -9,9 +9,11 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 import torch
+import zoo
 from safetensors.torch import load_file, save_file
 
 import ar_interp as ari
+from ar_interp import records
 from ar_interp.claims import Control, Estimate
 
 streamlit = pytest.importorskip("streamlit", reason="the explorer needs the extra 'app'")
@@ -166,10 +168,10 @@ def test_a_model_of_which_theory_is_silent_shows_its_figures_and_why_there_are_n
     check_code(at, monkeypatch)
     assert "in theory" not in "".join(spec["layout"]["title"]["text"].lower() for spec in specs(at))
     if page == "overview":
-        assert "There are no claims about this model: noise is 0.3" in at.info[0].value.replace("\\", "")
+        assert "Theory makes no claims about this model: noise is 0.3" in at.info[0].value.replace("\\", "")
 
 
-def no_claims(checkpoint) -> ari.Claims:
+def no_claims(checkpoint, seed) -> ari.Claims:
     return ari.Claims(checkpoint.name, ())
 
 
@@ -206,6 +208,7 @@ def test_overview_tells_the_verdict_of_every_claim_in_words(monkeypatch):
 
     claims = ari.Claims("made up", (claim(0, 1), claim(1, 1), claim(0, 0), claim(0, nan)))
     monkeypatch.setattr("ar_interp.studies.verify", lambda checkpoint, seed: claims)
+    monkeypatch.setattr("ar_interp.records.read", lambda checkpoint: None)
     streamlit.cache_resource.clear()
     at = open_page("overview", checkpoint="diagonal-unitary-h10")
     streamlit.cache_resource.clear()
@@ -214,6 +217,17 @@ def test_overview_tells_the_verdict_of_every_claim_in_words(monkeypatch):
     for cell, verdict in zip(table["Verdict"], ("✓ holds", "✗ fails", "○ void", "? undecided"), strict=True):
         assert verdict in cell.replace("\N{NO-BREAK SPACE}", " ")
     assert table["Statement"][0] == r"p\_\{T\-1\} \* \[c\]"  # Markdown shows it as written
+
+
+def test_overview_shows_the_record_of_a_folder_as_its_makers_word(tmp_path):
+    shutil.copytree(ari.checkpoints.trained_folder() / "positional-mu300", tmp_path / "mine")
+    mine = ari.load(tmp_path / "mine")
+    records.write(mine, ari.Claims("mine", (zoo.claim(),), seed=9), mine.path)
+    at = open_page("overview", checkpoint=str(mine.path))
+    assert at.table[0].value["Verdict"].tolist() == [":blue[**✓\N{NO-BREAK SPACE}holds**]"]
+    assert [caption.value for caption in at.caption if "seed 9" in caption.value] == [
+        "Measured by whoever made this folder, seed 9."
+    ]
 
 
 @pytest.mark.parametrize("page", ["heads", "circuits"])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 import view
 
 import ar_interp as ari
+from ar_interp import records
 from ar_interp.seeds import STATED
 
 SYMBOLS = {
@@ -22,20 +27,38 @@ def verify(checkpoint: ari.Checkpoint) -> ari.Claims:
     return ari.verify(checkpoint, seed=STATED)
 
 
-def claims_table(claims: ari.Claims) -> pd.DataFrame:
+def with_interval(measured: Any, uncertainty: Any = 0.0, form: str = ".4g") -> str:
+    """A number of a record, which is a text where it is not finite."""
+    if isinstance(measured, str):
+        return measured
+    return f"{measured + 0:{form}}" + (f" ± {uncertainty:.2g}" if uncertainty and uncertainty != "nan" else "")
+
+
+def claims_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """The claims as a reader wants them: verdict first, in words and a sign."""
     return pd.DataFrame(
         {
-            "Verdict": SYMBOLS[claim.verdict],
-            "Statement": view.plain(claim.statement),
-            "Predicted": f"{'' if claim.side == 'equal to' else claim.side + ' '}{claim.predicted:.4g}",
-            "Measured": f"{claim.estimate:.4g}",
-            "n": f"{claim.n:,}",
-            "Tolerance": f"{claim.tolerance:.2g}",
-            "Control": f"{claim.control.estimate:.3g} ({view.plain(claim.control.description)})",
+            "Verdict": SYMBOLS[row["verdict"]],
+            "Statement": view.plain(row["statement"]),
+            "Predicted": f"{'' if row['side'] == 'equal to' else row['side'] + ' '}{with_interval(row['predicted'])}",
+            "Measured": with_interval(row["measured"], row["uncertainty"]),
+            "n": f"{row['n']:,}",
+            "Tolerance": with_interval(row["tolerance"], form=".2g"),
+            "Control": f"{with_interval(row['control']['measured'], form='.3g')} "
+            f"({view.plain(row['control']['description'])})",
         }
-        for claim in claims
+        for row in rows
     )
+
+
+def claims_of(checkpoint: ari.Checkpoint) -> tuple[str, Sequence[dict[str, Any]], str]:
+    """Where the claims come from, the claims, and why there are none: the folder's record until asked to measure."""
+    record = records.read(checkpoint)
+    if record is not None and not st.toggle("Measure again", help="All contexts are drawn anew; it takes a while."):
+        maker = "the makers of this package" if record.shipped else "whoever made this folder"
+        return f"Measured by {maker}, seed {record.seed}.", record.rows, ""
+    claims = verify(checkpoint)
+    return f"Measured here, seed {claims.seed}.", [claim.to_dict() for claim in claims], claims.why_not
 
 
 checkpoint = view.open_page("Overview", "What this model is, and what of the theory holds in it.")
@@ -81,26 +104,29 @@ view.show_exhibits(checkpoint, "Overview")
 
 view.import_all()
 with claims_place, view.errors_shown():
-    claims = verify(checkpoint)
-    if claims.why_not:
-        st.info(f"There are no claims about this model: {view.plain(claims.why_not)}.")
+    said, rows, why_not = claims_of(checkpoint)
+    if why_not:
+        st.info(f"Theory makes no claims about this model: {view.plain(why_not)}.")
+    if not rows:
         st.stop()
+    counts = Counter(row["verdict"] for row in rows)
     st.markdown(
-        " · ".join(f"{SYMBOLS[verdict]} {count}" for verdict, count in claims.counts.items() if count)
+        " · ".join(f"{SYMBOLS[verdict]} {counts[verdict]}" for verdict in SYMBOLS if counts[verdict])
         + ". A claim *holds* if its whole interval is within its tolerance and its control's wholly outside; it is "
         "*void* if both are within, *undecided* if an interval reaches over a bound."
     )
-    st.table(claims_table(claims), hide_index=True)
+    st.caption(said)
+    st.table(claims_table(rows), hide_index=True)
     with st.expander("Sources, and the reason for each tolerance", icon=":material/menu_book:"):
         st.table(
             pd.DataFrame(
                 {
-                    "Statement": view.plain(claim.statement),
-                    "Source": view.plain(claim.source),
-                    "Tolerance": f"{claim.tolerance:.2g}: {view.plain(claim.reason)}",
+                    "Statement": view.plain(row["statement"]),
+                    "Source": view.plain(row["source"]),
+                    "Tolerance": f"{with_interval(row['tolerance'], form='.2g')}: {view.plain(row['reason'])}",
                 }
-                for claim in claims
+                for row in rows
             ),
             hide_index=True,
         )
-    view.show_code("claims = ari.verify(checkpoint, seed=0)\nprint(claims.to_frame().to_string())")
+    view.show_code(f"claims = ari.verify(checkpoint, seed={STATED})\nprint(claims.to_frame().to_string())")
