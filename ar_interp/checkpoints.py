@@ -40,7 +40,7 @@ FILES = ("model.safetensors", "config.json", "metrics.jsonl", "README.md")
 VERSIONED = ("ar-interp", "torch", "transformer-lens", "numpy", "scipy")
 STEP_COLUMNS = ("step", "loss_min", "loss_median", "loss_max")
 MEMBER_COLUMNS = ("seed", "loss")
-OPTIONAL_MEMBER_COLUMNS = ("trimmed",)
+OPTIONAL_MEMBER_COLUMNS = ("trimmed", "lr", "init_scale", "diverged")
 
 T = TypeVar("T")
 

@@ -19,9 +19,10 @@ import ar_interp as ari
 DIM, N_CTX, N_SEQUENCES, BATCH, LR = 5, 50, 2**14, 1024, 1e-2
 
 
-def causal_mask(batch: int, pos: int) -> Tensor:
+def causal_mask(x: Tensor) -> Tensor:
     """[batch 1 pos pos], one copy for every sequence."""
-    return torch.tril(torch.ones(pos, pos)).expand(batch, 1, pos, pos).contiguous()
+    batch, pos, _ = x.shape
+    return torch.tril(torch.ones(pos, pos, device=x.device)).expand(batch, 1, pos, pos).contiguous()
 
 
 class Attention(nn.Module):
@@ -45,7 +46,7 @@ class Attention(nn.Module):
         return torch.einsum("nqhd,nkhd->nhqk", q, k) / sqrt(self.d_model)
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        mask = causal_mask(x.shape[0], x.shape[1])
+        mask = causal_mask(x)
         pattern = self.scores(x).masked_fill(mask == 0, 0.0)
         if positions is not None:
             pattern = pattern * torch.softmax(self.scores(positions).masked_fill(mask == 0, -1e20), dim=-1)
@@ -83,7 +84,7 @@ class Figure7(nn.Module):
     def forward(self, s: Tensor) -> Tensor:
         x = torch.cat([s, s], dim=-1)
         batch, pos, _ = x.shape
-        positions = self.positions(torch.arange(pos).expand(batch, pos))  # [batch pos d_model]
+        positions = self.positions(torch.arange(pos, device=x.device).expand(batch, pos))  # [batch pos d_model]
         return self.final(self.norm(self.attention(x, positions)))
 
 

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import ar_interp as ari
-from ar_interp.training.objectives import sampled_objective
+from ar_interp.training.objectives import sampled_objective, value_and_gradients
 
 BATCH, N_CTX, DIM = reference.BATCH, reference.N_CTX, reference.DIM
 STEPS_PER_EPOCH = reference.N_SEQUENCES // BATCH
@@ -85,7 +85,7 @@ def our_stepper(case: Case) -> Callable[[], None]:
     optimizer = torch.optim.Adam(parameters.values(), lr=reference.LR)
 
     def step() -> None:
-        _, gradients = objective(parameters)
+        _, gradients = value_and_gradients(objective, parameters)
         for name, tensor in parameters.items():
             tensor.grad = gradients[name]
         optimizer.step()

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from ar_interp.checkpoints import _build_process
-from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, Sequences
+from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal, Sequences, haar
+from ar_interp.processes.haar import by_doubling, product_of_reflections
 
 LAWS = [
     FirstToken("ones", scale=0.7),
@@ -384,3 +385,59 @@ def test_to_dict_reads_back(family, dim, law, noise, mu):
     process = family(dim, first_token=law, noise=noise, mu=mu)
     assert _build_process(process.to_dict(), "here") == process
     assert _build_process(replace(process, mu=1.0).to_dict(), "here") != process or mu == 1.0
+
+
+# ---- what a GPU draws with
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_products_of_reflections_are_haar(dim, assert_mean):
+    gaussian = torch.randn(20_000, dim, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    W = product_of_reflections(gaussian)
+    assert_close(W @ W.mT, torch.eye(dim, dtype=W.dtype).expand_as(W), rtol=0, atol=1e-13)
+    assert_mean(torch.linalg.det(W), 0.0)
+    trace = W.diagonal(0, 1, 2).sum(1)
+    squares = (W @ W).diagonal(0, 1, 2).sum(1)
+    # E W_ij^4 = 3 / (d (d + 2)); E |tr W|^2 = 1; E tr W^2 = 1 (Diaconis and Shahshahani 1994)
+    assert_mean(trace, 0.0)
+    assert_mean(squares + 1e-9 * trace, 1.0)
+    for i, j in [(0, 0), (0, dim - 1), (dim - 1, 0), (dim - 1, dim - 1), (dim // 2, dim // 2)]:
+        assert_mean(W[:, i, j], 0.0)
+        if dim > 1:
+            assert_mean(W[:, i, j].square(), 1 / dim)
+            assert_mean(W[:, i, j].pow(4), 3 / (dim * (dim + 2)))
+    if dim > 2:
+        assert_mean(trace.square(), 1.0)
+        assert_mean(W[:, 0, 0] * W[:, 1, 1], 0.0)
+        assert_mean(W[:, 0, 0] * W[:, 1, 1] * W[:, 0, 1] * W[:, 1, 0], -1 / (dim * (dim - 1) * (dim + 2)))
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 51])
+def test_doubling_is_the_recursion(length):
+    generator = torch.Generator().manual_seed(0)
+    W = HaarOrthogonal(4).draw_matrices(3, generator)
+    first = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    states = [first]
+    for _ in range(length - 1):
+        states.append(torch.einsum("bij,bj->bi", W, states[-1]))
+    assert_close(by_doubling(W, first, length), torch.stack(states, dim=1), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "process", [HaarOrthogonal(3), HaarOrthogonal(3, noise=0.1), CommutingUnitary(2), CommutingOrthogonal(4)], ids=repr
+)
+@pytest.mark.parametrize("on_a_gpu", [False, True])
+def test_members_draw_from_their_own_generators(process, on_a_gpu, monkeypatch):
+    if on_a_gpu:
+        monkeypatch.setattr(haar, "DECOMPOSED_ON", ())
+
+    def generators(*seeds):
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    both = process.of_members(5, 9, generators(1, 2), torch.float64)
+    assert both.shape == (2, 5, 9, process.dim)
+    assert not torch.equal(both[0], both[1])
+    for k, seed in enumerate((1, 2)):
+        alone = process.draw(5, 9, generators(seed)[0], torch.float64).tokens
+        assert_close(both[k], alone, rtol=1e-12, atol=1e-14)
+        assert torch.equal(both[k], process.of_members(5, 9, generators(seed), torch.float64)[0])

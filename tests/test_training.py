@@ -15,8 +15,9 @@ from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToke
 from ar_interp.setting import setting_of
 from ar_interp.training import loop
 from ar_interp.training.config import TrainConfig
+from ar_interp.training.descent import clipped
 from ar_interp.training.loop import DivergenceError, train
-from ar_interp.training.objectives import population_objective, sampled_objective
+from ar_interp.training.objectives import population_objective, sampled_objective, value_and_gradients
 
 CONFIG = ModelConfig.diagonal(dim=4, n_heads=3, n_ctx=5)
 PROCESS = CommutingUnitary(4)
@@ -121,8 +122,8 @@ def test_sampled_losses_and_gradients_have_the_population_mean(config, process, 
     exact = population_objective(setting_of(config, process))
     sampled = sampled_objective(config, process, batch=500, generators=[torch.Generator().manual_seed(1)])
     draws = 60
-    losses, estimates = zip(*(sampled(parameters) for _ in range(draws)), strict=True)
-    loss, truths = exact(parameters)
+    losses, estimates = zip(*(value_and_gradients(sampled, parameters) for _ in range(draws)), strict=True)
+    loss, truths = value_and_gradients(exact, parameters)
     assert_mean(torch.stack(losses), loss)
     for name, truth in truths.items():
         trained = truth[0] != 0  # the rest of P is never used
@@ -355,22 +356,21 @@ HAAR = HaarOrthogonal(3)
 
 
 def test_schedules_and_warmup():
-    steps = {"steps": 10, "lr": 2.0}
-    assert [TrainConfig(**steps).lr_at(k) for k in (0, 9)] == [2.0, 2.0]
-    linear = TrainConfig(**steps, schedule="linear")
-    assert [linear.lr_at(k) for k in (0, 5, 10)] == pytest.approx([2.0, 1.0, 0.0])
-    cosine = TrainConfig(**steps, schedule="cosine")
-    assert [cosine.lr_at(k) for k in (0, 5, 10)] == pytest.approx([2.0, 1.0, 0.0])
-    assert cosine.lr_at(2) > linear.lr_at(2)
-    warm = TrainConfig(**steps, warmup=4)
-    assert [warm.lr_at(k) for k in range(5)] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
+    steps = {"steps": 10}
+
+    def shares(at, **how):
+        return TrainConfig(**steps, **how).share_of_lr(torch.tensor(at, dtype=torch.float64)).tolist()
+
+    assert shares([0, 9]) == [1.0, 1.0]
+    assert shares([0, 5, 10], schedule="linear") == pytest.approx([1.0, 0.5, 0.0])
+    assert shares([0, 5, 10], schedule="cosine") == pytest.approx([1.0, 0.5, 0.0])
+    assert shares([2], schedule="cosine") > shares([2], schedule="linear")
+    assert shares([0, 1, 2, 3, 4], warmup=4) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
 def test_clipping_shortens_each_members_gradient_alone():
-    gradients = [torch.tensor([[3.0, 0.0], [0.3, 0.0]]), torch.tensor([[[4.0]], [[0.4]]])]
-    loop._clip(gradients, 1.0)
-    assert_close(gradients[0], torch.tensor([[0.6, 0.0], [0.3, 0.0]]))
-    assert_close(gradients[1], torch.tensor([[[0.8]], [[0.4]]]))
+    gradients = torch.tensor([[3.0, 0.0, 4.0], [0.3, 0.0, 0.4], [0.0, 0.0, 0.0]])
+    assert_close(clipped(gradients, 1.0), torch.tensor([[0.6, 0.0, 0.8], [0.3, 0.0, 0.4], [0.0, 0.0, 0.0]]))
 
 
 def test_sampled_runs_know_their_worst_sequences(tmp_path):
@@ -385,8 +385,8 @@ def test_sampled_runs_know_their_worst_sequences(tmp_path):
 
 def test_the_trimmed_loss_leaves_out_the_worst_hundredth(monkeypatch):
     errors = torch.arange(1.0, 4097.0).flip(0)
-    monkeypatch.setattr(loop, "squared_errors", lambda predict, p, tokens, first: errors[None, : tokens.shape[1]])
-    monkeypatch.setattr(loop, "EVALUATION_PART", 4096)
+    monkeypatch.setattr(loop, "squared_errors", lambda form, p, tokens, first: errors[None, : tokens.shape[1]])
+    monkeypatch.setitem(loop.EVALUATION_PART, "cpu", 4096)
     parameters = {name: tensor[None] for name, tensor in STACK.initial_parameters(seed=0).items()}
     final = loop._final_losses(parameters, setting_of(STACK, HAAR), TrainConfig(objective="sampled"))
     assert final["loss"].item() == pytest.approx(errors.mean().item())
@@ -399,7 +399,7 @@ def test_first_length_chooses_the_contexts_that_count():
     def loss(first_length: int) -> float:
         generators = [torch.Generator().manual_seed(0)]
         objective = sampled_objective(STACK, HAAR, batch=8, generators=generators, first_length=first_length)
-        return objective(parameters)[0].item()
+        return objective(parameters).item()
 
     assert loss(1) == pytest.approx(loss(2) + 1.0, abs=0.05)  # at T = 1 a small model predicts about zero
     training = TrainConfig(objective="sampled", optimizer="adam", steps=2, batch=4, first_length=6)
@@ -420,9 +420,9 @@ def test_training_in_vain_warns():
 def test_the_exact_loss_of_block_scalars_is_the_sampled_one(process, assert_mean):
     config = ModelConfig.augmented(dim=4, n_ctx=5, heads="block-scalar", init_scale=0.3)
     parameters = {name: tensor[None] for name, tensor in config.initial_parameters(seed=1).items()}
-    exact, truths = population_objective(setting_of(config, process))(parameters)
+    exact, truths = value_and_gradients(population_objective(setting_of(config, process)), parameters)
     sampled = sampled_objective(config, process, batch=400, generators=[torch.Generator().manual_seed(1)])
-    losses, estimates = zip(*(sampled(parameters) for _ in range(40)), strict=True)
+    losses, estimates = zip(*(value_and_gradients(sampled, parameters) for _ in range(40)), strict=True)
     assert_mean(torch.stack(losses), exact)
     for name, truth in truths.items():
         used = truth[0] != 0

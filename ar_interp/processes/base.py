@@ -1,6 +1,7 @@
 """The contract of data: what a task gives to a model, what it asks for, and how a process makes it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -256,6 +257,15 @@ class AutoregressiveProcess(Kind, ABC, root=True):
         """
         check_integer("length", length, low=1)
         return self.sample(n, length + 1, **options)
+
+    def of_members(
+        self, batch: int, length: int, generators: Sequence[torch.Generator], dtype: torch.dtype
+    ) -> Inexact[Tensor, "member batch pos dim"]:
+        """The tokens of each member of an ensemble, from a generator of its own: what training draws at every step.
+
+        A process that has nothing faster draws them one after another.
+        """
+        return torch.stack([self.draw(batch, length, g, dtype).tokens for g in generators])
 
     def to_dict(self) -> dict[str, object]:
         """The fields and the kind, ready for JSON."""

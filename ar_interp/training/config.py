@@ -1,9 +1,11 @@
 """How a model is trained. Plain data."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp.seeds import TRAINING_LIMIT
@@ -30,6 +32,8 @@ class TrainConfig:
         batch: sequences in a sampled batch.
         seed: seed of the first member; member k starts from, and samples with, seed + k, all below 2**31.
         n_seeds: members trained together as one ensemble; the one with the lowest final loss becomes the model.
+        lrs: step size of each member, in place of `lr`.
+        init_scales: standard deviation of each member's initial weights, in place of the config's.
         stop_below: stop once the loss per context length of every member is below this.
         device: `auto` (CUDA where there is one, else the CPU), or a torch device.
     """
@@ -46,6 +50,8 @@ class TrainConfig:
     batch: int = 256
     seed: int = 0
     n_seeds: int = 1
+    lrs: Sequence[float] = ()
+    init_scales: Sequence[float] = ()
     stop_below: float | None = None
     device: str = "auto"
 
@@ -70,6 +76,16 @@ class TrainConfig:
                 f"seed + n_seeds must be at most 2**31, got {self.seed} + {self.n_seeds}: members have the seeds "
                 "from `seed` on, and what lies above is kept for measuring."
             )
+        for name in ("lrs", "init_scales"):
+            values = getattr(self, name)
+            if not isinstance(values, (list, tuple)) or len(values) not in (0, self.n_seeds):
+                raise ValueError(f"{name} must hold one number for each of the {self.n_seeds} members, got {values!r}.")
+            numbers = tuple(
+                check_number(f"{name}[{k}]", x, low=0.0, strict=name == "lrs") for k, x in enumerate(values)
+            )
+            object.__setattr__(self, name, numbers)
+        if self.lrs and self.optimizer == "lbfgs":
+            raise ValueError("lrs goes with 'gd' and 'adam'; 'lbfgs' finds its own step sizes.")
         if self.stop_below is not None:
             check_number("stop_below", self.stop_below, low=0.0, strict=True)
         if self.objective == "sampled" and self.optimizer == "lbfgs":
@@ -101,12 +117,20 @@ class TrainConfig:
             raise ValueError("device is 'cuda' but this machine has no usable GPU; use device='auto' or 'cpu'.")
         return device
 
-    def lr_at(self, step: int) -> float:
-        """The step size of update `step`, counted from 0."""
+    @property
+    def member_lrs(self) -> Sequence[float]:
+        """The step size of each member, before the schedule."""
+        return self.lrs or (self.lr,) * self.n_seeds
+
+    def share_of_lr(self, step: Float[Tensor, "*steps"]) -> Float[Tensor, "*steps"]:
+        """The schedule: the part of its step size that a member takes at update `step`, counted from 0."""
         left = 1 - step / self.steps
-        factor = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[self.schedule]
-        return self.lr * factor * min(1.0, (step + 1) / (self.warmup + 1))
+        if self.schedule == "cosine":
+            left = (1 - torch.cos(torch.pi * left)) / 2
+        elif self.schedule == "constant":
+            left = torch.ones_like(left)
+        return left * ((step + 1) / (self.warmup + 1)).clamp(max=1.0)
 
     def to_dict(self) -> dict[str, object]:
-        """The fields, ready for JSON."""
-        return asdict(self)
+        """The fields, ready for JSON; those of single members where there are any."""
+        return {name: value for name, value in asdict(self).items() if value != ()}

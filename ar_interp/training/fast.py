@@ -1,4 +1,4 @@
-"""Steps that are faster than differentiating the hooked model, and tested to be equal to it.
+"""Steps that are faster on a CPU than differentiating `batched`, and tested to be equal to it.
 
 The step of one member takes its parameters by name, without the ensemble axis and requiring gradients, and tokens
 s_1, ..., s_{n+1} [batch pos dim]. It returns the squared errors from T = first_length on, mean over the batch, the
@@ -11,21 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.models.config import Config, ModelConfig, is_plain_full
+from ar_interp.models.config import Config, ModelConfig
+from ar_interp.training.batched import Parameters, is_paper_figure7
 from ar_interp.training.linear_stack import is_linear_stack, linear_stack_step
-from ar_interp.training.positional_heads import (
-    figure7_step,
-    is_paper_figure7,
-    shared_positions_predictions,
-)
+from ar_interp.training.positional_heads import figure7_step
 
-Parameters = dict[str, Tensor]  # name -> [ensemble ...]
-Step = Callable[[Parameters, Tensor, int], tuple[Float[Tensor, "ensemble"], Parameters]]
-Predict = Callable[[Parameters, Tensor], Tensor]  # tokens [ensemble batch pos dim] -> predictions
+Step = Callable[[Parameters, Tensor, int], tuple[Float[Tensor, "member"], Parameters]]
 
 
 def fast_step(config: Config) -> Step | None:
-    """Losses and gradients of every member on real s_1, ..., s_{n+1} [ensemble batch pos dim], written by hand.
+    """Losses and gradients of every member on real s_1, ..., s_{n+1} [member batch pos dim], written by hand.
 
     None where there is no such step for the architecture.
     """
@@ -46,10 +41,3 @@ def fast_step(config: Config) -> Step | None:
         return torch.stack(losses), dict(zip(parameters, stacked, strict=True))
 
     return step
-
-
-def fast_predictions(config: Config) -> Predict | None:
-    """Predictions of every member on real sequences, to be differentiated; None where there is no faster way."""
-    if not isinstance(config, ModelConfig) or not is_plain_full(config):
-        return None
-    return lambda parameters, tokens: shared_positions_predictions(config, parameters, tokens)

@@ -23,12 +23,11 @@ from torch.nn.functional import pad
 from ar_interp.models.attention_types import AttentionType
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.encodings import encode
+from ar_interp.training.batched import LAYER_NORM_EPS, VECTOR
 
-LAYER_NORM_EPS = 1e-5
 CACHED_ELEMENTS = 128 * 50 * 16  # of one activation: fastest of 32, 64, 96, 128, 256 sequences, 1 MB of L2 a core
 ATTENTIONS = ("linear", "linear/keys", "linear/pairs")  # their share knows the destination alone
 CHUNK = 25  # positions; fastest of 10, 13, 17, 25, 50 at 50
-VECTOR = 8  # widths are padded to a multiple of it
 
 
 def is_linear_stack(config: ModelConfig) -> bool:

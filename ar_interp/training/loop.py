@@ -1,7 +1,8 @@
 """`train`: from a config and a process to a run, one member or an ensemble of seeds."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,33 +16,28 @@ from ar_interp.checkpoints import TrainingRun
 from ar_interp.models.config import Config
 from ar_interp.processes import Process
 from ar_interp.setting import Setting, setting_of
+from ar_interp.training.batched import Parameters, form_of
 from ar_interp.training.config import TrainConfig
-from ar_interp.training.objectives import (
-    Objective,
-    Parameters,
-    population_objective,
-    predictions_of,
-    sampled_objective,
-    squared_errors,
-)
+from ar_interp.training.descent import Descent, Layout, loss_and_gradient
+from ar_interp.training.objectives import Objective, population_objective, sampled_objective, squared_errors
 
 N_LOGGED = 200  # points of the recorded history
 EVALUATION_BATCH = 4096
-EVALUATION_PART = 64  # sequences at once, over all members: scores of many heads stay in the cache
+EVALUATION_PART = {"cpu": 64, "cuda": 4096}  # sequences at once, over all members: on a CPU scores stay in the cache
+COMPILED_FROM = 5000  # steps of a training on a GPU that are worth the time of torch.compile, some twenty seconds
 TRIM = 0.01  # share of the worst sequences that the trimmed loss leaves out
 
 
 class DivergenceError(RuntimeError):
-    """The loss of a member left the finite numbers; `run` is the last good state."""
+    """The losses of all members left the finite numbers; `run` is the last good state."""
 
     def __init__(self, message: str, run: TrainingRun) -> None:
         super().__init__(message)
         self.run = run
 
 
-class _Divergence(Exception):  # noqa: N818 - caught here, never shown
-    def __init__(self, members: list[int], step: int) -> None:
-        self.members, self.step = members, step
+class _AllDivergedError(Exception):  # caught here, never shown
+    pass
 
 
 def train(
@@ -58,7 +54,8 @@ def train(
         progress: show a bar with the loss, the theoretical minimum and the time left.
     Raises:
         ValueError: sizes that do not agree, or a population loss where theory has none.
-        DivergenceError: a loss is no longer finite; its `run` holds the last good state.
+        DivergenceError: no member's loss is finite any more; its `run` holds the last good state. A member that
+            diverges alone is left at its own last good state, with a warning and a column `diverged` in `members`.
     """
     training = training or TrainConfig()
     config.check_process(process)
@@ -69,46 +66,67 @@ def train(
     setting = setting_of(config, process)
     device = training.resolve_device()
     member_seeds = range(training.seed, training.seed + training.n_seeds)
+    generators = [seeds.generator_of(seed, device) for seed in member_seeds]
+    compiled = device.type == "cuda" and training.steps >= COMPILED_FROM
     if training.objective == "population":
         objective = population_objective(setting)
     else:
-        generators = [seeds.generator_of(seed, device) for seed in member_seeds]
         sizes = {"batch": training.batch, "first_length": training.first_length}
-        objective = sampled_objective(config, process, generators=generators, **sizes)
-
-    members = [config.initial_parameters(seed=seed) for seed in member_seeds]
-    parameters = {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
+        objective = sampled_objective(config, process, generators=generators, compiled=compiled, **sizes)
+    parameters = initial_members(config, training, device)
     log = _Log(setting, training, progress)
-    log.keep(0, parameters)
     descend = _minimise if training.optimizer == "lbfgs" else _descend
     try:
-        steps = descend(objective, parameters, training, log)
-        diverged = None
-    except _Divergence as stop:
-        parameters, steps, diverged = log.last_good, log.last_good_step, stop
+        parameters, steps = descend(objective, parameters, training, log, generators)
+        all_lost = False
+    except _AllDivergedError:
+        layout = Layout(parameters)
+        parameters, steps, all_lost = layout.named(log.last_good), log.last_good_step, True
     log.bar.close()
 
     final = {name: losses / log.n_lengths for name, losses in _final_losses(parameters, setting, training).items()}
-    best = int(final["loss"].argmin())
+    lost = log.diverged.cpu()
+    kept = final["loss"].cpu().masked_fill(lost & (not all_lost), torch.inf)
+    best = int(kept.argmin())
+    columns = {"seed": list(member_seeds)} | {name: losses.tolist() for name, losses in final.items()}
+    for name, values in (("lr", training.lrs), ("init_scale", training.init_scales)):
+        columns |= {name: list(values)} if values else {}
+    columns |= {"diverged": lost.int().tolist()} if lost.any() else {}
     run = TrainingRun(
         config=config,
         process=process,
         training=training,
-        parameters={name: tensor[best].detach().cpu() for name, tensor in parameters.items()},
+        parameters={name: tensor[best].detach().cpu().clone() for name, tensor in parameters.items()},
         history=pd.DataFrame(log.rows),
-        members=pd.DataFrame({"seed": list(member_seeds)} | {name: losses.tolist() for name, losses in final.items()}),
+        members=pd.DataFrame(columns),
         seed=member_seeds[best],
         steps=steps,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )
-    if diverged is not None:
-        lost = [member_seeds[k] for k in diverged.members][:8]
-        raise DivergenceError(
-            f"training diverged by step {diverged.step} (seeds {lost}): the loss is not "
-            f"finite. Try a smaller lr or init_scale. error.run holds the state at step {steps}.",
-            run,
+    if lost.any():
+        of = [seed for seed, gone in zip(member_seeds, lost.tolist(), strict=True) if gone][:8]
+        said = (
+            f"diverged by step {log.diverged_by} (seeds {of}): the loss is not finite. Try a smaller lr or init_scale."
         )
+        if all_lost:
+            raise DivergenceError(f"training {said} error.run holds the state at step {steps}.", run)
+        warnings.warn(f"{int(lost.sum())} of {training.n_seeds} members {said} The others went on.", stacklevel=2)
     return run
+
+
+def initial_members(config: Config, training: TrainConfig, device: torch.device) -> Parameters:
+    """The initial weights of every member, stacked.
+
+    Raises:
+        ValueError: init_scales where the config has none, or does not use it.
+    """
+    configs = [config] * training.n_seeds
+    if training.init_scales:
+        if getattr(config, "init_scale", None) is None or getattr(config, "init", "gaussian") != "gaussian":
+            raise ValueError("init_scales needs a config with init='gaussian': its init_scale is what they replace.")
+        configs = [replace(config, init_scale=scale) for scale in training.init_scales]  # type: ignore[type-var]
+    members = [own.initial_parameters(seed=training.seed + k) for k, own in enumerate(configs)]
+    return {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
 
 
 class _Log:
@@ -118,85 +136,96 @@ class _Log:
         self.n_lengths = setting.config.n_ctx - training.first_length + 1
         self.every = max(1, training.steps // N_LOGGED)
         self.rows: list[dict[str, float]] = []
-        self.last_good: Parameters = {}
+        self.diverged = torch.zeros(training.n_seeds, dtype=torch.bool)
+        self.diverged_by = 0
+        self.last_good: Tensor
         self.last_good_step = 0
         self.minimum = setting.minimum
         total = training.n_seeds if training.optimizer == "lbfgs" else training.steps
         unit = "seed" if training.optimizer == "lbfgs" else "step"
         self.bar = tqdm(total=total, unit=unit, disable=not progress, leave=False)
 
-    def record(self, step: int, losses: Tensor, parameters: Parameters) -> None:
-        """A row of the history: the losses of all members before update `step`, which `parameters` gave."""
+    def record(self, step: int, losses: Tensor, flat: Tensor) -> Tensor | None:
+        """A row of the history: the losses of all members before update `step`, which the weights `flat` gave.
+
+        Returns:
+            which members have diverged, if some did since the last row; they are left out of later rows, and
+            `last_good` keeps their weights of then.
+        """
         losses = losses.detach() / self.n_lengths
-        bad = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
-        if bad:
-            raise _Divergence(bad, step)
-        self.keep(step, parameters)
+        lost = ~torch.isfinite(losses)
+        gone = lost.cpu() | self.diverged
+        news = lost if (gone != self.diverged).any() else None
+        if news is not None:
+            self.diverged, self.diverged_by = gone, step
+            if gone.all():
+                raise _AllDivergedError
+        went_on = ~gone.to(losses.device)
+        self.last_good = torch.where(went_on[:, None], flat, self.last_good) if gone.any() else flat
+        self.last_good_step = step
+        losses = losses[went_on]
         low, middle, high = torch.quantile(losses, torch.tensor([0, 0.5, 1], dtype=losses.dtype).to(losses)).tolist()
         self.rows.append({"step": step, "loss_min": low, "loss_median": middle, "loss_max": high})
         shown = {"loss": f"{low:.4g}"} | ({} if self.minimum is None else {"minimum": f"{self.minimum:g}"})
         self.bar.set_postfix(shown, refresh=False)
-
-    def keep(self, step: int, parameters: Parameters) -> None:
-        """Remember a state to fall back to."""
-        self.last_good = {name: tensor.detach().clone() for name, tensor in parameters.items()}
-        self.last_good_step = step
+        return news
 
 
-def _descend(objective: Objective, parameters: Parameters, training: TrainConfig, log: _Log) -> int:
-    """Gradient steps on all members at once; returns how many were made."""
-    tensors = list(parameters.values())
-    optimizer: torch.optim.Optimizer
-    if training.optimizer == "gd":
-        optimizer = torch.optim.SGD(tensors, lr=training.lr)
-    else:
-        optimizer = torch.optim.Adam(tensors, lr=training.lr, betas=(0.9, training.beta2))
-    for step in range(training.steps):
-        losses, gradients = objective(parameters)
-        if step % log.every == 0:
-            log.record(step, losses, parameters)
-        if training.stop_below is not None and (losses < training.stop_below * log.n_lengths).all():
-            log.record(step, losses, parameters)
-            return step
-        if training.clip is not None:
-            _clip(list(gradients.values()), training.clip)
-        for name, tensor in parameters.items():
-            tensor.grad = gradients[name]
-        for group in optimizer.param_groups:
-            group["lr"] = training.lr_at(step)
-        optimizer.step()
-        log.bar.update()
-    log.record(training.steps, objective(parameters)[0], parameters)
-    return training.steps
+def _descend(
+    objective: Objective,
+    parameters: Parameters,
+    training: TrainConfig,
+    log: _Log,
+    generators: Sequence[torch.Generator],
+) -> tuple[Parameters, int]:
+    """Gradient steps on all members at once; where they end, and how many were made."""
+    stop = None if training.stop_below is None else training.stop_below * log.n_lengths
+    descent = Descent(objective, parameters, training, stop_below=stop, generators=generators)
+    log.last_good = descent.flat.clone()
+    for done in range(0, training.steps, log.every):
+        before = descent.flat.clone()
+        descent.advance(1)
+        if stop is None or not descent.stopped:
+            lost = log.record(done, descent.losses, before)
+            if lost is not None:
+                descent.leave_out(lost, log.last_good)
+            descent.advance(min(log.every, training.steps - done) - 1)
+        if stop is not None and descent.stopped:
+            break
+        log.bar.update(min(log.every, training.steps - done))
+    steps = int(descent.count)
+    losses = descent.losses
+    if stop is None or not descent.stopped:
+        losses = loss_and_gradient(objective, descent.layout, descent.flat)[0]
+    lost = log.record(steps, losses, descent.flat.clone())
+    if lost is not None:
+        descent.leave_out(lost, log.last_good)
+    return descent.layout.named(descent.flat), steps
 
 
-def _clip(gradients: list[Tensor], largest: float) -> None:
-    """Shorten each member's gradient, in place."""
-    norm = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
-    factor = (largest / norm).clamp(max=1.0)
-    for gradient in gradients:
-        gradient *= factor.reshape(-1, *[1] * (gradient.ndim - 1))
-
-
-def _minimise(objective: Objective, parameters: Parameters, training: TrainConfig, log: _Log) -> int:
-    """SciPy's L-BFGS-B on each member in turn; returns the largest number of iterations."""
+def _minimise(
+    objective: Objective, parameters: Parameters, training: TrainConfig, log: _Log, _: object
+) -> tuple[Parameters, int]:
+    """SciPy's L-BFGS-B on each member in turn; where they end, and the largest number of iterations."""
+    layout = Layout(parameters)
+    flat = layout.flat(parameters)
+    log.last_good = flat.clone()
     curves: list[list[float]] = []
-    for member in range(training.n_seeds):
-        single = {name: tensor[member : member + 1].clone() for name, tensor in parameters.items()}
-        value_and_gradient, scatter = _flat(objective, single)
-        start = torch.cat([tensor.detach().flatten() for tensor in single.values()]).cpu().numpy()
-        x, curve = _lbfgs(value_and_gradient, start, training.steps)
-        scatter(x)
-        for name, tensor in single.items():
-            parameters[name][member] = tensor[0]
+    for member in flat:
+
+        def value_and_gradient(x: np.ndarray, like: Tensor = member) -> tuple[float, np.ndarray]:
+            losses, gradient = loss_and_gradient(objective, layout, torch.as_tensor(x).to(like)[None])
+            return losses.item(), gradient[0].double().cpu().numpy()
+
+        x, curve = _lbfgs(value_and_gradient, member.double().cpu().numpy(), training.steps)
+        member.copy_(torch.as_tensor(x))
         curves.append(curve)
         log.bar.update()
     longest = max(map(len, curves))
     losses = np.array([curve + curve[-1:] * (longest - len(curve)) for curve in curves])  # a finished member stays
-    for step in range(0, longest - 1, log.every):
-        log.record(step, torch.from_numpy(losses[:, step]), parameters)
-    log.record(longest - 1, torch.from_numpy(losses[:, -1]), parameters)
-    return longest - 1
+    for step in [*range(0, longest - 1, log.every), longest - 1]:
+        log.record(step, torch.from_numpy(losses[:, step]).to(flat.device), flat)
+    return layout.named(flat), longest - 1
 
 
 def _lbfgs(value_and_gradient: Callable, start: np.ndarray, steps: int) -> tuple[np.ndarray, list[float]]:
@@ -211,23 +240,6 @@ def _lbfgs(value_and_gradient: Callable, start: np.ndarray, steps: int) -> tuple
     return result.x, curve
 
 
-def _flat(objective: Objective, single: Parameters) -> tuple[Callable, Callable]:
-    """The objective of one member as a function of a flat float64 vector, and its inverse."""
-    tensors = list(single.values())
-
-    def scatter(x: np.ndarray) -> None:
-        pieces = torch.as_tensor(x).split([tensor.numel() for tensor in tensors])
-        for tensor, piece in zip(tensors, pieces, strict=True):
-            tensor.copy_(piece.reshape(tensor.shape))
-
-    def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
-        scatter(x)
-        losses, gradients = objective(single)
-        return losses.item(), torch.cat([gradients[name].flatten() for name in single]).double().cpu().numpy()
-
-    return value_and_gradient, scatter
-
-
 def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfig) -> dict[str, Tensor]:
     """The population loss where there is one, else the error on one held-out batch that all members share."""
     if setting.no_exact_loss is None:
@@ -236,10 +248,11 @@ def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfi
     device = next(iter(parameters.values())).device
     generator = seeds.generator_of(seeds.FINAL_LOSSES, device)
     sequences = process.contexts(EVALUATION_BATCH, config.n_ctx, generator=generator, dtype=config.torch_dtype)
-    predict = predictions_of(config, device=device)
+    form = form_of(config, process.real_tokens)
     shared = sequences.tokens.expand(training.n_seeds, -1, -1, -1)
-    parts = shared.split(max(1, EVALUATION_PART // training.n_seeds), dim=1)
+    parts = shared.split(max(1, EVALUATION_PART[device.type] // training.n_seeds), dim=1)
     with torch.no_grad():
-        errors = torch.cat([squared_errors(predict, parameters, part, training.first_length) for part in parts], dim=1)
+        products = form.collapse(parameters, config.n_ctx)
+        errors = torch.cat([squared_errors(form, products, part, training.first_length) for part in parts], dim=1)
     kept = torch.sort(errors, dim=1)[0][:, : round((1 - TRIM) * EVALUATION_BATCH)]
     return {"loss": errors.mean(1), "trimmed": kept.mean(1)}

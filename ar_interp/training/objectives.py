@@ -1,21 +1,28 @@
-"""Objectives of training: functions of an ensemble's stacked parameters that return each member's loss and gradients.
+"""Objectives of training: each member's loss, a differentiable function of an ensemble's stacked parameters.
 
 All are the sum of squared errors over coordinates and over the context lengths T = first_length..n_ctx.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import functional_call, vmap
 
 from ar_interp.models.config import Config
 from ar_interp.processes import Process
 from ar_interp.setting import Setting
-from ar_interp.training.fast import Parameters, Predict, fast_predictions, fast_step
+from ar_interp.training.batched import Form, Parameters, Tokens, form_of
+from ar_interp.training.fast import fast_step
 
-Objective = Callable[[Parameters], tuple[Float[Tensor, "ensemble"], Parameters]]  # losses, gradients
+Objective = Callable[[Parameters], Float[Tensor, "member"]]
+
+AT_ONCE = {  # numbers in one activation
+    "cpu": 128 * 50 * 16,  # fastest of 32, 64, 96, 128, 256 sequences, 1 MB of L2
+    "cuda": 2**29,  # of which a step holds some ten or twenty
+}
 
 
 def population_objective(setting: Setting) -> Objective:
@@ -26,7 +33,7 @@ def population_objective(setting: Setting) -> Objective:
     """
     if setting.no_exact_loss:
         setting.exact_loss({})
-    return lambda parameters: value_and_gradients(setting.exact_loss, parameters)
+    return setting.exact_loss
 
 
 def sampled_objective(
@@ -36,43 +43,101 @@ def sampled_objective(
     batch: int,
     generators: Sequence[torch.Generator],
     first_length: int = 2,
+    compiled: bool = False,
 ) -> Objective:
     """The mean over a fresh batch of the model's squared error; one generator for each member.
 
-    Computed by `fast_step` where it knows the architecture, else by differentiating the hooked model.
+    Args:
+        compiled: the loss goes through `torch.compile`.
     """
-    step, fast = (fast_step(config), fast_predictions(config)) if process.real_tokens else (None, None)
-    predict = fast or predictions_of(config, device=generators[0].device)
+    form = form_of(config, process.real_tokens)
+    losses = compiled_where_possible(at_once) if compiled and process.real_tokens else mean_errors
 
-    def objective(parameters: Parameters) -> tuple[Float[Tensor, "ensemble"], Parameters]:
-        drawn = [process.contexts(batch, config.n_ctx, generator=g, dtype=config.torch_dtype) for g in generators]
-        tokens = torch.stack([contexts.tokens for contexts in drawn])
-        if step is not None:
-            return step(parameters, tokens, first_length)
-        return value_and_gradients(lambda p: squared_errors(predict, p, tokens, first_length).mean(1), parameters)
+    def objective(parameters: Parameters) -> Float[Tensor, "member"]:
+        tokens = process.of_members(batch, config.n_ctx + 1, generators, config.torch_dtype)
+        return losses(form, parameters, tokens, first_length)
 
     return objective
 
 
-def value_and_gradients(
-    loss: Callable[[Parameters], Float[Tensor, "ensemble"]], parameters: Parameters
-) -> tuple[Float[Tensor, "ensemble"], Parameters]:
-    """Each member's loss, and its gradient with respect to its own parameters, by differentiating their sum."""
-    tensors = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
-    losses = loss(tensors)
-    gradients = torch.autograd.grad(losses.sum(), list(tensors.values()))
-    return losses.detach(), dict(zip(tensors, gradients, strict=True))
+def compiled_where_possible(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function through `torch.compile`, or as it is, with a warning, where that fails."""
+    chosen = torch.compile(function, dynamic=False)
+
+    def call(*arguments: Any) -> Any:
+        nonlocal chosen
+        try:
+            return chosen(*arguments)
+        except Exception as error:  # no compiler for the device, or a fault of the one there is
+            if chosen is function:
+                raise
+            warnings.warn(f"torch.compile failed ({type(error).__name__}); training goes on without.", stacklevel=2)
+            chosen = function
+            return function(*arguments)
+
+    return call
 
 
-def predictions_of(config: Config, *, device: torch.device) -> Predict:
-    """Predictions of every member by the hooked model."""
-    model = config.build(device=device)
-    return vmap(lambda parameters, tokens: functional_call(model, parameters, (tokens,)))
+def at_once(form: Form, parameters: Parameters, tokens: Tokens, first_length: int) -> Float[Tensor, "member"]:
+    """Each member's squared error, mean over its sequences s_1, ..., s_{n+1}."""
+    products = form.collapse(parameters, tokens.shape[2] - 1)
+    return squared_errors(form, products, tokens, first_length).mean(1)
+
+
+def mean_errors(form: Form, parameters: Parameters, tokens: Tokens, first_length: int) -> Float[Tensor, "member"]:
+    """`at_once`, in pieces that fit a CPU's cache or a GPU's memory, or by hand where that is faster."""
+    members, batch, length, _ = tokens.shape
+    on_cpu = tokens.device.type == "cpu"
+    step = fast_step(form.config) if on_cpu and not tokens.is_complex() else None
+    if step is not None:
+        return _known(lambda held: step(held, tokens, first_length), parameters)
+    piece = max(1, AT_ONCE[tokens.device.type] // (members * form.elements(length - 1)))
+    if piece >= batch:
+        return at_once(form, parameters, tokens, first_length)
+
+    def in_pieces(held: Parameters) -> tuple[Tensor, Parameters]:
+        parts = [
+            value_and_gradients(lambda p, part=part: squared_errors(form, p, part, first_length).sum(1) / batch, held)
+            for part in tokens.split(piece, dim=1)
+        ]
+        losses, gradients = zip(*parts, strict=True)
+        return torch.stack(losses).sum(0), {name: torch.stack([g[name] for g in gradients]).sum(0) for name in held}
+
+    return _known(in_pieces, form.collapse(parameters, length - 1))
 
 
 def squared_errors(
-    predict: Predict, parameters: Parameters, tokens: Tensor, first_length: int
-) -> Float[Tensor, "ensemble batch"]:
+    form: Form, products: Parameters, tokens: Tokens, first_length: int
+) -> Float[Tensor, "member batch"]:
     """|prediction - s_{T+1}|^2 of every sequence, summed over T = first_length..n_ctx."""
-    error = (predict(parameters, tokens[:, :, :-1]) - tokens[:, :, 1:])[:, :, first_length - 1 :]
-    return error.abs().square().sum((-1, -2))
+    error = (form.predict(products, tokens[:, :, :-1]) - tokens[:, :, 1:])[:, :, first_length - 1 :]
+    if error.is_complex():
+        error = torch.view_as_real(error).flatten(-2)
+    return error.square().sum((-1, -2))
+
+
+class _Known(torch.autograd.Function):
+    """Losses of members whose gradients were computed with them."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Callable[..., Any], names: list[str], *tensors: Tensor) -> Tensor:
+        with torch.enable_grad():
+            losses, gradients = compute({name: tensor.detach() for name, tensor in zip(names, tensors, strict=True)})
+        ctx.gradients = [gradients[name] for name in names]
+        return losses.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Any, ...]:
+        return (None, None, *(g * outputs[0].view(-1, *[1] * (g.ndim - 1)) for g in ctx.gradients))
+
+
+def _known(compute: Callable[[Parameters], tuple[Tensor, Parameters]], parameters: Parameters) -> Tensor:
+    return _Known.apply(compute, list(parameters), *parameters.values())  # type: ignore[return-value]
+
+
+def value_and_gradients(objective: Objective, parameters: Parameters) -> tuple[Float[Tensor, "member"], Parameters]:
+    """Each member's loss, and its gradient with respect to its own parameters, by differentiating their sum."""
+    tensors = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
+    losses = objective(tensors)
+    gradients = torch.autograd.grad(losses.sum(), list(tensors.values()))
+    return losses.detach(), dict(zip(tensors, gradients, strict=True))

@@ -17,33 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ar_interp.models.config import ModelConfig, is_preset
-from ar_interp.training.linear_stack import LAYER_NORM_EPS, VECTOR
+from ar_interp.models.config import ModelConfig
+from ar_interp.training.batched import FEW_HEADS, LAYER_NORM_EPS, VECTOR
 
 CACHED_SCORES = 64 * 50 * 50  # of all heads of a piece
-FEW_HEADS = 8  # from here on the sum over heads is cheaper than the heads one by one
-
-
-def is_paper_figure7(config: ModelConfig) -> bool:
-    """The architecture that `figure7_step` computes."""
-    return is_preset(config, ModelConfig.paper_figure7, "dim", "n_ctx", "n_heads", "repeats", "dtype")
-
-
-def shared_positions_predictions(
-    config: ModelConfig, parameters: dict[str, Tensor], tokens: Float[Tensor, "ensemble batch pos dim"]
-) -> Float[Tensor, "ensemble batch pos dim"]:
-    """Predictions of bias-free heads that share the weights P: the sum over keys comes first, whatever the heads."""
-    get = {name.rsplit(".", 1)[-1]: tensor for name, tensor in parameters.items()}
-    QK, OV = get["W_Q"] @ get["W_K"].mT, get["W_V"] @ get["W_O"]
-    K = torch.einsum("ehab,ehcm->ebcam", QK, OV)  # [ensemble dim dim dim dim]
-    pos, lag = tokens.shape[2], config.query_lag
-    rows = get["P"][:, : pos - lag, :pos]
-    weights = torch.cat([rows.new_zeros(len(rows), lag, pos), rows], dim=1).tril()
-    products = (tokens[..., :, None] * tokens[..., None, :]).flatten(-2)  # [ensemble batch pos dim^2]
-    summed = weights[:, None] @ products
-    mixed = (summed.flatten(1, 2) @ K.flatten(3).flatten(1, 2)).unflatten(1, tokens.shape[1:3])
-    asked = torch.cat([torch.zeros_like(tokens[:, :, :lag]), tokens[:, :, : pos - lag]], dim=2)
-    return torch.einsum("ebta,ebtam->ebtm", asked, mixed.unflatten(-1, (config.dim, config.dim)))
 
 
 @dataclass

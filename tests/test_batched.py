@@ -1,0 +1,268 @@
+"""The batched forms, and the steps written by hand, against differentiating the hooked model: losses and gradients."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from cases import ARCHITECTURES
+from torch.func import functional_call
+from torch.testing import assert_close
+
+from ar_interp.models.attention_types import LinearAttention, NonlinearAttention
+from ar_interp.models.config import ModelConfig
+from ar_interp.processes import CommutingUnitary, HaarOrthogonal
+from ar_interp.training import objectives
+from ar_interp.training.batched import OwnModel, SharedPositions, Stack, SumOfHeads, form_of
+from ar_interp.training.fast import fast_step
+from ar_interp.training.objectives import at_once, compiled_where_possible, mean_errors, value_and_gradients
+
+DIM, N_CTX, SEEDS, BATCH = 3, 27, (3, 4), 5  # more positions than a chunk, and not a multiple of it
+SIZES = {"dim": DIM, "n_ctx": N_CTX}
+DOUBLE = {**SIZES, "dtype": "float64"}
+BLOCKS = {**SIZES, "heads": "block-scalar"}
+BY_HAND = {
+    "one full layer": ModelConfig.augmented(**SIZES),
+    "three full layers, narrow heads": ModelConfig.augmented(**SIZES, n_layers=3, d_head=4),
+    "block scalars": ModelConfig.augmented(**BLOCKS, n_layers=2, init_scale=0.3),
+    "block scalars / keys": ModelConfig.augmented(**BLOCKS, n_layers=3, attention="linear/keys", init_scale=0.5),
+    "divided by pairs, with biases": ModelConfig.augmented(
+        **SIZES, n_layers=2, attention="linear/pairs", biases=True, scale_scores=True
+    ),
+    "LayerNorm without biases": ModelConfig.augmented(**SIZES, n_layers=2, layer_norm=True),
+    "read-out alone": ModelConfig.augmented(**SIZES, n_layers=2, unembed=True),
+    "plain tokens": ModelConfig.full(**SIZES, n_heads=1, n_layers=2, query_lag=0, positional="none", residual=True),
+    "figure 5, one layer": ModelConfig.paper_figure5(**DOUBLE),
+    "figure 5, two layers": ModelConfig.paper_figure5(**DOUBLE, n_layers=2),
+    "figure 5, four layers": ModelConfig.paper_figure5(**DOUBLE, n_layers=4),
+    "figure 7, one head": ModelConfig.paper_figure7(**DOUBLE),
+    "figure 7, four heads": ModelConfig.paper_figure7(**DOUBLE, n_heads=4),
+    "figure 7, nine heads": ModelConfig.paper_figure7(**DOUBLE, n_heads=9),
+    "figure 7, nine heads, tokens three times": ModelConfig.paper_figure7(**DOUBLE, n_heads=9, repeats=3),
+    "figure 7, tokens three times": ModelConfig.paper_figure7(**DOUBLE, n_heads=2, repeats=3),
+}
+OTHERS = {
+    "diagonal": ModelConfig.diagonal(**SIZES, n_heads=4, init_scale=0.5),
+    "many full heads": ModelConfig.full(**SIZES, n_heads=9, init_scale=0.5),
+    "many full heads, s_T": ModelConfig.full(**SIZES, n_heads=9, query_lag=0, init_scale=0.5),
+    "two block-scalar heads": ModelConfig.augmented(**BLOCKS, n_heads=2, n_layers=3, attention="linear/pairs"),
+    "LayerNorm in place of the stream": ModelConfig.augmented(
+        **SIZES, n_layers=2, biases=True, layer_norm=True, residual=False
+    ),
+    **{f"small {name}": config for name, config in ARCHITECTURES.items()},
+}
+MODELS = BY_HAND | OTHERS
+
+
+def ensemble(config: ModelConfig) -> dict[str, torch.Tensor]:
+    members = [config.initial_parameters(seed=seed) for seed in SEEDS]
+    perturbed = torch.Generator().manual_seed(0)  # LayerNorm's weights and inert blocks leave their special values
+    return {
+        name: torch.stack([m[name] for m in members])
+        + 0.1 * torch.randn(len(SEEDS), *members[0][name].shape, generator=perturbed, dtype=torch.float64)
+        for name in members[0]
+    }
+
+
+def tokens_of(config, *, batch=BATCH, is_complex=False):
+    family = CommutingUnitary if is_complex else HaarOrthogonal
+    process = family(config.dim, first_token="sphere", noise=0.1)
+    return torch.stack([process.contexts(batch, config.n_ctx, seed=seed).tokens for seed in SEEDS])
+
+
+def hooked(config, parameters, tokens, first_length):
+    """Losses and gradients of each member's own hooked model."""
+    model = config.build()
+
+    def losses(p):
+        members = [{name: tensor[k] for name, tensor in p.items()} for k in range(len(SEEDS))]
+        predictions = torch.stack(
+            [functional_call(model, m, (t[:, :-1],)) for m, t in zip(members, tokens, strict=True)]
+        )
+        error = (predictions - tokens[:, :, 1:])[:, :, first_length - 1 :]
+        return error.abs().square().sum((-1, -2)).mean(1)
+
+    return value_and_gradients(losses, parameters)
+
+
+def assert_same(found, expected):
+    assert_close(found[0], expected[0], rtol=1e-11, atol=0)
+    assert list(found[1]) == list(expected[1])
+    for key, truth in expected[1].items():
+        assert_close(found[1][key], truth, rtol=1e-9, atol=1e-11 * truth.abs().max().item() + 1e-14, msg=key)
+
+
+def batched(config, parameters, tokens, first_length, losses=at_once):
+    form = form_of(config, not tokens.is_complex())
+    return value_and_gradients(lambda p: losses(form, p, tokens, first_length), parameters)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_batched_form_is_the_hooked_model(name):
+    config, parameters = MODELS[name], ensemble(MODELS[name])
+    tokens = tokens_of(config)
+    for first_length in (1, 4):
+        assert_same(batched(config, parameters, tokens, first_length), hooked(config, parameters, tokens, first_length))
+    form = form_of(config)
+    predictions = form.predict(form.collapse(parameters, config.n_ctx), tokens[:, :, :-1])
+    model = config.build()
+    model.load_state_dict({key: tensor[1] for key, tensor in parameters.items()})
+    assert_close(predictions[1], model(tokens[1, :, :-1]), rtol=1e-10, atol=1e-10 * float(predictions.abs().max()))
+
+
+@pytest.mark.parametrize("name", [name for name, config in MODELS.items() if not config.needs_real_tokens])
+def test_complex_tokens(name):
+    config, parameters = MODELS[name], ensemble(MODELS[name])
+    tokens = tokens_of(config, is_complex=True)
+    assert_same(batched(config, parameters, tokens, 2), hooked(config, parameters, tokens, 2))
+
+
+@pytest.mark.parametrize(
+    "name", ["figure 5, two layers", "figure 7, four heads", "figure 7, nine heads", "many full heads"]
+)
+def test_a_batch_in_pieces_is_the_whole(name, monkeypatch):
+    config, parameters = MODELS[name], ensemble(MODELS[name])
+    tokens, whole = tokens_of(config, batch=7), batched(config, parameters, tokens_of(config, batch=7), 2)
+    monkeypatch.setattr(objectives, "fast_step", lambda config: None)
+    monkeypatch.setitem(objectives.AT_ONCE, "cpu", 3 * len(SEEDS) * form_of(config).elements(N_CTX))
+    calls = []
+    monkeypatch.setattr(objectives, "at_once", lambda *arguments: calls.append(1))
+    assert_same(batched(config, parameters, tokens, 2, mean_errors), whole)
+    assert not calls
+
+
+@pytest.mark.parametrize("first_length", [1, 2, 4])
+@pytest.mark.parametrize("name", BY_HAND)
+def test_the_step_by_hand_is_the_batched_one(name, first_length):
+    config, parameters = BY_HAND[name], ensemble(BY_HAND[name])
+    tokens = tokens_of(config)
+    step = fast_step(config)
+    assert step is not None
+    expected = batched(config, parameters, tokens, first_length)
+    assert_same(step(parameters, tokens, first_length), expected)
+    assert_same(batched(config, parameters, tokens, first_length, mean_errors), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["block scalars / keys", "figure 5, four layers", "figure 7, four heads", "figure 7, nine heads"]
+)
+def test_shorter_sequences_and_a_large_batch(name):
+    config, parameters = BY_HAND[name], ensemble(BY_HAND[name])
+    many = HaarOrthogonal(DIM).sample(2 * 1024 + 3, 7, seed=0).tokens.expand(len(SEEDS), -1, -1, -1)
+    step = fast_step(config)
+    assert step is not None
+    expected = hooked(config, parameters, many, 2)
+    assert_same(step(parameters, many, 2), expected)
+    assert_same(batched(config, parameters, many, 2), expected)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig.diagonal(dim=3, n_heads=2, n_ctx=4),
+        ModelConfig.augmented(**SIZES, n_heads=2),
+        ModelConfig.augmented(**SIZES, d_mlp=4),
+        ModelConfig.augmented(**SIZES, attention="softmax"),
+        ModelConfig.augmented(**SIZES, residual=False),
+        ModelConfig.augmented(**SIZES, positional="additive"),
+        ModelConfig.full(**SIZES, n_heads=2, residual=True),
+        ModelConfig.full(**SIZES, n_heads=2, biases=True),
+        ModelConfig.full(**SIZES, n_heads=2, positional="softmax"),
+    ],
+    ids=lambda config: config.summary,
+)
+def test_other_architectures_have_no_step_by_hand(config):
+    assert fast_step(config) is None
+
+
+def test_each_architecture_has_its_form():
+    kinds = {name: type(form_of(config)) for name, config in MODELS.items()}
+    assert {name for name, kind in kinds.items() if kind is SumOfHeads} == {
+        "figure 7, nine heads",
+        "figure 7, nine heads, tokens three times",
+    }
+    assert {"many full heads", "many full heads, s_T"} <= {n for n, kind in kinds.items() if kind is SharedPositions}
+    assert kinds["diagonal"] is Stack
+    assert OwnModel not in kinds.values()
+
+
+# ---- other people's
+
+
+def test_attention_types_of_others(monkeypatch):
+    class Halved(LinearAttention):
+        kind = "test/halved"
+
+        def share(self, T):
+            return 0.5 + 0 * T + 0.01 * torch.arange(len(T), dtype=T.dtype)  # knows the key too
+
+    class Cut(NonlinearAttention):
+        kind = "test/cut"
+
+        def pattern(self, scores):
+            return scores.clamp(min=0) + 0.1 * scores.clamp(min=-3)
+
+    for kind in ("test/halved", "test/cut"):
+        config = ModelConfig.augmented(**SIZES, n_layers=2, n_heads=2, attention=kind)
+        parameters, tokens = ensemble(config), tokens_of(config)
+        assert_same(batched(config, parameters, tokens, 2), hooked(config, parameters, tokens, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theirs(ModelConfig):
+    """A config of another kind."""
+
+    kind: ClassVar[str] = "test/theirs"
+
+
+def test_models_of_others_train_through_their_own_module():
+    config = Theirs(**SIZES, n_heads=2, heads="full")
+    form = form_of(config)
+    assert isinstance(form, OwnModel)
+    assert fast_step(config) is None
+    parameters, tokens = ensemble(config), tokens_of(config)
+    expected = hooked(config, parameters, tokens, 2)
+    assert_same(batched(config, parameters, tokens, 2), expected)
+    real = config.build()
+
+    class Stubborn(torch.nn.Module):  # asks for a number, which vmap refuses
+        def forward(self, tokens):
+            assert float(tokens.abs().max()) < 1e3
+            return functional_call(real, dict(self.weights), (tokens,))
+
+    stubborn = Stubborn()
+    stubborn.weights = torch.nn.ParameterDict()
+    form.model = stubborn
+    with pytest.warns(UserWarning, match="members of 'test/theirs' are computed one by one"):
+        stubborn = form.predict({}, tokens[:, :, :-1])
+    assert stubborn.shape == tokens[:, :, :-1].shape
+
+
+# ---- devices
+
+
+def test_a_compiler_that_fails_is_done_without(monkeypatch):
+    def broken(function, **options):
+        def call(*arguments):
+            raise RuntimeError("no compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    double = compiled_where_possible(lambda x: 2 * x)
+    with pytest.warns(UserWarning, match="torch.compile failed"):
+        assert double(torch.ones(1)).item() == 2
+    assert double(torch.ones(1)).item() == 2  # and says so once
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", MODELS)
+def test_the_form_is_the_same_on_a_gpu(name):
+    config, parameters = MODELS[name], ensemble(MODELS[name])
+    tokens = tokens_of(config)
+    losses, gradients = batched(config, parameters, tokens, 2)
+    there = {key: tensor.cuda() for key, tensor in parameters.items()}
+    losses_there, gradients_there = batched(config, there, tokens.cuda(), 2)
+    assert_close(losses_there.cpu(), losses, rtol=1e-9, atol=0)
+    for key, gradient in gradients.items():
+        assert_close(gradients_there[key].cpu(), gradient, rtol=1e-7, atol=1e-9)
