@@ -16,6 +16,7 @@ from transformer_lens.utilities.matrix import composition_scores
 
 import ar_interp as ari
 from ar_interp.probes.circuits import Circuits, circuits
+from ar_interp.probes.subspaces import principal_angles, projector
 
 LAYERS, HEADS, D_MODEL = 3, 2, 6
 SHAPES = [(D_MODEL, 2), (D_MODEL, D_MODEL), (D_MODEL, 9)]
@@ -141,7 +142,7 @@ def test_the_gauge_changes_nothing(seed, complex_weights, d_head):
     np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8)
     if d_head < D_MODEL:
         spaces = (each.OV_spectrum.U[0, 0] for each in (before, after))
-        assert_close(*(space @ space.mH for space in spaces))
+        assert_close(*(projector(space) for space in spaces))
 
 
 # ---- composition
@@ -283,7 +284,97 @@ def test_models_without_augmented_tokens_have_no_blocks():
         _ = found.blocks
 
 
+# ---- diagonal heads
+
+
+def test_diagonal_heads_give_A_B_and_C():
+    A, B = draw(4, 5, seed=1), draw(4, 5, seed=2)
+    model = ari.HookedARTransformer.from_diagonal(A, B, torch.ones(3, 3))
+    found = circuits(model)
+    assert_close(found.A, A[None])
+    assert_close(found.B, B[None])
+    assert_close(found.C, (B.T @ A)[None])
+    assert_close(found.C[0], ari.head_orthogonality(model).C)
+    assert_close(found.QK_spectrum.S[0], A.abs().sort(descending=True).values)
+    for other in (gaussian(5, 5), of_products(I, I + I.roll(1, 0)), of_products(I + I.roll(1, 0), I)):
+        found = circuits(other)
+        assert (found.A, found.B, found.C) == (None, None, None)
+
+
+# ---- subspaces
+
+
+def rotated(angles: list[float], n: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor]:
+    """Two subspaces with these principal angles, by any bases that are not orthonormal."""
+    p = len(angles)
+    basis = torch.linalg.qr(draw(n, n, seed=seed, dtype=dtype)).Q
+    theta = torch.tensor(angles, dtype=torch.float64)
+    X, Y = basis[:, :p], basis[:, :p] * theta.cos() + basis[:, p : 2 * p] * theta.sin()
+    return X @ draw(p, p, seed=seed + 1, dtype=dtype), Y @ draw(p, p, seed=seed + 2, dtype=dtype)
+
+
+@every_dtype
+@pytest.mark.parametrize(
+    "angles", [[1e-9, 1e-5, 0.3], [0.0, math.pi / 4, math.pi / 2], [0.7853, 0.7854, 0.7855], [math.pi / 2] * 3, [1e-9]]
+)
+def test_principal_angles_put_in_are_read_back(angles, dtype):
+    X, Y = rotated(angles, 8, dtype, seed=20)
+    found = principal_angles(X, Y)
+    assert_close(found, torch.tensor(angles, dtype=torch.float64), rtol=1e-5, atol=1e-14)
+    assert_close(found, torch.tensor(angles, dtype=torch.float64), rtol=0, atol=3e-14)
+    assert_close(principal_angles(Y, X), found, rtol=0, atol=3e-14)
+
+
+@every_dtype
+@pytest.mark.parametrize(("p", "q"), [(2, 2), (4, 2), (2, 5), (6, 4), (8, 3), (1, 1)])
+def test_principal_angles_are_scipys(p, q, dtype):
+    X, Y = draw(8, p, seed=p, dtype=dtype), draw(8, q, seed=10 + q, dtype=dtype)
+    found = principal_angles(X, Y)
+    assert len(found) == min(p, q)
+    scipys = scipy.linalg.subspace_angles(X.numpy(), Y.numpy())[::-1].copy()  # descending
+    assert_close(found, torch.from_numpy(scipys), rtol=0, atol=1e-13)
+
+
+def test_angles_of_a_real_and_a_complex_space():
+    X = torch.tensor([[1.0], [0.0]])
+    Y = torch.tensor([[1.0], [1j]], dtype=torch.complex64)
+    assert_close(principal_angles(X, Y), torch.tensor([math.pi / 4], dtype=torch.float64))
+    assert_close(principal_angles(1j * Y, Y), torch.zeros(1, dtype=torch.float64))
+
+
+@every_dtype
+def test_the_projector_is_one_and_knows_no_basis(dtype):
+    X = draw(7, 3, seed=1, dtype=dtype)
+    P = projector(X)
+    assert_close(P @ P, P)
+    assert_close(P, P.mH.resolve_conj())
+    assert_close(P @ X, X)
+    assert P.diagonal().sum().real.item() == pytest.approx(3)
+    assert_close(projector(X @ draw(3, 3, seed=2, dtype=dtype)), P)
+    Y = draw(7, 3, seed=3, dtype=dtype)
+    sines = principal_angles(X, Y).sin()
+    assert torch.linalg.matrix_norm(P - projector(Y)).square().item() == pytest.approx(2 * sines.square().sum().item())
+
+
 # ---- errors
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (torch.ones(4), "X must be a matrix \\[n p\\] with columns, got shape \\[4\\]"),
+        (torch.ones(4, 0), "X must be a matrix"),
+        (torch.ones(4, 2), "X \\[4, 2\\] must have linearly independent columns: pass a basis"),
+        (torch.zeros(4, 1), "X \\[4, 1\\] must have linearly independent columns"),
+        (draw(2, 3, seed=0), "X \\[2, 3\\] must have linearly independent columns"),
+        (torch.full((4, 1), torch.nan), "X has NaN or infinite entries"),
+        (torch.ones(3, 1), "X and Y must have as many rows, got \\[3, 1\\] and \\[4, 1\\]"),
+    ],
+)
+def test_what_spans_no_subspace_is_refused(X, message):
+    with pytest.raises(ValueError, match=message):
+        principal_angles(X, torch.ones(4, 1))
 
 
 @pytest.mark.usefixtures("without_type_checks")

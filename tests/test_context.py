@@ -305,3 +305,15 @@ def full_model() -> ari.HookedARTransformer:
 def test_refusals_of_general_models(call, message):
     with pytest.raises(ValueError, match=message):
         call(HAAR.sample(2, 9, seed=0).tokens)
+
+
+def test_phases_are_read_off_an_activation_where_asked():
+    model, process = unitary_model(D), ari.CommutingUnitary(D)
+    sequences = process.contexts(100, 6, seed=4)
+    found = ari.recover_context(model, sequences, probe_hook="blocks.0.attn.hook_attn_scores")
+    swept = ari.probe_activations(
+        model, sequences, hooks=["blocks.0.attn.hook_attn_scores"], positions=[6], target=["cos", "sin"]
+    ).frame
+    assert [readout.target for readout in found.readouts] == ["cos", "sin"]
+    assert [readout.r2 for readout in found.readouts] == swept["score"].tolist()
+    assert ari.recover_context(model, sequences).readouts == ()

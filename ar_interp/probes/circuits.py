@@ -16,7 +16,7 @@ from transformer_lens import FactoredMatrix
 
 from ar_interp._checks import check_integer
 from ar_interp.models.opened import Model
-from ar_interp.models.weights import in_double
+from ar_interp.models.weights import DIAGONAL_TOLERANCE, in_double
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS, split_blocks
 from ar_interp.probes.protocol import WEIGHTS, needs
 from ar_interp.probes.results import long_frame
@@ -33,7 +33,7 @@ class Spectrum:
     """Singular values and eigenvalues of one kind of circuit, X = U diag(S) Vh for every layer and head.
 
     U and Vh are torch.linalg's; FactoredMatrix.svd returns V with X = U diag(S) V^T instead. Neither is unique where
-    singular values coincide: compare subspaces by projectors U U^H or `scipy.linalg.subspace_angles`.
+    singular values coincide: compare subspaces by `subspaces.projector` or `subspaces.principal_angles`.
 
     Attributes:
         U, S, Vh: orthonormal columns, singular values (descending), orthonormal rows; rank = min(d_head, d_model).
@@ -132,6 +132,7 @@ class Circuits:
         untrained_composition: mean and standard deviation of one score over `n_untrained` draws of Gaussian weights of
             the same shape; the law is the same for the three kinds, and the mean square 1 / d_model.
         block_view: of augmented tokens; None for others.
+        A, B, C: diagonals of QK and OV, and B^T A of every layer; None unless both are diagonal in every head.
     """
 
     QK: FactoredMatrix
@@ -140,7 +141,11 @@ class Circuits:
     OV_spectrum: Spectrum
     composition_scores: Float[Tensor, "3 layer head layer head"]
     untrained_composition: tuple[float, float]
+    n_untrained: int
     block_view: BlockView | None
+    A: Inexact[Tensor, "layer head d_model"] | None
+    B: Inexact[Tensor, "layer head d_model"] | None
+    C: Inexact[Tensor, "layer d_model d_model"] | None
 
     def to_frame(self) -> pd.DataFrame:
         """A row per layer, head and circuit: norm, effective_rank, top_share (of the largest singular value),
@@ -213,6 +218,9 @@ def circuits(
     d_model, d_head = W_Q.shape[-2:]
     dim = _token_dim(model, dim, d_model)
     QK, OV = FactoredMatrix(W_Q, W_K.mH), FactoredMatrix(W_V, W_O)
+    A, B = _diagonals(QK), _diagonals(OV)
+    if A is None or B is None:
+        A = B = None
     return Circuits(
         QK=QK,
         OV=OV,
@@ -220,7 +228,11 @@ def circuits(
         OV_spectrum=_spectrum(OV),
         composition_scores=_composition(W_Q, W_K, W_V, W_O),
         untrained_composition=_untrained_composition(d_model, d_head, W_Q.dtype, n_untrained, seed),
+        n_untrained=n_untrained,
         block_view=None if dim is None else _block_view(QK, OV, dim),
+        A=A,
+        B=B,
+        C=None if A is None or B is None else B.mT @ A,
     )
 
 
@@ -322,3 +334,15 @@ def _block_view(QK: FactoredMatrix, OV: FactoredMatrix, dim: int) -> BlockView:
         untrained_distance=math.sqrt(1 - 1 / dim**2),
         untrained_off_diagonal=math.sqrt(1 - 1 / dim),
     )
+
+
+def _diagonals(circuit: FactoredMatrix) -> Inexact[Tensor, "layer head d_model"] | None:
+    """None unless all are; layer by layer, so that large models need not fit densely."""
+    diagonals = []
+    for A, B in zip(circuit.A, circuit.B, strict=True):
+        products = A @ B
+        diagonals.append(products.diagonal(0, -2, -1).clone())
+        rest = (products - torch.diag_embed(diagonals[-1])).abs().max()
+        if rest > DIAGONAL_TOLERANCE * products.abs().max():
+            return None
+    return torch.stack(diagonals)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from ar_interp.estimators import OLS, DiagonalOLS, GradientDescent, Zero, apply
 from ar_interp.models.opened import Model
 from ar_interp.probes.jacobian import BY_QUERY, BY_VALUE, query_jacobian, value_jacobian
 from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, PLAIN, needs
+from ar_interp.probes.readout import probe_activations
 from ar_interp.probes.results import Result
 from ar_interp.processes import Contexts, Sequences
 
@@ -29,6 +30,19 @@ ESTIMATE = {
     AUGMENTED: (*BY_QUERY, "config.attention"),
 }
 CHUNK = 256  # sequences at a time: least squares holds [batch pos pair dim]
+
+
+class Readout(NamedTuple):
+    """How well ridge regression reads cos or sin of the phases of W off an activation, see `probe_activations`."""
+
+    target: str
+    hook: str
+    position: int
+    r2: float
+    standard_error: float
+    shuffled_r2: float
+    untrained_r2: float
+    n: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +61,7 @@ class RecoveredContext(Result):
             sum_{t<T} s_{t+1} s_t^* over all sequences and T; on that sum divided by T - 1 where attention normalises.
         distances: a row per reference (`W`, `one gradient step` of that size, `OLS`) and T: the distance
             |Ŵ - reference|_F^2 / dim and its standard error.
+        readouts: of the regression probe, where one was asked for.
     """
 
     errors: pd.DataFrame
@@ -55,11 +70,14 @@ class RecoveredContext(Result):
     W: Inexact[Tensor, "batch dim dim"]
     step_size: float
     distances: pd.DataFrame
+    readouts: tuple[Readout, ...] = ()
 
 
 @needs("forward", when=ESTIMATE)
 @torch.no_grad()
-def recover_context(model: Model, sequences: Sequences) -> RecoveredContext:
+def recover_context(
+    model: Model, sequences: Sequences, *, probe_hook: str | None = None, untrained: object = None
+) -> RecoveredContext:
     """Recover the in-context estimate of W, beside W and what a statistician makes of the same context.
 
     One bare layer on sequences in the eigenbasis: with the attention pattern of a context frozen, prediction_T =
@@ -70,6 +88,8 @@ def recover_context(model: Model, sequences: Sequences) -> RecoveredContext:
 
     Args:
         sequences: complex in the eigenbasis for diagonal heads, and for a model without a config.
+        probe_hook: also read cos and sin of the phases from this activation at the last T (see `probe_activations`).
+        untrained: the control model of that regression; `model.untrained(seed)` if left out.
     Raises:
         ValueError: sequences in another basis where heads are diagonal, or too short.
     """
@@ -108,7 +128,15 @@ def recover_context(model: Model, sequences: Sequences) -> RecoveredContext:
         step_size=step_size,
         errors=pd.concat(errors, ignore_index=True),
         distances=pd.concat(distances, ignore_index=True),
+        readouts=() if probe_hook is None else _readouts(model, sequences, probe_hook, untrained),
     )
+
+
+def _readouts(model: Model, sequences: Sequences, hook: str, untrained: object) -> tuple[Readout, ...]:
+    options: dict[str, Any] = {"hooks": [hook], "positions": [sequences.length], "target": ["cos", "sin"]}
+    found = probe_activations(model, sequences, **options, untrained=untrained).frame
+    columns = found[["target", "hook", "T", "score", "score_se", "shuffled", "untrained", "n_test"]]
+    return tuple(Readout(*row) for row in columns.itertuples(index=False))
 
 
 def check_length(contexts: Contexts) -> int:
