@@ -6,13 +6,12 @@ from ar_interp.claims import Claims
 
 def model_card(run: TrainingRun, name: str, claims: Claims, summary: str = "") -> str:
     """The text of a checkpoint's README.md."""
-    if not claims:
-        return describe(run, name, summary) + f"\n## What was verified\n\nNo claim is made of it: {claims.why_not}.\n"
     tally = ", ".join(f"{count} {verdict}" for verdict, count in claims.counts.items())
     return (
         describe(run, name, summary)
         + f"\n## What was verified\n\n`ar-interp verify {name} --seed {claims.seed}`: {tally}. "
         + "A void claim is one whose control passes too, an undecided one needs more contexts.\n\n"
+        + (f"Theory makes no claim of it: {claims.why_not}.\n\n" if claims.why_not else "")
         + claims_table(claims)
     )
 

@@ -139,8 +139,8 @@ def verify(
         checkpoint = checkpoints.load(name)
         measured[name] = claims = measure(checkpoint, seed=seed)
         print(f"\n{name}{_other_folder(name, checkpoint.path)}")
-        if not claims:
-            print(f"  no claims: {claims.why_not}")
+        if claims.why_not:
+            print(f"  theory makes no claims: {claims.why_not}")
         for claim in claims:
             expected = known_failure(checkpoint, claim)
             unexpected += claim.verdict == FAILS and not expected

@@ -25,6 +25,7 @@ REMOVAL = _FIRST + 12
 EDITED = _FIRST + 13
 EXHIBITS = _FIRST + 14  # figures of explorer and report
 EXHIBITS_SOURCE = _FIRST + 15
+FUNCTION = _FIRST + 20  # tokens on which a model is compared with its own weights
 ANGLES = _FIRST + 19  # where in the grid of angles each coordinate starts
 ASSERTIONS = _FIRST + 16
 ASSERTIONS_SOURCE = _FIRST + 17

@@ -255,15 +255,15 @@ def test_an_untrained_model_of_the_paper_fails():
     ],
     ids=str,
 )
-def test_where_theory_is_silent_no_claim_is_made_and_it_says_why(config, process):
+def test_where_theory_is_silent_it_makes_no_claim_and_says_why(config, process):
     claims = verify(config.build(process=process))
-    assert len(claims) == 0
-    assert claims.passed
+    assert [(claim.name, claim.verdict) for claim in claims] == [("model/function", "holds")]
     assert re.match("no part of theory speaks of|noise is 0.1|first_token is|mu is 2", claims.why_not)
-    with pytest.raises(KeyError, match=r"no claim 'loss/fresh' is made of .*; made are none, since"):
+    with pytest.raises(KeyError, match=r"no claim 'loss/fresh' is made of .*; made are model/function"):
         claims["loss/fresh"]
 
 
-def test_verify_needs_a_process():
-    with pytest.raises(ValueError, match="process is needed to know what W is"):
-        verify(ari.HookedARTransformer(ModelConfig.augmented(dim=5, n_ctx=8)))
+def test_without_a_process_the_function_is_compared_all_the_same():
+    claims = verify(ari.HookedARTransformer(ModelConfig.augmented(dim=5, n_ctx=8)))
+    assert [(claim.name, claim.verdict) for claim in claims] == [("model/function", "holds")]
+    assert "the process is not known" in claims.why_not

@@ -149,8 +149,8 @@ def test_silence_is_no_failure(tmp_path, capsys):
     run.save(tmp_path / "mine")
     assert cli.main(["verify", str(tmp_path / "mine")]) == 0
     printed = capsys.readouterr().out
-    assert "no claims: no part of theory speaks of" in printed
-    assert "0 claims about 1 checkpoint(s)" in printed
+    assert "theory makes no claims: no part of theory speaks of" in printed
+    assert "1 claims about 1 checkpoint(s)" in printed
 
 
 def test_report_writes_a_page_and_the_same_as_json(tmp_path, capsys):

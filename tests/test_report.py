@@ -304,7 +304,7 @@ class TestContent:
         run = ari.train(config, ari.CommutingUnitary(4, noise=0.3), training)
         found = build([ari.checkpoints.save(run, tmp_path / "noisy")], date=DATE)
         assert found.examined[0].exhibits
-        assert "There are no claims about this model: noise is 0.3" in Page(found.to_html()).text
+        assert "Theory makes no claims about this model: noise is 0.3" in Page(found.to_html()).text
         assert "In theory" not in "".join(drawn.figure.layout.title.text for drawn in found.examined[0].exhibits)
 
 

@@ -1,5 +1,6 @@
 """`Subject`: a model with what it is about, of which claims and exhibits are made."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,8 @@ class Subject:
     Attributes:
         name: of the checkpoint, else of the model's type.
         model: a `HookedARTransformer` or a conforming model.
-        config: of the model; of one without, that of bare diagonal heads where its weights are such.
+        config: of the model; of a foreign one that of bare diagonal heads where its weights are such, else what
+            it states.
         process: what it is about, or None.
         run: the checkpoint or training run; None for a model alone.
         n: how many contexts each measurement takes; None for as many as each needs.
@@ -64,7 +66,7 @@ def subject_of(subject: Any, process: Process | None = None, *, n: int | None = 
     run = subject if isinstance(subject, TrainingRun) else None
     model = subject if run is None else run.model
     config, found = _config_of(model), process or getattr(subject, "process", None)
-    if found is not None:
+    if found is not None and isinstance(config, Config):
         config.check_process(found)
     return Subject(
         name=subject.name if isinstance(subject, Checkpoint) else type(model).__name__,
@@ -81,4 +83,8 @@ def _config_of(model: Any) -> Any:
     from ar_interp.models.opened import as_model  # loads TransformerLens
 
     opened = as_model(model)
-    return opened.config if isinstance(opened.config, Config) else opened.bare_config
+    if isinstance(opened.config, Config):
+        return opened.config
+    with suppress(ValueError):
+        return opened.bare_config
+    return opened.config

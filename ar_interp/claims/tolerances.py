@@ -26,6 +26,11 @@ class Tolerance(NamedTuple):
 
 
 _TABLE: dict[str, tuple[Any, ...]] = {
+    "function": (
+        1.0,
+        "what rounding may leave of a prediction: 1e-9 of it in double precision, 1e-4 in single, some million and "
+        "some thousand times the machine's epsilon, since sums over coordinates, keys, heads and layers cancel",
+    ),
     "minimum": (1e-8, "float64 descent to convergence; the loss is quadratic in the remaining error"),
     "sampled loss": (1e-6, "exact up to Monte Carlo error, which is added; 1e-6 covers rounding where that vanishes"),
     "projector": (1e-5, "first order in the weights: the square root of the loss tolerance, within a factor of 10"),

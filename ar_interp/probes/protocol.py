@@ -202,4 +202,4 @@ def _has(model: Model, name: str) -> bool:
     found: Any = model.module
     for part in [*parts, last]:
         found = getattr(found, part, None)
-    return found is not None
+    return found is not None and getattr(found, "__name__", "") != "_forward_unimplemented"  # torch's

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._kinds import Kind, load_plugins
-from ar_interp.models.config import ModelConfig
+from ar_interp.models.config import Config, ModelConfig
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, Process
 from ar_interp.setting.sampled import is_bare_layer, sampled_quadratic
 from ar_interp.theory import block_scalar_loss
@@ -191,7 +191,8 @@ def setting_of(config: Any, process: Process | None) -> Setting:
         ValueError: two parts of theory speak of it.
     """
     load_plugins()
-    speaking = [] if process is None else [s for s in Setting.registered.values() if s.speaks_of(config, process)]
+    known = process is not None and isinstance(config, Config)
+    speaking = [part for part in Setting.registered.values() if part.speaks_of(config, process)] if known else []
     if len(speaking) > 1:
         names = " and ".join(f"{part.__module__}.{part.__qualname__}" for part in speaking)
         raise ValueError(f"two parts of theory speak of {config.summary} on {process}: {names}. Narrow one speaks_of.")

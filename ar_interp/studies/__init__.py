@@ -85,14 +85,15 @@ def verify(subject: Any, process: Process | None = None, *, seed: int | None = N
         seed: that every context is drawn with, below 2**31; drawn if left out, and in the result.
         n: how many contexts each measurement takes; as many as each claim was planned with if left out.
     Returns:
-        The claims; where theory makes none, `why_not` says why.
+        The claims, of any model first; where theory makes none, `why_not` says why.
     Raises:
-        ValueError: no process is known, or one that the model cannot be about; a model that only its training can be
-            compared with, without its run.
+        ValueError: a process that the model cannot be about; a model that only its training can be compared with,
+            without its run; no process where the size of a token is not known either.
     """
     found = subject_of(subject, process, n=n, seed=secrets.randbelow(DRAWN_LIMIT) if seed is None else seed)
-    if found.process is None:
-        raise ValueError("process is needed to know what W is; pass process=..., e.g. HaarOrthogonal(5).")
-    claims = tuple(claim for study in studies_of(found.setting) for claim in study.claims(found))
+    others = [study for study in studies_of(found.setting) if study is not any_model.STUDY]
+    theirs = tuple(claim for study in others for claim in study.claims(found))
     silent = found.setting.why_not or f"no study makes a claim about {found.setting.kind}"
-    return Claims(found.name, claims, why_not="" if claims else silent, seed=found.seed)
+    return Claims(
+        found.name, (*any_model.STUDY.claims(found), *theirs), why_not="" if theirs else silent, seed=found.seed
+    )

@@ -1,6 +1,54 @@
-"""Figures of every model, whether theory speaks of it or not, and the words for what they show."""
+"""Claims and figures of every model, whether theory speaks of it or not, and the words for what they show."""
 
+from collections.abc import Iterator
+
+import torch
+
+from ar_interp import seeds
+from ar_interp.claims import Claim, Estimate, Measured, Subject, claim
 from ar_interp.studies.base import Exhibit, Structure, Study
+
+PARTS = {
+    "closed form": "its prediction beside the closed form of its weights",
+    "clean copy": "its hooks beside those of a clean model of the same weights",
+    "hooks": "what hooks do",
+    "Gaussian tokens": "tokens of no process",
+}
+
+
+def claims(subject: Subject) -> Iterator[Claim]:
+    """The model computes what its weights say, and nothing else."""
+    from ar_interp.models.opened import as_model
+    from ar_interp.probes.function import function_deviation
+
+    contexts, process, n_ctx = None, subject.process, as_model(subject.model).n_ctx
+    if process is not None and n_ctx is not None:  # those that errors are measured on, too
+        dtype = getattr(subject.config, "torch_dtype", torch.float64)
+        n, seed = subject.size(Measured.NEEDED), subject.seed_of(Measured.SEED)
+        contexts = process.contexts(n, n_ctx, seed=seed, dtype=dtype).inputs
+    found = function_deviation(subject.model, process=process, contexts=contexts, seed=subject.seed_of(seeds.FUNCTION))
+    exact = "closed form" not in found.untested
+    left_out = "; ".join(f"{PARTS[part]}, since {why}" for part, why in found.untested.items())
+    statement = (
+        f"The model computes {'what its weights say' if exact else 'one function'}, and nothing else: on Gaussian "
+        f"tokens and on sequences of the process its prediction is {'the closed form of its weights, and ' * exact}"
+        "the same in any batch, after other calls, before other tokens and under hooks that do nothing (largest "
+        "deviation, in units of rounding)."
+    )
+    yield claim(
+        "model/function",
+        statement + (f" Not tested: {left_out}." if left_out else ""),
+        evidence="behaviour",
+        source="the definition of the model" if exact else "the definition of a causal model",
+        tolerance="function",
+        measured=Estimate(found.largest, n=found.n),
+        control=(
+            "the closed form with the weight that matters least changed by a hundredth"
+            if exact
+            else "the predictions of other sequences",
+            found.changed,
+        ),
+    )
 
 
 def _exhibits() -> tuple[Exhibit, ...]:
@@ -10,6 +58,19 @@ def _exhibits() -> tuple[Exhibit, ...]:
 
 
 STRUCTURES = {
+    "model": Structure(
+        title="The function of the weights",
+        meaning="What is read from weights and moved with hooks says something of the predictions only if these are "
+        "made by the weights, through the hooks, and by nothing else. So the model is compared with the closed form of "
+        "its own weights, computed apart, with a clean model of the same weights, and with itself: alone and in a "
+        "batch, in another order, before other tokens, after other calls, under hooks that do nothing.",
+        formulas=(
+            "A layer makes x_t → [x_t] + LayerNorm(Σ_h Σ_{t' ≤ t} pattern_h(t, t') (x_{t'}, 1) W_V W_O), with scores "
+            "(x_{t - lag}, 1) W_Q W_K^T (x_{t'}, 1)^T; biases are the rows of the weights for the coordinate 1.",
+            "Deviation: |prediction - closed form| at a position over |closed form| there, in units of 1e-9 (double "
+            "precision) or 1e-4 (single).",
+        ),
+    ),
     "loss": Structure(
         title="How well it predicts",
         meaning="How far predictions are from the next token, beside the smallest error that theory allows a model of "
@@ -48,6 +109,7 @@ STUDY = Study(
     source="",
     question="What does the model hold, and what does it do with it?",
     covers=lambda setting: True,
+    claims=claims,
     exhibits=_exhibits,
     structures=STRUCTURES,
 )
