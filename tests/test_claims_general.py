@@ -257,7 +257,8 @@ def test_an_untrained_model_of_the_paper_fails():
 )
 def test_where_theory_is_silent_it_makes_no_claim_and_says_why(config, process):
     claims = verify(config.build(process=process))
-    assert [(claim.name, claim.verdict) for claim in claims] == [("model/function", "holds")]
+    assert [claim.name for claim in claims] == ["model/function"]
+    assert claims.passed  # void of untrained layers whose predictions are as small as rounding
     assert re.match("no part of theory speaks of|noise is 0.1|first_token is|mu is 2", claims.why_not)
     with pytest.raises(KeyError, match=r"no claim 'loss/fresh' is made of .*; made are model/function"):
         claims["loss/fresh"]
