@@ -11,7 +11,7 @@ import pytest
 import torch
 from oracles import names
 from torch.testing import assert_close
-from zoo import optimal, scalar_layer
+from zoo import one_gradient_step, optimal, scalar_layer
 
 import ar_interp as ari
 from ar_interp.models.config import ModelConfig
@@ -186,6 +186,17 @@ def test_best_head_is_the_best_of_its_kind():
     assert (other - tokens[:, 5]).square().sum(-1).mean() > loss - 0.05
 
 
+def zero_second_layer(layer):
+    """The one layer, and above it one that writes nothing."""
+    config = replace(layer.config, n_layers=2)
+    model = ari.HookedARTransformer(config, process=HAAR)
+    with torch.no_grad():
+        for name in ("QK_blocks", "OV_blocks"):
+            getattr(model.blocks[0].attn, name).copy_(getattr(layer.blocks[0].attn, name))
+            getattr(model.blocks[1].attn, name).zero_()
+    return model
+
+
 def stack_run(n_layers, steps, *, attention="linear/keys"):
     """A run whose seeds have the losses of this many gradient steps."""
     config = ModelConfig.augmented(dim=5, n_ctx=20, n_layers=n_layers, heads="block-scalar", attention=attention)
@@ -196,15 +207,20 @@ def stack_run(n_layers, steps, *, attention="linear/keys"):
     return run_of(model, ari.TrainConfig(objective="sampled", optimizer="adam"), members)
 
 
-def test_depth_is_counted_in_gradient_steps():
+def test_what_training_logged_is_counted_in_gradient_steps_and_bound_to_the_weights():
     claims = verify(stack_run(2, [4, 4, 4]))
-    assert claims["depth/steps"].predicted == 2  # log2 of 4 steps
-    assert claims["depth/steps"].verdict == claims["depth/better"].verdict == "holds"
+    assert claims["depth/seeds"].verdict == "holds"
+    assert claims["depth/log"].verdict == "fails"  # of untrained weights that say they are worth 4 steps
     claims = verify(stack_run(2, [2, 2, 2]))
-    assert claims["depth/steps"].verdict == claims["depth/better"].verdict == "fails"
-    claims = verify(stack_run(3, [16, 16, 16], attention="linear"))
-    assert claims["depth/steps"].predicted == 4
-    assert claims["depth/steps"].verdict == "holds"
+    assert claims["depth/seeds"].verdict == "fails"
+
+
+def test_one_step_dressed_as_two_layers_is_worth_one_step():
+    """The second layer writes nothing: neither its steps, nor its layers, nor its tokens are those of a stack."""
+    model = zero_second_layer(one_gradient_step(0.1, HAAR))
+    claims = verify(model, process=HAAR)
+    for name in ("depth/steps", "depth/every length", "depth/every layer", "depth/tokens"):
+        assert claims[name].verdict == "fails", name
 
 
 def test_a_stack_that_blows_up_is_seen():

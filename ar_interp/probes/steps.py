@@ -86,7 +86,7 @@ def equivalent_steps_of(
     curves = torch.cat(descents).double().cpu().numpy()[:, 1:]  # [batch pos k]
     k, T = np.array((0, *COUNTED)), np.arange(2, length + 1)
 
-    def counted(rows: np.ndarray) -> Float[np.ndarray, "1+pos"]:
+    def counted(rows: np.ndarray) -> Float[np.ndarray, "mean_and_pos"]:
         """For the mean over T, then at every T."""
         values = np.concatenate([errors[rows].mean(1, keepdims=True), errors[rows]], 1)
         against = np.concatenate([curves[rows].mean(1, keepdims=True), curves[rows]], 1)

@@ -112,7 +112,7 @@ def _seeds_claims(measured: Measured, found: EquivalentSteps) -> Iterator[Claim]
     logs = np.log2(np.maximum(np.asarray(equivalent_steps(losses, curve)), FEWEST))
     seen = f"{2 ** logs.mean():.1f} steps, seeds from {2 ** logs.min():.1f} to {2 ** logs.max():.1f}"
     trained = partial(claim, evidence="training", source=WORTH)
-    low, high = found.interval
+    (low, high), steps = found.interval, max(found.steps, FEWEST)
     kept = float(np.asarray(equivalent_steps(losses[run.members["loss"].argmin()], curve)))
     yield trained(
         "depth/log",
@@ -120,7 +120,7 @@ def _seeds_claims(measured: Measured, found: EquivalentSteps) -> Iterator[Claim]
         f"with these errors, {kept:.2f} and {found.steps:.2f}",
         tolerance="logged loss",
         predicted=1,
-        measured=Estimate(kept / found.steps, {CONTEXTS: (high - low) / 2 / found.steps}, found.n),
+        measured=Estimate(kept / steps, {CONTEXTS: (high - low) / 2 / steps}, found.n),
         control=("predicting zero, no steps", 0.0),
     )
     if n_layers > 1:
