@@ -54,8 +54,10 @@ class Estimate:
 
     @classmethod
     def ratio(cls, above: Tensor | np.ndarray, below: Tensor | np.ndarray, source: str = CONTEXTS) -> "Estimate":
-        """The mean of one value over the mean of another, measured together, by the delta method."""
+        """The mean of one value over the mean of another, measured together, by the delta method; nan over zero."""
         above, below = (np.asarray(x, dtype=np.float64) for x in (above, below))
+        if not below.mean():
+            return cls(float("nan"), n=len(above))
         value = above.mean() / below.mean()
         deviation = cls.mean((above - value * below) / below.mean(), source)
         return cls(float(value), deviation.spread, len(above))
