@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup explore test check verify train bench
+.PHONY: help setup explore test check verify results train bench
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -27,7 +27,10 @@ check: setup  ## style, types, import contracts
 	$(BIN)/lint-imports
 
 verify: setup  ## the claims about every shipped checkpoint
-	$(BIN)/ar-interp verify
+	$(BIN)/ar-interp verify --seed 0 --jobs 2
+
+results: setup  ## the claims measured anew, and every table that states them
+	$(BIN)/python docs/results.py
 
 train: setup  ## every shipped checkpoint, from scratch
 	$(BIN)/ar-interp train all --jobs 2

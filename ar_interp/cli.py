@@ -6,12 +6,13 @@ import secrets
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 import tyro
@@ -19,12 +20,14 @@ from tyro.conf import Positional, arg
 
 from ar_interp import checkpoints, records
 from ar_interp._checks import check_integer
+from ar_interp.claims import Claims
 from ar_interp.claims.core import FAILS, HOLDS, UNDECIDED, VOID, claims_json
 from ar_interp.recipes import RECIPES, known_failure
 from ar_interp.seeds import DRAWN_LIMIT, STATED
 from ar_interp.studies import all_studies
 from ar_interp.studies import verify as measure
 
+T = TypeVar("T")
 Names = Positional[tuple[str, ...]]
 
 
@@ -81,10 +84,7 @@ def train(
         )
     check_integer("jobs", jobs, low=1)
     job = partial(_train_one, overrides=overrides, folder=output or Path("trained"), progress=not quiet and jobs == 1)
-    if jobs == 1:
-        return max(map(job, names))
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return max(pool.map(job, names))
+    return max(_each(job, names, jobs))
 
 
 def _train_one(name: str, *, overrides: dict[str, Any], folder: Path, progress: bool) -> int:
@@ -121,6 +121,7 @@ def verify(
     json_file: Annotated[Path | None, arg(name="json")] = None,
     seed: int | None = None,
     strict: bool = False,
+    jobs: int = 1,
 ) -> int:
     """Measure the claims about checkpoints; exit code 1 when one fails that is not known to.
 
@@ -131,13 +132,16 @@ def verify(
         json_file: also write the claims as JSON.
         seed: that every context is drawn with, below 2**31; drawn if left out, and printed.
         strict: exit code 1 also when a claim is undecided.
+        jobs: checkpoints to measure at once, each in a process of its own.
     """
     seed = secrets.randbelow(DRAWN_LIMIT) if seed is None else seed
-    torch.set_num_threads(1)  # as for training
+    check_integer("jobs", jobs, low=1)
+    loaded = {name: checkpoints.load(name) for name in names or checkpoints.available()}
     measured, unexpected = {}, 0
-    for name in names or checkpoints.available():
-        checkpoint = checkpoints.load(name)
-        measured[name] = claims = measure(checkpoint, seed=seed)
+    for (name, checkpoint), claims in zip(
+        loaded.items(), _each(partial(_verify_one, seed=seed), loaded, jobs), strict=True
+    ):
+        measured[name] = claims
         print(f"\n{name}{_other_folder(name, checkpoint.path)}")
         if claims.why_not:
             print(f"  theory makes no claims: {claims.why_not}")
@@ -161,6 +165,20 @@ def verify(
     if json_file is not None:
         json_file.write_text(claims_json(measured, seed=seed))
     return 1 if unexpected or (strict and counts[UNDECIDED]) else 0
+
+
+def _verify_one(name: str, *, seed: int) -> Claims:
+    torch.set_num_threads(1)  # as for training
+    return measure(checkpoints.load(name), seed=seed)
+
+
+def _each(job: Callable[[str], T], names: Iterable[str], jobs: int) -> Iterator[T]:
+    """The results of a job for every name, in order, as they come."""
+    if jobs == 1:
+        yield from map(job, names)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(job, names)
 
 
 def _other_folder(name: str, found: Path) -> str:

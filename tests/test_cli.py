@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from oracles import failing
@@ -108,12 +109,20 @@ def test_verify_writes_json_and_exits_by_the_verdicts(tmp_path, capsys):
 
 
 def one_failure(name: str) -> Claims:
-    """A claim that fails, as the recipe of augmented-haar-short knows."""
-    return Claims(name, (claim(name="loss/blow-ups", predicted=0, measured=0.06),))
+    """A claim that fails."""
+    return Claims(name, (claim(name="loss/blow-ups", predicted=0, measured=0.26),))
 
 
-def test_a_shipped_checkpoint_is_the_same_by_name_and_by_path_and_a_copy_is_not(tmp_path, monkeypatch, capsys):
-    name = "augmented-haar-short"
+@pytest.fixture
+def known(monkeypatch):
+    """The recipe of this checkpoint says that blow-ups fail, within a range."""
+    recipe = replace(RECIPES["augmented-haar-l2"], known_failures={"loss/blow-ups": (0.2, 0.3)})
+    monkeypatch.setitem(RECIPES, "augmented-haar-l2", recipe)
+    return "augmented-haar-l2"
+
+
+def test_a_shipped_checkpoint_is_the_same_by_name_and_by_path_and_a_copy_is_not(tmp_path, monkeypatch, capsys, known):
+    name = known
     monkeypatch.setattr(cli, "measure", lambda checkpoint, seed: one_failure(checkpoint.name))
     shipped = ari.checkpoints.trained_folder() / name
     assert cli.main(["verify", name]) == 0
@@ -135,11 +144,11 @@ def test_a_folder_of_a_shipped_name_is_named(tmp_path, monkeypatch, capsys):
     assert "(the shipped one; for the folder of that name here write ./positional-mu50)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("measured", "known"), [(0.014, True), (0.5, False), (0.0, False), (float("nan"), False)])
-def test_a_failure_is_known_within_its_range(measured, known):
+@pytest.mark.parametrize(("measured", "expected"), [(0.25, True), (0.5, False), (0.19, False), (float("nan"), False)])
+def test_a_failure_is_known_within_its_range(measured, expected, known):
     blow_ups = claim(name="loss/blow-ups", predicted=-1, measured=measured)
     assert blow_ups.verdict == "fails"
-    assert known_failure(ari.load("augmented-haar-l2"), blow_ups) == known
+    assert known_failure(ari.load(known), blow_ups) == expected
     assert not known_failure(ari.load("augmented-haar-l3"), blow_ups)
 
 
