@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import ar_interp as ari
+import ar_interp.testing  # TransformerLens with it, which cannot be loaded again once pytester has taken it away
 from ar_interp.claims import Claim, Claims, Control, Estimate
 from ar_interp.recipes import RECIPES
 
