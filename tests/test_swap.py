@@ -7,9 +7,11 @@ from cases import HAAR, N_CTX, D
 from torch import nn
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
-from zoo import ForeignDiagonal, augmented, one_gradient_step, orthogonal_model, unitary_model
+from zoo import ForeignDiagonal, augmented, edited, one_gradient_step, orthogonal_model, step, unitary_model
 
 import ar_interp as ari
+from ar_interp.claims import Estimate
+from ar_interp.models.opened import as_model
 from ar_interp.probes.jacobian import exact_circuit
 from ar_interp.probes.swap import CEILING, CONTROLS, SWAP, _random_like, swap_context
 
@@ -254,7 +256,7 @@ def test_more_sequences_than_fit_at_once(monkeypatch):
     whole = swap_context(model, *sequences).by_position
     monkeypatch.setattr("ar_interp.probes.swap.CHUNK", 4)
     parts = swap_context(model, *sequences).by_position
-    for condition in (SWAP, CEILING, "same W", "other W"):
+    for condition in (SWAP, CEILING):  # other sequences are those of the same part
         chosen = whole["condition"] == condition
         for column in ("score", "score_se", "error"):
             np.testing.assert_allclose(parts[column][chosen], whole[column][chosen])
@@ -265,13 +267,53 @@ def test_random_states_follow_the_seed_and_have_the_norm_of_the_sources():
     runs = [rows(swap_context(model, *sequences, seed=seed), "random state")["score"].to_numpy() for seed in (0, 0, 1)]
     np.testing.assert_array_equal(runs[0], runs[1])
     assert (runs[0] != runs[2]).all()
-    for name, dims in {"hook_kv_state": (-2, -1), "hook_k": (-1,), "hook_pattern": (-1,)}.items():
-        shape, dtype = ((2, 5, 5, 3, 3), torch.complex128) if name == "hook_kv_state" else ((2, 3, 5, 5), torch.float64)
-        value = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=dtype)
-        value = value.tril() if name == "hook_pattern" else value
-        drawn = _random_like(value, name, torch.Generator().manual_seed(0))
-        torch.testing.assert_close(drawn.norm(dim=dims), value.norm(dim=dims))
-        assert (drawn.triu(1).abs().max() == 0) == (name == "hook_pattern")
+
+
+def gauged(model, G):
+    """The same function by other heads: A -> G A, B -> G^{-T} B."""
+    return edited(model, lambda A, B, P: (G @ A, torch.linalg.inv(G).T @ B, P))
+
+
+@pytest.mark.parametrize("hook", ["hook_kv_state", "hook_k", "hook_v", "hook_pattern"])
+def test_random_states_have_the_norm_of_the_sources_where_they_are_read(hook):
+    model = as_model(augmented(heads="full", n_heads=3) if hook != "hook_pattern" else unitary_model(3))
+    width = model.W_Q.shape[-1]
+    shape = {"hook_kv_state": (2, 5, 3, width, width), "hook_pattern": (2, 3, 5, 5)}.get(hook, (2, 5, 3, width))
+    value = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    value = value.tril() if hook == "hook_pattern" else value
+    drawn = _random_like(value, f"blocks.0.attn.{hook}", model, torch.arange(5), torch.Generator().manual_seed(0))
+    W_Q, W_O, circuits = model.W_Q[0], model.W_O[0], model.W_V[0] @ model.W_O[0]
+    read = {
+        "hook_kv_state": lambda x: torch.einsum("hai,bthij,hjc->bthac", W_Q, x, W_O).norm(dim=(-2, -1)),
+        "hook_k": lambda x: torch.einsum("hai,bthi->btha", W_Q, x).norm(dim=-1),
+        "hook_v": lambda x: torch.einsum("bthj,hjc->bthc", x, W_O).norm(dim=-1),
+        "hook_pattern": lambda x: torch.einsum("bhts,hac->btsac", x, circuits).flatten(-3).norm(dim=-1),
+    }[hook]
+    torch.testing.assert_close(read(drawn), read(value))
+    assert (drawn.triu(1).abs().max() == 0) == (hook == "hook_pattern")
+
+
+def test_no_gauge_makes_a_random_state_steer():
+    model = unitary_model(D)
+    G = torch.diag(torch.logspace(0, 3, D, dtype=torch.float64)) @ torch.linalg.qr(torch.randn(D, D).double())[0]
+    plain, turned = (
+        swap_context(each, *pair(model.process, 400, N_CTX), positions=[N_CTX]) for each in (model, gauged(model, G))
+    )
+    assert turned.controls["random state"] == pytest.approx(0, abs=0.1)
+    errors = [rows(each, "random state")["error"].item() for each in (plain, turned)]
+    assert errors[1] == pytest.approx(errors[0], rel=0.1)
+
+
+def test_the_excess_is_the_error_above_the_ceilings_pair_by_pair():
+    process = ari.HaarOrthogonal(4)
+    whole = swap_context(step(0.1, process), *pair(process, 60, 6))
+    assert whole.excess == pytest.approx(0, abs=1e-12)
+    part = swap_context(step(0.1, process, a3=0.3), *pair(process, 500, 6), positions=[6])
+    moved, ceiling = (rows(part, name).iloc[0] for name in (SWAP, CEILING))
+    assert part.excess == pytest.approx(moved["error"] - ceiling["error"])
+    errors = [(x - part.goal).square().sum((1, 2)) for x in (part.moved, part.through, part.goal * 0)]
+    found = Estimate.ratio(errors[0] - errors[1], errors[2])
+    assert (part.excess, moved["excess_se"]) == pytest.approx((found.value, found.half_width / 1.96), rel=0.01)
 
 
 def test_other_models_are_swapped_by_their_patterns():

@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Inexact
+from jaxtyping import Float, Inexact, Integer
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_several
 from ar_interp.models.opened import Model
 from ar_interp.probes.context import DRESS, check_length, reads_circuit
 from ar_interp.probes.paths import in_place_of
-from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, LINEAR, NOT_LINEAR, PATTERNS, PLAIN, RUN, needs
+from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, LAYER, LINEAR, NOT_LINEAR, PATTERNS, PLAIN, RUN, needs
 from ar_interp.probes.results import Result
 from ar_interp.processes import Sequences
 from ar_interp.seeds import generator_of
@@ -31,6 +32,7 @@ WHAT = {STATE: "key-value state", PATTERN: "attention pattern", KEYS_AND_VALUES:
 CHUNK = 256  # sequences at a time: a layer's states are [batch pos head d_head d_head]
 CERTAIN = 3  # standard errors that a ceiling needs to be divided by
 ROUNDING = 1e-9  # a ceiling below it is none
+FAINTEST = 1e-12  # of the largest: what is read less, squared, is rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +42,20 @@ class SwappedContext(Result):
     Attributes:
         by_position: a row per condition and T. Conditions are `swap`, `ceiling` and the controls `same W`, `other W`,
             `random state`, see `swap_context`. Columns: score and its standard error score_se over the n pairs; kept,
-            how much of the target's own prediction is left; normalised, the score over the ceiling's, and
+            how much of the target's own prediction is left, and kept_se; normalised, the score over the ceiling's, and
             normalised_se (nan where the ceiling is within 3 standard errors of 0); projection, the coefficient
-            Re<moved - own, goal - own> / |goal - own|^2; error, |moved - goal|^2 / |goal|^2; change,
-            |moved - own|^2 / |own|^2. All are ratios of sums over the pairs.
-        moved, own, goal: predictions with the source's estimate, the target's as they are, and W_source s_T(target), at
-            T = `positions`.
+            Re<moved - own, goal - own> / |goal - own|^2; error, |moved - goal|^2 / |goal|^2; excess, the error less the
+            ceiling's, and excess_se, of differences pair by pair; change, |moved - own|^2 / |own|^2. All are ratios of
+            sums over the pairs.
+        moved, through, own, goal: predictions with the source's estimate, the same in the ceiling, the target's as they
+            are, and W_source s_T(target), at T = `positions`.
         layers: whose estimate was the source's; the others kept the target's.
         what: was moved, `key-value state`, `keys and values` or `attention pattern`.
     """
 
     by_position: pd.DataFrame
     moved: Predictions
+    through: Predictions
     own: Predictions
     goal: Predictions
     positions: tuple[int, ...]
@@ -85,6 +89,11 @@ class SwappedContext(Result):
         return self._last(SWAP, "error")
 
     @property
+    def excess(self) -> float:
+        """The error less the ceiling's."""
+        return self._last(SWAP, "excess")
+
+    @property
     def controls(self) -> dict[str, float]:
         """Score by name; each about 0 where the swap moves this source's W and nothing else."""
         return {name: self._last(name, "score") for name in CONTROLS}
@@ -93,10 +102,10 @@ class SwappedContext(Result):
 @needs(
     *RUN,
     when={
-        BARE: PATTERNS,
-        PLAIN: ("config.encoding", "config.heads", *PATTERNS),
+        BARE: ("W_V", "W_O", *PATTERNS),
+        PLAIN: ("config.encoding", "config.heads", "W_V", "W_O", *PATTERNS),
         FULL: DRESS,
-        AUGMENTED: ("config.encoding", "config.linear", "hook_embed"),
+        AUGMENTED: ("config.encoding", "config.linear", "W_Q", "W_O", "hook_embed"),
         LINEAR: ("blocks.{layer}.attn.hook_kv_state",),
         NOT_LINEAR: ("blocks.{layer}.attn.hook_k", "blocks.{layer}.attn.hook_v"),
     },
@@ -138,11 +147,13 @@ def swap_context(
     queries s_{T-1} or the older values; it falls short of 1 as far as the model's own estimate of W does. normalised =
     score / ceiling is 1 where all of the estimate was moved. With all layers swapped the two differ in the target's
     s_{T-1} alone (in its older values for plain tokens), which may add as well as take away: it can be more than 1.
+    The score keeps only what lies along the goal. `excess` leaves out nothing: the relative squared error of the moved
+    prediction less the ceiling's, 0 where all of the estimate was moved and nothing else was disturbed.
 
     *Controls* do the swap with another state, and must not score. `same W`: of a sequence with the *target's* W and
     other tokens (it starts at the last token of another source), where also `change` tells how far a prediction
-    depends on more than W. `other W`: of another source sequence. `random state`: Gaussian, of the norm of the
-    source's.
+    depends on more than W. `other W`: of another source sequence. `random state`: Gaussian in what it makes of the
+    stream, isotropic there and of the norm of the source's, so that no gauge of the heads changes its law.
     Source: activation patching, of the in-context map of Sander et al. 2024.
 
     Args:
@@ -164,21 +175,20 @@ def swap_context(
     moving = [name for layer in chosen for name in names[layer]]
     every = [name for layer in names for name in layer]
     generator = generator_of(check_integer("seed", seed, low=0))
-    others = source[torch.arange(len(source)).roll(1)]
-    same = _orbit(target.W, others.targets[:, -1], length)
     at = torch.tensor(asked, device=target.inputs.device) - 1
 
     parts = []
-    for start in range(0, len(target), CHUNK):
-        rows = slice(start, start + CHUNK)
+    for rows in torch.arange(len(target)).chunk(ceil(len(target) / CHUNK)):
         inputs, W = target.inputs[rows], source.W[rows]
+        other = rows.roll(1)
+        same = _orbit(target.W[rows], source.targets[other, -1], length)
         held = model.activations(source.inputs[rows], every)
         frozen = model.activations(inputs, [name for name in every if name not in moving])
         states = {
             SWAP: held,
-            SAME: model.activations(same[rows], moving),
-            OTHER: model.activations(others.inputs[rows], moving),
-            RANDOM: {name: _random_like(held[name], name, generator) for name in moving},
+            SAME: model.activations(same, moving),
+            OTHER: {name: held[name].roll(1, 0) for name in moving},
+            RANDOM: {name: _random_like(held[name], name, model, at, generator) for name in moving},
         }
         moved = {
             condition: _run(model, inputs, frozen | {name: state[name] for name in moving})[:, at]
@@ -192,6 +202,7 @@ def swap_context(
     return SwappedContext(
         by_position=_table(found, asked),
         moved=found[SWAP],
+        through=found[CEILING],
         own=found["own"],
         goal=found["goal"],
         positions=asked,
@@ -235,13 +246,63 @@ def _run(model: Model, tokens: Predictions, held: Held, *more: tuple[str, Callab
         return model(tokens)
 
 
-def _random_like(value: Tensor, name: str, generator: torch.Generator) -> Tensor:
-    """Gaussian, of the same norm per position and head; a pattern stays causal."""
+def _random_like(
+    value: Tensor, name: str, model: Model, at: Integer[Tensor, "asked"], generator: torch.Generator
+) -> Tensor:
+    """Gaussian in what is read of it, isotropic there and of the same norm per position; a pattern stays causal.
+
+    States are all that a position reads, so that only those at the positions asked for are drawn; the others are 0.
+    """
+    if name.endswith(STATE) and len(at) < value.shape[1]:
+        everywhere = torch.zeros_like(value)
+        everywhere[:, at] = _random_like(value[:, at], name, model, torch.arange(len(at)), generator)
+        return everywhere
+    block, _, hook = name.rpartition(".")
+    layer = int(LAYER.match(block + ".").group(1))  # type: ignore[union-attr] - names are ours
+    norms, readings = READ[hook]
     drawn = torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
-    drawn = drawn.tril() if name.endswith(PATTERN) else drawn
-    dims = (-2, -1) if name.endswith(STATE) else (-1,)
-    norms = [x.abs().square().sum(dims, keepdim=True).sqrt() for x in (value, drawn)]
-    return drawn * (norms[0] / norms[1])
+    drawn = drawn.tril() if hook in PATTERN else drawn
+    roots = [(form, _roots(gram(model, layer)).to(value.dtype)) for form, gram in readings]
+
+    def read(x: Tensor, root: int) -> Tensor:
+        for form, both in roots:
+            x = torch.einsum(form, both[root], x)
+        return x
+
+    drawn = read(drawn, 1)
+    sizes = [read(x, 0).abs().square().sum(norms, keepdim=True).sqrt() for x in (value, drawn)]
+    return drawn * torch.where(sizes[1] > 0, sizes[0] / sizes[1], 0)
+
+
+def _asked(model: Model, layer: int) -> Tensor:
+    return model.W_Q[layer].mT @ model.W_Q[layer]
+
+
+def _written(model: Model, layer: int) -> Tensor:
+    return model.W_O[layer] @ model.W_O[layer].mT
+
+
+def _answered(model: Model, layer: int) -> Tensor:
+    circuits = (model.W_V[layer] @ model.W_O[layer]).flatten(1)
+    return circuits @ circuits.mT
+
+
+# of an activation: the axes of its norm at one position, and the Gram matrices by which the model reads it
+READ = {
+    "hook_kv_state": ((-2, -1), [("hij,bthjk->bthik", _asked), ("hij,bthkj->bthki", _written)]),
+    "hook_k": ((-1,), [("hij,bthj->bthi", _asked)]),
+    "hook_v": ((-1,), [("hij,bthj->bthi", _written)]),
+    "hook_pattern": ((1, -1), [("gh,bhts->bgts", _answered)]),
+}
+
+
+def _roots(gram: Float[Tensor, "*head size size"]) -> Float[Tensor, "root=2 *head size size"]:
+    """The square root of a Gram matrix, and its pseudo-inverse."""
+    values, vectors = torch.linalg.eigh(gram.double())
+    kept = values > values.amax(-1, keepdim=True) * FAINTEST
+    half = torch.where(kept, values, 0).sqrt()
+    scales = torch.stack([half, torch.where(kept, 1 / half, 0)])
+    return vectors * scales[..., None, :] @ vectors.mT
 
 
 def _orbit(W: Inexact[Tensor, "batch dim dim"], first: Inexact[Tensor, "batch dim"], length: int) -> Predictions:
@@ -277,21 +338,26 @@ def _through(
 def _table(found: Mapping[str, Predictions], positions: tuple[int, ...]) -> pd.DataFrame:
     own, goal = (_double(found[name]) for name in ("own", "goal"))
     moved = {condition: _double(found[condition]) for condition in (SWAP, CEILING, *CONTROLS)}
-    ceiling, _, ceiling_influence = _steering(moved[CEILING], goal, own)
-    known = ceiling > np.maximum(CERTAIN * _standard_error(ceiling_influence), ROUNDING)
-    ceiling = np.where(known, ceiling, np.nan)
+    (ceiling, _), (pull, _) = _steering(moved[CEILING], goal, own)
+    ceiling = np.where(ceiling > np.maximum(CERTAIN * _standard_error(pull), ROUNDING), ceiling, np.nan)
+    energy, least = _energy(goal), _energy(moved[CEILING] - goal)
     tables = []
     for condition, predictions in moved.items():
-        score, kept, influence = _steering(predictions, goal, own)
+        (score, kept), (influence, kept_influence) = _steering(predictions, goal, own)
+        errors = _energy(predictions - goal)
+        excess = _ratio(errors - least, energy)
         columns = {
             "score": score,
             "score_se": _standard_error(influence),
             "kept": kept,
+            "kept_se": _standard_error(kept_influence),
             "normalised": score / ceiling,
-            "normalised_se": _standard_error((influence - score / ceiling * ceiling_influence) / ceiling),
-            "projection": _ratio(_inner(predictions - own, goal - own), _inner(goal - own, goal - own)),
-            "error": _ratio(_inner(predictions - goal, predictions - goal), _inner(goal, goal)),
-            "change": _ratio(_inner(predictions - own, predictions - own), _inner(own, own)),
+            "normalised_se": _standard_error((influence - score / ceiling * pull) / ceiling),
+            "projection": _ratio(_inner(predictions - own, goal - own), _energy(goal - own)),
+            "error": _ratio(errors, energy),
+            "excess": excess,
+            "excess_se": _standard_error((errors - least - excess * energy) / energy.sum(0)),
+            "change": _ratio(_energy(predictions - own), _energy(own)),
         }
         tables.append(pd.DataFrame({"condition": condition, "T": positions, "n": len(own), **columns}))
     return pd.concat(tables, ignore_index=True)
@@ -299,17 +365,15 @@ def _table(found: Mapping[str, Predictions], positions: tuple[int, ...]) -> pd.D
 
 def _steering(
     moved: Predictions, goal: Predictions, own: Predictions
-) -> tuple[Float[np.ndarray, "pos"], Float[np.ndarray, "pos"], Float[np.ndarray, "batch pos"]]:
-    """score and kept of moved = score goal + kept own + rest, and how far each pair pulls the score."""
+) -> tuple[Float[np.ndarray, "coefficient=2 pos"], Float[np.ndarray, "coefficient=2 batch pos"]]:
+    """score and kept of moved = score goal + kept own + rest, and how far each pair pulls them."""
     parts = torch.stack([goal, own])  # [2 batch pos dim]
     gram = torch.einsum("anti,bnti->tab", parts.conj(), parts).real
     inverse = torch.linalg.pinv(gram, hermitian=True)  # a model may predict 0
     coefficients = torch.einsum("tab,bnti,nti->ta", inverse.to(parts.dtype), parts.conj(), moved).real
     rest = moved - torch.einsum("ta,anti->nti", coefficients.to(parts.dtype), parts)
     pulls = torch.einsum("anti,nti->nta", parts.conj(), rest).real
-    influence = torch.einsum("ta,nta->nt", inverse[:, 0], pulls)
-    score, kept = coefficients.cpu().numpy().T
-    return score, kept, influence.cpu().numpy()
+    return coefficients.T.cpu().numpy(), torch.einsum("tab,ntb->ant", inverse, pulls).cpu().numpy()
 
 
 def _standard_error(influence: Float[np.ndarray, "batch pos"]) -> Float[np.ndarray, "pos"]:
@@ -321,10 +385,15 @@ def _double(x: Predictions) -> Predictions:
     return x.to(torch.complex128 if x.is_complex() else torch.float64)
 
 
-def _inner(x: Predictions, y: Predictions) -> Float[np.ndarray, "pos"]:
-    return (x.conj() * y).real.sum((0, 2)).cpu().numpy()
+def _energy(x: Predictions) -> Float[np.ndarray, "batch pos"]:
+    return x.abs().square().sum(-1).cpu().numpy()
 
 
-def _ratio(x: Float[np.ndarray, "pos"], y: Float[np.ndarray, "pos"]) -> Float[np.ndarray, "pos"]:
-    """nan where there is nothing to divide by."""
-    return np.divide(x, y, out=np.full_like(x, np.nan), where=y > 0)
+def _inner(x: Predictions, y: Predictions) -> Float[np.ndarray, "batch pos"]:
+    return (x.conj() * y).real.sum(-1).cpu().numpy()
+
+
+def _ratio(x: Float[np.ndarray, "batch pos"], y: Float[np.ndarray, "batch pos"]) -> Float[np.ndarray, "pos"]:
+    """Of the sums over pairs; nan where there is nothing to divide by."""
+    above, below = x.sum(0), y.sum(0)
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)

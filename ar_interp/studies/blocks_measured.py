@@ -1,17 +1,23 @@
 """Readings of augmented layers that claims are made of: scalars of blocks, paths, and the estimate."""
 
 from copy import deepcopy
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp import seeds
-from ar_interp.claims import Estimate, Measured
+from ar_interp.claims import Claim, Estimate, Measured
+from ar_interp.estimators import GradientDescent
+from ar_interp.models.config import ModelConfig
+from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes.blocks import AugmentedBlocks, augmented_blocks, split_blocks
 from ar_interp.probes.context import recover_context
+from ar_interp.processes import Process
+from ar_interp.studies.interventions import Expected, estimate_claim, excess_by_pair
 
 READ_OUT, CURRENT, PREVIOUS = range(3)  # blocks of a token: (0, s_t, s_{t-1})
 STEP, BACK = (1, 0), (2, 0)  # a2 b1 and a3 b1 among the products (a1..a4) x (b1, b2)
@@ -71,6 +77,34 @@ class BlocksMeasured(Measured):
         return split_blocks(QK, self.config.dim).norm(dim=(-2, -1))
 
     @property
+    def reference(self) -> HookedARTransformer:
+        """The layer of the best block scalars."""
+        config = ModelConfig.augmented(
+            dim=self.config.dim, n_ctx=self.config.n_ctx, heads="block-scalar", attention=self.config.attention
+        )
+        best = self.setting.best
+        return layer_of(config, best.a, best.b, self.process)
+
+    @property
+    def second_query(self) -> Expected:
+        """The target's s_{T-1}, which asks the moved state too where the best layer has a second path."""
+        best = self.reference
+        return Expected("s_{T-1} of the target asks, in the best block scalars", partial(excess_by_pair, best))
+
+    def estimate_claim(self, step_size: float, *, source: str, predicted: float | None = None) -> Claim:
+        """Claim that the estimate is as far from W as one gradient step of this size."""
+        n_ctx = self.config.n_ctx
+        shared = {"linear/keys": n_ctx, "linear/pairs": n_ctx - 1}.get(self.config.attention, 1)
+        step = GradientDescent.of_steps(1, step_size / shared)
+        return estimate_claim(
+            self,
+            "The estimate of W is as far from it as the best gradient step",
+            source=source,
+            reference=lambda contexts: step.estimate(contexts.pairs())[:, -1],
+            predicted=predicted,
+        )
+
+    @property
     def distance_from_step(self) -> Estimate:
         """Relative distance of the estimate in the circuit from eta sum_t s_{t+1} s_t^*."""
         contexts = self.fresh(self.RECOVERED, seeds.ESTIMATES)
@@ -80,6 +114,17 @@ class BlocksMeasured(Measured):
         estimate = recovered.estimate[:, 1:]
         off, size = ((x.abs() ** 2).flatten(1).sum(1) for x in (estimate - step, estimate))
         return Estimate.ratio(off, size).root()
+
+
+def layer_of(config: ModelConfig, a: np.ndarray, b: np.ndarray, process: Process) -> HookedARTransformer:
+    """One layer of these block scalars."""
+    model = HookedARTransformer(config, process=process).requires_grad_(False)
+    attn = model.blocks[0].attn
+    for blocks in (attn.QK_blocks, attn.OV_blocks):
+        blocks.zero_()
+    attn.QK_blocks[0, CURRENT:, CURRENT:] = torch.as_tensor(a).reshape(2, 2)
+    attn.OV_blocks[0, CURRENT:, READ_OUT] = torch.as_tensor(b)
+    return model
 
 
 def without_signs(model: Any, signs: Tensor | None = None) -> Any:

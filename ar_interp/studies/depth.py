@@ -24,16 +24,19 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     from ar_interp.studies.interventions import scale_claim, step_claim, swap_claims
     from ar_interp.studies.stack_claims import StackMeasured, stack_claims, steps_claims
 
+    second = None
     if subject.config.n_layers == 1:
         measured = BlocksMeasured(subject)
+        second = measured.second_query
         yield from _layer_claims(measured)
         yield step_claim(measured)
+        yield measured.estimate_claim(measured.setting.best.a[1], source=HAAR)
     else:
         measured = StackMeasured(subject)
         yield from stack_claims(measured)
     yield from steps_claims(measured)
     yield scale_claim(measured)
-    yield from swap_claims(measured)
+    yield from swap_claims(measured, second)
 
 
 def _layer_claims(m: "BlocksMeasured") -> Iterator[Claim]:

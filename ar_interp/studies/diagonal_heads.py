@@ -26,7 +26,7 @@ SIGN_TURNED = "p_{T-1} with its sign turned"
 
 def _claims(subject: Subject) -> Iterator[Claim]:
     from ar_interp.studies.heads_measured import HeadsMeasured
-    from ar_interp.studies.interventions import keys_claim, swap_claims
+    from ar_interp.studies.interventions import estimate_claim, keys_claim, swap_claims
 
     measured = HeadsMeasured(subject)
     yield from _loss_claims(measured)
@@ -34,7 +34,16 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     yield from _removal_claims(measured)
     yield keys_claim(measured)
     yield from _reading_claims(measured)
-    yield from swap_claims(measured)
+    setting = measured.setting
+    rest = f"all but {setting.minimum:g} of {setting.config.dim} coordinates of W" if setting.minimum else "W"
+    yield estimate_claim(
+        measured,
+        f"The heads carry {rest}",
+        source=ZERO_SET if setting.pairs else UNITARY,
+        reference=None if setting.pairs or not setting.minimum else measured.covered_part,
+        predicted=setting.minimum / setting.config.dim,
+    )
+    yield from swap_claims(measured, measured.left_behind if setting.pairs else None)
 
 
 def _loss_claims(m: "HeadsMeasured") -> Iterator[Claim]:

@@ -56,6 +56,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         predicted=initial_token_error(moments, product=measured.blocks.step_size, length=n_ctx) / moments.kappa0,
         control=(f"the same weights on first tokens of law {other.law!r}", elsewhere),
     )
+    yield measured.estimate_claim(setting.product, source=LAW)
     yield step_claim(measured)
     yield scale_claim(measured)
     yield from swap_claims(measured)

@@ -11,7 +11,7 @@ from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, Process
 from ar_interp.setting import GradientStep
 from ar_interp.studies.base import Recipe, Structure, Study
-from ar_interp.theory import one_step_minimum, optimal_step_size
+from ar_interp.theory import one_step_loss, one_step_minimum, optimal_step_size
 from ar_interp.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -35,9 +35,12 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         yield from _full_claims(signless)
     yield from _step_claims(signless, "exact" if exact else "sampled")
     yield _estimate_claim(signless)
+    sizes, step = {"dim": subject.config.dim, "length": subject.config.n_ctx}, measured.setting.best.a[1]
+    left = one_step_loss(**sizes, step_size=step) / subject.config.dim
+    yield signless.estimate_claim(step, source=SOURCE, predicted=left)
     yield step_claim(signless)
     yield scale_claim(measured)
-    yield from swap_claims(measured)
+    yield from swap_claims(measured, measured.second_query if measured.setting.pairs else None)
 
 
 def _sizes(m: "BlocksMeasured") -> dict[str, int]:

@@ -21,7 +21,8 @@ from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
 from ar_interp.probes.positional import PositionalStructure, positional_structure
 from ar_interp.probes.readout import probe_activations
 from ar_interp.probes.readout_fits import MIN_SEQUENCES
-from ar_interp.processes import Process
+from ar_interp.processes import Process, Sequences
+from ar_interp.studies.interventions import Expected, energy
 from ar_interp.theory import removal_cost_at_minimum
 
 
@@ -132,6 +133,23 @@ class HeadsMeasured(Measured):
         found = ablate_heads(self.model, contexts, process=self.process).to_frame()
         cost, error = (found[name].to_numpy() / expected.numpy() for name in ("cost", "cost_se"))
         return Estimate.largest(cost - 1, error, len(contexts))
+
+    def covered_part(self, contexts: Sequences) -> Tensor:
+        """W projected on the rows of C, which is as near to W as so many heads of the unitary family can be."""
+        rows = torch.linalg.svd(self.weights.C)[2][: self.setting.rank].to(contexts.W)
+        return torch.diag_embed(contexts.W.diagonal(0, -2, -1) @ rows.mH @ rows)
+
+    @property
+    def left_behind(self) -> Expected:
+        """The target's s_{T-1} = W^{-1} s_T, which the swap of a pattern leaves in the prediction, kappa times."""
+        kappa, covered = self.positions.kappa, 2 * self.setting.rank / self.process.dim
+        kappa = kappa if np.isfinite(kappa) else 0.0
+
+        def by_pair(source: Sequences, target: Sequences) -> Tensor:
+            backwards = (source.W - target.W).mH  # W^{-1} = W^*
+            return kappa**2 * covered * energy(torch.einsum("bij,btj->bti", backwards, target.inputs[:, -1:]))
+
+        return Expected("s_{T-1} of the target adds, 2 kappa^2", by_pair, 2 * kappa**2 * covered)
 
     def key_removal(self, offset: int) -> Estimate:
         """Growth of the loss without the key s_{T-offset}."""

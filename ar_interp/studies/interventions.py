@@ -1,52 +1,160 @@
 """Claims that several studies make about what a model *uses*: a part is moved, scaled or replaced."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Inexact
+from torch import Tensor
 
 from ar_interp import seeds
 from ar_interp.claims import Claim, Estimate, Measured, claim
 from ar_interp.claims.estimate import CONTEXTS
+from ar_interp.claims.tolerances import TOLERANCES
+from ar_interp.estimators import OLS
+from ar_interp.models.opened import as_model
+from ar_interp.probes.context import estimates_of
 from ar_interp.probes.paths import Path
 from ar_interp.probes.scrubbing import COMPLEMENT, WRONG_KEYS, scrub
-from ar_interp.probes.swap import CONTROLS, RANDOM, SWAP, SwappedContext, swap_context
+from ar_interp.probes.swap import CONTROLS, OTHER, RANDOM, SWAP, SwappedContext, swap_context
+from ar_interp.processes import Sequences
 
 SWAPPING = "activation patching of the in-context map of Sander et al. 2024: prediction = W_source s_T(target)"
 SCALING = "a stationary point: the error is a parabola in the scale of what the last layer writes"
 SCRUBBING = "Chan et al. 2022, causal scrubbing, of the structure that Sander et al. 2024 find"
-N_PAIRS = 512
+N_SOLVED = 64  # contexts that least squares is tried on
 N_SCRUBBED = 1024
 
 
-def swap_claims(measured: Measured) -> list[Claim]:
-    """Claims that the prediction turns with the estimate, and with nothing else.
+class Expected(NamedTuple):
+    """The squared error that theory allows the swap beyond the ceiling's.
 
-    The share of the ceiling is counted up to 1: it can be more where the target's s_{T-1} is read besides, see
-    `swap_context`.
+    Attributes:
+        because: a clause that says why.
+        by_pair: (source, target) -> |moved - goal|^2 - |ceiling - goal|^2 of each pair at the last T.
+        mean: of these over that of |goal|^2, where it has a closed form; else that of the same pairs.
     """
-    source, target = (measured.fresh(N_PAIRS, seed) for seed in (seeds.SWAP_SOURCE, seeds.SWAP_TARGET))
-    swapped = swap_context(measured.model, source, target, positions=[measured.config.n_ctx])
-    swap = partial(claim, evidence="causal", source=SWAPPING, tolerance="swap")
+
+    because: str
+    by_pair: Callable[[Sequences, Sequences], Float[Tensor, "batch"]]
+    mean: float | None = None
+
+
+def swap_claims(measured: Measured, expected: Expected | None = None) -> list[Claim]:
+    """Claims that the prediction turns with the estimate, to where it must, and with nothing else.
+
+    The score, a share of the ceiling's, keeps what lies along W_source s_T(target); the excess of the squared error
+    keeps all. The share can exceed 1 where the target's s_{T-1} is read besides, see `swap_context`.
+
+    Args:
+        expected: the excess that theory predicts; none if left out.
+    """
+    config = measured.config
+    tolerance = "swap of patterns" if config.encoding == "plain" else "swap"
+    n = TOLERANCES[tolerance].n
+    source, target = (measured.fresh(n, seed, least=2) for seed in (seeds.SWAP_SOURCE, seeds.SWAP_TARGET))
+    swapped = swap_context(measured.model, source, target, positions=[config.n_ctx])
+    swap = partial(claim, evidence="causal", source=SWAPPING)
     return [
         swap(
             "estimate/swap",
             f"Another sequence's {swapped.what} makes the prediction W_source s_T(target): share of what is possible, "
             f"{swapped.ceiling:.3f} (score {swapped.score:.3f})",
+            tolerance=tolerance,
             predicted=1,
             side="at least",
             measured=_last(swapped, SWAP, "normalised"),
             control=("a random state of the same norm", _last(swapped, RANDOM, "normalised")),
         ),
+        _excess_claim(swapped, expected, source, target),
         swap(
             "estimate/controls",
             "The state of a sequence with the target's own W, of another source, and a random one do not steer: "
             "largest score",
+            tolerance=tolerance,
             measured=_largest_control(swapped),
             control=("the swap itself", _last(swapped, SWAP, "score")),
         ),
     ]
+
+
+def _excess_claim(swapped: SwappedContext, expected: Expected | None, source: Sequences, target: Sequences) -> Claim:
+    """Claim about all of the moved prediction, not only what lies along the goal."""
+    errors = [energy(x - swapped.goal) for x in (swapped.moved, swapped.through)]
+    goal = energy(swapped.goal)
+    predicted, beyond = 0.0, torch.zeros_like(goal)
+    statement = "Moved, the estimate predicts W_source s_T(target) as well as it can"
+    if expected is not None:
+        beyond = expected.by_pair(source, target)
+        predicted = expected.mean if expected.mean is not None else (beyond.sum() / goal.sum()).item()
+        statement += f", but for what {expected.because}"
+    least = (errors[1].sum() / goal.sum()).item()
+    return claim(
+        "estimate/swap error",
+        f"{statement}: relative squared error ({swapped.error:.3g}), less that of the ceiling ({least:.3g})",
+        evidence="causal",
+        source=SWAPPING,
+        tolerance="swap",
+        predicted=predicted,
+        side="at most" if expected is None else "equal to",
+        measured=Estimate.ratio(errors[0] - errors[1] - beyond, goal).less(-predicted),
+        control=("the state of another source", _last(swapped, OTHER, "excess")),
+    )
+
+
+def excess_by_pair(model: Any, source: Sequences, target: Sequences) -> Float[Tensor, "batch"]:
+    """|moved - goal|^2 - |ceiling - goal|^2 of each pair at the last T."""
+    swapped = swap_context(model, source, target, positions=[target.length])
+    return energy(swapped.moved - swapped.goal) - energy(swapped.through - swapped.goal)
+
+
+def energy(predictions: Inexact[Tensor, "batch pos dim"]) -> Float[Tensor, "batch"]:
+    """|x|^2, summed over positions."""
+    return predictions.detach().abs().double().square().sum((1, 2)).cpu()
+
+
+def estimate_claim(
+    measured: Measured,
+    statement: str,
+    *,
+    source: str,
+    reference: Callable[[Sequences], Inexact[Tensor, "batch dim dim"]] | None = None,
+    predicted: float | None = None,
+) -> Claim:
+    """Claim about how far the model's estimate of W is from W: |Ŵ - W|^2 / |W|^2 at the longest context.
+
+    The reference's distance is measured on the same contexts: what is sampled is the difference between the two.
+
+    Args:
+        statement: says what theory expects.
+        reference: contexts -> an estimate of W from them, that theory says the model's is; W itself if left out.
+        predicted: the expectation of the reference's distance; its mean over the same contexts if left out.
+    """
+    contexts = measured.fresh(TOLERANCES["estimate/W"].n, seeds.ESTIMATES, least=2)
+    W, size = contexts.W, energy(contexts.W)
+    beyond = torch.zeros_like(size) if reference is None else energy(reference(contexts) - W)
+    sampled = (beyond.sum() / size.sum()).item()
+    expected = sampled if predicted is None else predicted
+    known = 0.0 if reference is None else expected  # of the mean of what is subtracted
+    few = contexts[: min(len(contexts), N_SOLVED)]
+    solved = energy(OLS().estimate(few.pairs())[:, -1] - few.W).sum().item() / energy(few.W).sum().item()
+
+    @torch.no_grad()
+    def distance(m: Measured) -> Estimate:
+        off = energy(estimates_of(as_model(m.model), contexts)[-1][:, -1] - W)
+        return Estimate.ratio(off - beyond, size).less(-known)
+
+    return measured.claim(
+        "estimate/W",
+        f"{statement}: |Ŵ - W|^2 / |W|^2 at T = {contexts.length} (least squares: {solved:.2g})",
+        distance,
+        evidence="activations",
+        source=source,
+        tolerance="estimate/W",
+        predicted=expected,
+    )
 
 
 def scale_claim(measured: Measured) -> Claim:
