@@ -124,7 +124,7 @@ def test_a_batch_in_pieces_is_the_whole(name, monkeypatch):
     config, parameters = MODELS[name], ensemble(MODELS[name])
     tokens, whole = tokens_of(config, batch=7), batched(config, parameters, tokens_of(config, batch=7), 2)
     monkeypatch.setattr(objectives, "fast_step", lambda config: None)
-    monkeypatch.setitem(objectives.AT_ONCE, "cpu", 3 * len(SEEDS) * form_of(config).elements(N_CTX))
+    monkeypatch.setitem(objectives.AT_ONCE, "cpu", 3 * len(SEEDS) * form_of(config).elements(N_CTX) * 8)
     calls = []
     monkeypatch.setattr(objectives, "at_once", lambda *arguments: calls.append(1))
     assert_same(batched(config, parameters, tokens, 2, mean_errors), whole)

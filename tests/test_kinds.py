@@ -17,10 +17,10 @@ from ar_interp.models.config import Config, ModelConfig, is_plain_full
 from ar_interp.models.encodings import Encoding
 from ar_interp.processes import HaarOrthogonal
 from ar_interp.setting import setting_of
+from ar_interp.training.batched import OwnModel, Stack, form_of, is_paper_figure7
 from ar_interp.training.config import TrainConfig
-from ar_interp.training.fast import fast_predictions, fast_step
-from ar_interp.training.objectives import sampled_objective
-from ar_interp.training.positional_heads import is_paper_figure7
+from ar_interp.training.fast import fast_step
+from ar_interp.training.objectives import sampled_objective, value_and_gradients
 
 
 class Relu(NonlinearAttention):
@@ -147,7 +147,7 @@ def test_it_trains_through_the_hooked_model_and_what_is_saved_is_loaded(name, tm
 def test_it_has_no_fast_form_and_no_theory(name):
     config, theirs = CONFIGS[name], Shrinking(3)
     assert fast_step(config) is None
-    assert fast_predictions(config) is None
+    assert isinstance(form_of(config), (Stack, OwnModel))
     assert setting_of(config, theirs).why_not
     assert setting_of(config, HaarOrthogonal(3)).why_not
 
@@ -201,7 +201,8 @@ def test_losses_and_gradients_of_training_are_those_of_the_formula(name):
     members = [config.initial_parameters(seed=seed) for seed in seeds]
     parameters = {key: 5 * torch.stack([member[key] for member in members]) for key in members[0]}
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    losses, gradients = sampled_objective(config, process, batch=5, generators=generators)(parameters)
+    objective = sampled_objective(config, process, batch=5, generators=generators)
+    losses, gradients = value_and_gradients(objective, parameters)
     for i, seed in enumerate(seeds):
         leaves = {key: tensor[i].clone().requires_grad_() for key, tensor in parameters.items()}
         contexts = process.contexts(5, config.n_ctx, generator=torch.Generator().manual_seed(seed))
@@ -231,7 +232,7 @@ def test_a_config_of_another_kind_is_no_figure_of_the_paper():
 
     for config in (Theirs.augmented(**SIZES), Theirs.full(**SIZES, n_heads=2), Theirs.paper_figure7()):
         assert fast_step(config) is None
-        assert fast_predictions(config) is None
+        assert isinstance(form_of(config), (Stack, OwnModel))
 
 
 def test_an_encoding_says_how_wide_and_which_blocks():

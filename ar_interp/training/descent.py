@@ -30,8 +30,10 @@ class Layout:
         return torch.cat([parameters[name].flatten(1) for name in self.shapes], dim=1)
 
     def named(self, flat: Float[Tensor, "member number"]) -> Parameters:
-        """Views of the rows."""
+        """The parts of the rows, contiguous on a CPU, whose passes over strided members are slow."""
         parts = flat.split([shape.numel() for shape in self.shapes.values()], dim=1)
+        if flat.device.type == "cpu":
+            parts = [part.contiguous() for part in parts]
         return {
             name: part.unflatten(1, shape) if shape else part[:, 0]
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)

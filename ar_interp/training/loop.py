@@ -19,7 +19,13 @@ from ar_interp.setting import Setting, setting_of
 from ar_interp.training.batched import Parameters, form_of
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.descent import Descent, Layout, loss_and_gradient
-from ar_interp.training.objectives import Objective, population_objective, sampled_objective, squared_errors
+from ar_interp.training.objectives import (
+    Objective,
+    compiled_where_possible,
+    population_objective,
+    sampled_objective,
+    squared_errors,
+)
 
 N_LOGGED = 200  # points of the recorded history
 EVALUATION_BATCH = 4096
@@ -67,9 +73,10 @@ def train(
     device = training.resolve_device()
     member_seeds = range(training.seed, training.seed + training.n_seeds)
     generators = [seeds.generator_of(seed, device) for seed in member_seeds]
-    compiled = device.type == "cuda" and training.steps >= COMPILED_FROM
+    compiled = device.type == "cuda" and training.optimizer != "lbfgs" and training.steps >= COMPILED_FROM
     if training.objective == "population":
         objective = population_objective(setting)
+        objective = compiled_where_possible(objective) if compiled else objective
     else:
         sizes = {"batch": training.batch, "first_length": training.first_length}
         objective = sampled_objective(config, process, generators=generators, compiled=compiled, **sizes)
@@ -77,7 +84,7 @@ def train(
     log = _Log(setting, training, progress)
     descend = _minimise if training.optimizer == "lbfgs" else _descend
     try:
-        parameters, steps = descend(objective, parameters, training, log, generators)
+        parameters, steps = descend(objective, parameters, training, log, generators, compiled)
         all_lost = False
     except _AllDivergedError:
         layout = Layout(parameters)
@@ -177,10 +184,11 @@ def _descend(
     training: TrainConfig,
     log: _Log,
     generators: Sequence[torch.Generator],
+    compiled: bool,
 ) -> tuple[Parameters, int]:
     """Gradient steps on all members at once; where they end, and how many were made."""
     stop = None if training.stop_below is None else training.stop_below * log.n_lengths
-    descent = Descent(objective, parameters, training, stop_below=stop, generators=generators)
+    descent = Descent(objective, parameters, training, stop_below=stop, generators=generators, compiled=compiled)
     log.last_good = descent.flat.clone()
     for done in range(0, training.steps, log.every):
         before = descent.flat.clone()
@@ -204,7 +212,7 @@ def _descend(
 
 
 def _minimise(
-    objective: Objective, parameters: Parameters, training: TrainConfig, log: _Log, _: object
+    objective: Objective, parameters: Parameters, training: TrainConfig, log: _Log, *_: object
 ) -> tuple[Parameters, int]:
     """SciPy's L-BFGS-B on each member in turn; where they end, and the largest number of iterations."""
     layout = Layout(parameters)

@@ -19,9 +19,9 @@ from ar_interp.training.fast import fast_step
 
 Objective = Callable[[Parameters], Float[Tensor, "member"]]
 
-AT_ONCE = {  # numbers in one activation
-    "cpu": 128 * 50 * 16,  # fastest of 32, 64, 96, 128, 256 sequences, 1 MB of L2
-    "cuda": 2**29,  # of which a step holds some ten or twenty
+AT_ONCE = {  # bytes of one activation
+    "cpu": 128 * 50 * 16 * 4,  # fastest of 32, 64, 96, 128, 256 sequences, 1 MB of L2
+    "cuda": 2**31,  # of which a step holds some ten or twenty
 }
 
 
@@ -91,7 +91,7 @@ def mean_errors(form: Form, parameters: Parameters, tokens: Tokens, first_length
     step = fast_step(form.config) if on_cpu and not tokens.is_complex() else None
     if step is not None:
         return _known(lambda held: step(held, tokens, first_length), parameters)
-    piece = max(1, AT_ONCE[tokens.device.type] // (members * form.elements(length - 1)))
+    piece = max(1, AT_ONCE[tokens.device.type] // (members * form.elements(length - 1) * tokens.element_size()))
     if piece >= batch:
         return at_once(form, parameters, tokens, first_length)
 
