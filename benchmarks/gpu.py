@@ -198,7 +198,7 @@ class Bench:
         if self.device.type != "cuda":
             return function
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a graph or nothing
+            warnings.simplefilter("error", UserWarning)  # a graph or nothing
             return as_graph(function, [], generators)[0]
 
 
@@ -327,8 +327,8 @@ def plain_bias(plain: Any) -> Tensor:
 def curves(bench: Bench) -> dict[str, float]:
     """The first losses on a graph against the CPU in float64 on the same sequences.
 
-    In float64 both train on their own. In float32 the CPU evaluates each step's own weights: deep stacks are chaotic
-    under Adam, so that float32 and float64 part after ten steps on a CPU as well.
+    In float64 both train on their own. In float32, and for figure 5, the CPU evaluates each step's own weights: Adam
+    divides gradients by their own size, those too that are rounding alone, so that two trainings part in a few steps.
     """
     found = {}
     cases = [("figure 5, L = 4", figure5(4), 2), ("figure 7, 25 heads", figure7(25), 1)]
@@ -358,7 +358,7 @@ def curves(bench: Bench) -> dict[str, float]:
         )
         worst, before = 0.0, None
         for _ in range(steps):
-            if dtype == "float32":
+            if dtype == "float32" or name.startswith("figure 5"):
                 slow.flat.copy_(ours.flat)
             ours.advance(1)
             current[0] = kept.to("cpu", torch.float64, copy=True)
