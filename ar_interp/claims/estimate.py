@@ -47,7 +47,7 @@ class Estimate:
     @classmethod
     def mean(cls, values: Tensor | np.ndarray, source: str = CONTEXTS) -> "Estimate":
         """The mean of independent values, with Student's interval (of infinite width for a single one)."""
-        values = np.asarray(values, dtype=np.float64)
+        values = _array(values)
         n = len(values)
         width = t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / sqrt(n) if n > 1 else float("inf")
         return cls(float(values.mean()), {source: float(width)}, n)
@@ -55,7 +55,7 @@ class Estimate:
     @classmethod
     def ratio(cls, above: Tensor | np.ndarray, below: Tensor | np.ndarray, source: str = CONTEXTS) -> "Estimate":
         """The mean of one value over the mean of another, measured together, by the delta method; nan over zero."""
-        above, below = (np.asarray(x, dtype=np.float64) for x in (above, below))
+        above, below = _array(above), _array(below)
         if not below.mean():
             return cls(float("nan"), n=len(above))
         value = above.mean() / below.mean()
@@ -76,7 +76,7 @@ class Estimate:
 
         No deviation exceeds its upper end, and one at least its lower end, with a probability of 95 %.
         """
-        size, error = (np.abs(np.asarray(x, dtype=np.float64)).ravel() for x in (deviations, standard_errors))
+        size, error = (np.abs(_array(x)).ravel() for x in (deviations, standard_errors))
         width = norm.ppf(1 - (1 - LEVEL) / (2 * len(size))) * error
         bounds = float(max((size - width).max(), 0.0)), float((size + width).max())
         return cls(float(size.max()), {source: (bounds[1] - bounds[0]) / 2}, n, bounds)
@@ -128,6 +128,11 @@ class Estimate:
 def as_estimate(value: "Estimate | float") -> Estimate:
     """A plain number as one that is exact."""
     return value if isinstance(value, Estimate) else Estimate(float(value))
+
+
+def _array(values: Tensor | np.ndarray) -> np.ndarray:
+    """In float64, from whatever device."""
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
 
 
 def _joined(spread: Mapping[str, float], reference: float) -> dict[str, float]:
