@@ -22,7 +22,7 @@ ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}  # of a prediction, by the
 LEAST = {torch.float64: 1e-6, torch.float32: 1e-3}  # of a token: what is smaller counts as large as this
 READ = 1e-12  # a change of the prediction that is none, as the weight is not read
 CHANGE = 0.01  # of one weight, for the control
-MOST_SCORES = 2**22  # head x query x key of one sequence; of longer contexts as many positions are tested
+MOST_SCORES = 2**18  # head x query x key of one sequence; of longer contexts as many positions are tested
 UNKNOWN_CTX = 12  # positions, of a model that does not say how many it takes
 SHORT = (1, 2, 3)
 NORMS = (0.3, 1.0, 2.0)  # of Gaussian tokens
@@ -135,6 +135,9 @@ class _Compared:
         n_heads = getattr(getattr(model.module, "config", None), "n_heads", None) or 1
         longest = model.n_ctx or (UNKNOWN_CTX if contexts is None else contexts.shape[1])
         self.length = min(longest, max(2, int((MOST_SCORES / n_heads) ** 0.5)))
+        if self.length < longest:
+            tested = f"{self.length} of {longest} positions are tested"
+            self.untested["longer contexts"] = f"they would take too long: {tested}"
         self.has_hooks = bool(model.hook_names) and hasattr(model.module, "hooks")
         if not self.has_hooks:
             self.untested["hooks"] = "it has none"

@@ -7,6 +7,7 @@ import pandas as pd
 from ar_interp import checkpoints
 from ar_interp._checks import check_integer
 from ar_interp.sabotage.core import BatteryResult, Make, Sabotage, cells
+from ar_interp.sabotage.deceptions import DECEPTIONS
 from ar_interp.sabotage.diagonal import PAIRS, UNITARY
 from ar_interp.sabotage.general import GENERAL
 from ar_interp.sabotage.innocent import INNOCENT
@@ -18,9 +19,10 @@ PARTS: dict[str, dict[str, Sabotage]] = {
     "diagonal heads, pairs": PAIRS,
     "general models": GENERAL,
     "runs": RUNS,
+    "deceptions": DECEPTIONS,
     "innocent": INNOCENT,
 }
-BATTERY = UNITARY | PAIRS | GENERAL | RUNS | INNOCENT
+BATTERY = UNITARY | PAIRS | GENERAL | RUNS | DECEPTIONS | INNOCENT
 
 
 def run_battery(
@@ -34,7 +36,7 @@ def run_battery(
 
     Args:
         names: the models to verify; all if left out.
-        seed: seed of all that is random in them.
+        seed: of all that is random in them, and of the evaluation.
         n: how many contexts each measurement takes; as many as each claim was planned with if left out.
         battery: the models by name.
     Raises:
@@ -51,8 +53,8 @@ def run_battery(
         sabotage = battery[name]
         checkpoint = checkpoints.load(sabotage.base)
         if sabotage.healthy and (sabotage.base, sabotage.healthy) not in before:
-            claims = verify(sabotage.healthy(checkpoint, seed), checkpoint.process, n=n)
+            claims = verify(sabotage.healthy(checkpoint, seed), checkpoint.process, seed=seed, n=n)
             before[sabotage.base, sabotage.healthy] = {claim.name: claim.verdict for claim in claims}
-        claims = verify(sabotage.make(checkpoint, seed), checkpoint.process, n=n)
+        claims = verify(sabotage.make(checkpoint, seed), checkpoint.process, seed=seed, n=n)
         rows += cells(name, sabotage, claims, before[sabotage.base, sabotage.healthy] if sabotage.healthy else {})
     return BatteryResult(frame=pd.DataFrame(rows))

@@ -149,19 +149,19 @@ UNITARY: dict[str, Sabotage] = {
     "predicts with one memorised W (unitary)": on_h10(
         description="The weights are those of the healthy model, and so is all they say; the prediction is W_0 s_T.",
         make=changed(memorises),
-        must_fail=("loss/fresh", "heads/ablation", "positions/identity", "positions/scrub", "estimate"),
+        must_fail=("model", "loss/fresh", "heads/ablation", "positions/identity", "positions/scrub", "estimate"),
         undecided=READABLE_BEFORE,
     ),
     "copies s_T (unitary)": on_h5(
         description="Healthy weights beside a prediction that ignores them: error 2d.",
         make=changed(copies),
-        must_fail=("loss/fresh", "heads/ablation", "positions/scrub", "estimate"),
+        must_fail=("model", "loss/fresh", "heads/ablation", "positions/scrub", "estimate"),
     ),
     "Ŵ replaced by its mean": on_h5(
         description="The pattern of every sequence is the mean of 1024: weights and scores are healthy, the prediction "
         "knows nothing of W.",
         make=changed(mean_estimate),
-        must_fail=("loss/fresh", "heads/ablation", "positions/scrub", "estimate"),
+        must_fail=("model", "loss/fresh", "heads/ablation", "positions/scrub", "estimate"),
     ),
 }
 
@@ -272,6 +272,7 @@ PAIRS: dict[str, Sabotage] = {
         description="Healthy weights and scores beside a prediction W_0 s_T.",
         make=changed(memorises),
         must_fail=(
+            "model",
             "loss/fresh",
             "heads/ablation",
             "positions/identity",

@@ -156,13 +156,13 @@ GENERAL: dict[str, Sabotage] = {
     "copies s_T (augmented, Haar)": on_haar(
         description="Healthy weights beside a prediction of error 2, above 1 on most sequences.",
         make=changed(copies),
-        must_fail=("loss", "step/scrub", "estimate"),
+        must_fail=("model", "loss", "step/scrub", "estimate"),
     ),
     "predicts by least squares": on_haar(
         description="Healthy weights beside a prediction that one layer cannot make: too good an error, without "
         "blow-ups, by nothing that can be moved or scaled.",
         make=changed(least_squares),
-        must_fail=("loss", "step/scrub", "estimate"),
+        must_fail=("model", "loss", "step/scrub", "estimate"),
         but=("loss/blow-ups",),
     ),
     "layers exchanged": Sabotage(

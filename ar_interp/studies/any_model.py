@@ -13,6 +13,7 @@ PARTS = {
     "clean copy": "its hooks beside those of a clean model of the same weights",
     "hooks": "what hooks do",
     "Gaussian tokens": "tokens of no process",
+    "longer contexts": "the longest contexts",
 }
 
 
