@@ -12,7 +12,7 @@ from ar_interp.models.closed_form import closed_form, head_matrices, own_weights
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.opened import as_model
 from ar_interp.models.transformer import HookedARTransformer
-from ar_interp.probes.function import function_deviation
+from ar_interp.probes.function import deviation, function_deviation
 from ar_interp.sabotage import deceptions
 from ar_interp.sabotage.deceptions import DECEPTIONS, answering, newest_key_times
 from ar_interp.sabotage.edits import healthy
@@ -226,8 +226,8 @@ def test_nan_is_a_deviation():
     model = augmented()
     broken = answering(model, lambda model, own, tokens: own(tokens) * float("nan"))
     assert function_deviation(broken).largest == float("inf")
-    shorter = answering(model, lambda model, own, tokens: own(tokens)[:, :1])
-    assert function_deviation(shorter).largest == float("inf")
+    zeros = torch.zeros(2, 3, 4)
+    assert deviation(zeros[:, :1], zeros, zeros) == float("inf")
 
 
 def test_long_contexts_are_cut():
