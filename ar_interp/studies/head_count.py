@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,6 +15,13 @@ from ar_interp.setting import PlainHeads
 from ar_interp.studies.base import Recipe, Study
 from ar_interp.training.config import TrainConfig
 
+if TYPE_CHECKING:
+    from ar_interp.studies.general_measured import GeneralMeasured
+
+INVARIANT = (
+    "convexity in sum_h A_h (x) B_h: the mean over the rotations that leave the law as it is errs no more; Haar W has "
+    "all of them, a fixed first token those that leave s_1 alone"
+)
 ONE_HEAD = (
     "convexity and invariance: for a first token of rotation-invariant law one head A = B = I is optimal; its weights "
     "by least squares on sequences"
@@ -23,21 +32,87 @@ BATCH = 1024  # standard error .005, the saving of a single head is .02
 
 
 def _claims(subject: Subject) -> Iterator[Claim]:
+    from ar_interp.studies.general_measured import GeneralMeasured
     from ar_interp.studies.interventions import scale_claim
 
-    measured = Measured(subject)
+    measured = GeneralMeasured(subject)
     if measured.setting.parity:
         yield from _parity_claims(measured)
     elif measured.setting.invariant:
         yield _one_head_claim(measured)
         yield scale_claim(measured)
+        yield from _invariant_claims(measured)
     else:
         yield _many_heads_claim(measured)
         yield from _enough_heads_claims(subject)
         yield scale_claim(measured)
+        yield from _invariant_claims(measured)
 
 
-def _parity_claims(m: Measured) -> Iterator[Claim]:
+def _invariant_claims(m: "GeneralMeasured") -> Iterator[Claim]:
+    """Claims that the heads prefer no direction but that of a fixed first token, and read the newest key."""
+    fixed, causal = not m.setting.invariant, partial(m.claim, evidence="causal", source=INVARIANT)
+    rotations = "rotations that leave s_1 alone" if fixed else "all rotations"
+    control = ("all rotations", m.share_off(fixed=False)) if fixed else None
+    yield m.claim(
+        "mechanism/invariant",
+        f"sum_h A_h (x) B_h, with the key and the value one token, commutes with {rotations}: norm of its rest, over "
+        "its norm",
+        lambda m: m.share_off(fixed=fixed),
+        control=control,
+        evidence="weights",
+        source=INVARIANT,
+        tolerance="invariant",
+        side="at most",
+    )
+    yield m.claim(
+        "mechanism/unexplained",
+        f"The prediction is what maps that commute with {rotations} make of s_{{T-1}} and s_t, summed with the "
+        "positional weights: share of it that is not",
+        lambda m: m.unexplained_by(m.invariant(fixed=fixed)),
+        control=("all rotations", m.unexplained_by(m.invariant(fixed=False))) if fixed else None,
+        evidence="behaviour",
+        source=INVARIANT,
+        tolerance="invariant prediction",
+        side="at most",
+    )
+    newest, previous = (m.without_keys(lambda T, lag=lag: T - lag) for lag in (0, 1))
+    yield causal(
+        "mechanism/newest key",
+        "Older keys are there to mend what the newest does: with the attention to s_T cut the error is no less than "
+        "that of predicting zero",
+        lambda m: m.error(hooks=[newest]),
+        control=("with the attention to s_{T-1} cut", m.error(hooks=[previous])),
+        tolerance="newest key",
+        predicted=1,
+        side="at least",
+    )
+    if fixed:
+        yield m.claim(
+            "mechanism/first token",
+            "It knows s_1: on contexts that start elsewhere on the sphere its error is no less than that of the best "
+            "head that knows nothing",
+            lambda m: m.of(m.model, replace(m.process, first_token="sphere")).loss(),
+            control=("contexts that start as in training", m.loss()),
+            evidence="behaviour",
+            source=INVARIANT,
+            tolerance="beyond",
+            predicted=m.setting.one_head,
+            side="at least",
+        )
+    else:
+        yield causal(
+            "mechanism/newest alone",
+            "With the attention to s_T alone the error is the mean over T of 1 - (2 c p_T - (c p_T)^2) / d, c the "
+            "coefficient of I (x) I in the heads",
+            lambda m: m.error(hooks=[m.with_key_alone(0)]),
+            control=("the attention to s_{T-1} alone", m.error(hooks=[m.with_key_alone(1)])),
+            tolerance="newest key",
+            predicted=m.of_key_alone(),
+        )
+
+
+def _parity_claims(m: "GeneralMeasured") -> Iterator[Claim]:
     """Claims that heads which ask with s_T can do nothing."""
     yield m.loss_claim(
         "loss/parity",
@@ -56,6 +131,26 @@ def _parity_claims(m: Measured) -> Iterator[Claim]:
         source=PARITY,
         tolerance="zero predictor",
         control=("the best head that asks with s_{T-1}", 1 - m.setting.one_head),
+    )
+    yield m.claim(
+        "mechanism/parity",
+        "With the sign of every other token turned the prediction turns as (-1)^{T-1}, against the target: distance "
+        "from that, over the size of predictions",
+        lambda m: m.parity_defect(),
+        control=("the same weights asked with s_{T-1}", m.of(m.asked_before()).parity_defect()),
+        evidence="behaviour",
+        source=PARITY,
+        tolerance="parity",
+        side="at most",
+    )
+    yield m.claim(
+        "mechanism/silent",
+        "It has learned to predict nothing: mean of |prediction|^2",
+        lambda m: m.size(),
+        evidence="behaviour",
+        source=PARITY,
+        tolerance="silent",
+        side="at most",
     )
 
 
