@@ -147,6 +147,7 @@ def _parity_claims(m: "GeneralMeasured") -> Iterator[Claim]:
         "mechanism/silent",
         "It has learned to predict nothing: mean of |prediction|^2",
         lambda m: m.size(),
+        control=("the best head that asks with s_{T-1}", 1 - m.setting.one_head),
         evidence="behaviour",
         source=PARITY,
         tolerance="silent",
