@@ -27,6 +27,7 @@ EXHIBITS = _FIRST + 14  # figures of explorer and report
 EXHIBITS_SOURCE = _FIRST + 15
 FUNCTION = _FIRST + 20  # tokens on which a model is compared with its own weights
 ANGLES = _FIRST + 19  # where in the grid of angles each coordinate starts
+OUTSIDE = _FIRST + 20
 ASSERTIONS = _FIRST + 16
 ASSERTIONS_SOURCE = _FIRST + 17
 ASSERTIONS_TARGET = _FIRST + 18

@@ -102,6 +102,13 @@ _TABLE: dict[str, tuple[Any, ...]] = {
     "swap": (0.05, "a twentieth of the prediction may come from elsewhere, or steer where it must not", 0.33),
     "swap of patterns": (0.05, "as for other swaps; what the target's values leave at kappa = 1 varies more", 0.45),
     "best scale": (0.02, "the step size of sampled training is known to 1 %; twice that for many layers"),
+    "outside, exact": (1e-3, "as for the identity: the kappa = 1 minimum leaves the weights 1e-4 or so"),
+    "outside, sampled": (
+        0.05,
+        "the step size is known to 1 %, which moves the error by up to 3 % there: twice its square beside the weak paths",
+    ),
+    "outside, bound": (0.0, "a bound between what fixed steps do and what least squares or no weights do"),
+    "outside, rounding": (1e-9, "an identity; products of layers magnify rounding"),
     "removal": (0.01, "exact at a minimum, of which the weights miss 1e-3 at most; the rest is sampling, added"),
     "scrubbed keys": (1e-3, "older keys carry 1e-5 of the weights or less, and their square of the loss"),
     "scrubbed paths": (0.05, "as the second path: sampled training leaves the weak paths known to a twentieth of a2"),

@@ -45,6 +45,12 @@ class FirstToken:
         if self.n_nonzero is not None:
             check_integer("first_token.n_nonzero", self.n_nonzero, low=1, high=MAX_DIM)
 
+    def mean_square(self, dim: int) -> float:
+        """E|s_1|^2."""
+        if self.law in ("unit-ones", "sphere", "one-hot"):
+            return self.scale**2
+        return self.scale**2 * (self.n_nonzero or dim)
+
     def draw(self, batch: int, dim: int, generator: torch.Generator) -> Float[Tensor, "batch dim"]:
         """Real first tokens; `ones` gives 1_dim."""
         device = generator.device

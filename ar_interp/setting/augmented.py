@@ -1,9 +1,11 @@
 """Theory of linear attention on augmented tokens: the gradient step, laws of the first token, Haar W and depth."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -59,6 +61,20 @@ class _OneLayer(Setting):
     def quadratic(self) -> BlockScalarQuadratic:
         """The loss as a quadratic in the products of block scalars."""
         raise NotImplementedError
+
+    def ideal(self, model: Any) -> Any:
+        """The best block scalars."""
+        if self.config.n_layers > 1:
+            return None
+        U, S, Vh = np.linalg.svd(self.best_products)
+        a, b = U[:, 0] * S[0], Vh[0]
+        ideal = replace(self.config, heads="block-scalar", d_head=None, dtype="float64")
+        ideal = ideal.build(self.process, device=model.W_Q.device)
+        QK, OV = (torch.zeros(1, 3, 3, dtype=torch.float64) for _ in range(2))
+        QK[0, 1:, 1:] = torch.from_numpy(a).reshape(2, 2)
+        OV[0, 1:, 0] = torch.from_numpy(b)
+        ideal.load_state_dict({"blocks.0.attn.QK_blocks": QK, "blocks.0.attn.OV_blocks": OV})
+        return ideal.requires_grad_(False)
 
     @property
     def sentences(self) -> Mapping[str, str]:

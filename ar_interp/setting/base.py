@@ -142,6 +142,13 @@ class Setting(Kind, ABC, root=True):
         best = sampled_quadratic(self.process, self.config.n_ctx, self.config.attention).minimum
         return np.outer(best.a, best.b)
 
+    def ideal(self, model: Any) -> Any:
+        """A model of the weights that theory gives, which computes what it says that this one does, or None.
+
+        What theory leaves open is read from the weights. Its errors stand beside the model's where no closed form is.
+        """
+        return None
+
     def sentence(self, what: str) -> str:
         """The sentence on what one should see in a figure: theory's words where it speaks of that, else what is drawn.
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,12 +14,15 @@ from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToke
 from ar_interp.setting.base import EXACT, ExpectedLoss, Hypothesis, Parameters, Setting
 from ar_interp.theory import (
     SpectralFilter,
+    factor_heads,
     head_removal_cost,
+    kappa_family,
     kappa_to_ratio,
     orthogonal_minimum,
     population_loss,
     position_removal_cost,
     positional_population_loss,
+    positional_weights,
     spectral_filter,
     trapped_levels,
     unitary_minimum,
@@ -110,6 +114,26 @@ class DiagonalHeads(_Diagonal):
     @property
     def hypothesis(self) -> Hypothesis:
         return LAST_TWO_KEYS if self.pairs else LAST_KEY
+
+    def ideal(self, model: Any) -> Any:
+        """C = m times a projector, and the keys that go with it; a rank below all, and a free kappa, are the model's."""
+        found, kappa = diagonal_weights(model).C, 1.0 if self.kappa_is_one else 0.0
+        if self.pairs and not self.kappa_is_one:
+            partner = torch.arange(len(found)) ^ 1
+            kappa = float(found[partner, torch.arange(len(found))].sum() / found.trace())
+        if self.rank == self.process.n_free:
+            C = torch.eye(len(found), dtype=torch.float64)
+            C = kappa_family(dim=len(C), kappa=kappa, n_ctx=2).C if self.pairs else C
+        else:
+            strongest = torch.linalg.eigh((found + found.T) * found.trace().sign()).eigenvectors[:, -self.rank :]
+            C = (1 + kappa) * strongest @ strongest.T
+        P = positional_weights(n_ctx=self.config.n_ctx, previous=self.previous_key(kappa), last=1.0)
+        ideal = ModelConfig.diagonal(dim=len(C), n_heads=len(C), n_ctx=len(P)).build(
+            self.process, device=model.W_Q.device
+        )
+        A, B = factor_heads(C, n_heads=len(C))
+        ideal.load_state_dict({HEAD_A: A, HEAD_B: B, POSITIONAL_P: P})
+        return ideal.requires_grad_(False)
 
     @property
     def levels(self) -> Float[np.ndarray, "level"] | None:

@@ -19,6 +19,7 @@ from ar_interp.studies import (
     general_models,
     gradient_step,
     head_count,
+    outside,
     unfinished_descent,
 )
 from ar_interp.studies.base import Control as Control
@@ -36,6 +37,7 @@ STUDIES: tuple[Study, ...] = (
     head_count.STUDY,
     first_token.STUDY,
     general_models.STUDY,
+    outside.STUDY,
     any_model.STUDY,
 )
 

@@ -89,6 +89,22 @@ STRUCTURES = {
             "s_t → (-1)^{t-1} s_t, and no weights beat predicting zero.",
         ),
     ),
+    "outside": Structure(
+        title="Outside the training law",
+        meaning="A model that has learned a rule follows it where it was never trained: under noise, on tokens of "
+        "another norm or another first token, for W off the unit circle, in longer contexts. What it gets wrong there "
+        "tells rules apart that agree on the training law: one that uses the last pair from least squares over all, a "
+        "conjugate from an inverse, a step of fixed size from one that fits the tokens.",
+        formulas=(
+            "Diagonal heads use conj(s_{T-1}) for the inverse of s_{T-1}: for tokens r times as long and |lambda| = ρ "
+            "the prediction is r^2 ρ^{2T-4} (s_{T+1} + kappa (ρ^2 - 1) s_{T-1}).",
+            "Weak noise of size σ in each of d coordinates: E|prediction - s_{T+1}|^2 = 2 d (T - 1) σ^2 for the last "
+            "pair by the conjugate, d σ^2 (1 + 1/(T - 1)) for least squares over all pairs.",
+            "One gradient step of size eta on tokens r times as long is one of size r^2 eta; so is it for |lambda| ≠ 1 "
+            "with w_t = ρ^{2t+T-2} in place of 1: d r^2 [(ρ^T - eta r^2 Σ_t w_t)^2 + (d - 1) eta^2 r^4 Σ_t w_t^2].",
+            "Blocks that are multiples of the identity know no directions: f(Q s) = Q f(s) for every orthogonal Q.",
+        ),
+    ),
     "estimate": Structure(
         title="The estimate of W",
         meaning="Before it can predict, the model must hold an estimate Ŵ of this sequence's own W. It is read from "

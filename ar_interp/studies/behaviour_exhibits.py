@@ -7,7 +7,10 @@ from ar_interp import figures
 from ar_interp.claims import Subject
 from ar_interp.probes.algorithm import identify_algorithm
 from ar_interp.probes.context import recover_context
+from ar_interp.probes.outside import OutsideErrors, outside_errors
+from ar_interp.probes.protocol import missing
 from ar_interp.probes.readout_efficiency import data_efficiency
+from ar_interp.seeds import EXHIBITS as SEED
 from ar_interp.studies.exhibit import N_FITTED, Result, contexts_code, contexts_of, exhibit, probed
 
 SAME_LOSS = 1e-6  # seeds that end so close to each other make no figure
@@ -16,6 +19,11 @@ SAME_LOSS = 1e-6  # seeds that end so close to each other make no figure
 def _predict(subject: Subject) -> tuple[Any, Any]:
     contexts = contexts_of(subject)
     return contexts, subject.model(contexts.inputs).detach()
+
+
+def _measure_outside(subject: Subject) -> OutsideErrors:
+    theory = subject.setting.ideal(subject.model)
+    return outside_errors(subject.model, subject.process, theory=theory, seed=SEED)
 
 
 def _losses_differ(subject: Subject) -> bool:
@@ -48,6 +56,21 @@ _algorithm = partial(
     exhibit,
     result=probed("identification", identify_algorithm, n=N_FITTED),
     page="Algorithm",
+    evidence="behaviour",
+    wide=True,
+)
+_outside = partial(
+    exhibit,
+    result=Result(
+        code={
+            "outside": "ari.outside_errors("
+            f"checkpoint.model, checkpoint.process, theory=setting.ideal(checkpoint.model), seed={SEED})"
+        },
+        measure=lambda subject: (_measure_outside(subject),),
+        applies=lambda subject: not missing(subject.model, "outside_errors"),
+    ),
+    page="Algorithm",
+    structure="outside",
     evidence="behaviour",
     wide=True,
 )
@@ -117,6 +140,18 @@ EXHIBITS = (
         look="A linear probe reads a target off one activation, fitted to more and more contexts. Look at how early "
         "its line rises above those of the controls.",
         wide=True,
+    ),
+    _outside(
+        figures.outside_errors,
+        title="Errors outside the training law",
+        look="Noise, tokens of another norm, other first tokens, W off the unit circle, longer contexts: each row "
+        "changes one thing of what the model was trained on. Look for rows in which it errs more than as trained while "
+        "least squares does not, and whether theory's diamonds are there with it.",
+    ),
+    _outside(
+        figures.outside_table,
+        title="The same errors as numbers",
+        look="Relative errors: 1 is what predicting zero has. Look along a row.",
     ),
     _training(
         figures.training_history,

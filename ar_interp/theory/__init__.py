@@ -77,6 +77,10 @@ from ar_interp.theory.initial_token import TokenMoments as TokenMoments
 from ar_interp.theory.initial_token import first_token_moments as first_token_moments
 from ar_interp.theory.initial_token import initial_token_error as initial_token_error
 from ar_interp.theory.initial_token import initial_token_product as initial_token_product
+from ar_interp.theory.outside import last_pair_noise_error as last_pair_noise_error
+from ar_interp.theory.outside import least_squares_noise_error as least_squares_noise_error
+from ar_interp.theory.outside import recurrence_error as recurrence_error
+from ar_interp.theory.outside import step_error as step_error
 from ar_interp.theory.positional import SpectralFilter as SpectralFilter
 from ar_interp.theory.positional import descent_steps as descent_steps
 from ar_interp.theory.positional import legendre_profile as legendre_profile

@@ -1,0 +1,85 @@
+"""Figures of `OutsideErrors`: errors under conditions that the model was not trained on."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ar_interp.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    LOG,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    draw,
+    mark,
+    number,
+    styled,
+    whiskers,
+)
+from ar_interp.probes.outside import AS_TRAINED, OutsideErrors
+
+LOOKS = {
+    "model": (BLUE, "circle", 11),
+    "theory": (VERMILLION, "diamond-open", 15),
+    "last pair": (ORANGE, "triangle-up", 8),
+    "least squares by coordinate": (GREEN, "square", 8),
+    "least squares": (SKY, "square-open", 8),
+    "ridge": (PURPLE, "cross", 8),
+}
+LEAST, MOST = 1e-6, 1e6  # beyond these a point is drawn at the edge
+
+
+def outside_errors(outside: OutsideErrors) -> go.Figure:
+    """Error of the model under each condition, over that of predicting zero, beside others on the same contexts."""
+    table = outside.by_condition
+    figure = go.Figure()
+    for name, (colour, symbol, size) in LOOKS.items():
+        rows = table[table["predictor"] == name]
+        if len(rows):
+            draw(
+                figure, rows["error"].clip(LEAST, MOST), rows["condition"], name, "%{y}<br>%{customdata:.3g}",
+                error_x=whiskers(1.96 * rows["error_se"]) if name == "model" else None,
+                customdata=rows["error"].tolist(), marker={"color": colour, "symbol": symbol, "size": size},
+            )  # fmt: skip
+    mark(figure, 1, BLACK)
+    own = table[table["predictor"] == "model"].set_index("condition")["error"]
+    worst = own.drop(AS_TRAINED).idxmax()
+    expected = "the model lies on theory's diamonds" if "theory" in set(table["predictor"]) else "its error is low too"
+    return styled(
+        figure,
+        title=f"Where what it learned holds outside the training law, {expected}",
+        measured=f"error over that of predicting zero (dashed): {number(own[AS_TRAINED])} as trained, at most "
+        f"{number(own[worst])} ({worst}). Means over {outside.n} contexts, with 95 % intervals; what lies beyond "
+        f"{LEAST:g} and {MOST:g} is drawn there",
+        x={"title_text": "relative error", "range": [-6.3, 6.3], **LOG},
+        y={"autorange": "reversed", "categoryorder": "array", "categoryarray": list(own.index)},
+        height=120 + 26 * len(own),
+        wide=True,
+    )
+
+
+def outside_table(outside: OutsideErrors) -> go.Figure:
+    """The same errors as numbers, and the conditions where the model has no prediction."""
+    table = outside.by_condition
+    names = [name for name in LOOKS if name in set(table["predictor"])]
+    by = table.pivot(index="condition", columns="predictor", values="error").reindex(table["condition"].unique())
+    spread = table[table["predictor"] == "model"].set_index("condition")["error_se"]
+    columns = [[*by.index, *outside.undefined]]
+    for name in names:
+        shown = ["–" if pd.isna(value) else number(value) for value in by[name]]
+        if name == "model":
+            shown = [f"{value} ± {number(1.96 * spread[row])}" for value, row in zip(shown, by.index, strict=True)]
+        columns.append([*shown, *("–" for _ in outside.undefined)])
+    look = {"align": ["left", *["right"] * len(names)], "height": 26}
+    figure = go.Figure(go.Table(header={"values": ["", *names], **look}, cells={"values": columns, **look}))
+    why = "; ".join(f"{name} is not defined: {reason}" for name, reason in outside.undefined.items())
+    return styled(
+        figure,
+        title="Errors outside the training law, over that of predicting zero",
+        measured=f"95 % intervals of the model's. {why}",
+        height=40 + 28 * len(columns[0]),
+        wide=True,
+        legend=False,
+    )

@@ -1,0 +1,188 @@
+"""Errors outside the training law: noise, other first tokens, W off the unit circle, contexts longer than trained."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Inexact
+from torch import Tensor
+
+from ar_interp import seeds
+from ar_interp._checks import check_integer
+from ar_interp.estimators import OLS, DiagonalOLS, Ridge
+from ar_interp.models.config import ModelConfig
+from ar_interp.models.opened import Model
+from ar_interp.probes.protocol import needs
+from ar_interp.probes.results import Result
+from ar_interp.processes import FirstToken, Process, Sequences
+
+AS_TRAINED = "as trained"
+NOISES, NORMS, RADII = (0.05, 0.2), (0.5, 2.0), (0.9, 1.05)
+LAWS = ("gaussian", "one-hot", "signs")
+N = 128
+Predictor = Callable[[Sequences], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """A law of contexts that differs from the one trained on in one thing.
+
+    Attributes:
+        name: of the condition.
+        noise: standard deviation of the noise in a coordinate, over the root mean square of a coordinate of s_1.
+        norm: factor of all tokens.
+        law: of s_1, of the same mean square norm; None for the process's own.
+        radius: modulus of every eigenvalue of W.
+        longer: how many times as long as trained; only contexts longer than trained count where it is above 1.
+    """
+
+    name: str
+    noise: float = 0.0
+    norm: float = 1.0
+    law: str | None = None
+    radius: float = 1.0
+    longer: int = 1
+
+    def contexts(self, process: Process, n: int, n_ctx: int, *, seed: int, **options: Any) -> Sequences:
+        """Contexts under the condition, from the same draws of W as the process's own."""
+        size = sqrt(process.initial.mean_square(process.dim))
+        changes: dict[str, Any] = {}
+        if self.noise:
+            changes["noise"] = self.noise * size / sqrt(process.dim)
+        if self.law:
+            law = FirstToken(self.law)
+            changes["first_token"] = replace(law, scale=size / sqrt(law.mean_square(process.dim)))
+        drawn = replace(process, **changes).contexts(n, self.longer * n_ctx, seed=seed, **options)
+        if (self.norm, self.radius) == (1, 1):
+            return drawn
+        powers = self.radius ** torch.arange(drawn.tokens.shape[1], dtype=torch.float64, device=drawn.tokens.device)
+        tokens = (self.norm * powers[:, None] * drawn.tokens).to(drawn.tokens.dtype)
+        return replace(drawn, tokens=tokens, W=self.radius * drawn.W)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutsideErrors(Result):
+    """Errors of a model and of others on the same contexts, under conditions that it was not trained on.
+
+    Attributes:
+        by_condition: a row per condition and predictor: error (mean |prediction - s_{T+1}|^2 over T, over that of
+            |s_{T+1}|^2, so that zero has 1), its standard error over contexts, and the median over contexts.
+        undefined: condition -> why the model has no prediction there.
+        n: contexts of each condition.
+    """
+
+    by_condition: pd.DataFrame
+    undefined: Mapping[str, str]
+    n: int
+
+
+def conditions(process: Process) -> tuple[Condition, ...]:
+    """The training law, then two levels each of noise, norm, law of s_1 and modulus, and contexts twice as long."""
+    laws = [law for law in LAWS if law != process.initial.law][:2]
+    return (
+        Condition(name=AS_TRAINED),
+        *(Condition(name=f"noise {noise:g}", noise=noise) for noise in NOISES),
+        *(Condition(name=f"norm × {norm:g}", norm=norm) for norm in NORMS),
+        *(Condition(name=f"s_1 {law}", law=law) for law in laws),
+        *(Condition(name=f"|λ| = {radius:g}", radius=radius) for radius in RADII),
+        Condition(name="twice as long", longer=2),
+    )
+
+
+@needs("forward")
+@torch.no_grad()
+def outside_errors(
+    model: Model,
+    process: Process | None = None,
+    *,
+    theory: Any = None,
+    n: int = N,
+    seed: int = seeds.OUTSIDE,
+) -> OutsideErrors:
+    """Errors under every condition of `conditions`, beside estimators on the same contexts.
+
+    Args:
+        process: the training law; the model's own if left out.
+        theory: a model with theory's weights, whose errors stand beside, see `Setting.ideal`; None for none.
+        n: contexts of each condition; >= 2.
+    Raises:
+        ValueError: no process.
+    """
+    process = process or model.process
+    if process is None:
+        raise ValueError("process is needed to know the training law; pass process=..., e.g. HaarOrthogonal(5).")
+    check_integer("n", n, low=2)
+    n_ctx = check_integer("n_ctx", model.n_ctx, low=2)
+    rows, undefined = [], {}
+    for condition in conditions(process):
+        why_not = no_longer(model.config) if condition.longer > 1 else ""
+        if why_not:
+            undefined[condition.name] = why_not
+            continue
+        contexts = condition.contexts(process, n, n_ctx, seed=seed, device=model.device)
+        for name, predict in _predictors(model, theory, process, condition):
+            errors, energy = counted(contexts, predict(contexts), condition, n_ctx)
+            rows.append({"condition": condition.name, "predictor": name, **_relative(errors, energy)})
+    return OutsideErrors(by_condition=pd.DataFrame(rows), undefined=undefined, n=n)
+
+
+def no_longer(config: Any) -> str:
+    """Why a model has no prediction for contexts longer than trained; empty where it has."""
+    if not isinstance(config, ModelConfig):
+        return "its positions are not known"
+    return "" if config.positional == "none" else f"its {config.positional} encoding ends at T = {config.n_ctx}"
+
+
+def lengthened(model: Any, n_ctx: int) -> Any:
+    """The same weights with room for longer contexts."""
+    longer = replace(model.config, n_ctx=n_ctx).build(device=model.W_Q.device)
+    longer.load_state_dict(model.state_dict())
+    return longer.requires_grad_(False)
+
+
+def counted(
+    contexts: Sequences, predictions: Inexact[Tensor, "batch pos dim"], condition: Condition, n_ctx: int
+) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+    """Mean error and mean |s_{T+1}|^2 of each context, over T >= 2, or over T > n_ctx where contexts are longer."""
+    first = n_ctx if condition.longer > 1 else 1
+    errors, energy = contexts.errors(predictions), contexts.targets.abs().square().sum(-1)
+    return errors[:, first:].double().mean(1), energy[:, first:].double().mean(1)
+
+
+def last_pair(contexts: Sequences, *, by_coordinate: bool) -> Inexact[Tensor, "batch pos dim"]:
+    """Least squares on the last pair alone: <s_{T-1}, s_T> / |s_{T-1}|^2 s_T, in each coordinate or over all."""
+    tokens = contexts.inputs
+    before = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], 1)
+    inner, energy = before.conj() * tokens, before.abs().square()
+    if not by_coordinate:
+        inner, energy = (x.sum(-1, keepdim=True) for x in (inner, energy))
+    return torch.where(energy > 0, inner / energy.where(energy > 0, 1.0), 0) * tokens
+
+
+def _predictors(model: Model, theory: Any, process: Process, condition: Condition) -> Iterator[tuple[str, Predictor]]:
+    """Those that have a meaning under the condition, by name."""
+
+    def by(module: Any) -> Predictor:
+        ready = module if condition.longer == 1 else lengthened(module, condition.longer * module.config.n_ctx)
+        return lambda contexts: ready(contexts.inputs)
+
+    yield "model", by(model.module)
+    if theory is not None:
+        yield "theory", by(theory)
+    diagonal = process.has_eigenbasis
+    yield "last pair", lambda contexts: last_pair(contexts, by_coordinate=diagonal)
+    if diagonal:
+        yield "least squares by coordinate", lambda contexts: DiagonalOLS()(contexts.pairs())
+    yield "least squares", lambda contexts: OLS()(contexts.pairs())
+    noise = condition.noise * sqrt(process.initial.mean_square(process.dim))
+    if noise:  # E|noise|^2 over E|entry of W|^2, times dim
+        yield "ridge", lambda contexts: Ridge(penalty=noise**2)(contexts.pairs())
+
+
+def _relative(errors: Tensor, energy: Tensor) -> dict[str, float]:
+    value = errors.mean() / energy.mean()
+    spread = (errors - value * energy).std() / energy.mean() / sqrt(len(errors))
+    return {"error": value.item(), "error_se": spread.item(), "median": (errors / energy).median().item()}
