@@ -8,8 +8,10 @@ import torch
 
 import ar_interp as ari
 from ar_interp import seeds
+from ar_interp.claims import subject_of
 from ar_interp.models.config import ModelConfig
-from ar_interp.probes.outside import AS_TRAINED, Condition, conditions, counted, lengthened, outside_errors
+from ar_interp.probes.outside import AS_TRAINED, Condition, conditions, counted, lengthened, no_longer, outside_errors
+from ar_interp.studies import outside
 from ar_interp.theory import kappa_family, projector_family
 
 N_CTX = 5
@@ -170,3 +172,85 @@ class TestProbe:
         process = replace(ari.CommutingUnitary(3), first_token="signs")
         own = process.contexts(4, N_CTX, seed=1)
         assert torch.equal(conditions(process)[0].contexts(process, 4, N_CTX, seed=1).tokens, own.tokens)
+
+
+class TestClaims:
+    @pytest.fixture
+    def claims_of(self):
+        def claims(model, process, n=64):
+            subject = subject_of(model, process, n=n, seed=3)
+            return {claim.name: claim for claim in outside.STUDY.claims(subject)}
+
+        return claims
+
+    @pytest.mark.parametrize(("family", "kappa"), [("unitary", 0.0), ("orthogonal", 0.4)])
+    def test_heads_at_the_minimum_err_as_theorys_do(self, family, kappa, claims_of):
+        model = diagonal(family, kappa)
+        assert {claim.verdict for claim in claims_of(model, model.process).values()} == {"holds"}
+
+    def test_what_agrees_on_the_training_law_differs_outside(self, claims_of):
+        """Heads that divide by |s_{T-1}|^2 predict as well as trained ones where every coordinate has modulus 1."""
+        model = diagonal("unitary")
+        own = model.forward
+        model.forward = lambda tokens, *a, **k: (
+            own(tokens, *a, **k) / torch.cat([tokens[:, :1], tokens[:, :-1]], 1).abs().square()
+        )
+        contexts = model.process.contexts(4, N_CTX, seed=0)
+        assert contexts.losses(model(contexts.inputs)).max() < 1e-20
+        assert {claim.verdict for claim in claims_of(model, model.process).values()} == {"fails"}
+
+    def test_a_step_of_the_trained_size_goes_on_as_theory_says_and_another_does_not(self, claims_of):
+        process = ari.CommutingUnitary(3)
+        right, wrong = (
+            claims_of(step(factor * ari.theory.optimal_step_size(dim=3, max_length=N_CTX)), process, n=256)
+            for factor in (1.0, 1.3)
+        )
+        assert {claim.verdict for claim in right.values()} == {"holds"}
+        assert {name for name, claim in wrong.items() if claim.verdict == "fails"} >= {"outside/norm", "outside/longer"}
+
+    @pytest.mark.parametrize(
+        ("config", "process"),
+        [
+            (ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=N_CTX), ari.CommutingUnitary(4)),
+            (ModelConfig.diagonal(dim=4, n_heads=4, n_ctx=N_CTX), ari.CommutingUnitary(4)),
+            (ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=N_CTX), ari.CommutingOrthogonal(4)),
+            (ModelConfig.diagonal(dim=4, n_heads=4, n_ctx=N_CTX), ari.CommutingOrthogonal(4)),
+            (ModelConfig.augmented(dim=3, n_ctx=N_CTX, heads="block-scalar"), ari.CommutingUnitary(3)),
+            (
+                ModelConfig.augmented(dim=3, n_ctx=N_CTX, heads="block-scalar", attention="linear/pairs"),
+                ari.CommutingUnitary(3, first_token="gaussian"),
+            ),
+        ],
+        ids=["few heads", "unitary", "pairs", "free kappa", "step", "first token"],
+    )
+    def test_closed_forms_are_the_errors_of_theorys_weights(self, config, process):
+        setting = ari.setting_of(config, process)
+        ideal = setting.ideal(config.build(process))
+        known = 0
+        for condition in (
+            Condition(name="noise", noise=0.2),
+            Condition(name="norm", norm=2.0),
+            Condition(name="circle", radius=0.9),
+            Condition(name="longer", longer=2),
+        ):
+            expected = outside.closed_form(setting, condition, ideal)
+            if expected is None or (condition.longer > 1 and no_longer(config)):
+                continue
+            known += 1
+            contexts = condition.contexts(process, 8000, N_CTX, seed=seeds.OUTSIDE)
+            model = lengthened(ideal, 2 * N_CTX) if condition.longer > 1 else ideal
+            found = counted(contexts, model(contexts.inputs), condition, N_CTX)[0]
+            assert abs(found.mean() - expected) < 4 * found.std() / 8000**0.5 + 1e-12
+        assert known
+
+    def test_a_stack_is_not_scale_free_and_prefers_no_direction(self, claims_of):
+        config = ModelConfig.augmented(dim=3, n_ctx=6, n_layers=2, heads="block-scalar", attention="linear/keys")
+        found = claims_of(config.build(), ari.HaarOrthogonal(3))
+        assert set(found) == {"outside/smaller", "outside/growth", "outside/directions"}
+        assert found["outside/directions"].verdict == "holds"
+        assert found["outside/smaller"].control.measured == pytest.approx(1)
+
+    def test_few_contexts_of_a_fixed_first_token_are_measured(self, claims_of):
+        config = ModelConfig.full(dim=3, n_ctx=4, n_heads=1)
+        assert list(claims_of(config.build(), ari.HaarOrthogonal(3), n=8)) == ["outside/any first token"]
+        assert claims_of(config.build(), ari.HaarOrthogonal(3, first_token="sphere"), n=8) == {}

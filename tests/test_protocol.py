@@ -142,6 +142,10 @@ USES = {
         ),
     ),
     "function_deviation": (ALL, lambda model, name: function_deviation(model, contexts=inputs(name), seed=1)),
+    "outside_errors": (
+        ALL,
+        lambda model, name: ari.outside_errors(model, PAIRS if name in EIGENBASIS else HAAR, n_ctx=N_CTX, n=3),
+    ),
     "verify": (("diagonal",), lambda model, name: ari.verify(model, process=PAIRS, seed=0)),
 }
 READERS = ("probe_activations", "data_efficiency")
@@ -218,6 +222,8 @@ def test_a_model_with_what_the_table_lists_and_nothing_else_will_do(probe, name)
     found, whole = numbers(use(probe, name)[0]), numbers(USES[probe][1](model, name))
     if probe == "function_deviation":  # which compares what there is
         whole = whole[whole["check"].isin(found["check"])].reset_index(drop=True)
+    if probe == "outside_errors":  # only ours are lengthened
+        whole = whole[whole["condition"].isin(found["condition"])]
     pd.testing.assert_frame_equal(found, whole, atol=1e-3 if probe == "function_deviation" else 1e-8)
 
 
@@ -286,7 +292,7 @@ def test_conformance_is_a_row_per_probe(name, usable):
     assert frame.columns.tolist() == ["probe", "usable", "missing", "scope"]
     assert frame["probe"].tolist() == list(PROTOCOL)
     by_any = {"circuits", "augmented_blocks", "recover_context", "identify_algorithm", "swap_context"}
-    by_any |= {"ablate_heads", "ablate_positions", "scrub", "function_deviation", *READERS}
+    by_any |= {"ablate_heads", "ablate_positions", "scrub", "function_deviation", "outside_errors", *READERS}
     assert set(frame["probe"][frame["usable"]]) == by_any | usable
     of_another_kind = (frame["missing"] == "") & ~frame["usable"]
     assert frame["scope"][of_another_kind].isin(["plain tokens"]).all()

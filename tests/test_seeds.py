@@ -11,7 +11,8 @@ from ar_interp import seeds
 from ar_interp.seeds import TRAINING_LIMIT, generator_of, narrowed
 
 USES = {name: value for name, value in vars(seeds).items() if name.isupper() and not name.startswith("_")}
-USES.pop("TRAINING_LIMIT")
+for name in ("TRAINING_LIMIT", "DRAWN_LIMIT", "STATED"):
+    USES.pop(name)
 PACKAGE = Path(ari.__file__).parent
 
 

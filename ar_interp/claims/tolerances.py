@@ -105,7 +105,7 @@ _TABLE: dict[str, tuple[Any, ...]] = {
     "outside, exact": (1e-3, "as for the identity: the kappa = 1 minimum leaves the weights 1e-4 or so"),
     "outside, sampled": (
         0.05,
-        "the step size is known to 1 %, which moves the error by up to 3 % there: twice its square beside the weak paths",
+        "the step size is known to 1 %, which moves the error by up to 3 % there; the rest for weak paths",
     ),
     "outside, bound": (0.0, "a bound between what fixed steps do and what least squares or no weights do"),
     "outside, rounding": (1e-9, "an identity; products of layers magnify rounding"),

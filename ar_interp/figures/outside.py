@@ -44,8 +44,9 @@ def outside_errors(outside: OutsideErrors) -> go.Figure:
                 customdata=rows["error"].tolist(), marker={"color": colour, "symbol": symbol, "size": size},
             )  # fmt: skip
     mark(figure, 1, BLACK)
-    own = table[table["predictor"] == "model"].set_index("condition")["error"]
-    worst = own.drop(AS_TRAINED).idxmax()
+    rows = table[table["predictor"] == "model"]
+    own = dict(zip(rows["condition"], rows["error"], strict=True))
+    worst = max((name for name in own if name != AS_TRAINED), key=lambda name: own[name])
     expected = "the model lies on theory's diamonds" if "theory" in set(table["predictor"]) else "its error is low too"
     return styled(
         figure,
@@ -54,7 +55,7 @@ def outside_errors(outside: OutsideErrors) -> go.Figure:
         f"{number(own[worst])} ({worst}). Means over {outside.n} contexts, with 95 % intervals; what lies beyond "
         f"{LEAST:g} and {MOST:g} is drawn there",
         x={"title_text": "relative error", "range": [-6.3, 6.3], **LOG},
-        y={"autorange": "reversed", "categoryorder": "array", "categoryarray": list(own.index)},
+        y={"title_text": "condition", "autorange": "reversed", "categoryorder": "array", "categoryarray": list(own)},
         height=120 + 26 * len(own),
         wide=True,
     )
@@ -64,13 +65,14 @@ def outside_table(outside: OutsideErrors) -> go.Figure:
     """The same errors as numbers, and the conditions where the model has no prediction."""
     table = outside.by_condition
     names = [name for name in LOOKS if name in set(table["predictor"])]
-    by = table.pivot(index="condition", columns="predictor", values="error").reindex(table["condition"].unique())
-    spread = table[table["predictor"] == "model"].set_index("condition")["error_se"]
+    by = table.pivot_table("error", "condition", "predictor").reindex(table["condition"].unique())
+    rows = table[table["predictor"] == "model"]
+    spread = dict(zip(rows["condition"], 1.96 * rows["error_se"], strict=True))
     columns = [[*by.index, *outside.undefined]]
     for name in names:
         shown = ["–" if pd.isna(value) else number(value) for value in by[name]]
         if name == "model":
-            shown = [f"{value} ± {number(1.96 * spread[row])}" for value, row in zip(shown, by.index, strict=True)]
+            shown = [f"{value} ± {number(spread[row])}" for value, row in zip(shown, by.index, strict=True)]
         columns.append([*shown, *("–" for _ in outside.undefined)])
     look = {"align": ["left", *["right"] * len(names)], "height": 26}
     figure = go.Figure(go.Table(header={"values": ["", *names], **look}, cells={"values": columns, **look}))

@@ -1,6 +1,7 @@
 """Errors outside the training law: noise, other first tokens, W off the unit circle, contexts longer than trained."""
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
@@ -99,6 +100,7 @@ def outside_errors(
     process: Process | None = None,
     *,
     theory: Any = None,
+    n_ctx: int | None = None,
     n: int = N,
     seed: int = seeds.OUTSIDE,
 ) -> OutsideErrors:
@@ -107,18 +109,19 @@ def outside_errors(
     Args:
         process: the training law; the model's own if left out.
         theory: a model with theory's weights, whose errors stand beside, see `Setting.ideal`; None for none.
+        n_ctx: the longest context trained on; the model's own if left out.
         n: contexts of each condition; >= 2.
     Raises:
-        ValueError: no process.
+        ValueError: no process; no n_ctx.
     """
     process = process or model.process
     if process is None:
         raise ValueError("process is needed to know the training law; pass process=..., e.g. HaarOrthogonal(5).")
     check_integer("n", n, low=2)
-    n_ctx = check_integer("n_ctx", model.n_ctx, low=2)
+    n_ctx = check_integer("n_ctx", n_ctx or model.n_ctx, low=2)
     rows, undefined = [], {}
     for condition in conditions(process):
-        why_not = no_longer(model.config) if condition.longer > 1 else ""
+        why_not = no_longer(model.config if model.has_model_config else None) if condition.longer > 1 else ""
         if why_not:
             undefined[condition.name] = why_not
             continue
@@ -138,8 +141,8 @@ def no_longer(config: Any) -> str:
 
 def lengthened(model: Any, n_ctx: int) -> Any:
     """The same weights with room for longer contexts."""
-    longer = replace(model.config, n_ctx=n_ctx).build(device=model.W_Q.device)
-    longer.load_state_dict(model.state_dict())
+    longer = deepcopy(model)
+    longer.config = replace(model.config, n_ctx=n_ctx)
     return longer.requires_grad_(False)
 
 
@@ -155,7 +158,8 @@ def counted(
 def last_pair(contexts: Sequences, *, by_coordinate: bool) -> Inexact[Tensor, "batch pos dim"]:
     """Least squares on the last pair alone: <s_{T-1}, s_T> / |s_{T-1}|^2 s_T, in each coordinate or over all."""
     tokens = contexts.inputs
-    before = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, :-1]], 1)
+    before = tokens.roll(1, 1)
+    before[:, 0] = 0
     inner, energy = before.conj() * tokens, before.abs().square()
     if not by_coordinate:
         inner, energy = (x.sum(-1, keepdim=True) for x in (inner, energy))

@@ -33,7 +33,7 @@ BY_CHANCE = "p_T tr C, which is what reaches the target, is what it happens to b
 NO_FINDING = "readable before training too, so void wherever it can be read"
 READABLE_BEFORE: dict[str, str] = dict.fromkeys(("estimate/cos", "estimate/sin"), NO_FINDING)
 NOTHING_LEARNED: dict[str, Any] = {
-    "must_fail": ("loss", "heads", "positions"),
+    "must_fail": ("loss", "heads", "positions", "outside"),
     "undecided": dict.fromkeys(("positions/scrub", "estimate"), BY_CHANCE),
 }
 
@@ -66,7 +66,7 @@ UNITARY: dict[str, Sabotage] = {
     "untrained, ten times larger (unitary, 10 heads)": on_h10(
         description="Gaussian weights of standard deviation 1: no structure, and predictions larger than the tokens.",
         make=changed(of_scale(1.0)),
-        must_fail=("loss", "heads", "positions"),
+        must_fail=("loss", "heads", "positions", "outside"),
         undecided={"positions/scrub": BY_CHANCE, "estimate": f"{BY_CHANCE}; {NO_FINDING}"},
     ),
     "trained on shuffled targets": on_h5(
@@ -85,24 +85,27 @@ UNITARY: dict[str, Sabotage] = {
         make=changed(refitted(other=True)),
         must_fail=("loss", "heads", "positions/newest", "positions/identity"),
         undecided=READABLE_BEFORE
-        | {"heads/ablation": "they cost 2 kappa too little or too much, which a small kappa hides in sampling"},
+        | {
+            "heads/ablation": "they cost 2 kappa too little or too much, which a small kappa hides in sampling",
+            "outside": "a small kappa moves these errors by its square, about the tolerance",
+        },
     ),
     "keys permuted between heads": on_h5(
         description="C = sum b_h a_{h+1}^T, so that tr C = tr A B^T = 0: nothing reaches the target. P is untouched.",
         make=changed(control(permuted_heads)),
-        must_fail=("loss", "heads", "positions/scale", "positions/scrub", "estimate"),
+        must_fail=("loss", "heads", "positions/scale", "positions/scrub", "estimate", "outside"),
     ),
     "one head twice": on_h10(
         description="Head 2 is head 1: A B^T has two equal rows, C loses a dimension and tr C / rank grows to 10/9; "
         "nine of ten linear forms of the eigenvalues are left to read. The trace, and with it what is used, stays.",
         make=edited(duplicated),
-        must_fail=("loss", "heads", "positions/scale", "positions/identity", "estimate/cos", "estimate/sin"),
+        must_fail=("loss", "heads", "positions/scale", "positions/identity", "estimate/cos", "estimate/sin", "outside"),
     ),
     "one head removed": on_h5(
         description="C is a projector of rank 4, not 5, and the loss about 6. The other heads are orthogonal still, "
         "cosines and tr C / rank are theirs.",
         make=edited(head_removed),
-        must_fail=("loss", "heads"),
+        must_fail=("loss", "heads", "outside"),
         but=("heads/cosine",),
         undecided={"heads/ablation": "what a head that writes nothing costs, over the nothing that it writes"},
     ),
@@ -110,21 +113,21 @@ UNITARY: dict[str, Sabotage] = {
         description="A B^T = c diag(-1, 1, ..): no multiple of I, C no projector, tr C = 3c. Cosines between heads do "
         "not see it, and P is untouched.",
         make=edited(turned),
-        must_fail=("loss", "heads", "positions/scale"),
+        must_fail=("loss", "heads", "positions/scale", "outside"),
         but=("heads/cosine",),
     ),
     "one head twice (20 heads)": Sabotage(
         base="diagonal-unitary-h20",
         description="With more heads than coordinates it is the frame that breaks: C is c (I + b_1 a_1^T - b_2 a_2^T).",
         make=edited(duplicated),
-        must_fail=("loss", "heads", "positions/scale", "positions/identity"),
+        must_fail=("loss", "heads", "positions/scale", "positions/identity", "outside"),
         undecided=READABLE_BEFORE,
     ),
     "P shifted by one key": on_h10(
         description="p_T is now p_{T-1}: the newest key, the only one that reaches the target, has no weight, and what "
         "has it is noise. Heads are untouched, and no key before T-1 gets anything.",
         make=changed(control(shifted_positions)),
-        must_fail=("loss", "heads/ablation", "positions", "estimate"),
+        must_fail=("loss", "heads/ablation", "positions", "estimate", "outside"),
         but=("positions/older keys",),
         undecided=READABLE_BEFORE,
     ),
@@ -132,36 +135,44 @@ UNITARY: dict[str, Sabotage] = {
         description="Older keys get weights of half p_T: noise beside an intact estimate, at other frequencies than "
         "the target's, so that taking it from another sequence costs nothing; a removed head takes its noise along.",
         make=edited(older_keys),
-        must_fail=("loss", "heads/ablation", "positions/older keys"),
+        must_fail=("loss", "heads/ablation", "positions/older keys", "outside"),
     ),
     "trained on contexts half as long (unitary)": on_h5(
         description="C is at its minimum, the positional weights of the longer contexts are as before training.",
         make=changed(short_contexts),
-        must_fail=("loss", "heads/ablation", "positions"),
+        must_fail=("loss", "heads/ablation", "positions", "outside"),
         undecided=dict.fromkeys(("positions/scrub", "estimate"), BY_CHANCE),
     ),
     "twice the prediction": on_h5(
         description="C doubled and p_T not halved: c p_T = 2, and removing a head costs nothing. The shape of C and of "
         "P, and what is used, are as they were.",
         make=edited(doubled),
-        must_fail=("loss", "heads/ablation", "positions/scale"),
+        must_fail=("loss", "heads/ablation", "positions/scale", "outside"),
     ),
     "predicts with one memorised W (unitary)": on_h10(
         description="The weights are those of the healthy model, and so is all they say; the prediction is W_0 s_T.",
         make=changed(memorises),
-        must_fail=("model", "loss/fresh", "heads/ablation", "positions/identity", "positions/scrub", "estimate"),
+        must_fail=(
+            "model",
+            "loss/fresh",
+            "heads/ablation",
+            "positions/identity",
+            "positions/scrub",
+            "estimate",
+            "outside",
+        ),
         undecided=READABLE_BEFORE,
     ),
     "copies s_T (unitary)": on_h5(
         description="Healthy weights beside a prediction that ignores them: error 2d.",
         make=changed(copies),
-        must_fail=("model", "loss/fresh", "heads/ablation", "positions/scrub", "estimate"),
+        must_fail=("model", "loss/fresh", "heads/ablation", "positions/scrub", "estimate", "outside"),
     ),
     "Ŵ replaced by its mean": on_h5(
         description="The pattern of every sequence is the mean of 1024: weights and scores are healthy, the prediction "
         "knows nothing of W.",
         make=changed(mean_estimate),
-        must_fail=("model", "loss/fresh", "heads/ablation", "positions/scrub", "estimate"),
+        must_fail=("model", "loss/fresh", "heads/ablation", "positions/scrub", "estimate", "outside"),
     ),
 }
 
@@ -214,14 +225,14 @@ PAIRS: dict[str, Sabotage] = {
     "untrained, ten times smaller (pairs, 5 heads)": on_pairs_h5(
         description="Gaussian weights of standard deviation .01: no structure, and sin(theta) can be read.",
         make=changed(of_scale(0.01)),
-        must_fail=("loss", "heads", "positions", "estimate/sin"),
+        must_fail=("loss", "heads", "positions", "estimate/sin", "outside"),
         undecided={"heads/rank": ANY_FIVE, "positions/scrub": BY_CHANCE, "estimate": BY_CHANCE},
     ),
     "trained on the unitary family (pairs, 5 heads)": on_pairs_h5(
         description="C is c times any projector of rank 5 with p_{T-1} = 0: orthogonal heads and a projector, but not "
         "over the pairs; half of the coordinates' energy is on the diagonal, so that tr C / 10 = c / 2.",
         make=changed(refitted(other=True)),
-        must_fail=("loss", "heads", "positions", "estimate/sin"),
+        must_fail=("loss", "heads", "positions", "estimate/sin", "outside"),
         but=("heads/projector", "heads/orthogonal", "heads/cosine", "positions/older keys", "positions/scrub"),
         undecided=VOID_FOR_FIVE
         | {"positions/cut": "kappa of a random projector is by chance, and the cost of p_{T-1} = 0 that of 0"},
@@ -230,7 +241,7 @@ PAIRS: dict[str, Sabotage] = {
         description="C mixes pairs, A B^T has two rows exchanged. Rows of A still are the same on both coordinates of "
         "a pair, so that kappa is 1 everywhere; P is untouched, and tr C is 3/5 of what it was.",
         make=edited(keys_exchanged),
-        must_fail=("loss", "heads", "positions/identity", "positions/cut"),
+        must_fail=("loss", "heads", "positions/identity", "positions/cut", "outside"),
         but=("heads/same kappa", "heads/kappa one"),
         undecided=VOID_FOR_FIVE
         | {"positions/scale": "the coordinates that C covers, over which its trace is divided, depend on the gauge"},
@@ -239,14 +250,14 @@ PAIRS: dict[str, Sabotage] = {
         description="The weight of s_T goes to s_{T-2}, that of s_{T-1} stays: nothing reaches the target. Heads are "
         "untouched.",
         make=edited(transposed),
-        must_fail=("loss", "heads/ablation", "positions", "estimate"),
+        must_fail=("loss", "heads/ablation", "positions", "estimate", "outside"),
         but=("estimate/sin",),
         undecided=VOID_FOR_FIVE,
     ),
     "sign of p_{T-1} turned": on_pairs_h5(
         description="2 cos(theta) s_T + s_{T-1}: heads, p_T and older keys are untouched.",
         make=changed(control(flipped_previous)),
-        must_fail=("loss", "heads/ablation", "positions"),
+        must_fail=("loss", "heads/ablation", "positions", "outside"),
         but=("positions/scale", "positions/older keys", "positions/scrub"),
         undecided=VOID_FOR_FIVE,
     ),
@@ -254,7 +265,7 @@ PAIRS: dict[str, Sabotage] = {
         description="2 cos(theta) s_T alone: the loss is kappa^2 d, and a head costs nothing, since its partner terms "
         "err as much as its own help.",
         make=edited(previous_removed),
-        must_fail=("loss", "heads/ablation", "positions"),
+        must_fail=("loss", "heads/ablation", "positions", "outside"),
         but=("positions/scale", "positions/older keys", "positions/scrub"),
         undecided=VOID_FOR_FIVE,
     ),
@@ -262,7 +273,7 @@ PAIRS: dict[str, Sabotage] = {
         description="The local minimum with one block of kappa near -1: cross terms between pairs, older keys of a few "
         "per cent of p_T, and the phase of the trapped pair read as sin(theta) in place of cos(theta).",
         make=changed(trapped),
-        must_fail=("loss", "heads", "positions", "estimate/cos", "estimate/sin"),
+        must_fail=("loss", "heads", "positions", "estimate/cos", "estimate/sin", "outside"),
         undecided={
             "heads/rank": ANY_FIVE,
             "positions/scrub": "older keys from elsewhere lose .09 % of what is recovered, the tolerance is .1 %",
@@ -279,6 +290,7 @@ PAIRS: dict[str, Sabotage] = {
             "positions/cut",
             "positions/scrub",
             "estimate",
+            "outside",
         ),
         but=("estimate/sin",),
         undecided=VOID_FOR_FIVE,
@@ -287,7 +299,7 @@ PAIRS: dict[str, Sabotage] = {
         description="kappa = 1 on four pairs and 0 on one: rank 6, mean kappa .8. P is that of kappa = 1; cutting "
         "s_{T-1} costs 7.5 where .8^2 d = 6.4.",
         make=changed(set_to(mixed_kappa())),
-        must_fail=("loss", "heads", "positions/kappa", "positions/identity", "positions/cut"),
+        must_fail=("loss", "heads", "positions/kappa", "positions/identity", "positions/cut", "outside"),
         but=("heads/pairs",),
         undecided={"estimate/cos": NO_FINDING},
     ),
@@ -296,7 +308,7 @@ PAIRS: dict[str, Sabotage] = {
         "p_{T-1}, though not as large as kappa says; epsilon 11^T / d mixes the pairs. Cutting s_{T-1} costs 9.80, "
         "kappa^2 d is 9.61.",
         make=changed(set_to(valley_at_infinity(dim=10, epsilon=0.1, n_ctx=N_CTX))),
-        must_fail=("loss", "heads", "positions"),
+        must_fail=("loss", "heads", "positions", "outside"),
         but=("heads/same kappa", "positions/older keys", "positions/scrub"),
         undecided={"estimate/cos": NO_FINDING},
     ),
@@ -305,7 +317,7 @@ PAIRS: dict[str, Sabotage] = {
         description="kappa = 1/2 in every block of C, p_{T-1} = 0: heads and newest key are at a minimum, the encoding "
         "is not that of this kappa, and the loss is kappa^2 d.",
         make=changed(set_to(ignored_kappa())),
-        must_fail=("loss", "heads/ablation", "positions/kappa", "positions/identity", "positions/cut"),
+        must_fail=("loss", "heads/ablation", "positions/kappa", "positions/identity", "positions/cut", "outside"),
         undecided=READABLE_BEFORE,
     ),
 }

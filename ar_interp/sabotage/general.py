@@ -34,6 +34,9 @@ from ar_interp.studies.blocks_measured import CURRENT, PREVIOUS, READ_OUT
 
 PAIRS, FULL, HAAR = "augmented-orthogonal", "augmented-unitary-full", "augmented-haar-short"
 STACK, FIRST, FILTER = "augmented-haar-l2-keys", "initial-gaussian", "positional-mu100"
+STILL_A_STEP = dict.fromkeys(
+    ("outside/circle", "outside/smaller"), "it still takes a step of fixed size, which is short of what fits there"
+)
 on_full, on_haar, on_first, on_filter = (partial(Sabotage, base=base) for base in (FULL, HAAR, FIRST, FILTER))
 A1, A2, A3 = (0, CURRENT, CURRENT), (0, CURRENT, PREVIOUS), (0, PREVIOUS, CURRENT)  # of QK_blocks [head query key]
 B1, B2 = (0, CURRENT, READ_OUT), (0, PREVIOUS, READ_OUT)  # of OV_blocks [head read written]
@@ -94,14 +97,14 @@ GENERAL: dict[str, Sabotage] = {
         base="augmented-unitary",
         description="The best gradient step for T <= 10, .0652 where .0455 is best for T <= 20.",
         make=changed_run(_short),
-        must_fail=("loss", "step/size"),
+        must_fail=("loss", "step/size", "outside"),
     ),
     "trained on the unitary family (augmented)": Sabotage(
         base=PAIRS,
         description="The pure gradient step of 3 / (2 T_max + 3d - 4), best among its like on conjugate pairs too, but "
         "without the second path a3.",
         make=changed_run(refitted(other=True, n_seeds=4)),
-        must_fail=("loss", "step/size", "step/second path"),
+        must_fail=("loss", "step/size", "step/second path", "outside"),
         but=("loss/best scale",),
         undecided={"loss/fresh": "an error half a per cent above the minimum, where the tolerance is one"},
     ),
@@ -110,14 +113,14 @@ GENERAL: dict[str, Sabotage] = {
         "of the step is empty and another one carries all. OV is untouched, up to signs that are read off the empty "
         "block.",
         make=edited(queries_for_keys),
-        must_fail=("loss", "step", "estimate"),
+        must_fail=("loss", "step", "estimate", "outside"),
         undecided=dict.fromkeys(("step/signs", "step/OV"), "signs are read off a block that is empty"),
     ),
     "signs of queries alone": on_full(
         description="Every other coordinate of the query negated, and not of the prediction: half a gauge. QK is "
         "healthy up to it, OV is not; the prediction is D W s_T, of which nothing is left on average.",
         make=edited(scaled("W_Q", (slice(None), slice(None, None, 2)), -1.0)),
-        must_fail=("loss", "step", "estimate"),
+        must_fail=("loss", "step", "estimate", "outside"),
         but=("step/signs", "step/QK", "step/other blocks"),
     ),
     "keys of s_t too": on_full(
@@ -125,91 +128,98 @@ GENERAL: dict[str, Sabotage] = {
         "block of the step and OV are as they were; another QK block is half of the step's identity. All coordinates "
         "are in phase in <s_T|s_T> s_T, and with signs they are not: signs are no gauge any more.",
         make=edited(keys_of_both),
-        must_fail=("loss", "step/signs", "step/other blocks", "step/others", "estimate/step"),
+        must_fail=("loss", "step/signs", "step/other blocks", "step/others", "estimate/step", "outside"),
     ),
     "untrained (augmented, Haar)": on_haar(
         description="Initial block scalars: no step size, no ratio, an error near that of predicting zero.",
         make=changed(of_scale(0.1)),
-        must_fail=("loss", "step"),
+        must_fail=("loss", "step", "outside"),
         undecided={"step/second value": "b2 / b1 is by chance", "step/scrub": BY_CHANCE, "estimate": BY_CHANCE},
+        but=("outside/directions",),
     ),
     "trained on i.i.d. tokens (augmented, Haar)": on_haar(
         description="No prediction is best: the step shrinks to nothing.",
         make=changed(independent_tokens),
-        must_fail=("loss", "step/size"),
+        must_fail=("loss", "step/size", "outside"),
         undecided={"step": "ratios of nothing", "estimate": BY_CHANCE},
+        but=("outside/directions",),
     ),
     "a3 removed": on_haar(
         description="Without the second path its error is above the best pure gradient step's, 3 % over the best block "
         "scalars, and 1/1.09 of the step would be best. What is left is the step, and used as such.",
         make=edited(scaled("QK_blocks", A3, 0.0)),
-        must_fail=("loss", "step/second path"),
-        undecided={"loss/blow-ups": BEFORE},
+        must_fail=("loss", "step/second path", "outside"),
+        undecided={"loss/blow-ups": BEFORE} | STILL_A_STEP,
+        but=("outside/directions",),
     ),
     "b2 added": on_haar(
         description="b2 = b1 / 2: adds a quarter of the prediction's energy as noise of the wrong parity, so that less "
         "of it would be best; the step, its second path and what is used stay.",
         make=edited(set_beside(B2, B1, 0.5, "OV_blocks")),
-        must_fail=("loss", "step/second value"),
-        undecided={"loss/blow-ups": BEFORE},
+        must_fail=("loss", "step/second value", "outside"),
+        undecided={"loss/blow-ups": BEFORE} | STILL_A_STEP,
+        but=("outside/directions",),
     ),
     "copies s_T (augmented, Haar)": on_haar(
         description="Healthy weights beside a prediction of error 2, above 1 on most sequences.",
         make=changed(copies),
-        must_fail=("model", "loss", "step/scrub", "estimate"),
+        must_fail=("model", "loss", "step/scrub", "estimate", "outside"),
+        but=("outside/directions",),
     ),
     "predicts by least squares": on_haar(
         description="Healthy weights beside a prediction that one layer cannot make: too good an error, without "
         "blow-ups, by nothing that can be moved or scaled.",
         make=changed(least_squares),
-        must_fail=("model", "loss", "step/scrub", "estimate"),
-        but=("loss/blow-ups",),
+        must_fail=("model", "loss", "step/scrub", "estimate", "outside"),
+        but=("outside/directions", "loss/blow-ups"),
     ),
     "layers exchanged": Sabotage(
         base=STACK,
         description="What layer 1 writes for layer 2 comes too late, and nothing makes the size of the last write the "
         "best.",
         make=changed(layers_exchanged),
-        must_fail=("loss",),
+        must_fail=("loss", "outside"),
         undecided={
             "loss/blow-ups": "no theory of what two layers in the wrong order are worth",
             "estimate": "no theory of a swap that leaves the states of healthy layers entangled",
         },
+        but=("outside/directions",),
     ),
     "untrained, ten times larger (two layers)": Sabotage(
         base=STACK,
         description="Predictions far larger than the tokens.",
         make=changed(of_scale(3.0)),
-        must_fail=("loss",),
-        undecided={"estimate": BY_CHANCE},
+        must_fail=("loss", "outside"),
+        undecided={"estimate": BY_CHANCE, "outside/growth": "scores are divided by T all the same"},
+        but=("outside/directions",),
     ),
     "trained on other first tokens": on_first(
         description="The step size for s_1 = 1 on Gaussian first tokens: a pure step, of the error that its size says, "
         "and not the best one.",
         make=weights_of("initial-ones"),
-        must_fail=("step/size", "loss/best scale"),
+        must_fail=("step/size", "loss/best scale", "outside"),
     ),
     "step size doubled": on_first(
         description="A gradient step still and nothing else, of the error that its size says, but half of it is best.",
         make=edited(scaled("QK_blocks", A2, 2.0)),
-        must_fail=("step/size", "loss/best scale"),
+        must_fail=("step/size", "loss/best scale", "outside"),
     ),
     "a1 added": on_first(
         description="<s_t|s_T> s_t beside the step, half its size: noise to the target, so that less would be best; "
         "what is used is the step.",
         make=edited(set_beside(A1, A2, 0.5, "QK_blocks")),
-        must_fail=("step/others", "loss"),
+        must_fail=("step/others", "loss", "outside"),
     ),
     "untrained (positional only)": on_filter(
         description="Initial weights in a run that counts its steps right: e_T is the optimum, whatever the model.",
         make=changed_run(untrained),
-        must_fail=("filter",),
+        must_fail=("filter", "outside"),
         but=("filter/unfinished",),
     ),
     "P at the optimum": on_filter(
         description="Descent that went to the end: p = e_T. That it stopped above cannot be told any more.",
         make=changed_run(on_weights(only_newest)),
-        must_fail=("filter",),
+        must_fail=("filter", "outside"),
     ),
     "untrained (asked with s_T)": _initial("plain-haar-parity", 1.0, "Larger errors than predicting zero."),
     "untrained (one plain head)": _initial(

@@ -64,9 +64,10 @@ class _OneLayer(Setting):
 
     def ideal(self, model: Any) -> Any:
         """The best block scalars."""
-        if self.config.n_layers > 1:
+        products = None if self.config.n_layers > 1 else self.best_products
+        if products is None:
             return None
-        U, S, Vh = np.linalg.svd(self.best_products)
+        U, S, Vh = np.linalg.svd(products)
         a, b = U[:, 0] * S[0], Vh[0]
         ideal = replace(self.config, heads="block-scalar", d_head=None, dtype="float64")
         ideal = ideal.build(self.process, device=model.W_Q.device)

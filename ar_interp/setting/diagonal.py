@@ -116,7 +116,7 @@ class DiagonalHeads(_Diagonal):
         return LAST_TWO_KEYS if self.pairs else LAST_KEY
 
     def ideal(self, model: Any) -> Any:
-        """C = m times a projector, and the keys that go with it; a rank below all, and a free kappa, are the model's."""
+        """C = m times a projector and its keys; what few heads carry, and kappa where it is free, are the model's."""
         found, kappa = diagonal_weights(model).C, 1.0 if self.kappa_is_one else 0.0
         if self.pairs and not self.kappa_is_one:
             partner = torch.arange(len(found)) ^ 1

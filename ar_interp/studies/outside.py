@@ -30,6 +30,7 @@ INVARIANT = "convexity and invariance: one head A = B = I is optimal where the l
 NOISE, NORM, RADIUS = 0.2, 2.0, 0.9
 N_CONTEXTS = 256
 PART = 256  # contexts at once: scores of many heads
+TINY = 1e-300  # no prediction is smaller but zero
 NOTHING = 1e-6  # a relative error that is rounding, or the square of what the weights miss
 COARSER = 1.1  # the same of tokens half as long
 
@@ -75,7 +76,8 @@ def _law_claims(subject: Subject, model: Any, theory: Any) -> Iterator[Claim]:
     """The error is that of theory's weights, condition by condition, and least squares has another."""
     from ar_interp.probes.outside import Condition, counted, lengthened, no_longer
 
-    setting, process, n_ctx = subject.setting, subject.process, subject.config.n_ctx
+    setting, n_ctx = subject.setting, subject.config.n_ctx
+    process: Any = subject.process
     heads = isinstance(setting, DiagonalHeads | OneCoordinate)
     law = "signs" if process.initial.law == "gaussian" else "gaussian"
     exact = heads or (subject.run is not None and subject.run.training.objective == "population")
@@ -120,7 +122,7 @@ def _least_squares(
     subject: Subject, condition: Any, *, by_coordinate: bool
 ) -> tuple[Callable[[Sequences], Tensor], str]:
     """Least squares over all pairs; with noise, where it does not know the coordinates, with a penalty for it."""
-    process = subject.process
+    process: Any = subject.process
     if by_coordinate or (process.has_eigenbasis and not condition.noise):
         return lambda x: DiagonalOLS()(x.pairs()), "least squares over all pairs, by coordinate"
     if condition.noise:
@@ -183,7 +185,8 @@ def _growth_claim(subject: Subject) -> Claim:
     """Scores that are divided by T stay of one size beyond the lengths trained on, others grow."""
     from ar_interp.probes.outside import Condition, lengthened
 
-    n_ctx, per_key, model = subject.config.n_ctx, subject.setting.per_key, subject.model
+    setting: Any = subject.setting
+    n_ctx, per_key, model = subject.config.n_ctx, setting.per_key, subject.model
     long = _contexts(subject, Condition(name="longer", longer=2), needed=2 * N_CONTEXTS)
 
     @torch.no_grad()
@@ -221,13 +224,13 @@ def _direction_claim(subject: Subject, own: Sequences) -> Claim:
     @torch.no_grad()
     def deviation(predict: Callable[[Tensor], Tensor]) -> Estimate:
         turned, expected = predict(own.inputs @ turn.mT), predict(own.inputs) @ turn.mT
-        squares = [x.abs().square().flatten(1).sum(1) for x in (turned - expected, expected)]
-        return Estimate.mean((squares[0] / squares[1]).sqrt())
+        off, *sizes = (x.abs().square().flatten(1).sum(1) for x in (turned - expected, turned, expected))
+        return Estimate.mean((off / (sizes[0] + sizes[1]).clamp(min=TINY)).sqrt())
 
     return claim(
         "outside/directions",
         "No direction is preferred, of s_1 or of W: with all tokens of a context rotated the predictions are rotated, "
-        "relative distance",
+        "distance relative to both",
         evidence="behaviour",
         source=ROTATED,
         tolerance="outside, rounding",
@@ -240,7 +243,7 @@ def _plain_claims(subject: Subject) -> Iterator[Claim]:
     """What is gained from a fixed first token is lost where it is not fixed."""
     from ar_interp.probes.outside import AS_TRAINED, Condition
 
-    setting = subject.setting
+    setting: Any = subject.setting
     if setting.parity or setting.invariant:
         return
 
