@@ -12,17 +12,19 @@ from ar_interp.sabotage.diagonal import PAIRS, UNITARY
 from ar_interp.sabotage.general import GENERAL
 from ar_interp.sabotage.innocent import INNOCENT
 from ar_interp.sabotage.runs import RUNS
+from ar_interp.sabotage.stacks import STACKS
 from ar_interp.studies import verify
 
 PARTS: dict[str, dict[str, Sabotage]] = {
     "diagonal heads, unitary": UNITARY,
     "diagonal heads, pairs": PAIRS,
     "general models": GENERAL,
+    "stacks": STACKS,
     "runs": RUNS,
     "deceptions": DECEPTIONS,
     "innocent": INNOCENT,
 }
-BATTERY = UNITARY | PAIRS | GENERAL | RUNS | DECEPTIONS | INNOCENT
+BATTERY = {name: sabotage for part in PARTS.values() for name, sabotage in part.items()}
 
 
 def run_battery(

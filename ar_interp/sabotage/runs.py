@@ -72,11 +72,11 @@ RUNS: dict[str, Sabotage] = {
     ),
     "no better than one layer": Sabotage(
         base="augmented-haar-l2-keys",
-        description="The seeds of a single layer in the name of two: one step's worth, and worse than two steps. The "
-        "model itself is the shipped one.",
+        description="The seeds of a single layer in the name of two: one step's worth. The model itself is the shipped "
+        "one.",
         make=seeds_of("augmented-haar-l1-keys"),
-        must_fail=("depth",),
-        undecided={"estimate/swap": "fails of the shipped model too"},
+        must_fail=("depth/seeds", "depth/log"),
+        undecided={"estimate": "the shipped model fails too"},
     ),
     "no better than one head": Sabotage(
         base="plain-haar-fixed-h5",
