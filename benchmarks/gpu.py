@@ -3,7 +3,7 @@
 Every section stands alone: what fails or takes too long is said, and the others go on. An architecture whose losses or
 gradients are wrong is not timed. The plain loop (`reference.py`) has its sequences on the device; ours draws its own.
 
-    python benchmarks/gpu.py [--json FILE] [--device cuda] [--quick]
+    python benchmarks/gpu.py [--json FILE] [--device cuda] [--quick] [--only TEXT ...] [--autotune]
 """
 
 import argparse
@@ -26,6 +26,7 @@ from typing import Any
 import reference
 import torch
 import torch._dynamo
+import torch._inductor.config
 from torch import Tensor
 
 import ar_interp as ari
@@ -45,6 +46,7 @@ DIM, N_CTX = reference.DIM, reference.N_CTX
 PROCESS = ari.HaarOrthogonal(DIM)
 CURVE_STEPS = 50
 SECONDS_IN_ALL = 345.0
+ALWAYS = ("machine", "roofline", "outputs")
 Config = ari.ModelConfig
 
 
@@ -122,20 +124,23 @@ class Bench:
         wrong: names of what failed its check.
     """
 
-    def __init__(self, device: str, quick: bool, path: str | None) -> None:
+    def __init__(self, device: str, quick: bool, path: str | None, only: Sequence[str] = ()) -> None:
         self.device, self.quick, self.path = torch.device(device), quick, path
         self.start = time.perf_counter()
         self.found: dict[str, Any] = {}
         self.targets: dict[str, dict[str, Any]] = {}
         self.right: set[str] = set()
         self.wrong: dict[str, str] = {}
+        self.only = [text.lower() for text in only]
 
     @property
     def left(self) -> float:
         return SECONDS_IN_ALL - (time.perf_counter() - self.start)
 
     def section(self, name: str, function: Callable[..., Any], seconds: float) -> None:
-        """Run one section and write what is known so far."""
+        """Run one section, if it is asked for, and write what is known so far."""
+        if self.only and name not in ALWAYS and not any(text in name.lower() for text in self.only):
+            return
         begun = time.perf_counter()
         allowed = min(seconds, self.left)
         if allowed < 2:
@@ -561,12 +566,13 @@ def haar(bench: Bench) -> dict[str, float]:
     for dim, n in ((5, 64),) if bench.quick else ((5, 1024), (5, 16384), (5, 262144), (64, 4096)):
         process, generators = ari.HaarOrthogonal(dim), bench.generators(1)
         for compiled in (False,) if bench.quick or dim == 64 else (False, True):
-            draw = process.of_members
+            finish = compiled_where_possible(process.from_drawn) if compiled else process.from_drawn
 
-            def draw_all(process=process, generators=generators, n=n, draw=draw) -> Tensor:
-                return draw(n, N_CTX + 1, generators, torch.float32)
+            def draw(process=process, generators=generators, n=n, finish=finish) -> Tensor:
+                sizes = N_CTX + 1, torch.float32
+                return finish(process.drawn(n, sizes[0], generators, sizes[1]), *sizes)
 
-            run = bench.graph(draw_all if not compiled else reflections_compiled(process, generators, n), generators)
+            run = bench.graph(draw, generators)
             took = 1e3 * bench.seconds(run, 10)
             found[f"d = {dim}, {n}{', compiled' if compiled else ''}"] = took
             label = ", compiled" if compiled else ""
@@ -577,21 +583,27 @@ def haar(bench: Bench) -> dict[str, float]:
     return found
 
 
-def reflections_compiled(process: Any, generators: list[torch.Generator], n: int) -> Callable[[], Tensor]:
-    """The same draw, all but the random numbers compiled."""
-
-    def tokens(gaussian: Tensor, first: Tensor) -> Tensor:
-        return by_doubling(product_of_reflections(gaussian).float(), first, N_CTX + 1)
-
-    fast = compiled_where_possible(tokens)
-    dim = process.dim
-
-    def draw() -> Tensor:
-        g = generators[0]
-        gaussian = torch.randn((n, dim, dim), generator=g, device=g.device, dtype=torch.float64)
-        return fast(gaussian, process.initial.draw(n, dim, g).float())
-
-    return draw
+def kernels(bench: Bench) -> dict[str, dict[str, float]]:
+    """Where the time of a compiled step goes: microseconds by kernel, the longest first."""
+    found = {}
+    for case in (
+        case for case in (QUICK if bench.quick else CASES) if case.target and case.name.startswith("figure 5")
+    ):
+        label = f"{case.name}, {case.batch} x {case.members}"
+        descent = descent_of(bench, case, case.compiled)
+        with torch.profiler.profile() as profile:
+            descent.advance(5)
+            bench.wait()
+        events = [event for event in profile.events() or () if event.device_type.name == "CUDA" or bench.quick]
+        times: dict[str, float] = {}
+        for event in events:
+            name = event.name[:100]
+            times[name] = times.get(name, 0.0) + event.time_range.elapsed_us() / 5
+        found[label] = dict(sorted(times.items(), key=lambda pair: -pair[1])[:25])
+        print(f"{label}: {len(events) / 5:.0f} kernels, {sum(times.values()):.0f} us", flush=True)
+        print(*(f"{took:8.1f} us  {name}" for name, took in found[label].items()), sep="\n", flush=True)
+        free(bench)
+    return found
 
 
 def growth(bench: Bench) -> dict[str, dict[str, float]]:
@@ -641,13 +653,16 @@ def main() -> None:
     parser.add_argument("--json", help="where the results go")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that the script runs")
+    parser.add_argument("--only", nargs="+", default=(), help="only sections whose name holds one of these texts")
+    parser.add_argument("--autotune", action="store_true", help="the compiler measures which products are fastest")
     arguments = parser.parse_args()
     warnings.simplefilter("default")
     torch.backends.cuda.matmul.allow_tf32 = False
     for limit in ("recompile_limit", "cache_size_limit"):  # of versions of one function, here one for each case
         if hasattr(torch._dynamo.config, limit):
             setattr(torch._dynamo.config, limit, 64)
-    bench = Bench(arguments.device, arguments.quick, arguments.json)
+    torch._inductor.config.max_autotune_gemm = arguments.autotune
+    bench = Bench(arguments.device, arguments.quick, arguments.json, arguments.only)
     bench.section("machine", machine, 30)
     bench.section("roofline", roofline, 20)
     bench.section("outputs", outputs, 40)
@@ -661,7 +676,8 @@ def main() -> None:
     bench.section("population", population, 40)
     compiled = [case for case in cases if case.compiled]
     for case in (case for case in compiled if case.target is not None):
-        bench.section(f"compiled: {case.name}, {case.batch} x {case.members}", timings([case], True), 60)
+        bench.section(f"compiled: {case.name}, {case.batch} x {case.members}", timings([case], True), 90)
+    bench.section("kernels", kernels, 60)
     bench.section("growth", growth, 40)
     bench.section("whole training", whole_training, 30)
     for case in (case for case in compiled if case.target is None):

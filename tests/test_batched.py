@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from ar_interp.models.attention_types import LinearAttention, NonlinearAttention
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingUnitary, HaarOrthogonal
+from ar_interp.training import batched as batched_forms
 from ar_interp.training import objectives
 from ar_interp.training.batched import OwnModel, SharedPositions, Stack, SumOfHeads, form_of
 from ar_interp.training.fast import fast_step
@@ -129,6 +130,15 @@ def test_a_batch_in_pieces_is_the_whole(name, monkeypatch):
     monkeypatch.setattr(objectives, "at_once", lambda *arguments: calls.append(1))
     assert_same(batched(config, parameters, tokens, 2, mean_errors), whole)
     assert not calls
+
+
+@pytest.mark.parametrize("batch", [7, 8])
+def test_products_in_parts_are_the_whole(batch, monkeypatch):
+    config, parameters = MODELS["figure 5, two layers"], ensemble(MODELS["figure 5, two layers"])
+    tokens = tokens_of(config, batch=batch)
+    whole = batched(config, parameters, tokens, 2)
+    monkeypatch.setitem(batched_forms.PART, "cpu", 4)
+    assert_same(batched(config, parameters, tokens, 2), whole)
 
 
 @pytest.mark.parametrize("first_length", [1, 2, 4])

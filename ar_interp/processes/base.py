@@ -51,6 +51,11 @@ class FirstToken:
             return self.scale**2
         return self.scale**2 * (self.n_nonzero or dim)
 
+    @property
+    def random(self) -> bool:
+        """Not the same for all sequences."""
+        return self.law not in ("ones", "unit-ones")
+
     def draw(self, batch: int, dim: int, generator: torch.Generator) -> Float[Tensor, "batch dim"]:
         """Real first tokens; `ones` gives 1_dim."""
         device = generator.device
@@ -267,11 +272,20 @@ class AutoregressiveProcess(Kind, ABC, root=True):
     def of_members(
         self, batch: int, length: int, generators: Sequence[torch.Generator], dtype: torch.dtype
     ) -> Inexact[Tensor, "member batch pos dim"]:
-        """The tokens of each member of an ensemble, from a generator of its own: what training draws at every step.
+        """The tokens of each member of an ensemble, from a generator of its own: what training draws at every step."""
+        return self.from_drawn(self.drawn(batch, length, generators, dtype), length, dtype)
 
-        A process that has nothing faster draws them one after another.
-        """
-        return torch.stack([self.draw(batch, length, g, dtype).tokens for g in generators])
+    def drawn(
+        self, batch: int, length: int, generators: Sequence[torch.Generator], dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
+        """The random part of `of_members`: the tokens, one member after another, where nothing is faster."""
+        return (torch.stack([self.draw(batch, length, g, dtype).tokens for g in generators]),)
+
+    def from_drawn(
+        self, drawn: tuple[Tensor, ...], length: int, dtype: torch.dtype
+    ) -> Inexact[Tensor, "member batch pos dim"]:
+        """The rest of `of_members`, which draws nothing and so can be compiled together with what reads the tokens."""
+        return drawn[0]
 
     def to_dict(self) -> dict[str, object]:
         """The fields and the kind, ready for JSON."""

@@ -51,7 +51,7 @@ class HaarOrthogonal(AutoregressiveProcess):
         kind = cast_to(dtype, real=True)
         W = self.draw_matrices(batch, generator).to(kind)
         first = self.initial.draw(batch, self.dim, generator).to(kind)
-        if W.device.type not in DECOMPOSED_ON and not self.noise:
+        if self._by_reflections(W.device):
             return Sequences(tokens=by_doubling(W, first, length), W=W)
         columns = W.permute(1, 2, 0).contiguous()  # the batch last: one fused product and sum per step
         state = first.T
@@ -64,16 +64,28 @@ class HaarOrthogonal(AutoregressiveProcess):
                 state = state + self.noise * xi.to(kind)
         return Sequences(tokens=states.permute(2, 0, 1), W=W)
 
-    def of_members(
+    def drawn(
         self, batch: int, length: int, generators: Sequence[torch.Generator], dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
+        """On a GPU without noise, the Gaussian matrices of all members and s_1, of one where all have the same."""
+        if not self._by_reflections(generators[0].device):
+            return super().drawn(batch, length, generators, dtype)
+        gaussians = torch.stack([self._gaussian(batch, g) for g in generators])
+        drawers = generators if self.initial.random else generators[:1]
+        return gaussians, torch.stack([self.initial.draw(batch, self.dim, g) for g in drawers])
+
+    def from_drawn(
+        self, drawn: tuple[Tensor, ...], length: int, dtype: torch.dtype
     ) -> Float[Tensor, "member batch pos dim"]:
-        if generators[0].device.type in DECOMPOSED_ON or self.noise:
-            return super().of_members(batch, length, generators, dtype)
-        kind, sizes = cast_to(dtype, real=True), (len(generators), batch)
-        pairs = [(self._gaussian(batch, g), self.initial.draw(batch, self.dim, g)) for g in generators]
-        gaussians, first = (torch.cat(part) for part in zip(*pairs, strict=True))
-        tokens = by_doubling(product_of_reflections(gaussians).to(kind), first.to(kind), length)
-        return tokens.unflatten(0, sizes)
+        if not self._by_reflections(drawn[0].device):
+            return super().from_drawn(drawn, length, dtype)
+        gaussians, first = (part.to(cast_to(dtype, real=True)) for part in drawn)
+        W = product_of_reflections(gaussians.flatten(0, 1))
+        tokens = by_doubling(W, first.expand(len(gaussians), -1, -1).flatten(0, 1), length)
+        return tokens.unflatten(0, gaussians.shape[:2])
+
+    def _by_reflections(self, device: torch.device) -> bool:
+        return device.type not in DECOMPOSED_ON and not self.noise
 
     def _gaussian(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch dim dim"]:
         shape = (batch, self.dim, self.dim)

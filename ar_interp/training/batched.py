@@ -12,6 +12,7 @@ A form makes these products once for all sequences, and predictions from them.
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ LAYER_NORM_EPS = 1e-5
 VECTOR = 8  # widths are padded to a multiple of it
 CHUNK = {"cpu": 25, "cuda": 64}  # positions summed by masked scores; a running state joins chunks
 ROWS = {"cpu": 10, "cuda": 64}  # positions whose sum over heads is one product
+PART = {"cuda": 4}  # sequences of a product by a small matrix, whose gradient else is one long sum, slow on a GPU
 FEW_HEADS = 8  # from here on the sum over heads is cheaper than the heads one by one
 
 
@@ -124,16 +126,23 @@ class Stack(Form):
             products["positions"] = positions
         elif positions is not None and self.constant:
             positions = positions + self._one(positions)
-        for layer in range(config.n_layers):
-            own = {name.split(".", 2)[2]: t for name, t in parameters.items() if name.startswith(f"blocks.{layer}.")}
-            found = self._layer(own, positions, n_pos)
-            products |= {f"{layer}.{name}": tensor for name, tensor in found.items()}
+        layers: dict[str, list[Tensor]] = defaultdict(list)
+        for name, tensor in parameters.items():
+            if name.startswith("blocks."):
+                layers[name.split(".", 2)[2]].append(tensor)
+        together = {name: torch.stack(tensors, dim=1).flatten(0, 1) for name, tensors in layers.items()}
+        if positions is not None:
+            positions = positions.repeat_interleave(config.n_layers, 0)
+        for name, tensor in self._products(together, positions, n_pos).items():
+            of_layer = tensor.unflatten(0, (-1, config.n_layers)).unbind(1)
+            products |= {f"{layer}.{name}": part for layer, part in enumerate(of_layer)}
         if config.unembed:
             affine = torch.cat([parameters["unembed.W_U"], parameters["unembed.b_U"][:, None]], dim=1)
             products["readout"] = self._widened(affine, rows=True)
         return products
 
-    def _layer(self, own: Parameters, positions: Tensor | None, n_pos: int) -> Products:
+    def _products(self, own: Parameters, positions: Tensor | None, n_pos: int) -> Products:
+        """The products of a layer; members and their layers are one axis."""
         config, width = self.config, self.width
         QK, OV = self._heads(own)
         shift = own.get("attn.b_O")
@@ -359,9 +368,16 @@ def _times(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.is_complex():
         product = torch.complex(_times(x.real, matrix), _times(x.imag, matrix))
         return product if bias is None else product + _row(bias)
-    rows = x.flatten(1, 2)
-    product = torch.bmm(rows, matrix) if bias is None else torch.baddbmm(bias[:, None], rows, matrix)
-    return product.unflatten(1, x.shape[1:3])
+    members, batch, pos, _ = x.shape
+    parts = batch // math.gcd(batch, PART.get(x.device.type, batch))
+    rows = x.reshape(members * parts, -1, x.shape[-1])
+    matrix = matrix[:, None].expand(-1, parts, -1, -1).flatten(0, 1)
+    if bias is None:
+        product = torch.bmm(rows, matrix)
+    else:
+        bias = bias[:, None, None].expand(-1, parts, -1, -1).flatten(0, 1)
+        product = torch.baddbmm(bias, rows, matrix)
+    return product.view(members, batch, pos, -1)
 
 
 def _row(x: Tensor) -> Tensor:

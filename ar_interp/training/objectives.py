@@ -48,16 +48,17 @@ def sampled_objective(
     """The mean over a fresh batch of the model's squared error; one generator for each member.
 
     Args:
-        compiled: the loss goes through `torch.compile`.
+        compiled: tokens and loss go through `torch.compile` as one.
     """
-    form = form_of(config, process.real_tokens)
-    losses = compiled_where_possible(at_once) if compiled and process.real_tokens else mean_errors
+    form, dtype = form_of(config, process.real_tokens), config.torch_dtype
+    fused = compiled and process.real_tokens
+    errors = at_once if fused else mean_errors
 
-    def objective(parameters: Parameters) -> Float[Tensor, "member"]:
-        tokens = process.of_members(batch, config.n_ctx + 1, generators, config.torch_dtype)
-        return losses(form, parameters, tokens, first_length)
+    def of_drawn(parameters: Parameters, drawn: tuple[Tensor, ...]) -> Float[Tensor, "member"]:
+        return errors(form, parameters, process.from_drawn(drawn, config.n_ctx + 1, dtype), first_length)
 
-    return objective
+    losses = compiled_where_possible(of_drawn) if fused else of_drawn
+    return lambda parameters: losses(parameters, process.drawn(batch, config.n_ctx + 1, generators, dtype))
 
 
 def compiled_where_possible(function: Callable[..., Any]) -> Callable[..., Any]:
