@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ar_interp.models.config import ModelConfig as ModelConfig
     from ar_interp.models.transformer import HookedARTransformer as HookedARTransformer
     from ar_interp.probes.ablations import ablate_heads as ablate_heads
+    from ar_interp.probes.ablations import ablate_layers as ablate_layers
     from ar_interp.probes.ablations import ablate_positions as ablate_positions
     from ar_interp.probes.algorithm import identify_algorithm as identify_algorithm
     from ar_interp.probes.circuits import circuits as circuits

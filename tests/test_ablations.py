@@ -11,7 +11,7 @@ from zoo import ForeignDiagonal, orthogonal_model, unitary_model
 
 import ar_interp as ari
 from ar_interp.probes import ablations
-from ar_interp.probes.ablations import ablate_heads, ablate_positions
+from ar_interp.probes.ablations import ablate_heads, ablate_layers, ablate_positions
 from ar_interp.theory import factor_heads, kappa_family
 from ar_interp.theory.ablations import METHODS
 
@@ -96,19 +96,26 @@ def naive(model, sequences, hook, places, method, seed):
     other = {cycle[i]: cycle[i - 1] for i in range(len(cycle))}
     losses = []
     for layer, index in places:
-        name = f"blocks.{layer}.attn.{hook}"
+        name = f"blocks.{layer}.{hook}"
         value = model.run_with_cache(inputs, names_filter=[name])[1][name]
+        own, norm = None, getattr(model.blocks[layer], "ln1_post", None)
+        if "hook_result" in hook and getattr(norm, "hook_scale", None) is not None:
+            scale = model.run_with_cache(inputs)[1][f"blocks.{layer}.ln1_post.hook_scale"][..., None]
+            value = norm.w * (value - value.mean(-1, keepdim=True)) / scale  # what each head writes
+            own, name = value[:, :, index], f"blocks.{layer}.hook_attn_out"
         replaced = torch.zeros_like(value)
         if method == "mean":
             replaced = value.mean(0, keepdim=True).expand_as(value)
         if method == "resample":
             replaced = torch.stack([value[other[i]] for i in range(len(inputs))])
 
-        def edit(activation, hook, index=index, replaced=replaced):
+        def edit(activation, hook, index=index, replaced=replaced, own=own):
             activation = activation.clone()
             if hook.name.endswith("pattern"):
                 for T in range(index, activation.shape[-1]):
                     activation[:, :, T, T - index] = replaced[:, :, T, T - index]
+            elif hook.name.endswith("_out"):
+                activation += (replaced[:, :, index] - own) if index is not None else replaced - activation
             else:
                 activation[:, :, index] = replaced[:, :, index]
             return activation
@@ -133,11 +140,11 @@ def test_heads_are_those_removed_one_by_one(name, method, budget, monkeypatch):
     sequences = sequences_for(model, 5)
     result = ablate_heads(model, sequences, method=method, seed=3)
     table = result.to_frame()
-    hook = "hook_result" if isinstance(model, ari.HookedARTransformer) else "hook_z"
+    hook = "attn.hook_result" if isinstance(model, ari.HookedARTransformer) else "attn.hook_z"
     losses = naive(model, sequences, hook, table[["layer", "head"]].to_numpy().tolist(), method, seed=3)
     with torch.no_grad():
         clean = (model(sequences.tokens[:, :-1]) - sequences.tokens[:, 1:])[:, 1:].abs().square().sum(-1).mean(-1)
-    assert (result.hook, result.method, result.n) == (hook, method, 5)
+    assert (result.hook, result.method, result.n) == (hook.removeprefix("attn."), method, 5)
     np.testing.assert_allclose(table["loss"], losses.mean(1), rtol=1e-9)
     np.testing.assert_allclose(table["cost"], (losses - clean).mean(1), rtol=1e-7, atol=1e-12)
     assert result.loss == pytest.approx(clean.mean().item())
@@ -156,9 +163,53 @@ def test_positions_are_those_cut_one_by_one(name, method, budget, monkeypatch):
         result = ablate_positions(model, sequences, method=method, layer=layer, seed=8)
         table = result.to_frame()
         assert table["offset"].tolist() == list(range(sequences.tokens.shape[1] - 1))
-        losses = naive(model, sequences, "hook_pattern", table[["layer", "offset"]].to_numpy().tolist(), method, seed=8)
+        losses = naive(
+            model, sequences, "attn.hook_pattern", table[["layer", "offset"]].to_numpy().tolist(), method, seed=8
+        )
         np.testing.assert_allclose(table["loss"], losses.mean(1), rtol=1e-9)
         np.testing.assert_allclose(table["cost"], (losses.mean(1) - result.loss), rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["diagonal", "augmented, deep", "softmax, MLP", "figure 5", "figure 7"])
+def test_layers_are_those_removed_one_by_one(name, method):
+    model = MODELS[name]()
+    sequences = sequences_for(model, 5)
+    table = ablate_layers(model, sequences, method=method, seed=2).to_frame()
+    parts = ["attention", "mlp"] if "MLP" in name else ["attention"]
+    assert table["part"].tolist() == parts * model.config.n_layers
+    for part, hook in ablations.LAYERS.items():
+        rows = table[table["part"] == part]
+        places = [(layer, None) for layer in rows["layer"]]
+        if places:
+            losses = naive(model, sequences, hook, places, method, seed=2)
+            np.testing.assert_allclose(rows["loss"], losses.mean(1), rtol=1e-9)
+    assert table["predicted"].isna().all()
+
+
+def test_a_head_of_its_own_leaves_biases_behind_and_a_layer_nothing():
+    model = MODELS["figure 5"]().requires_grad_(False)
+    sequences = sequences_for(model, 5)
+    head, layer = (probe(model, sequences).to_frame()["cost"] for probe in (ablate_heads, ablate_layers))
+    assert (head != layer).all()
+    for block in model.blocks:
+        block.attn.b_O.zero_()
+        block.ln1_post.b.zero_()
+    head, layer = (probe(model, sequences).to_frame()["cost"] for probe in (ablate_heads, ablate_layers))
+    np.testing.assert_allclose(head, layer, rtol=1e-9)
+
+
+def test_trimmed_costs_leave_out_a_hundredth_of_the_sequences():
+    model = general(n_layers=2)
+    sequences = sequences_for(model, 200)
+    losses = naive(model, sequences, "hook_attn_out", [(0, None), (1, None)], "zero", seed=0)
+    with torch.no_grad():
+        clean = (model(sequences.tokens[:, :-1]) - sequences.tokens[:, 1:])[:, 1:].abs().square().sum(-1).mean(-1)
+    kept = np.sort((losses - clean).numpy(), axis=1)[:, :198]
+    table = ablate_layers(model, sequences).to_frame()
+    np.testing.assert_allclose(table["trimmed"], kept.mean(1), rtol=1e-7)
+    np.testing.assert_allclose(table["trimmed_se"], kept.std(1, ddof=1) / 198**0.5, rtol=1e-7)
+    assert (table["trimmed"] < table["cost"]).all()
 
 
 def test_the_eleventh_layer_is_the_last():
@@ -166,7 +217,7 @@ def test_the_eleventh_layer_is_the_last():
     sequences = sequences_for(model, 2)
     table = ablate_heads(model, sequences).to_frame()
     assert table["layer"].tolist() == list(range(11))
-    losses = naive(model, sequences, "hook_result", table[["layer", "head"]].to_numpy().tolist(), "zero", seed=0)
+    losses = naive(model, sequences, "attn.hook_result", table[["layer", "head"]].to_numpy().tolist(), "zero", seed=0)
     np.testing.assert_allclose(table["loss"], losses.mean(1), rtol=1e-9)
 
 

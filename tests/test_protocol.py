@@ -14,7 +14,7 @@ from zoo import ForeignDiagonal, GradientStep, augmented
 
 import ar_interp as ari
 from ar_interp.probes import protocol
-from ar_interp.probes.ablations import ablate_heads, ablate_positions
+from ar_interp.probes.ablations import ablate_heads, ablate_layers, ablate_positions
 from ar_interp.probes.blocks import augmented_blocks
 from ar_interp.probes.context import SCORES
 from ar_interp.probes.function import function_deviation
@@ -123,6 +123,7 @@ USES = {
     "identify_algorithm": (ALL, identify),
     "swap_context": (ALL, lambda model, name: ari.swap_context(model, sample(name, 3), sample(name, 3, seed=1))),
     "ablate_heads": (GENERAL, lambda model, name: ablate_heads(model, sample(name, 3))),
+    "ablate_layers": (GENERAL, lambda model, name: ablate_layers(model, sample(name, 3))),
     "ablate_positions": (GENERAL, lambda model, name: ablate_positions(model, sample(name, 3))),
     "path_contributions": (("step",), lambda model, name: path_contributions(model, sample(name, 3))),
     "scrub": (
@@ -292,7 +293,8 @@ def test_conformance_is_a_row_per_probe(name, usable):
     assert frame.columns.tolist() == ["probe", "usable", "missing", "scope"]
     assert frame["probe"].tolist() == list(PROTOCOL)
     by_any = {"circuits", "augmented_blocks", "recover_context", "identify_algorithm", "swap_context"}
-    by_any |= {"ablate_heads", "ablate_positions", "scrub", "function_deviation", "outside_errors", *READERS}
+    by_any |= {"ablate_heads", "ablate_layers", "ablate_positions", "scrub"}
+    by_any |= {"function_deviation", "outside_errors", *READERS}
     assert set(frame["probe"][frame["usable"]]) == by_any | usable
     of_another_kind = (frame["missing"] == "") & ~frame["usable"]
     assert frame["scope"][of_another_kind].isin(["plain tokens"]).all()

@@ -213,11 +213,14 @@ def edit_curve(losses: EditLosses, chosen: EditLosses) -> go.Figure:
     )
 
 
+REMOVED = {"head": "head", "part": "layer", "offset": "key"}  # column of an `Ablation` -> what was removed
+
+
 def ablation_costs(ablation: Ablation) -> go.Figure:
-    """Growth of the loss without each head or key, beside what theory expects where it expects something."""
+    """Growth of the loss without each head, layer or key, beside what theory expects where it expects something."""
     table = ablation.by_component
-    heads = "head" in table.columns
-    labels = {name: table[name].tolist() for name in ("layer", "head" if heads else "offset")}
+    kind, what = next(pair for pair in REMOVED.items() if pair[0] in table.columns)
+    labels = {name: table[name].tolist() for name in ("layer", kind)}
     drawn = [name for name, values in labels.items() if len(set(values)) > 1] or list(labels)[-1:]
     names = [", ".join(map(str, place)) for place in zip(*(labels[name] for name in drawn), strict=True)]
     figure = go.Figure()
@@ -232,7 +235,6 @@ def ablation_costs(ablation: Ablation) -> go.Figure:
     unit = ", ".join(drawn).replace("offset", "offset k of the key s<sub>T−k</sub>")
     top = int(np.argmax(table["cost"]))
     cost, error = (table[column].to_numpy()[top] for column in ("cost", "cost_se"))
-    what = "head" if heads else "key"
     return styled(
         figure,
         title=f"In theory each {what} costs what its closed form says"

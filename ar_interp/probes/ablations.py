@@ -1,4 +1,4 @@
-"""Remove a head, or the key at a distance: what is the loss without it, and what must it be?"""
+"""Remove a head, a layer, or the key at a distance: what is the loss without it, and what must it be?"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,10 @@ from ar_interp.theory.ablations import METHODS
 
 Tokens = Inexact[Tensor, "batch pos dim"]
 
-OUTPUTS, PATTERNS = ("hook_result", "hook_z"), ("hook_pattern",)
+OUTPUTS, PATTERNS = ("attn.hook_result", "attn.hook_z"), ("attn.hook_pattern",)
+LAYERS = {"attention": "hook_attn_out", "mlp": "hook_mlp_out"}
+SCALE = "ln1_post.hook_scale"
+TRIMMED = 0.01  # share of the sequences, those of the largest costs
 BUDGET = 2**22  # batch * head * pos^2 of one forward pass, the size of its scores
 COPIES = 8  # outputs of heads, [batch pos head d_head], count as much: every component has its own, in the cache
 
@@ -33,9 +36,11 @@ class Ablation(Result):
     """The loss without each component. Losses are means over sequences and T = 2..length, sums over coordinates.
 
     Attributes:
-        by_component: a row per layer and head, or per layer and offset (k for the key s_{T-k}). Columns: loss without
-            it; cost, that loss minus the loss with everything; cost_se, its standard error over the n sequences (of
-            paired differences); predicted, what theory expects of the cost, nan where it says nothing.
+        by_component: a row per layer and head, part (`attention` or `mlp`) or offset (k for the key s_{T-k}). Columns:
+            loss without it; cost, that loss minus the loss with everything; cost_se, its standard error over the n
+            sequences (of paired differences); trimmed and trimmed_se, the same without the 1 % of the sequences that
+            it costs most, for models that blow up; predicted, what theory expects of the cost, nan where it says
+            nothing.
         loss, loss_se: with everything, and its standard error over the sequences.
         method: `zero`, `mean` or `resample`.
         hook: where components were removed, such as `hook_result`.
@@ -69,6 +74,8 @@ def ablate_heads(
 ) -> Ablation:
     """Remove the output of each head by itself, at all positions, where it is written to the residual stream.
 
+    Where LayerNorm follows attention, a head writes w (x_h - mean x_h) / scale of its output x_h, with the scale that
+    all heads have together: the scale is held as it is, and means and other sequences are those of x_h / scale.
     `zero` leaves it out; `mean` puts its mean over the sequences in its place, at each position; `resample` that of
     another sequence. What diagonal heads cost on a commuting process is known, `theory.head_removal_cost`: at a minimum
     of the unitary family with n_heads <= dim 1 / cos^2(a_h, b_h), and twice that for `resample`.
@@ -97,6 +104,40 @@ def ablate_heads(
         return setting.head_removal_costs(model, length=sequences.length, method=method)
 
     return _ablate(model, sequences, components, labels, predict, method, process, seed, n_heads)
+
+
+@needs(*RUN, "blocks.{layer}.hook_attn_out")
+@torch.no_grad()
+def ablate_layers(
+    model: Model,
+    sequences: Sequences,
+    *,
+    method: str = "zero",
+    layers: Iterable[int] | None = None,
+    process: Process | None = None,
+    seed: int = 0,
+) -> Ablation:
+    """Remove what the attention of each layer, and its MLP where it has one, writes to the residual stream.
+
+    Heads, biases and LayerNorm go together; the methods are those of `ablate_heads`. Nothing is predicted.
+
+    Args:
+        layers, process, seed: as for `ablate_heads`.
+    Raises:
+        ValueError: as `ablate_heads`.
+    """
+    chosen = check_several("layers", layers, low=0, high=model.n_layers - 1)
+    parts = [
+        (layer, part, name)
+        for layer in chosen
+        for part, hook in LAYERS.items()
+        if (name := _hook(layer, hook)) in model.hook_names
+    ]
+    _example(model, sequences, parts[0][2])
+    components = [_Component(name, lambda activation: activation) for _, _, name in parts]
+    labels = {"layer": np.array([layer for layer, *_ in parts]), "part": np.array([part for _, part, _ in parts])}
+    n_heads = getattr(model.config, "n_heads", 1) if model.has_model_config else 1
+    return _ablate(model, sequences, components, labels, lambda setting: None, method, process, seed, n_heads)
 
 
 @needs(*RUN, *READ_PATTERNS)
@@ -166,6 +207,7 @@ def _ablate(
         "loss": losses[:-1].mean(1),
         "cost": costs.mean(1),
         "cost_se": _standard_errors(costs[:, cycle], chained=method == "resample"),
+        **_trimmed(costs),
         "predicted": predicted,
         "n": n,
     }
@@ -177,6 +219,12 @@ def _ablate(
         hook=components[0].hook.rpartition(".")[2],
         n=n,
     )
+
+
+def _trimmed(costs: Float[Tensor, "component batch"]) -> dict[str, Tensor]:
+    """Mean and standard error without the largest costs."""
+    kept = costs.sort(1)[0][:, : costs.shape[1] - int(TRIMMED * costs.shape[1])]
+    return {"trimmed": kept.mean(1), "trimmed_se": _standard_errors(kept, chained=False)}
 
 
 def _losses(
@@ -199,13 +247,14 @@ def _losses(
     replacements: dict[str, Tensor] = {}
     if method == "mean":
         for part in parts:
-            for name, value in model.activations(inputs[part], names).items():
+            for name, value in _over_scales(model, inputs[part], names).items():
                 replacements[name] = replacements.get(name, 0) + value.sum(0, keepdim=True) / n
     found = torch.empty(len(components) + 1, n, dtype=torch.float64)
     for part in parts:
         if method == "resample":
-            replacements = model.activations(inputs[others[part].to(inputs.device)], names)
-        predictions = [_run(model, inputs[part], group, replacements.get(group[0].hook)) for group in groups]
+            replacements = _over_scales(model, inputs[others[part].to(inputs.device)], names)
+        scales = model.activations(inputs[part], list(_scales_of(model, names).values()))
+        predictions = [_run(model, inputs[part], group, replacements.get(group[0].hook), scales) for group in groups]
         predictions = torch.cat([*predictions, model(inputs[part])[None]])
         found[:, part] = torch.stack([contexts[part].losses(each) for each in predictions]).double().cpu()
     return found
@@ -215,8 +264,25 @@ def _split(components: list[_Component], size: int) -> list[list[_Component]]:
     return [components[start : start + size] for start in range(0, len(components), size)]
 
 
+def _scales_of(model: Model, names: Iterable[str]) -> dict[str, str]:
+    """The hook of the LayerNorm's scale for each hook of outputs of heads that is before one."""
+    found = {name: _hook(_layer_of(name), SCALE) for name in names if name.endswith(OUTPUTS)}
+    return {name: scale for name, scale in found.items() if scale in model.hook_names}
+
+
+def _over_scales(model: Model, inputs: Tokens, names: Iterable[str]) -> dict[str, Tensor]:
+    """The activations of these hooks, those before a LayerNorm divided by its scale."""
+    scales = _scales_of(model, names)
+    found = model.activations(inputs, [*names, *scales.values()])
+    return {name: found[name] / found[scales[name]][..., None] if name in scales else found[name] for name in names}
+
+
 def _run(
-    model: Model, inputs: Tokens, group: Sequence[_Component], replacement: Tensor | None
+    model: Model,
+    inputs: Tokens,
+    group: Sequence[_Component],
+    replacement: Tensor | None,
+    scales: dict[str, Tensor],
 ) -> Inexact[Tensor, "component batch pos dim"]:
     """The predictions without each component of a group of one layer; without a replacement there is zero.
 
@@ -224,8 +290,12 @@ def _run(
     alone; there a change of the pattern is made where it first tells, in z = pattern v.
     """
     name, n = group[0].hook, len(inputs)
-    block, _, kind = name.partition(".attn.")
-    shared = model.is_ours
+    layer = _layer_of(name)
+    block, scale_hook = f"blocks.{layer}", _hook(layer, SCALE)
+    scale = scales.get(scale_hook)
+    if scale is not None and replacement is not None:
+        replacement = replacement * scale[..., None]
+    shared = model.is_ours and not name.endswith(LAYERS["mlp"])
     seen: dict[str, Tensor] = {}
 
     def repeat(value: Tensor, hook: Any = None) -> Tensor:
@@ -252,11 +322,13 @@ def _run(
 
     hooks: list[tuple[str, Callable]] = [(name, remove)]
     if shared:
-        if kind in PATTERNS:
+        if name.endswith(PATTERNS):
             hooks = [(name, once), (f"{block}.attn.hook_z", remove_from_pattern)]
         hooks += [(f"{block}.attn.{hook}", once) for hook in ("hook_q", "hook_k", "hook_v")]
-        below = [f"blocks.{layer}" for layer in range(int(block.split(".")[1]))]
+        below = [f"blocks.{layer}" for layer in range(layer)]
         hooks += [hook for b in below for hook in ((f"{b}.hook_resid_pre", once), (f"{b}.hook_resid_post", repeat))]
+    if scale is not None:
+        hooks.append((scale_hook, lambda value, hook: repeat(scale)))
     with model.hooks(fwd_hooks=hooks):
         return model(repeat(inputs)).unflatten(0, (len(group), n))
 
@@ -280,9 +352,17 @@ def _in_theorys_basis(sequences: Sequences) -> bool:
 def _hooks_of(model: Model, kinds: Sequence[str]) -> list[str]:
     """The first kind of hook that each layer has."""
     return [
-        next(name for kind in kinds if (name := f"blocks.{layer}.attn.{kind}") in model.hook_names)
+        next(name for kind in kinds if (name := _hook(layer, kind)) in model.hook_names)
         for layer in range(model.n_layers)
     ]
+
+
+def _hook(layer: int, name: str) -> str:
+    return f"blocks.{layer}.{name}"
+
+
+def _layer_of(name: str) -> int:
+    return int(name.split(".")[1])
 
 
 def _example(model: Model, sequences: Sequences, name: str) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from ar_interp import figures
 from ar_interp.claims import Subject
-from ar_interp.probes.ablations import ablate_heads, ablate_positions
+from ar_interp.probes.ablations import ablate_heads, ablate_layers, ablate_positions
 from ar_interp.probes.edits import EDITS, Edit, EditLosses, available_edits, edit_losses
 from ar_interp.probes.paths import has_paths, path_contributions
 from ar_interp.probes.protocol import missing
@@ -175,6 +175,16 @@ EXHIBITS = (
         look="Each bar is the price of removing one head. Look for bars that miss the diamond of theory, where there "
         "is one, and for heads that cost nothing.",
         applies=has_several_heads,
+    ),
+    _intervention(
+        figures.ablation_costs,
+        probed("ablation", ablate_layers),
+        name="layer_costs",
+        title="Cost of each layer",
+        structure="estimate",
+        look="Each bar is the price of removing what a layer writes to the residual stream. Look for layers that cost "
+        "nothing, and for those that cost more than predicting nothing at all.",
+        applies=lambda subject: subject.config.n_layers > 1,
     ),
     _keys(name="key_costs", structure="positions", applies=_has_positions),
     _keys(name="context_costs", structure="estimate", applies=lambda subject: not _has_positions(subject)),
