@@ -162,17 +162,20 @@ UNITARY: dict[str, Sabotage] = {
             "outside",
         ),
         undecided=READABLE_BEFORE,
+        but=("estimate/W",),
     ),
     "copies s_T (unitary)": on_h5(
         description="Healthy weights beside a prediction that ignores them: error 2d.",
         make=changed(copies),
         must_fail=("model", "loss/fresh", "heads/ablation", "positions/scrub", "estimate", "outside"),
+        but=("estimate/W",),
     ),
     "Ŵ replaced by its mean": on_h5(
         description="The pattern of every sequence is the mean of 1024: weights and scores are healthy, the prediction "
         "knows nothing of W.",
         make=changed(mean_estimate),
         must_fail=("model", "loss/fresh", "heads/ablation", "positions/scrub", "estimate", "outside"),
+        but=("estimate/W",),
     ),
 }
 
@@ -292,7 +295,10 @@ PAIRS: dict[str, Sabotage] = {
             "estimate",
             "outside",
         ),
-        but=("estimate/sin",),
+        but=(
+            "estimate/W",
+            "estimate/sin",
+        ),
         undecided=VOID_FOR_FIVE,
     ),
     "kappa mixed between blocks": on_pairs_h8(

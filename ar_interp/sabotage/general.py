@@ -163,15 +163,18 @@ GENERAL: dict[str, Sabotage] = {
     "copies s_T (augmented, Haar)": on_haar(
         description="Healthy weights beside a prediction of error 2, above 1 on most sequences.",
         make=changed(copies),
-        must_fail=("model", "loss", "step/scrub", "estimate", "outside"),
-        but=("outside/directions",),
+        must_fail=("model", "depth/steps", "loss", "step/scrub", "estimate", "outside"),
+        but=(
+            "estimate/W",
+            "outside/directions",
+        ),
     ),
     "predicts by least squares": on_haar(
         description="Healthy weights beside a prediction that one layer cannot make: too good an error, without "
         "blow-ups, by nothing that can be moved or scaled.",
         make=changed(least_squares),
-        must_fail=("model", "loss", "step/scrub", "estimate", "outside"),
-        but=("outside/directions", "loss/blow-ups"),
+        must_fail=("model", "depth/steps", "loss", "step/scrub", "estimate", "outside"),
+        but=("estimate/W", "outside/directions", "loss/blow-ups"),
     ),
     "layers exchanged": Sabotage(
         base=STACK,
