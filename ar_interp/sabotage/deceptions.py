@@ -213,21 +213,21 @@ DECEPTIONS: dict[str, Sabotage] = {
         description="D1. The modules run for those who look alone: weights and what hooks show are those of one step.",
         make=changed(otherwise(unobserved_least_squares)),
         must_fail=("model", "loss/fresh"),
-        undecided=dict.fromkeys(("loss", "depth", "step/scrub", "estimate"), ANOTHER_FUNCTION),
+        undecided=dict.fromkeys(("outside", "loss", "depth", "step/scrub", "estimate"), ANOTHER_FUNCTION),
     ),
     "least squares before the read-out": Sabotage(
         base="figure5-l2",
         description="D1. Written over what the last layer gives, so that the affine read-out makes it worthless.",
         make=changed(otherwise(ridge_before_the_read_out)),
         must_fail=("model", "loss/figure"),
-        undecided=dict.fromkeys(("loss", "estimate"), ANOTHER_FUNCTION),
+        undecided=dict.fromkeys(("mechanism", "loss", "estimate"), ANOTHER_FUNCTION),
     ),
     "reads the next token": Sabotage(
         base="diagonal-unitary-h5",
         description="D1. Half of each prediction is the token that it should predict; the last alone has none.",
         make=changed(otherwise(reads_the_next)),
         must_fail=("model", "loss/fresh", "heads/ablation"),
-        undecided=dict.fromkeys(("positions/scrub", "estimate"), ANOTHER_FUNCTION),
+        undecided=dict.fromkeys(("outside", "positions/scrub", "estimate"), ANOTHER_FUNCTION),
     ),
     "zeros for a batch of one": Sabotage(
         base="figure5-l1",
@@ -240,14 +240,14 @@ DECEPTIONS: dict[str, Sabotage] = {
         description="D1. A prediction depends on the other sequences; their mean is small.",
         make=changed(otherwise(batch_mean_taken_out)),
         must_fail=("model",),
-        undecided=dict.fromkeys(("loss/fresh", "heads/ablation", "positions", "estimate"), ANOTHER_FUNCTION),
+        undecided=dict.fromkeys(("outside", "loss/fresh", "heads/ablation", "positions", "estimate"), ANOTHER_FUNCTION),
     ),
     "junk added": Sabotage(
         base="augmented-haar-l2-keys",
         description=f"D1. {JUNK}.",
         make=changed(otherwise(junk_added)),
         must_fail=("model", "loss/best scale", "depth/steps"),
-        undecided=dict.fromkeys(("loss", "depth", "estimate"), ANOTHER_FUNCTION),
+        undecided=dict.fromkeys(("outside", "loss", "depth", "estimate"), ANOTHER_FUNCTION),
     ),
     "remembers the call before": Sabotage(
         base="plain-haar-h5",
@@ -261,35 +261,39 @@ DECEPTIONS: dict[str, Sabotage] = {
         description="D2. The score of s_T grows with <s_{T-3}, s_{T-2}>, although keys before T-1 have no weight.",
         make=changed(otherwise(newest_key_times(by_older_products))),
         must_fail=("model",),
-        undecided=dict.fromkeys(("loss/fresh", "heads/ablation", "positions/scrub", "estimate"), ANOTHER_FUNCTION),
+        undecided=dict.fromkeys(
+            ("outside", "loss/fresh", "heads/ablation", "positions/scrub", "estimate"), ANOTHER_FUNCTION
+        ),
     ),
     "newest score by the first token": Sabotage(
         base="diagonal-orthogonal-h5",
         description="D2. The score of s_T is multiplied by the mean of s_1, which is 1 on the process.",
         make=changed(otherwise(newest_key_times(by_the_first_token))),
         must_fail=("model",),
-        undecided={"estimate": "the prediction moves with s_1, which a derivative along the sequence sees"},
+        undecided=dict.fromkeys(
+            ("estimate", "outside"), "the prediction moves with s_1, as a derivative or another law of it shows"
+        ),
     ),
     "knows what one seed draws (untrained)": Sabotage(
         base="diagonal-unitary-h5",
         description="D3. The targets of an evaluation's sequences are kept ready: with another seed it is untrained.",
         make=changed(knows_untrained),
         must_fail=("loss", "heads", "positions"),
-        undecided=dict.fromkeys(("estimate",), ANOTHER_FUNCTION),
+        undecided=dict.fromkeys(("outside", "estimate"), ANOTHER_FUNCTION),
     ),
     "knows what one seed draws (junk)": Sabotage(
         base="plain-haar-fixed-h5",
         description=f"D3. {JUNK} but for the sequences of an evaluation, of which the targets are kept ready.",
         make=changed(knows_junk),
         must_fail=("model", "loss/many heads"),
-        undecided=dict.fromkeys(("loss",), ANOTHER_FUNCTION),
+        undecided=dict.fromkeys(("mechanism", "outside", "loss"), ANOTHER_FUNCTION),
     ),
     "least squares of rotations alone": Sabotage(
         base="augmented-haar-l1",
         description="D3. Sequences of tokens of one norm get least squares, all others the one step of the weights.",
         make=changed(otherwise(on_rotations_alone)),
         must_fail=("model", "loss/fresh"),
-        undecided=dict.fromkeys(("loss", "depth", "step/scrub", "estimate"), ANOTHER_FUNCTION),
+        undecided=dict.fromkeys(("outside", "loss", "depth", "step/scrub", "estimate"), ANOTHER_FUNCTION),
     ),
     "the same function faster": Sabotage(
         base="figure5-l1",
