@@ -24,6 +24,7 @@ from ar_interp.probes.protocol import NAMES, PROTOCOL, check, conformance, missi
 from ar_interp.probes.readout import probe_activations
 from ar_interp.probes.readout_efficiency import data_efficiency
 from ar_interp.probes.scrubbing import scrub
+from ar_interp.probes.steps import equivalent_steps_of
 from ar_interp.theory import factor_heads, kappa_family, optimal_step_size
 
 DIM, N_CTX = 4, 8
@@ -121,6 +122,12 @@ USES = {
     "value_jacobian": (("our plain",), lambda model, name: value_jacobian(model, inputs(name))),
     "exact_circuit": (("our linear",), lambda model, name: exact_circuit(model, inputs(name))),
     "identify_algorithm": (ALL, identify),
+    "equivalent_steps_of": (
+        ALL,
+        lambda model, name: equivalent_steps_of(
+            model, sample(name, 12), process=PAIRS if name in EIGENBASIS else HAAR, per_pair=False
+        ),
+    ),
     "swap_context": (ALL, lambda model, name: ari.swap_context(model, sample(name, 3), sample(name, 3, seed=1))),
     "ablate_heads": (GENERAL, lambda model, name: ablate_heads(model, sample(name, 3))),
     "ablate_layers": (GENERAL, lambda model, name: ablate_layers(model, sample(name, 3))),
@@ -294,7 +301,7 @@ def test_conformance_is_a_row_per_probe(name, usable):
     assert frame["probe"].tolist() == list(PROTOCOL)
     by_any = {"circuits", "augmented_blocks", "recover_context", "identify_algorithm", "swap_context"}
     by_any |= {"ablate_heads", "ablate_layers", "ablate_positions", "scrub"}
-    by_any |= {"function_deviation", "outside_errors", *READERS}
+    by_any |= {"function_deviation", "outside_errors", "equivalent_steps_of", *READERS}
     assert set(frame["probe"][frame["usable"]]) == by_any | usable
     of_another_kind = (frame["missing"] == "") & ~frame["usable"]
     assert frame["scope"][of_another_kind].isin(["plain tokens"]).all()
