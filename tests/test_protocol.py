@@ -18,7 +18,8 @@ from ar_interp.probes.ablations import ablate_heads, ablate_layers, ablate_posit
 from ar_interp.probes.blocks import augmented_blocks
 from ar_interp.probes.context import SCORES
 from ar_interp.probes.function import function_deviation
-from ar_interp.probes.jacobian import exact_circuit, query_jacobian, value_jacobian
+from ar_interp.probes.jacobian import exact_circuit, full_jacobian, query_jacobian, value_jacobian
+from ar_interp.probes.last_token import replace_last_token
 from ar_interp.probes.paths import GRADIENT_STEP, path_contributions
 from ar_interp.probes.protocol import NAMES, PROTOCOL, check, conformance, missing, needed
 from ar_interp.probes.readout import probe_activations
@@ -87,6 +88,7 @@ def model_of(name):
         "our diagonal": lambda: ari.HookedARTransformer(ari.ModelConfig.diagonal(**sizes), process=PAIRS),
         "our bare": lambda: ari.HookedARTransformer(ari.ModelConfig.full(**sizes)),
         "our plain": lambda: ari.HookedARTransformer(ari.ModelConfig.full(**sizes, n_layers=2)),
+        "our residual": lambda: ari.HookedARTransformer(ari.ModelConfig.full(**sizes, residual=True)),
         "our linear": lambda: augmented(n_layers=2, scale_scores=True),
         "our softmax": lambda: augmented(n_layers=2, attention="softmax"),
     }[name]()
@@ -96,6 +98,7 @@ DIAGONAL = ("diagonal", "our diagonal")
 AUGMENTED = ("step", "our linear", "our softmax")
 EIGENBASIS = (*DIAGONAL, "our bare")
 GENERAL = (*AUGMENTED, "our plain")
+FOLLOWED = (*EIGENBASIS, *AUGMENTED, "our residual")
 ALL = (*EIGENBASIS, *GENERAL)
 
 
@@ -117,18 +120,20 @@ USES = {
     "augmented_blocks": (("step", "our linear"), lambda model, name: augmented_blocks(model)),
     "head_orthogonality": (DIAGONAL, lambda model, name: ari.head_orthogonality(model)),
     "positional_structure": (DIAGONAL, lambda model, name: ari.positional_structure(model, process=PAIRS)),
-    "recover_context": (ALL, lambda model, name: ari.recover_context(model, sample(name, 3))),
+    "recover_context": (FOLLOWED, lambda model, name: ari.recover_context(model, sample(name, 3))),
+    "full_jacobian": ((*GENERAL, "our diagonal", "our bare"), lambda model, name: full_jacobian(model, inputs(name))),
+    "replace_last_token": (ALL, lambda model, name: replace_last_token(model, sample(name, 3))),
     "query_jacobian": (AUGMENTED, lambda model, name: query_jacobian(model, inputs(name))),
     "value_jacobian": (("our plain",), lambda model, name: value_jacobian(model, inputs(name))),
     "exact_circuit": (("our linear",), lambda model, name: exact_circuit(model, inputs(name))),
-    "identify_algorithm": (ALL, identify),
+    "identify_algorithm": ((*ALL, "our residual"), identify),
     "equivalent_steps_of": (
         ALL,
         lambda model, name: equivalent_steps_of(
             model, sample(name, 12), process=PAIRS if name in EIGENBASIS else HAAR, per_pair=False
         ),
     ),
-    "swap_context": (ALL, lambda model, name: ari.swap_context(model, sample(name, 3), sample(name, 3, seed=1))),
+    "swap_context": (FOLLOWED, lambda model, name: ari.swap_context(model, sample(name, 3), sample(name, 3, seed=1))),
     "ablate_heads": (GENERAL, lambda model, name: ablate_heads(model, sample(name, 3))),
     "ablate_layers": (GENERAL, lambda model, name: ablate_layers(model, sample(name, 3))),
     "ablate_positions": (GENERAL, lambda model, name: ablate_positions(model, sample(name, 3))),
@@ -292,7 +297,7 @@ def test_hooks_are_asked_for_in_every_layer_of_the_config():
     ("name", "usable"),
     [
         ("diagonal", {"head_orthogonality", "positional_structure", "verify"}),
-        ("step", {"query_jacobian", "path_contributions"}),
+        ("step", {"query_jacobian", "full_jacobian", "path_contributions"}),
     ],
 )  # fmt: skip
 def test_conformance_is_a_row_per_probe(name, usable):
@@ -301,7 +306,7 @@ def test_conformance_is_a_row_per_probe(name, usable):
     assert frame["probe"].tolist() == list(PROTOCOL)
     by_any = {"circuits", "augmented_blocks", "recover_context", "identify_algorithm", "swap_context"}
     by_any |= {"ablate_heads", "ablate_layers", "ablate_positions", "scrub"}
-    by_any |= {"function_deviation", "outside_errors", "equivalent_steps_of", *READERS}
+    by_any |= {"function_deviation", "outside_errors", "equivalent_steps_of", "replace_last_token", *READERS}
     assert set(frame["probe"][frame["usable"]]) == by_any | usable
     of_another_kind = (frame["missing"] == "") & ~frame["usable"]
     assert frame["scope"][of_another_kind].isin(["plain tokens"]).all()

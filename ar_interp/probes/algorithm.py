@@ -32,7 +32,16 @@ from ar_interp.estimators import (
     apply,
 )
 from ar_interp.models.opened import Model
-from ar_interp.probes.context import CIRCUIT, ESTIMATE, check_length, estimates_of, in_chunks
+from ar_interp.probes.context import (
+    CIRCUIT,
+    ESTIMATE,
+    EVERY,
+    OWN,
+    check_length,
+    estimates_of,
+    has_own_path,
+    in_chunks,
+)
 from ar_interp.probes.protocol import BARE, DIAGONAL, needs
 from ar_interp.probes.results import Result
 from ar_interp.processes import Contexts, Process, Sequences
@@ -136,7 +145,8 @@ def identify_algorithm(
     if estimators is None:
         estimators = default_estimators(process, length=length, per_pair=per_pair)
     layers = _predictions_by_layer(model, sequences)
-    maps = [estimates_of(model, sequences, layer=layer)[-1][:, 1:] for layer in range(len(layers))]
+    kind = OWN if has_own_path(model) else EVERY
+    maps = [estimates_of(model, sequences, layer=layer, kind=kind)[-1][:, 1:] for layer in range(len(layers))]
     errors = {f"model, layer {layer}": _errors(sequences, found) for layer, found in enumerate(layers)}
 
     spectra = {choice: Spectra(sequences, per_pair=choice) for choice in (False, True)}

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
+from ar_interp._checks import check_choice
 from ar_interp.estimators import OLS, DiagonalOLS, GradientDescent, Zero, apply
 from ar_interp.models.opened import Model
-from ar_interp.probes.jacobian import BY_QUERY, BY_VALUE, query_jacobian, value_jacobian
+from ar_interp.probes.jacobian import BY_QUERY, BY_VALUE, full_jacobian, query_jacobian, value_jacobian
 from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, PLAIN, needs
 from ar_interp.probes.readout import probe_activations
 from ar_interp.probes.results import Result
@@ -29,6 +30,7 @@ ESTIMATE = {
     FULL: (*BY_VALUE, *DRESS),
     AUGMENTED: (*BY_QUERY, "config.attention"),
 }
+OWN, EVERY = KINDS = ("own path", "full")
 CHUNK = 256  # sequences at a time: least squares holds [batch pos pair dim]
 
 
@@ -55,7 +57,7 @@ class RecoveredContext(Result):
         in_context_map: Γ_T, what the attention multiplies s_T by: the estimate that the heads carry.
         estimate: Ŵ_T. Bare layers on sequences in the eigenbasis: Ŵ_T s_T = prediction, Γ_T plus what older keys
             contribute, zero at the first position. Augmented tokens: d(prediction_T) / d(s_T) by the query. Other plain
-            tokens: Γ_T. Both are one matrix but in the first case.
+            tokens: Γ_T. Of kind `full`: d(prediction_T) / d(s_T). Both are one matrix but in the first case.
         W: the true matrix.
         step_size: eta of the one gradient step that is nearest to Ŵ, its least-squares coefficient on
             sum_{t<T} s_{t+1} s_t^* over all sequences and T; on that sum divided by T - 1 where attention normalises.
@@ -76,7 +78,12 @@ class RecoveredContext(Result):
 @needs("forward", when=ESTIMATE)
 @torch.no_grad()
 def recover_context(
-    model: Model, sequences: Sequences, *, probe_hook: str | None = None, untrained: object = None
+    model: Model,
+    sequences: Sequences,
+    *,
+    kind: str = OWN,
+    probe_hook: str | None = None,
+    untrained: object = None,
 ) -> RecoveredContext:
     """Recover the in-context estimate of W, beside W and what a statistician makes of the same context.
 
@@ -86,15 +93,20 @@ def recover_context(
     Other models: `query_jacobian` for augmented tokens, `value_jacobian` for plain ones.
     Source: Sander et al. 2024 split the network into in-context map and prediction map.
 
+    Several layers, or attention that is not linear, on plain tokens carry W from token to token before the last one
+    asks: no path of s_T alone holds it. They are refused, unless `kind` asks for what is defined all the same.
+
     Args:
         sequences: complex in the eigenbasis for diagonal heads, and for a model without a config.
+        kind: `own path`, or `full` for `full_jacobian`, d(prediction_T) / d(s_T) with nothing frozen.
         probe_hook: also read cos and sin of the phases from this activation at the last T (see `probe_activations`).
         untrained: the control model of that regression; `model.untrained(seed)` if left out.
     Raises:
-        ValueError: sequences in another basis where heads are diagonal, or too short.
+        ValueError: sequences in another basis where heads are diagonal, or too short; a model whose estimate is in no
+            path of s_T alone.
     """
     W, pairs = sequences.W, sequences.pairs()
-    maps = estimates_of(model, sequences)
+    maps = estimates_of(model, sequences, kind=kind)
     in_context_map, estimate = maps[0], maps[-1]
     estimates = {"OLS": in_chunks(lambda part: OLS().estimate(part.pairs()), sequences)}
     gradient = GradientDescent.of_steps(1, 1.0, per_pair=model.normalises).estimate(pairs)
@@ -107,7 +119,7 @@ def recover_context(
     ]
     if _diagonal(sequences):
         estimates["diagonal OLS"] = DiagonalOLS().estimate(pairs)
-    if not reads_circuit(model, sequences):
+    if kind == EVERY or not reads_circuit(model, sequences):
         estimates[ONE_STEP] = one_step
     estimates["zero"] = Zero().estimate(pairs)
     candidates = {"model": (estimate, in_chunks(lambda part: model(part.inputs), sequences))}
@@ -154,14 +166,33 @@ def check_length(contexts: Contexts) -> int:
 
 
 def estimates_of(
-    model: Model, sequences: Sequences, *, layer: int | None = None
+    model: Model, sequences: Sequences, *, layer: int | None = None, kind: str = OWN
 ) -> Inexact[Tensor, "kind batch pos dim dim"]:
     """Γ_T and Ŵ_T, see `recover_context`, or the one matrix that is both; `layer` is that of `query_jacobian`."""
     check_length(sequences)
-    if reads_circuit(model, sequences):
+    if check_choice("kind", kind, KINDS) == EVERY:
+        jacobian = full_jacobian
+    elif reads_circuit(model, sequences):
         return in_chunks(lambda part: _circuit(model, part.inputs), sequences, dim=1)
-    jacobian = query_jacobian if model.is_augmented else value_jacobian
+    elif not has_own_path(model):
+        raise ValueError(
+            f"{no_own_path(model)}: what s_T's own value is multiplied by says nothing of W. Pass kind='full' for "
+            "d(prediction_T) / d(s_T) by every path, or see where replace_last_token takes another last token."
+        )
+    else:
+        jacobian = query_jacobian if model.is_augmented else value_jacobian
     return in_chunks(lambda part: jacobian(model, part.inputs, layer=layer), sequences)[None]
+
+
+def has_own_path(model: Model) -> bool:
+    """Whether a path of the last token alone holds the estimate: not on plain tokens in deep or nonlinear attention."""
+    return model.is_augmented or (model.n_layers == 1 and model.is_linear)
+
+
+def no_own_path(model: Model) -> str:
+    """Why there is none, the beginning of an error."""
+    layers = "one layer" if model.n_layers == 1 else f"{model.n_layers} layers"
+    return f"the estimate of {layers} of {model.attention} attention on plain tokens is in no path of s_T alone"
 
 
 def reads_circuit(model: Model, sequences: Sequences) -> bool:

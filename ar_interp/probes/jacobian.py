@@ -20,10 +20,10 @@ Maps = Inexact[Tensor, "batch pos dim dim"]
 
 JACOBIAN = (
     "forward", "hooks", "read_out", "config.encoding", "config.dim", "config.n_layers", "hook_embed",
-    "blocks.{layer}.attn.hook_v", "blocks.{layer}.hook_resid_post",
+    "blocks.{layer}.hook_resid_post",
 )  # fmt: skip
-BY_QUERY = (*JACOBIAN, "blocks.{layer}.attn.hook_k")
-BY_VALUE = (*JACOBIAN, *PATTERNS, "blocks.{layer}.attn.hook_z")
+BY_QUERY = (*JACOBIAN, "blocks.{layer}.attn.hook_v", "blocks.{layer}.attn.hook_k")
+BY_VALUE = (*JACOBIAN, "blocks.{layer}.attn.hook_v", *PATTERNS, "blocks.{layer}.attn.hook_z")
 
 
 @needs(*BY_QUERY, scope=AUGMENTED)
@@ -76,6 +76,21 @@ def value_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, la
     return _jacobian(model, tokens, layer, freeze).sum(-2)
 
 
+@needs(*JACOBIAN)
+def full_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, layer: int | None = None) -> Maps:
+    """d(prediction_T) / d(s_T) by every path of the token at T: query, key, value, residual stream; nothing is frozen.
+
+    It is defined for every model. It is the estimate of W only where the prediction is linear in s_T; where it is not,
+    beside s_T the derivative of the estimate itself is in it. `layer` is that of `query_jacobian`.
+
+    Raises:
+        ValueError: a layer that is not there.
+    """
+    lengths = range(1, tokens.shape[1] + 1)
+    blocks = torch.cat([_jacobian(model, tokens[:, :T], layer, (), last=True) for T in lengths], dim=1)
+    return blocks[..., 1, :] if model.is_augmented else blocks.sum(-2)
+
+
 @needs(
     "run_with_cache", "W_Q", "W_O", "W_U", "config.encoding", "config.d_model", "config.n_layers", "config.linear",
     "config.residual", "config.layer_norm", "config.d_mlp", "config.scale_scores", "config.head_width",
@@ -111,23 +126,24 @@ def exact_circuit(model: Model, tokens: Inexact[Tensor, "batch pos dim"]) -> Ine
 
 @torch.enable_grad()
 def _jacobian(
-    model: Model, tokens: Tensor, layer: int | None, freeze: Iterable[Hook]
+    model: Model, tokens: Tensor, layer: int | None, freeze: Iterable[Hook], *, last: bool = False
 ) -> Inexact[Tensor, "batch pos dim block dim"]:
-    """d(prediction_T) / d(e_T) under hooks that leave prediction_T to e_T alone."""
-    last = model.n_layers - 1
-    layer = last if layer is None else check_integer("layer", layer, low=0, high=last)
+    """d(prediction_T) / d(e_T) under hooks that leave prediction_T to e_T alone, or at the last T alone."""
+    top = model.n_layers - 1
+    layer = top if layer is None else check_integer("layer", layer, low=0, high=top)
+    first = tokens.shape[1] - 1 if last else 0
     found: dict[str, Tensor] = {}
 
     def start(embedded: Tensor, hook: Any) -> Tensor:
-        found["token"] = embedded.detach().requires_grad_()
-        return found["token"]
+        found["token"] = embedded[:, first:].detach().requires_grad_()
+        return torch.cat([embedded[:, :first].detach(), found["token"]], dim=1)
 
     def stop(resid: Tensor, hook: Any) -> None:
         found["stream"] = resid
 
     with model.hooks([("hook_embed", start), *freeze, (f"blocks.{layer}.hook_resid_post", stop)]):
         model(tokens)
-    predictions = model.read_out(found["stream"])
+    predictions = model.read_out(found["stream"][:, first:])
     rows = [
         torch.autograd.grad(row.real.sum(), found["token"], retain_graph=True, materialize_grads=True)[0].conj()
         for row in predictions.unbind(-1)

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Inexact, Integer
 from torch import Tensor
 
-from ar_interp._checks import check_integer, check_several
+from ar_interp._checks import check_choice, check_integer, check_several
 from ar_interp.models.opened import Model
-from ar_interp.probes.context import DRESS, check_length, reads_circuit
+from ar_interp.probes.context import DRESS, check_length, has_own_path, no_own_path, reads_circuit
 from ar_interp.probes.paths import in_place_of
 from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, LAYER, LINEAR, NOT_LINEAR, PATTERNS, PLAIN, RUN, needs
 from ar_interp.probes.results import Result
@@ -118,6 +118,7 @@ def swap_context(
     *,
     layers: Iterable[int] | None = None,
     positions: Iterable[int] | None = None,
+    what: str | None = None,
     seed: int = 0,
 ) -> SwappedContext:
     """Put the source's estimate of W into the target's forward pass: the prediction must become W_source s_T(target).
@@ -160,13 +161,17 @@ def swap_context(
         source, target: sequences whose estimate is moved, and whose tokens stay, pair by pair.
         layers: where the source's estimate goes; all if left out.
         positions: T to report, from 2 to the length of the contexts; all if left out.
+        what: `keys and values` moves those of the chosen layers in any model, as it must be asked for on plain tokens
+            in several layers or attention that is not linear: W is in no pattern there, but in what older tokens hold
+            of each other, and the source's last token comes along; moved in all layers, swap and ceiling are one where
+            s_T asks. Left out: what is said above.
     Raises:
         ValueError: source and target that differ in shape or in being complex, or that have the same W; fewer than two
             pairs, contexts shorter than 2, a singular W; sequences in another basis where heads are diagonal; layers
             or positions that are not there; a model without the hooks.
     """
     _check_pairs(source, target)
-    names, hooks = _hooks_of(model)
+    names, hooks = _hooks_of(model, what)
     for sequences in (source, target):
         reads_circuit(model, sequences)  # refuses another basis where heads are diagonal
     chosen = check_several("layers", layers, low=0, high=len(names) - 1)
@@ -194,7 +199,7 @@ def swap_context(
             condition: _run(model, inputs, frozen | {name: state[name] for name in moving})[:, at]
             for condition, state in states.items()
         }
-        moved[CEILING] = _through(model, inputs, W, held, asked, augmented=hooks is not PATTERN)
+        moved[CEILING] = _through(model, inputs, W, held, asked, augmented=model.is_augmented)
         moved["own"] = model(inputs)[:, at]
         moved["goal"] = torch.einsum("bij,btj->bti", W, inputs[:, at])
         parts.append(moved)
@@ -232,11 +237,19 @@ def _check_pairs(source: Sequences, target: Sequences) -> None:
         raise ValueError("source and target have the same W, so there is nothing to move: sample with two seeds.")
 
 
-def _hooks_of(model: Model) -> tuple[list[list[str]], tuple[str, ...]]:
+def _hooks_of(model: Model, what: str | None) -> tuple[list[list[str]], tuple[str, ...]]:
     """What is moved, the full names of each layer's hooks and their kind."""
     hooks = PATTERN
     if model.is_augmented:
         hooks = STATE if model.is_linear else KEYS_AND_VALUES
+    if what is not None:
+        check_choice("what", what, (WHAT[KEYS_AND_VALUES],))
+        hooks = KEYS_AND_VALUES
+    elif not has_own_path(model):
+        raise ValueError(
+            f"{no_own_path(model)}, and attention patterns do not carry it. Pass what='keys and values' to move those "
+            "of the chosen layers, or see where replace_last_token takes another last token."
+        )
     return [[f"blocks.{layer}.attn.{hook}" for hook in hooks] for layer in range(model.n_layers)], hooks
 
 
@@ -330,8 +343,8 @@ def _through(
     found = []
     for T in positions:
         tokens = _orbit(inverse, inputs[:, T - 1], T).flip(1)
-        patterns = {name: pattern[..., :T, :T] for name, pattern in held.items()}
-        found.append(_run(model, tokens, patterns)[:, -1])
+        shorter = {name: x[..., :T, :T] if name.endswith(PATTERN) else x[:, :T] for name, x in held.items()}
+        found.append(_run(model, tokens, shorter)[:, -1])
     return torch.stack(found, dim=1)
 
 

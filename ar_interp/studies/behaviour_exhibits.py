@@ -1,12 +1,14 @@
 """Exhibits of what a model predicts and estimates, and of how it was trained."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from ar_interp import figures
 from ar_interp.claims import Subject
+from ar_interp.models.opened import as_model
 from ar_interp.probes.algorithm import identify_algorithm
-from ar_interp.probes.context import recover_context
+from ar_interp.probes.context import has_own_path, recover_context
 from ar_interp.probes.outside import OutsideErrors, outside_errors
 from ar_interp.probes.protocol import missing
 from ar_interp.probes.readout_efficiency import data_efficiency
@@ -45,9 +47,13 @@ _members = Result(
     measure=lambda subject: (subject.run.members, subject.setting.levels),
     applies=_losses_differ,
 )
+_recovered = probed("recovered", recover_context)
 _estimate = partial(
     exhibit,
-    result=probed("recovered", recover_context),
+    result=replace(
+        _recovered,
+        applies=lambda subject: _recovered.applies(subject) and has_own_path(as_model(subject.model)),
+    ),
     page="In-context W",
     structure="estimate",
     evidence="activations",

@@ -7,7 +7,9 @@ import torch
 
 from ar_interp import figures
 from ar_interp.claims import Subject
+from ar_interp.models.opened import as_model
 from ar_interp.probes.ablations import ablate_heads, ablate_layers, ablate_positions
+from ar_interp.probes.context import has_own_path
 from ar_interp.probes.edits import EDITS, Edit, EditLosses, available_edits, edit_losses
 from ar_interp.probes.paths import has_paths, path_contributions
 from ar_interp.probes.protocol import missing
@@ -99,7 +101,10 @@ def _edit(edit: Edit) -> Exhibit:
 
 _intervention = partial(exhibit, page="Interventions", evidence="causal")
 _swapped = partial(_intervention, structure="estimate", wide=True)
-_swaps = partial(Result, applies=lambda subject: not missing(subject.model, "swap_context"))
+_swaps = partial(
+    Result,
+    applies=lambda subject: not missing(subject.model, "swap_context") and has_own_path(as_model(subject.model)),
+)
 _pair_swapped = _swaps(
     before=f"import torch\n\n{_pairs_code()}"
     "source, target = torch.tensor([{source}, {source} - 1]), torch.tensor([{target}, {target} - 1])\n",
