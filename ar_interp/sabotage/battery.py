@@ -11,6 +11,7 @@ from ar_interp.sabotage.deceptions import DECEPTIONS
 from ar_interp.sabotage.diagonal import PAIRS, UNITARY
 from ar_interp.sabotage.general import GENERAL
 from ar_interp.sabotage.innocent import INNOCENT
+from ar_interp.sabotage.mechanism import MECHANISM
 from ar_interp.sabotage.runs import RUNS
 from ar_interp.sabotage.stacks import STACKS
 from ar_interp.studies import verify
@@ -19,6 +20,7 @@ PARTS: dict[str, dict[str, Sabotage]] = {
     "diagonal heads, unitary": UNITARY,
     "diagonal heads, pairs": PAIRS,
     "general models": GENERAL,
+    "mechanism": MECHANISM,
     "stacks": STACKS,
     "runs": RUNS,
     "deceptions": DECEPTIONS,

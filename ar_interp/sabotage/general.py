@@ -87,9 +87,10 @@ def _short(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer
     return fitted(config, checkpoint.process, seed, n_seeds=4).model
 
 
-def _initial(base: str, scale: float, description: str) -> Sabotage:
+def _initial(base: str, scale: float, description: str, *more: str, **expected: Any) -> Sabotage:
     """Gaussian weights of this standard deviation, of which no loss is right."""
-    return Sabotage(base=base, description=description, make=changed(of_scale(scale)), must_fail=("loss",))
+    make = changed(of_scale(scale))
+    return Sabotage(base=base, description=description, make=make, must_fail=("loss", *more), **expected)
 
 
 GENERAL: dict[str, Sabotage] = {
@@ -224,18 +225,34 @@ GENERAL: dict[str, Sabotage] = {
         make=changed_run(on_weights(only_newest)),
         must_fail=("filter", "outside"),
     ),
-    "untrained (asked with s_T)": _initial("plain-haar-parity", 1.0, "Larger errors than predicting zero."),
+    "untrained (asked with s_T)": _initial(
+        "plain-haar-parity",
+        1.0,
+        "Larger errors than predicting zero, of the parity that all weights have.",
+        "mechanism/silent",
+        but=("mechanism/parity",),
+    ),
     "untrained (one plain head)": _initial(
-        "plain-haar-h1", 0.3, "Not the error of the best head, and not at the best scale."
+        "plain-haar-h1",
+        0.3,
+        "Not the error of the best head, and not at the best scale.",
+        "mechanism/invariant",
+        "mechanism/unexplained",
+        undecided={"mechanism": BY_CHANCE},
     ),
     "untrained (one plain head, fixed first token)": _initial(
-        "plain-haar-fixed-h1", 0.3, "Not below the best invariant head's error, and not at the best scale."
+        "plain-haar-fixed-h1",
+        0.3,
+        "Not below the best invariant head's error, and not at the best scale.",
+        "mechanism/invariant",
+        "mechanism/unexplained",
+        undecided={"mechanism": BY_CHANCE, "outside": BY_CHANCE},
     ),
     "untrained (figure 5)": Sabotage(
         base="figure5-l1",
         description="Initial weights of the paper's model, LayerNorm and read-out included.",
         make=changed(untrained),
-        must_fail=("loss",),
+        must_fail=("loss", "mechanism"),
         undecided={"estimate": BY_CHANCE},
     ),
 }
