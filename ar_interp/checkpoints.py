@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import version
 from inspect import get_annotations
@@ -37,6 +37,8 @@ SCHEMA = 1
 MAX_CONFIG_BYTES = 2**20
 MAX_METRICS_BYTES = 2**26
 FILES = ("model.safetensors", "config.json", "metrics.jsonl", "README.md")
+SNAPSHOTS = "snapshots.safetensors"  # of small models
+MAX_SNAPSHOTS = 64
 VERSIONED = ("ar-interp", "torch", "transformer-lens", "numpy", "scipy")
 STEP_COLUMNS = ("step", "loss_min", "loss_median", "loss_max")
 MEMBER_COLUMNS = ("seed", "loss")
@@ -64,6 +66,8 @@ class TrainingRun:
         seed: seed of the member that became the model.
         steps: updates made.
         device: where it was trained.
+        snapshots: step -> weights of the same member before that update, at steps that double; of small models that
+            were trained by descent.
     """
 
     config: Any
@@ -75,6 +79,7 @@ class TrainingRun:
     seed: int
     steps: int
     device: str
+    snapshots: Mapping[int, dict[str, Tensor]] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> "HookedARTransformer":
@@ -82,6 +87,16 @@ class TrainingRun:
         model = self.config.build(self.process, device=next(iter(self.parameters.values())).device)
         model.load_state_dict(self.parameters)
         return model
+
+    @cached_property
+    def models_along(self) -> "dict[int, HookedARTransformer]":
+        """The models along training by the number of updates made; the last is `model`. Empty without snapshots."""
+        if not self.snapshots:
+            return {}
+        found = {step: self.config.build(self.process) for step in self.snapshots}
+        for step, parameters in self.snapshots.items():
+            found[step].load_state_dict(parameters)
+        return {**found, self.steps: self.model}
 
     def save(self, path: str | Path) -> Path:
         """Write the checkpoint folder `path`; see `checkpoints.save`."""
@@ -164,6 +179,7 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
         seed=seed,
         steps=steps,
         device=raw["device"],
+        snapshots=_read_snapshots(folder / SNAPSHOTS, config, steps),
         versions=versions,
     )
 
@@ -223,6 +239,9 @@ def save(run: TrainingRun, path: str | Path, *, card: str | None = None, overwri
         folder = Path(scratch) / path.name
         folder.mkdir()
         save_file({k: v.detach().cpu().contiguous() for k, v in run.model.state_dict().items()}, folder / FILES[0])
+        if run.snapshots:
+            along = {f"{step}/{name}": x for step, one in run.snapshots.items() for name, x in one.items()}
+            save_file({name: x.detach().cpu().contiguous() for name, x in along.items()}, folder / SNAPSHOTS)
         (folder / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         (folder / "README.md").write_text(card or describe(run, path.name))
@@ -285,7 +304,7 @@ def _faults_of(where: str) -> Iterator[None]:
     """Errors of what is checked inside are faults of the file."""
     try:
         yield
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, SafetensorError, OSError) as error:
         raise CheckpointError(f"{where}: {error}") from error
 
 
@@ -387,8 +406,29 @@ def _check_comes_back(name: str, value: Any, build: Callable[[Any, str], Any]) -
 
 
 def _read_tensors(path: Path, config: Config) -> dict[str, Tensor]:
+    return _read_safetensors(path, config, config.parameter_shapes)
+
+
+def _read_snapshots(path: Path, config: Config, steps: int) -> dict[int, dict[str, Tensor]]:
+    """Weights along training, of steps up to the last; none where the file is not there."""
+    if not path.exists():
+        return {}
     where = _name_of(path)
-    shapes = config.parameter_shapes
+    with _faults_of(where), safe_open(path, framework="pt") as file:
+        found = sorted({name.partition("/")[0] for name in file.keys()})  # noqa: SIM118
+    if len(found) > MAX_SNAPSHOTS:
+        raise CheckpointError(f"{where}: at most {MAX_SNAPSHOTS} steps, got {len(found)}.")
+    for step in found:
+        if not (step.isascii() and step.isdecimal() and str(int(step)) == step and int(step) <= steps):
+            raise CheckpointError(f"{where}: names start with a step, 0 to {steps}, got {step[:20]!r}.")
+    order = sorted(map(int, found))
+    shapes = {f"{step}/{name}": shape for step in order for name, shape in config.parameter_shapes.items()}
+    tensors = _read_safetensors(path, config, shapes)
+    return {step: {name: tensors[f"{step}/{name}"] for name in config.parameter_shapes} for step in order}
+
+
+def _read_safetensors(path: Path, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    where = _name_of(path)
     dtype = {torch.float64: "F64", torch.float32: "F32"}[config.torch_dtype]
     try:
         with safe_open(path, framework="pt") as file:

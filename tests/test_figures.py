@@ -70,6 +70,7 @@ class Results:
             "training_history": ari.figures.training_history(self.run.history, setting),
             "outside_errors": ari.figures.outside_errors(self.outside),
             "outside_table": ari.figures.outside_table(self.outside),
+            "along_training": ari.figures.along_training(ari.structure_along(self.run.models_along, self.process)),
             "member_levels": ari.figures.member_levels(self.run.members),
             "data_efficiency": ari.figures.data_efficiency(self.read),
         }

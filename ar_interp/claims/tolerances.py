@@ -102,6 +102,7 @@ _TABLE: dict[str, tuple[Any, ...]] = {
     "swap": (0.05, "a twentieth of the prediction may come from elsewhere, or steer where it must not", 0.33),
     "swap of patterns": (0.05, "as for other swaps; what the target's values leave at kappa = 1 varies more", 0.45),
     "best scale": (0.02, "the step size of sampled training is known to 1 %; twice that for many layers"),
+    "conserved": (0.05, "conserved by gradient flow; steps of finite size change it by the square of their size"),
     "outside, exact": (1e-3, "as for the identity: the kappa = 1 minimum leaves the weights 1e-4 or so"),
     "outside, sampled": (
         0.05,

@@ -5,9 +5,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from ar_interp.figures.style import BLACK, BLUE, LOG, VERMILLION, draw, mark, number, styled
+from ar_interp.figures.style import BLACK, BLUE, GREEN, LOG, ORANGE, PURPLE, VERMILLION, draw, mark, number, styled
+from ar_interp.probes.along import AlongTraining
 from ar_interp.setting import Setting
 
+LEAST = 1e-16  # of a distance
 MEMBERS_NAMED = 40  # more seeds than this are counted in bins
 
 
@@ -45,6 +47,36 @@ def training_history(history: pd.DataFrame, setting: Setting) -> go.Figure:
         y={"title_text": "loss (per T)" if minimum is None else "loss − minimum (per T)", **LOG},
         wide=True,
         legend=not one_seed,
+    )
+
+
+def along_training(along: AlongTraining) -> go.Figure:
+    """Distance of each structure from what theory says of the end of training, by the number of updates."""
+    table = along.by_step
+    names = {
+        "loss": "loss above the minimum",
+        "projector": "C from a projector",
+        "scale": "c p_T from 1",
+        "previous": "p_{T−1} / p_T from theory",
+        "older": "share of older keys",
+        "conserved": "change of A Aᵀ − B Bᵀ",
+    }
+    figure = go.Figure()
+    for (column, name), colour in zip(names.items(), (BLACK, BLUE, VERMILLION, GREEN, ORANGE, PURPLE), strict=True):
+        draw(
+            figure, table["step"] + 1, table[column].clip(LEAST), name, "after %{customdata} updates<br>%{y:.3g}",
+            customdata=table["step"].tolist(), mode="lines+markers", line={"color": colour, "width": 1.5},
+        )  # fmt: skip
+    halved = table["step"][table["loss"] <= table["loss"].iloc[0] / 2].tolist()
+    when = f"the loss has halved after {halved[0]} updates" if halved else "the loss has not halved"
+    return styled(
+        figure,
+        title="Balance is conserved from the start; the other structures form as the loss falls",
+        measured=f"{when}; A Aᵀ − B Bᵀ has changed by "
+        f"{number(table['conserved'].max())} of A Aᵀ at most. What is below {LEAST:g} is drawn there",
+        x={"title_text": "updates, plus one", **LOG},
+        y={"title_text": "distance", **LOG},
+        wide=True,
     )
 
 

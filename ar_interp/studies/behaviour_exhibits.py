@@ -8,11 +8,13 @@ from ar_interp import figures
 from ar_interp.claims import Subject
 from ar_interp.models.opened import as_model
 from ar_interp.probes.algorithm import identify_algorithm
+from ar_interp.probes.along import structure_along
 from ar_interp.probes.context import has_own_path, recover_context
 from ar_interp.probes.outside import OutsideErrors, outside_errors
 from ar_interp.probes.protocol import missing
 from ar_interp.probes.readout_efficiency import data_efficiency
 from ar_interp.seeds import EXHIBITS as SEED
+from ar_interp.setting import DiagonalHeads
 from ar_interp.studies.exhibit import N_FITTED, Result, contexts_code, contexts_of, exhibit, probed
 
 SAME_LOSS = 1e-6  # seeds that end so close to each other make no figure
@@ -79,6 +81,13 @@ _outside = partial(
     structure="outside",
     evidence="behaviour",
     wide=True,
+)
+_along = Result(
+    code={"along": "ari.structure_along(checkpoint.models_along, checkpoint.process)"},
+    measure=lambda subject: (structure_along(subject.run.models_along, subject.process),),
+    applies=lambda subject: (
+        subject.run is not None and len(subject.run.snapshots) > 0 and isinstance(subject.setting, DiagonalHeads)
+    ),
 )
 _training = partial(exhibit, page="Overview", structure="descent", evidence="training", wide=True)
 
@@ -164,6 +173,13 @@ EXHIBITS = (
         _history,
         title="Loss over training",
         look="Both axes are logarithmic. Look at the plateaus, and at where the line ends.",
+    ),
+    _training(
+        figures.along_training,
+        _along,
+        title="Structure along training",
+        look="Each line is the distance of one structure from what theory says of the end. Look which of them falls "
+        "first, and at balance, which is conserved from the start.",
     ),
     _training(
         figures.member_levels,

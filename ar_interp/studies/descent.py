@@ -37,6 +37,8 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         measured = HeadsMeasured(subject)
         yield _scale_claim(measured)
         yield _balance_claim(measured)
+    if run.snapshots:
+        yield _conserved_claim(run)
     if setting.levels is not None and len(run.members) > 1:
         yield _level_claim(run, setting.levels)
         if (setting.config.n_heads, setting.config.dim, setting.config.n_ctx) == REFERENCE:
@@ -74,6 +76,23 @@ def _balance_claim(measured: "HeadsMeasured") -> Claim:
         "Keys become orthogonal among themselves: rms cos(a_h, a_h')",
         lambda m: m.heads.cosine_aa,
         tolerance="balanced cosine",
+    )
+
+
+def _conserved_claim(run: TrainingRun) -> Claim:
+    """Balance is there from the start, and stays, while all else forms."""
+    from ar_interp.probes.along import structure_along
+
+    along = structure_along(run.models_along, run.process).by_step
+    return claim(
+        "descent/conserved",
+        f"A A^T - B B^T is conserved along training, at {len(along)} steps from {along['step'].iloc[0]} to "
+        f"{along['step'].iloc[-1]}: largest change over |A A^T| of the end",
+        evidence="training",
+        source=BALANCE,
+        tolerance="conserved",
+        measured=along["conserved"].max(),
+        control=("the change of A A^T itself", along["formed"].max()),
     )
 
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from ar_interp.checkpoints import TrainingRun
 from ar_interp.claims import Claim, Subject, claim
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingUnitary
@@ -48,6 +49,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
             measured=run.steps,
             control=("steps predicted for 2 mu", descent_steps(mu=2 * mu, **wanted)),
         )
+    yield from _path_claims(run, setting)
     weights = partial(measured.claim, evidence="weights", source=FILTER)
     yield weights(
         "filter/rows",
@@ -90,6 +92,27 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         predicted=filtered,
         measured=measured.key_removal(0),
         control=("cutting it at the optimum e_T", optimum),
+    )
+
+
+def _path_claims(run: TrainingRun, setting: OneCoordinate) -> Iterator[Claim]:
+    """The filter after as many steps, at every snapshot: modes are learned in the order of their eigenvalues."""
+    if not run.snapshots:
+        return
+
+    def deviation(factor: int) -> float:
+        found = ((m.P.detach(), setting.filters(run.training, factor * k)) for k, m in run.models_along.items())
+        return max(_largest_deviation(P, filters or []) for P, filters in found)
+
+    yield claim(
+        "filter/path",
+        f"At {len(run.models_along)} steps along training, the last of them {run.steps}, every row of "
+        "P is the filter of so many steps: largest deviation",
+        evidence="training",
+        source=FILTER,
+        tolerance="filter",
+        measured=deviation(1),
+        control=("filters of twice as many steps", deviation(2)),
     )
 
 

@@ -31,6 +31,7 @@ N_LOGGED = 200  # points of the recorded history
 EVALUATION_BATCH = 4096
 EVALUATION_PART = {"cpu": 64, "cuda": 4096}  # sequences at once, over all members: on a CPU scores stay in the cache
 COMPILED_FROM = 5000  # steps of a training on a GPU that are worth the time of torch.compile, some twenty seconds
+SNAPSHOT_SIZE = 2**11  # weights of a model of which those along training are kept
 TRIM = 0.01  # share of the worst sequences that the trimmed loss leaves out
 
 
@@ -81,13 +82,12 @@ def train(
         sizes = {"batch": training.batch, "first_length": training.first_length}
         objective = sampled_objective(config, process, generators=generators, compiled=compiled, **sizes)
     parameters = initial_members(config, training, device)
-    log = _Log(setting, training, progress)
+    log, layout = _Log(setting, training, progress), Layout(parameters)
     descend = _minimise if training.optimizer == "lbfgs" else _descend
     try:
         parameters, steps = descend(objective, parameters, training, log, generators, compiled)
         all_lost = False
     except _AllDivergedError:
-        layout = Layout(parameters)
         parameters, steps, all_lost = layout.named(log.last_good), log.last_good_step, True
     log.bar.close()
 
@@ -103,11 +103,12 @@ def train(
         config=config,
         process=process,
         training=training,
-        parameters={name: tensor[best].detach().cpu().clone() for name, tensor in parameters.items()},
+        parameters=member_of(parameters, best),
         history=pd.DataFrame(log.rows),
         members=pd.DataFrame(columns),
         seed=member_seeds[best],
         steps=steps,
+        snapshots={step: member_of(layout.named(flat), best) for step, flat in log.snapshots.items()},
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )
     if lost.any():
@@ -119,6 +120,11 @@ def train(
             raise DivergenceError(f"training {said} error.run holds the state at step {steps}.", run)
         warnings.warn(f"{int(lost.sum())} of {training.n_seeds} members {said} The others went on.", stacklevel=2)
     return run
+
+
+def member_of(parameters: Parameters, member: int) -> Parameters:
+    """The weights of one member, on the CPU."""
+    return {name: tensor[member].detach().cpu().clone() for name, tensor in parameters.items()}
 
 
 def initial_members(config: Config, training: TrainConfig, device: torch.device) -> Parameters:
@@ -137,12 +143,13 @@ def initial_members(config: Config, training: TrainConfig, device: torch.device)
 
 
 class _Log:
-    """History, progress bar and the last good state."""
+    """History, progress bar, snapshots and the last good state."""
 
     def __init__(self, setting: Setting, training: TrainConfig, progress: bool) -> None:
         self.n_lengths = setting.config.n_ctx - training.first_length + 1
         self.every = max(1, training.steps // N_LOGGED)
         self.rows: list[dict[str, float]] = []
+        self.snapshots: dict[int, Tensor] = {}
         self.diverged = torch.zeros(training.n_seeds, dtype=torch.bool)
         self.diverged_by = 0
         self.last_good: Tensor
@@ -190,6 +197,8 @@ def _descend(
     stop = None if training.stop_below is None else training.stop_below * log.n_lengths
     descent = Descent(objective, parameters, training, stop_below=stop, generators=generators, compiled=compiled)
     log.last_good = descent.flat.clone()
+    if descent.flat.shape[1] <= SNAPSHOT_SIZE:
+        log.snapshots[0] = log.last_good
     for done in range(0, training.steps, log.every):
         before = descent.flat.clone()
         descent.advance(1)
@@ -197,11 +206,12 @@ def _descend(
             lost = log.record(done, descent.losses, before)
             if lost is not None:
                 descent.leave_out(lost, log.last_good)
-            descent.advance(min(log.every, training.steps - done) - 1)
+            _advance(descent, done + 1, min(done + log.every, training.steps), log.snapshots)
         if stop is not None and descent.stopped:
             break
         log.bar.update(min(log.every, training.steps - done))
     steps = int(descent.count)
+    log.snapshots = {step: flat for step, flat in log.snapshots.items() if step < steps}
     losses = descent.losses
     if stop is None or not descent.stopped:
         losses = loss_and_gradient(objective, descent.layout, descent.flat)[0]
@@ -209,6 +219,18 @@ def _descend(
     if lost is not None:
         descent.leave_out(lost, log.last_good)
     return descent.layout.named(descent.flat), steps
+
+
+def _advance(descent: Descent, start: int, end: int, snapshots: dict[int, Tensor]) -> None:
+    """Updates from `start` to `end`, with a snapshot wherever their number is a power of two, if there are any."""
+    done = start
+    for power in range(end.bit_length()):
+        step = 2**power
+        if snapshots and start <= step <= end:
+            descent.advance(step - done)
+            snapshots[step] = descent.flat.clone()
+            done = step
+    descent.advance(end - done)
 
 
 def _minimise(
