@@ -51,13 +51,13 @@ def training_history(history: pd.DataFrame, setting: Setting) -> go.Figure:
 
 
 def along_training(along: AlongTraining) -> go.Figure:
-    """Distance of each structure from what theory says of the end of training, by the number of updates."""
+    """Distance of each structure from the end of training, by the number of updates."""
     table = along.by_step
     names = {
         "loss": "loss above the minimum",
         "projector": "C from a projector",
-        "scale": "c p_T from 1",
-        "previous": "p_{T−1} / p_T from theory",
+        "scale": "c p<sub>T</sub> from 1",
+        "previous": "p<sub>T−1</sub> / p<sub>T</sub> from that of κ",
         "older": "share of older keys",
         "conserved": "change of A Aᵀ − B Bᵀ",
     }
@@ -73,7 +73,7 @@ def along_training(along: AlongTraining) -> go.Figure:
         figure,
         title="Balance is conserved from the start; the other structures form as the loss falls",
         measured=f"{when}; A Aᵀ − B Bᵀ has changed by "
-        f"{number(table['conserved'].max())} of A Aᵀ at most. What is below {LEAST:g} is drawn there",
+        f"{number(table['conserved'].to_numpy().max())} of A Aᵀ at most. What is below {LEAST:g} is drawn there",
         x={"title_text": "updates, plus one", **LOG},
         y={"title_text": "distance", **LOG},
         wide=True,

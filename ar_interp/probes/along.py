@@ -12,7 +12,7 @@ from ar_interp.models.weights import diagonal_weights
 from ar_interp.probes.heads import head_orthogonality
 from ar_interp.probes.positional import positional_structure
 from ar_interp.probes.results import Result
-from ar_interp.processes import Process
+from ar_interp.processes import CommutingProcess
 from ar_interp.setting import setting_of
 
 
@@ -30,7 +30,7 @@ class AlongTraining(Result):
     by_step: pd.DataFrame
 
 
-def structure_along(models: Mapping[int, object], process: Process) -> AlongTraining:
+def structure_along(models: Mapping[int, object], process: CommutingProcess) -> AlongTraining:
     """Measure models of diagonal heads at several steps of one training.
 
     Args:
@@ -49,14 +49,14 @@ def structure_along(models: Mapping[int, object], process: Process) -> AlongTrai
         model = models[step]
         setting = setting_of(model.config, process)  # type: ignore[attr-defined]
         positions = positional_structure(model, process=process)
-        ratio = positions.ratio_from_kappa if setting.pairs else 0.0  # type: ignore[attr-defined]
+        ratio = setting.previous_key(positions.kappa)
         rows.append(
             {
                 "step": step,
                 "loss": setting.expected_loss(model).loss - (setting.minimum or 0.0),
                 "projector": head_orthogonality(model).e_c,
                 "scale": positions.scale_error,
-                "previous": abs(positions.ratio - ratio),
+                "previous": float("nan") if ratio is None else abs(positions.ratio - ratio),
                 "older": positions.off_mass,
                 "conserved": _share(A - B - (A0 - B0), A_end),
                 "formed": _share(A - A0, A_end),

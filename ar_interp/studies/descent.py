@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import binomtest
@@ -83,7 +83,8 @@ def _conserved_claim(run: TrainingRun) -> Claim:
     """Balance is there from the start, and stays, while all else forms."""
     from ar_interp.probes.along import structure_along
 
-    along = structure_along(run.models_along, run.process).by_step
+    process: Any = run.process
+    along = structure_along(run.models_along, process).by_step
     return claim(
         "descent/conserved",
         f"A A^T - B B^T is conserved along training, at {len(along)} steps from {along['step'].iloc[0]} to "
@@ -91,8 +92,8 @@ def _conserved_claim(run: TrainingRun) -> Claim:
         evidence="training",
         source=BALANCE,
         tolerance="conserved",
-        measured=along["conserved"].max(),
-        control=("the change of A A^T itself", along["formed"].max()),
+        measured=along["conserved"].to_numpy().max(),
+        control=("the change of A A^T itself", along["formed"].to_numpy().max()),
     )
 
 

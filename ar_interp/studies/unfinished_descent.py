@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -95,7 +96,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     )
 
 
-def _path_claims(run: TrainingRun, setting: OneCoordinate) -> Iterator[Claim]:
+def _path_claims(run: TrainingRun, setting: Any) -> Iterator[Claim]:
     """The filter after as many steps, at every snapshot: modes are learned in the order of their eigenvalues."""
     if not run.snapshots:
         return
