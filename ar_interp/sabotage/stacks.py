@@ -62,8 +62,9 @@ STACKS: dict[str, Sabotage] = {
         "estimates that it would need.",
         make=changed(least_squares),
         must_fail=("model", "depth/not least squares", "depth/every layer", "depth/tokens", "loss/best scale",
-                   "estimate"),
-        undecided={"depth/parity": "its control exchanges keys that are not used"},
+                   "estimate", "outside/smaller"),
+        undecided={"depth/parity": "its control exchanges keys that are not used",
+                   "outside/growth": "rounding over rounding beyond T = d"},
     ),
     "third of four layers off": Sabotage(
         base="augmented-haar-l4",
