@@ -60,11 +60,11 @@ class GeneralMeasured(Measured):
         """Error under hooks less that without, mean over T - 1 = start, start + step, ..."""
         return (self.run(hooks) - self.whole)[:, start::step].mean(1)
 
-    def error(
-        self, model: Any = None, contexts: Sequences | None = None, hooks: Iterable[Hook] = (), *, start: int = 1
-    ) -> Estimate:
-        """Mean error over T > start of a changed model, on other contexts or under hooks."""
-        return Estimate.mean(self.run(hooks, model, contexts)[:, start:].mean(1))
+    def error(self, model: Any = None, contexts: Sequences | None = None, hooks: Iterable[Hook] = ()) -> Estimate:
+        """Mean error over T >= 2 of a changed model, on other contexts or under hooks."""
+        changed = bool(hooks) or model is not None or contexts is not None
+        errors = self.run(hooks, model, contexts) if changed else self.whole
+        return Estimate.mean(errors[:, 1:].mean(1))
 
     # ---- layers, LayerNorm and biases
 
