@@ -1,4 +1,4 @@
-"""The batched forms, and the steps written by hand, against differentiating the hooked model: losses and gradients."""
+"""The batched forms, and the fast steps, against differentiating the hooked model: losses and gradients."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,14 +15,14 @@ from ar_interp.processes import CommutingUnitary, HaarOrthogonal
 from ar_interp.training import batched as batched_forms
 from ar_interp.training import objectives
 from ar_interp.training.batched import OwnModel, SharedPositions, Stack, SumOfHeads, form_of
-from ar_interp.training.fast import fast_step
+from ar_interp.training.fast import available, fast_step
 from ar_interp.training.objectives import at_once, compiled_where_possible, mean_errors, value_and_gradients
 
 DIM, N_CTX, SEEDS, BATCH = 3, 27, (3, 4), 5  # more positions than a chunk, and not a multiple of it
 SIZES = {"dim": DIM, "n_ctx": N_CTX}
 DOUBLE = {**SIZES, "dtype": "float64"}
 BLOCKS = {**SIZES, "heads": "block-scalar"}
-BY_HAND = {
+FAST = {
     "one full layer": ModelConfig.augmented(**SIZES),
     "three full layers, narrow heads": ModelConfig.augmented(**SIZES, n_layers=3, d_head=4),
     "block scalars": ModelConfig.augmented(**BLOCKS, n_layers=2, init_scale=0.3),
@@ -52,7 +52,10 @@ OTHERS = {
     ),
     **{f"small {name}": config for name, config in ARCHITECTURES.items()},
 }
-MODELS = BY_HAND | OTHERS
+MODELS = FAST | OTHERS
+
+
+needs_llvmlite = pytest.mark.skipif(not available(), reason="needs the extra fast")
 
 
 def ensemble(config: ModelConfig) -> dict[str, torch.Tensor]:
@@ -124,7 +127,7 @@ def test_complex_tokens(name):
 def test_a_batch_in_pieces_is_the_whole(name, monkeypatch):
     config, parameters = MODELS[name], ensemble(MODELS[name])
     tokens, whole = tokens_of(config, batch=7), batched(config, parameters, tokens_of(config, batch=7), 2)
-    monkeypatch.setattr(objectives, "fast_step", lambda config: None)
+    monkeypatch.setattr(objectives, "fast_step", lambda form: None)
     monkeypatch.setitem(objectives.AT_ONCE, "cpu", 3 * len(SEEDS) * form_of(config).elements(N_CTX) * 8)
     calls = []
     monkeypatch.setattr(objectives, "at_once", lambda *arguments: calls.append(1))
@@ -141,15 +144,13 @@ def test_products_in_parts_are_the_whole(batch, monkeypatch):
     assert_same(batched(config, parameters, tokens, 2), whole)
 
 
+@needs_llvmlite
 @pytest.mark.parametrize("first_length", [1, 2, 4])
-@pytest.mark.parametrize("name", BY_HAND)
-def test_the_step_by_hand_is_the_batched_one(name, first_length):
-    config, parameters = BY_HAND[name], ensemble(BY_HAND[name])
+@pytest.mark.parametrize("name", FAST)
+def test_the_fast_step_is_the_batched_one(name, first_length):
+    config, parameters = FAST[name], ensemble(FAST[name])
     tokens = tokens_of(config)
-    step = fast_step(config)
-    assert step is not None
     expected = batched(config, parameters, tokens, first_length)
-    assert_same(step(parameters, tokens, first_length), expected)
     assert_same(batched(config, parameters, tokens, first_length, mean_errors), expected)
 
 
@@ -157,12 +158,10 @@ def test_the_step_by_hand_is_the_batched_one(name, first_length):
     "name", ["block scalars / keys", "figure 5, four layers", "figure 7, four heads", "figure 7, nine heads"]
 )
 def test_shorter_sequences_and_a_large_batch(name):
-    config, parameters = BY_HAND[name], ensemble(BY_HAND[name])
+    config, parameters = FAST[name], ensemble(FAST[name])
     many = HaarOrthogonal(DIM).sample(2 * 1024 + 3, 7, seed=0).tokens.expand(len(SEEDS), -1, -1, -1)
-    step = fast_step(config)
-    assert step is not None
     expected = hooked(config, parameters, many, 2)
-    assert_same(step(parameters, many, 2), expected)
+    assert_same(batched(config, parameters, many, 2, mean_errors), expected)
     assert_same(batched(config, parameters, many, 2), expected)
 
 
@@ -181,8 +180,8 @@ def test_shorter_sequences_and_a_large_batch(name):
     ],
     ids=lambda config: config.summary,
 )
-def test_other_architectures_have_no_step_by_hand(config):
-    assert fast_step(config) is None
+def test_other_architectures_have_no_fast_step(config):
+    assert fast_step(form_of(config)) is None
 
 
 def test_each_architecture_has_its_form():
@@ -229,7 +228,7 @@ def test_models_of_others_train_through_their_own_module():
     config = Theirs(**SIZES, n_heads=2, heads="full")
     form = form_of(config)
     assert isinstance(form, OwnModel)
-    assert fast_step(config) is None
+    assert fast_step(form) is None
     parameters, tokens = ensemble(config), tokens_of(config)
     expected = hooked(config, parameters, tokens, 2)
     assert_same(batched(config, parameters, tokens, 2), expected)

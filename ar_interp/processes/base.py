@@ -279,7 +279,8 @@ class AutoregressiveProcess(Kind, ABC, root=True):
         self, batch: int, length: int, generators: Sequence[torch.Generator], dtype: torch.dtype
     ) -> tuple[Tensor, ...]:
         """The random part of `of_members`: the tokens, one member after another, where nothing is faster."""
-        return (torch.stack([self.draw(batch, length, g, dtype).tokens for g in generators]),)
+        tokens = [self.draw(batch, length, g, dtype).tokens for g in generators]
+        return (tokens[0][None] if len(tokens) == 1 else torch.stack(tokens),)
 
     def from_drawn(
         self, drawn: tuple[Tensor, ...], length: int, dtype: torch.dtype

@@ -34,6 +34,7 @@ VECTOR = 8  # widths are padded to a multiple of it
 CHUNK = {"cpu": 25, "cuda": 64}  # positions summed by masked scores; a running state joins chunks
 ROWS = {"cpu": 10, "cuda": 64}  # positions whose sum over heads is one product
 PART = {"cuda": 4}  # sequences of a product by a small matrix, whose gradient else is one long sum, slow on a GPU
+TAIL = ("b_O", "norm.w", "norm.b")  # of a layer, after its heads
 FEW_HEADS = 8  # from here on the sum over heads is cheaper than the heads one by one
 
 
@@ -306,36 +307,41 @@ class SumOfHeads(Form):
         super().__init__(config)
         self.stack = Stack(config)
 
-    def collapse(self, parameters: Parameters, n_pos: int) -> Products:
-        config, dim = self.config, self.config.dim
-        found = self.stack.collapse(parameters, n_pos)
-        members, width = len(found["0.QK"]), self.stack.width
+    def heads(self, parameters: Parameters, n_pos: int) -> Products:
+        """QK [member head a b] and OV [member head c d_model] on (s_t, 1), P [member head pos key] and what follows."""
+        config, found = self.config, self.stack.collapse(parameters, n_pos)
+        n_heads, d_model, width = config.n_heads, config.d_model, self.stack.width
 
         def folded(M: Tensor, axis: int) -> Tensor:
             """Rows of the copies of s_t added up, and that of the ones."""
-            copies, one, _ = M.split([config.d_model, 1, width - config.d_model - 1], dim=axis)
-            return torch.cat([copies.unflatten(axis, (config.repeats, dim)).sum(axis), one], dim=axis)
+            copies, one, _ = M.split([d_model, 1, width - d_model - 1], dim=axis)
+            return torch.cat([copies.unflatten(axis, (config.repeats, config.dim)).sum(axis), one], dim=axis)
 
-        QK = folded(folded(found["0.QK"].unflatten(2, (config.n_heads, width)), 1), 3)  # [member a head b]
-        OV = folded(found["0.OV"].unflatten(1, (config.n_heads, width)), 2)  # [member head c width]
-        OV = OV[..., : config.d_model]
-        full = torch.einsum("eahb,ehcm->ehbcam", QK, OV)
+        QK = folded(folded(found["0.QK"].unflatten(2, (n_heads, width)).transpose(1, 2), 2), 3)
+        OV = folded(found["0.OV"].unflatten(1, (n_heads, width))[..., :d_model], 2)
+        heads = {"QK": QK, "OV": OV, "P": found["0.weights"].transpose(1, 2)}
+        heads |= {name: found[f"0.{part}"][:, :d_model] for name, part in zip(("b_O", "w", "b"), TAIL, strict=True)}
+        return heads | {"readout": found["readout"][:, : d_model + 1]}
+
+    def collapse(self, parameters: Parameters, n_pos: int) -> Products:
+        config, dim = self.config, self.config.dim
+        heads = self.heads(parameters, n_pos)
+        full = torch.einsum("ehab,ehcm->ehbcam", heads["QK"], heads["OV"])
         low, high = torch.triu_indices(dim, dim, device=full.device)
         off = (low != high).to(full)[:, None, None]
         linear = full[:, :, :dim, dim] + full[:, :, dim, :dim]
         square = full[:, :, low, high] + off * full[:, :, high, low]
         J = torch.cat([linear, square], dim=2).flatten(2)  # [member head feature*(dim + 1)*d_model]
         first = full[:, :, dim, dim].sum(1)
-        first = torch.cat([first[:, :dim], first[:, dim:] + found["0.b_O"][:, None, : config.d_model]], dim=1)
-        P = found["0.weights"].transpose(2, 3)  # [member pos key head]
+        first = torch.cat([first[:, :dim], first[:, dim:] + heads["b_O"][:, None]], dim=1)
+        P = heads["P"].permute(0, 2, 3, 1)  # [member pos key head]
+        products = {"first": first} | {name: heads[name] for name in ("w", "b", "readout")}
         rows = ROWS.get(P.device.type, ROWS["cuda"])
-        products = {"first": first, "readout": found["readout"]}
-        products |= {name: found[f"0.norm.{name}"][:, : config.d_model] for name in "wb"}
         for start in range(0, n_pos, rows):
             end = min(start + rows, n_pos)
             K = P[:, start:end, :end].flatten(1, 2) @ J  # [member pos*key ...]
             K = K.view(
-                members, end - start, -1, (dim + 1) * config.d_model
+                len(P), end - start, -1, (dim + 1) * config.d_model
             )  # [member pos key*feature (dim + 1)*d_model]
             products[f"K.{end}"] = K.transpose(2, 3).flatten(1, 2)
         return products

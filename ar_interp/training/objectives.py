@@ -86,12 +86,13 @@ def at_once(form: Form, parameters: Parameters, tokens: Tokens, first_length: in
 
 
 def mean_errors(form: Form, parameters: Parameters, tokens: Tokens, first_length: int) -> Float[Tensor, "member"]:
-    """`at_once`, in pieces that fit a CPU's cache or a GPU's memory, or by hand where that is faster."""
+    """`at_once`, in pieces that fit a CPU's cache or a GPU's memory, or by `fast_step` where there is one."""
     members, batch, length, _ = tokens.shape
     on_cpu = tokens.device.type == "cpu"
-    step = fast_step(form.config) if on_cpu and not tokens.is_complex() else None
-    if step is not None:
-        return _known(lambda held: step(held, tokens, first_length), parameters)
+    fast = fast_step(form) if on_cpu and not tokens.is_complex() else None
+    if fast is not None:
+        collapse, step = fast
+        return _known(lambda held: step(held, tokens, first_length), collapse(parameters, length - 1))
     piece = max(1, AT_ONCE[tokens.device.type] // (members * form.elements(length - 1) * tokens.element_size()))
     if piece >= batch:
         return at_once(form, parameters, tokens, first_length)
