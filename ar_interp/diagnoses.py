@@ -78,7 +78,7 @@ def likely_cause(
     """The fault whose repair gives `model` the structure that `read` checks, else the first sign that is there."""
     for fault, repaired in _repairs(model, process):
         checks = read(repaired)[1]
-        if all(check._replace(measured=as_estimate(check.measured).value).passes for check in checks):
+        if all(check.passes for check in checks):
             return f"{fault} (undoing that gives {', '.join(map(str, checks))})."
     return next((f"{cause}." for there, cause in signs if there), "not known: none of the usual signs is there.")
 
@@ -350,6 +350,11 @@ def swap_signs(found: SwappedContext, tolerance: float, swap_layer: Callable[[in
         normalised < 1 - tolerance,
         f"the rest comes with the target's own {'values' if 'pattern' in found.what else 'query'}: the score is "
         f"{score:.2f} of {found.ceiling:.2f}{by_layer}",
+    )
+    yield (
+        found.excess > tolerance,
+        f"more is moved than the estimate, or disturbed: a relative squared error of {found.error:.2f}, "
+        f"{found.excess:.2f} beyond the ceiling's{by_layer}",
     )
     shares = {name: abs(rows[name]["normalised"]) for name in found.controls}
     strongest = max(shares, key=lambda name: shares[name])

@@ -13,14 +13,15 @@ all claims about a checkpoint are tests of their own, see `pytest_plugin`. Would
 """
 
 from collections.abc import Callable, Iterable
-from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ar_interp import diagnoses
 from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp.checkpoints import TrainingRun, load
-from ar_interp.claims.estimate import CONTEXTS, Estimate, as_estimate
+from ar_interp.claims import subject_of
+from ar_interp.claims.core import OUTSIDE
+from ar_interp.claims.estimate import as_estimate
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.diagnoses import Check, Sign
 from ar_interp.models.opened import Model, as_model
@@ -30,12 +31,13 @@ from ar_interp.probes.context import ONE_STEP, RecoveredContext, recover_context
 from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
 from ar_interp.probes.positional import PositionalStructure, positional_structure
 from ar_interp.probes.protocol import check, missing
-from ar_interp.probes.swap import CONTROLS, SWAP, SwappedContext, swap_context
-from ar_interp.processes import CommutingProcess, Process
+from ar_interp.probes.swap import SwappedContext, swap_context
+from ar_interp.processes import CommutingProcess, Process, Sequences
 from ar_interp.sabotage import BATTERY, BatteryResult, Sabotage, Sensitivity, run_battery, sensitivity
-from ar_interp.seeds import ASSERTIONS, ASSERTIONS_SOURCE, ASSERTIONS_TARGET, UNTRAINED
+from ar_interp.seeds import ASSERTIONS, ASSERTIONS_SOURCE, ASSERTIONS_TARGET, SWAP_SOURCE, SWAP_TARGET, UNTRAINED
 from ar_interp.studies.blocks_measured import without_signs
 from ar_interp.studies.heads_measured import untrained as untrained_heads
+from ar_interp.studies.interventions import controls_of, swapped_of
 
 __all__ = [
     "BATTERY",
@@ -248,47 +250,48 @@ def assert_context_is_causal(
     tolerance: float = TOLERANCES["swap"][0],
     length: int | None = None,
     process: Process | None = None,
-    untrained: object = None,
 ) -> SwappedContext:
     """The prediction follows the estimate of W that is put in its place, and nothing else.
 
-    The estimate of one sequence is moved into another, for 256 fresh pairs (`swap_context`). The score, as a share of
-    what is possible, must be 1 (or more), nothing of the target's own prediction may be left, and the controls (a state
-    of the same W, of another sequence, a random one) must not score. Of scores the 95 % interval over pairs is added.
+    The estimate of one sequence is moved into another (`swap_context`), for as many fresh pairs as decide it. What is
+    asked is what `verify` asks: the score, as a share of what is possible, must be 1 (or more), the squared error that
+    of the ceiling, but for what theory expects beyond it, and no control (a state of the same W, of another sequence,
+    a random one) may score. 95 % intervals over the pairs must lie within the tolerance wholly.
 
     Args:
         subject: a conforming model, a `Checkpoint`, a `TrainingRun`, or the name or folder of a checkpoint.
         tolerance: .05: a twentieth of the prediction may come from elsewhere, or steer where it must not.
         length: T, at least 2; the longest that the model takes if left out.
         process: the family; the subject's own if left out.
-        untrained: the control model; made from the subject if left out.
     """
     __tracebackhide__ = True
     tolerance = check_number("tolerance", tolerance, low=0.0)
     model, process = _resolve(subject, process, "swap_context")
     length = _length("length", length, model)
-    seeds = ASSERTIONS_SOURCE, ASSERTIONS_TARGET
-    pairs = [process.contexts(N_SEQUENCES, length, seed=seed, device=model.device) for seed in seeds]
+    uses = {SWAP_SOURCE: ASSERTIONS_SOURCE, SWAP_TARGET: ASSERTIONS_TARGET}
+
+    def draw(n: int, use: int) -> Sequences:
+        return process.contexts(n, length, seed=uses[use], device=model.device)
 
     def read(model: Model) -> Reading[SwappedContext]:
-        found = swap_context(model, *pairs, positions=[length])
-        rows = found.by_position.set_index("condition").to_dict("index")
-        share, left = found.normalised, rows[SWAP]["kept"]
-        unit = "normalised" if isfinite(share) else "score"  # of what is possible, if that is known
-        score = {name: Estimate(row[unit], {CONTEXTS: 1.96 * row[f"{unit}_se"]}, found.n) for name, row in rows.items()}
-        return found, [
-            Check(f"share of the possible score at T = {length}", score[SWAP], 1, tolerance, "at least"),
-            Check("share of the target's own prediction that is left", max(left, 0), 0, tolerance),
-            *(Check(f"score of {name}", score[name], 0, tolerance) for name in CONTROLS),
+        moved = swapped_of(model.module, subject_of(model.module, process), draw)
+        return moved.found, [
+            Check(f"share of the possible score at T = {length}", moved.share, 1, tolerance, "at least"),
+            Check("squared error beyond the ceiling's", moved.excess, moved.expected_excess, tolerance, moved.side),
+            Check("largest score of the controls", moved.steering, 0, tolerance),
         ]
 
+    few = [draw(N_SEQUENCES, use) for use in uses]
     return _settle(
         "the context is not causal",
-        (model, process, untrained),
+        (model, process, None),
         read,
         lambda found, _: diagnoses.swap_signs(
-            found, tolerance, lambda layer: swap_context(model, *pairs, positions=[length], layers=[layer])
+            found, tolerance, lambda layer: swap_context(model, *few, positions=[length], layers=[layer])
         ),
+        against=lambda found, checks: [
+            check._replace(measured=control) for check, control in zip(checks, controls_of(found).values(), strict=True)
+        ],
     )
 
 
@@ -297,6 +300,7 @@ def _settle(
     subject: tuple[Model, Process, object],
     read: Callable[[Model], Reading[Found]],
     signs: Callable[[Found, Found], Iterable[Sign]],
+    against: Callable[[Found, list[Check]], list[Check]] | None = None,
 ) -> Found:
     """What `read` finds of the model, where its checks pass and those of the control do not.
 
@@ -304,13 +308,21 @@ def _settle(
         absent: what to say where they do not.
         subject: model, process, and the control model, made here if None.
         signs: of what is likely wrong, from the findings about model and control.
+        against: (findings, checks) -> the same checks of controls, each of which must fail; those of the control
+            model, of which one must fail, if left out.
     """
     __tracebackhide__ = True
     model, process, untrained = subject
     found, checks = read(model)
-    beside, controls = read(_control(model, process) if untrained is None else as_model(untrained))
+    if against is None:
+        beside, controls = read(_control(model, process) if untrained is None else as_model(untrained))
+        told = not all(control.passes for control in controls)
+    else:
+        beside, controls = found, against(found, checks)
+        told = all(control.place == OUTSIDE for control in controls)
+    word = "untrained" if against is None else "control"
     failed = [
-        f"{check}, expected {check.expected:.4g} within {check.tolerance:g} (untrained "
+        f"{check}, expected {check.expected:.4g} within {check.tolerance:g} ({word} "
         f"{as_estimate(control.measured).value:.3g}){check.limit}"
         for check, control in zip(checks, controls, strict=True)
         if not check.passes
@@ -318,11 +330,12 @@ def _settle(
     if failed:
         cause = diagnoses.likely_cause(model, process, read, signs(found, beside))
         raise AssertionError(f"{absent}: {'; '.join(failed)}.\nLikely cause: {cause}")
-    if all(control.passes for control in controls):
+    if not told:
+        an = "an untrained model" if against is None else "a control"
         exact = all(as_estimate(control.measured).value == control.expected for control in controls)
         cause = "so small a model cannot lack the structure" if exact else "the tolerance is too wide"
         raise AssertionError(
-            f"nothing is shown: an untrained model passes too, with {', '.join(map(str, controls))} within "
+            f"nothing is shown: {an} passes too, with {', '.join(map(str, controls))} within "
             f"{checks[0].tolerance:g}.\nLikely cause: {cause}."
         )
     return found

@@ -10,6 +10,7 @@ from zoo import optimal, scalar_layer, unitary_model
 
 import ar_interp as ari
 from ar_interp.claims import Measured, subject_of
+from ar_interp.studies.blocks_measured import BlocksMeasured
 from ar_interp.studies.interventions import best_scale
 
 DIM, N_CTX = 4, 10
@@ -30,7 +31,7 @@ def copying(model):
 
 
 def test_diagonal_heads_use_their_estimate():
-    claims = verify(unitary_model(D))
+    claims = ari.verify(unitary_model(D), seed=0)
     assert claims["estimate/swap"].measured == pytest.approx(1, abs=1e-9)
     assert claims["estimate/swap"].verdict == claims["estimate/controls"].verdict == "holds"
 
@@ -51,11 +52,12 @@ def test_a_model_without_an_estimate_has_no_share_of_it():
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_the_best_scale_undoes_a_wrong_one(factor):
-    best = Measured(subject_of(optimal(UNITARY), n=256))
     model = optimal(UNITARY)
     model.blocks[0].attn.OV_blocks.mul_(factor)
-    scaled = Measured(subject_of(model, n=256))
-    assert best_scale(scaled)[0] == pytest.approx(best_scale(best)[0] / factor)
+    plain, paired = (best_scale(kind(subject_of(model, n=256))) for kind in (Measured, BlocksMeasured))
+    best = best_scale(Measured(subject_of(optimal(UNITARY), n=256)))
+    assert plain.value == pytest.approx(best.value / factor)
+    assert paired.value == pytest.approx(1 / factor, abs=3 * paired.half_width)
     assert verify(model)["loss/best scale"].verdict == "fails"
 
 
@@ -68,12 +70,13 @@ def test_the_best_scale_is_the_bottom_of_the_parabola_through_three_runs():
         hook = ("blocks.1.hook_attn_out", lambda value, hook, factor=factor: factor * value)
         with model.hooks(fwd_hooks=[hook]):
             losses.append(Measured(subject_of(model, n=256)).loss())
-    bottom = 1 + (losses[0] - losses[2]) / (2 * (losses[0] - 2 * losses[1] + losses[2]))
-    assert best_scale(Measured(subject_of(model, n=256)))[0] == pytest.approx(bottom)
+    least, own, twice = (loss.value for loss in losses)
+    bottom = 1 + (least - twice) / (2 * (least - 2 * own + twice))
+    assert best_scale(Measured(subject_of(model, n=256))).value == pytest.approx(bottom)
 
 
 def test_an_augmented_layer_uses_its_state():
-    claims = verify(optimal(UNITARY))
+    claims = ari.verify(optimal(UNITARY), seed=0)
     causal = [claim for claim in claims if claim.evidence == "causal"]
     assert [claim.verdict for claim in causal] == ["holds"] * len(causal)
     copied = verify(copying(optimal(UNITARY)))

@@ -45,7 +45,7 @@ def exact_run(model):
 @pytest.mark.parametrize("gauge", [1.0, -0.3, 7.0])
 @pytest.mark.parametrize("process", [ari.CommutingUnitary(DIM), ari.CommutingOrthogonal(DIM)], ids=lambda p: p.kind)
 def test_the_optimum_holds_in_every_gauge(process, gauge):
-    claims = ari.verify(exact_run(optimal(process, gauge)))  # the least margin: as many contexts as planned
+    claims = ari.verify(exact_run(optimal(process, gauge)), seed=0)  # the least margin: as many contexts as planned
     assert {claim.verdict for claim in claims} == {"holds"}
     assert {"loss/minimum", "step/size", "step/others", "estimate/swap"} <= names(claims)
     assert ({"loss/gain", "step/second path"} <= names(claims)) == process.conjugate_pairs
@@ -100,7 +100,7 @@ def test_full_matrices_are_read_in_every_basis_of_the_head():
     process = ari.CommutingUnitary(DIM, first_token="signs")
     eta = optimal_step_size(dim=DIM, max_length=N_CTX)
     exact = scalar_layer([0, eta, 0, 0], process=process)
-    claims = verify(full(exact, 0.0))
+    claims = ari.verify(full(exact, 0.0), seed=0)
     assert [claim.verdict for claim in claims] == ["holds"] * len(claims)
     noisy = verify(full(exact, 0.2))
     assert noisy["step/QK"].verdict == noisy["step/OV"].verdict == "fails"
@@ -113,7 +113,7 @@ def test_full_matrices_are_read_up_to_signs_of_query_and_prediction_together():
     signs = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
     turned = without_signs(exact, signs)
     assert not torch.allclose(turned.QK.AB, exact.QK.AB)
-    assert {claim.verdict for claim in verify(turned)} == {"holds"}
+    assert {claim.verdict for claim in ari.verify(turned, seed=0)} == {"holds"}
     assert_close(without_signs(turned).QK.AB, exact.QK.AB)
     half = without_signs(exact, signs)
     half.blocks[0].attn.W_O.copy_(exact.W_O[0])  # the query's signs alone
@@ -147,10 +147,10 @@ def test_first_token_law_holds_at_the_formula_and_fails_beside_it(law):
     process = ari.CommutingUnitary(DIM, first_token=law)
     moments = first_token_moments(law.law, dim=DIM, n_nonzero=law.n_nonzero)
     product = initial_token_product(moments, max_length=N_CTX + 1)
-    claims = verify(scalar_layer([0, product, 0, 0], process=process, attention="linear/pairs"))
+    claims = ari.verify(scalar_layer([0, product, 0, 0], process=process, attention="linear/pairs"), seed=0)
     assert [claim.verdict for claim in claims] == ["holds"] * len(claims)
     claims = verify(scalar_layer([0.1 * product, 1.1 * product, 0, 0], process=process, attention="linear/pairs"))
-    assert [claim.verdict for claim in claims][:2] == ["fails", "fails"]
+    assert claims["step/size"].verdict == claims["step/others"].verdict == "fails"
 
 
 # ---- Haar: references, depth, heads

@@ -267,17 +267,17 @@ SABOTAGED = {
     "too alike": (
         assert_context_is_causal,
         lambda: ari.load("positional-mu100"),
-        r"the sequences are too alike to tell: their predictions differ by 0.0019",
+        r"the sequences are too alike to tell: their predictions differ by 0.002",
     ),
     "in the query": (
         partial(assert_context_is_causal, length=5),
         lambda: ari.load("figure5-l3"),
-        "own query: the score is 0.93 of 1.00; scores of single layers: blocks.0 1.16, blocks.1 0.09, blocks.2 0.06",
+        "own query: the score is 0.95 of 1.01; scores of single layers: blocks.0 1.16, blocks.1 0.09, blocks.2 0.06",
     ),
     "elsewhere": (
         assert_context_is_causal,
         lambda: ari.load("plain-haar-h1"),
-        "W is used elsewhere too: 0.07 of the target's own prediction is left",
+        "W is used elsewhere too: 0.08 of the target's own prediction is left",
     ),
 }
 

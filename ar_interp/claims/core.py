@@ -284,7 +284,7 @@ def what_decides(found: Estimate, within: Interval) -> str:
     distance = min(abs(found.value - bound) for bound in within)
     low, high = found.interval
     wanted = ((high - low) / 2 / distance) ** 2 if distance else inf
-    if wanted > MOST:
+    if not wanted <= MOST:
         return f"the measurement sits on a bound of the band: no number of {found.limited_by} would decide it"
     return f"limited by {found.limited_by}, n = {found.n}: about {ceil(found.n * max(wanted, 1) * 1.1)} would decide it"
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,20 @@ from ar_interp.claims.core import Claim, claim
 from ar_interp.claims.estimate import Estimate
 from ar_interp.claims.subject import Subject
 from ar_interp.processes import Contexts, Sequences
+
+
+class StandIn(NamedTuple):
+    """A prediction from the same contexts, of which theory knows the expected loss: only the difference is sampled.
+
+    Attributes:
+        predict: inputs -> predictions.
+        loss: its expectation, mean over T = 2..n_ctx.
+        power: E|prediction|^2, as E Re<prediction, target> where no scale of the prediction is better.
+    """
+
+    predict: Callable[[Tensor], Tensor]
+    loss: float
+    power: float = float("nan")
 
 
 class Measured:
@@ -74,9 +88,25 @@ class Measured:
         """Mean of the errors over T >= first_length, of every context."""
         return self.errors[:, first_length - 1 :].mean(1)
 
+    @property
+    def stand_in(self) -> StandIn | None:
+        """What theory knows the loss of, on the same contexts; None where there is no such thing."""
+        return None
+
+    @cached_property
+    def beyond_stand_in(self) -> Float[Tensor, "batch pos"]:
+        """The errors less those of the stand-in."""
+        stand_in = self.stand_in
+        assert stand_in is not None
+        return self.errors - torch.cat([part.errors(stand_in.predict(part.inputs)) for part in self.parts])
+
     def loss(self, first_length: int = 2) -> Estimate:
-        """Mean of `losses`."""
-        return Estimate.mean(self.losses(first_length))
+        """Mean of `losses`, or the stand-in's expectation and the mean difference from it, if that varies less."""
+        alone = Estimate.mean(self.losses(first_length))
+        if self.stand_in is None or first_length != 2:
+            return alone
+        paired = Estimate.mean(self.beyond_stand_in[:, 1:].mean(1)).less(-self.stand_in.loss)
+        return min(alone, paired, key=lambda found: found.half_width)
 
     @cached_property
     def expected_loss(self) -> float:

@@ -54,7 +54,7 @@ _TABLE: dict[str, tuple[Any, ...]] = {
     ),
     "readable": (0.05, "ridge on 1400 sequences: R^2 of a linear function is 1 up to regularisation, of an even one 0"),
     "share": (0.03, "half-width of the reference's own 95 % interval, 16 of 256 seeds (Wilson)"),
-    "independence": (0.0, "the interval of the measured share is the tolerance"),
+    "independence": (0.0, "twice the share of independent heads leaves room for the intervals of both"),
     "levels": (
         0.075,
         "none of 40 seeds of an earlier sweep left the levels, so at most .075 do (95 %); chosen after a run in which "
@@ -85,7 +85,7 @@ _TABLE: dict[str, tuple[Any, ...]] = {
     "second path, Haar": (0.05, "as a share of a2; flat along the valley of b2"),
     "second value, Haar": (0.2, "the loss changes by .1 % from b2 = 0 to its optimum: hardly determined"),
     "relative error": (0.02, "the step size is known to 1 %, which moves the error by twice that at most"),
-    "estimate/W": (0.02, "as the relative error, of differences to a reference on the same contexts", 0.05),
+    "estimate/W": (0.02, "as the relative error, of differences to a reference on the same contexts", 0.11),
     "doublings": (0.5, "nearer to this power of two than to any other"),
     "counted steps": (0.02, "step sizes tuned on 1000 contexts move the number of steps by about 1 %, .015 doublings"),
     "apart": (0.0, "the bound, .02 doublings, is what the tuning of the reference's steps may move"),

@@ -41,12 +41,14 @@ class Ablation(Result):
             sequences (of paired differences); trimmed and trimmed_se, the same without the 1 % of the sequences that
             it costs most, for models that blow up; predicted, what theory expects of the cost, nan where it says
             nothing.
+        costs: those of each sequence.
         loss, loss_se: with everything, and its standard error over the sequences.
         method: `zero`, `mean` or `resample`.
         hook: where components were removed, such as `hook_result`.
     """
 
     by_component: pd.DataFrame
+    costs: Float[Tensor, "component batch"]
     loss: float
     loss_se: float
     method: str
@@ -213,6 +215,7 @@ def _ablate(
     }
     return Ablation(
         by_component=pd.DataFrame(table),
+        costs=costs,
         loss=losses[-1].mean().item(),
         loss_se=(losses[-1].std() / n**0.5).item(),
         method=method,

@@ -126,9 +126,10 @@ def _scale(weights: DiagonalWeights, process: CommutingProcess) -> float:
 
 
 def _covered(C: Float[Tensor, "dim dim"]) -> Tensor:
-    """Coordinates on which C acts at all."""
-    diagonal = C.diagonal().abs()
-    return diagonal > RANK_TOLERANCE * diagonal.max()
+    """Coordinates that C writes to within their pair, if by the partner alone."""
+    j = torch.arange(len(C))
+    written = torch.maximum(C.diagonal().abs(), C[j, j ^ 1].abs())
+    return written > RANK_TOLERANCE * written.max()
 
 
 def _pair_structure(C: Float[Tensor, "dim dim"]) -> tuple[float, float, float]:

@@ -10,6 +10,7 @@ from ar_interp.sabotage.core import BatteryResult, Make, Sabotage, cells
 from ar_interp.sabotage.deceptions import DECEPTIONS
 from ar_interp.sabotage.diagonal import PAIRS, UNITARY
 from ar_interp.sabotage.general import GENERAL
+from ar_interp.sabotage.hidden import HIDDEN
 from ar_interp.sabotage.innocent import INNOCENT
 from ar_interp.sabotage.mechanism import MECHANISM
 from ar_interp.sabotage.runs import RUNS
@@ -24,6 +25,7 @@ PARTS: dict[str, dict[str, Sabotage]] = {
     "stacks": STACKS,
     "runs": RUNS,
     "deceptions": DECEPTIONS,
+    "hidden": HIDDEN,
     "innocent": INNOCENT,
 }
 BATTERY = {name: sabotage for part in PARTS.values() for name, sabotage in part.items()}

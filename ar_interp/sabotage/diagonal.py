@@ -99,28 +99,36 @@ UNITARY: dict[str, Sabotage] = {
         description="Head 2 is head 1: A B^T has two equal rows, C loses a dimension and tr C / rank grows to 10/9; "
         "nine of ten linear forms of the eigenvalues are left to read. The trace, and with it what is used, stays.",
         make=edited(duplicated),
-        must_fail=("loss", "heads", "positions/scale", "positions/identity", "estimate/cos", "estimate/sin", "outside"),
+        must_fail=(
+            "loss",
+            "heads",
+            "positions/scale",
+            "positions/identity",
+            "estimate/cos",
+            "estimate/sin",
+            "outside",
+            "estimate/W",
+        ),
     ),
     "one head removed": on_h5(
         description="C is a projector of rank 4, not 5, and the loss about 6. The other heads are orthogonal still, "
         "cosines and tr C / rank are theirs.",
         make=edited(head_removed),
-        must_fail=("loss", "heads", "outside"),
-        but=("heads/cosine",),
-        undecided={"heads/ablation": "what a head that writes nothing costs, over the nothing that it writes"},
+        must_fail=("loss", "heads", "outside", "estimate/W"),
+        but=("heads/cosine", "heads/ablation"),
     ),
     "one head's sign turned": on_h5(
         description="A B^T = c diag(-1, 1, ..): no multiple of I, C no projector, tr C = 3c. Cosines between heads do "
         "not see it, and P is untouched.",
         make=edited(turned),
-        must_fail=("loss", "heads", "positions/scale", "outside"),
+        must_fail=("loss", "heads", "positions/scale", "outside", "estimate/W"),
         but=("heads/cosine",),
     ),
     "one head twice (20 heads)": Sabotage(
         base="diagonal-unitary-h20",
         description="With more heads than coordinates it is the frame that breaks: C is c (I + b_1 a_1^T - b_2 a_2^T).",
         make=edited(duplicated),
-        must_fail=("loss", "heads", "positions/scale", "positions/identity", "outside"),
+        must_fail=("loss", "heads", "positions/scale", "positions/identity", "outside", "estimate/W"),
         undecided=READABLE_BEFORE,
     ),
     "P shifted by one key": on_h10(
@@ -135,7 +143,8 @@ UNITARY: dict[str, Sabotage] = {
         description="Older keys get weights of half p_T: noise beside an intact estimate, at other frequencies than "
         "the target's, so that taking it from another sequence costs nothing; a removed head takes its noise along.",
         make=edited(older_keys),
-        must_fail=("loss", "heads/ablation", "positions/older keys", "outside"),
+        must_fail=("loss", "heads/ablation", "positions/older keys", "outside", "estimate/W"),
+        undecided={"positions/scrub": "other noise of the same size, which sampling tells to more than a thousandth"},
     ),
     "trained on contexts half as long (unitary)": on_h5(
         description="C is at its minimum, the positional weights of the longer contexts are as before training.",
@@ -147,7 +156,7 @@ UNITARY: dict[str, Sabotage] = {
         description="C doubled and p_T not halved: c p_T = 2, and removing a head costs nothing. The shape of C and of "
         "P, and what is used, are as they were.",
         make=edited(doubled),
-        must_fail=("loss", "heads/ablation", "positions/scale", "outside"),
+        must_fail=("loss", "heads/ablation", "positions/scale", "outside", "estimate/W"),
     ),
     "predicts with one memorised W (unitary)": on_h10(
         description="The weights are those of the healthy model, and so is all they say; the prediction is W_0 s_T.",
@@ -224,6 +233,9 @@ def previous_removed(weights: dict[str, Tensor], generator: torch.Generator) -> 
     weights["P"].fill_diagonal_(0)
 
 
+# W is missed, and the swap errs by what is missing, not by 2 kappa^2 for a kappa of all pairs
+MOVED = ("estimate/W", "estimate/swap error")
+
 PAIRS: dict[str, Sabotage] = {
     "untrained, ten times smaller (pairs, 5 heads)": on_pairs_h5(
         description="Gaussian weights of standard deviation .01: no structure, and sin(theta) can be read.",
@@ -235,7 +247,7 @@ PAIRS: dict[str, Sabotage] = {
         description="C is c times any projector of rank 5 with p_{T-1} = 0: orthogonal heads and a projector, but not "
         "over the pairs; half of the coordinates' energy is on the diagonal, so that tr C / 10 = c / 2.",
         make=changed(refitted(other=True)),
-        must_fail=("loss", "heads", "positions", "estimate/sin", "outside"),
+        must_fail=("loss", "heads", "positions", "estimate/sin", "outside", "estimate/W"),
         but=("heads/projector", "heads/orthogonal", "heads/cosine", "positions/older keys", "positions/scrub"),
         undecided=VOID_FOR_FIVE
         | {"positions/cut": "kappa of a random projector is by chance, and the cost of p_{T-1} = 0 that of 0"},
@@ -244,7 +256,7 @@ PAIRS: dict[str, Sabotage] = {
         description="C mixes pairs, A B^T has two rows exchanged. Rows of A still are the same on both coordinates of "
         "a pair, so that kappa is 1 everywhere; P is untouched, and tr C is 3/5 of what it was.",
         make=edited(keys_exchanged),
-        must_fail=("loss", "heads", "positions/identity", "positions/cut", "outside"),
+        must_fail=("loss", "heads", "positions/identity", "positions/cut", "outside", *MOVED),
         but=("heads/same kappa", "heads/kappa one"),
         undecided=VOID_FOR_FIVE
         | {"positions/scale": "the coordinates that C covers, over which its trace is divided, depend on the gauge"},
@@ -255,12 +267,12 @@ PAIRS: dict[str, Sabotage] = {
         make=edited(transposed),
         must_fail=("loss", "heads/ablation", "positions", "estimate", "outside"),
         but=("estimate/sin",),
-        undecided=VOID_FOR_FIVE,
+        undecided=VOID_FOR_FIVE | {"estimate/swap error": "what is moved holds nothing of W, and neither errs by it"},
     ),
     "sign of p_{T-1} turned": on_pairs_h5(
         description="2 cos(theta) s_T + s_{T-1}: heads, p_T and older keys are untouched.",
         make=changed(control(flipped_previous)),
-        must_fail=("loss", "heads/ablation", "positions", "outside"),
+        must_fail=("loss", "heads/ablation", "positions", "outside", *MOVED),
         but=("positions/scale", "positions/older keys", "positions/scrub"),
         undecided=VOID_FOR_FIVE,
     ),
@@ -268,7 +280,7 @@ PAIRS: dict[str, Sabotage] = {
         description="2 cos(theta) s_T alone: the loss is kappa^2 d, and a head costs nothing, since its partner terms "
         "err as much as its own help.",
         make=edited(previous_removed),
-        must_fail=("loss", "heads/ablation", "positions", "outside"),
+        must_fail=("loss", "heads/ablation", "positions", "outside", *MOVED),
         but=("positions/scale", "positions/older keys", "positions/scrub"),
         undecided=VOID_FOR_FIVE,
     ),
@@ -276,7 +288,7 @@ PAIRS: dict[str, Sabotage] = {
         description="The local minimum with one block of kappa near -1: cross terms between pairs, older keys of a few "
         "per cent of p_T, and the phase of the trapped pair read as sin(theta) in place of cos(theta).",
         make=changed(trapped),
-        must_fail=("loss", "heads", "positions", "estimate/cos", "estimate/sin", "outside"),
+        must_fail=("loss", "heads", "positions", "estimate/cos", "estimate/sin", "outside", *MOVED),
         undecided={
             "heads/rank": ANY_FIVE,
             "positions/scrub": "older keys from elsewhere lose .09 % of what is recovered, the tolerance is .1 %",
@@ -305,7 +317,7 @@ PAIRS: dict[str, Sabotage] = {
         description="kappa = 1 on four pairs and 0 on one: rank 6, mean kappa .8. P is that of kappa = 1; cutting "
         "s_{T-1} costs 7.5 where .8^2 d = 6.4.",
         make=changed(set_to(mixed_kappa())),
-        must_fail=("loss", "heads", "positions/kappa", "positions/identity", "positions/cut", "outside"),
+        must_fail=("loss", "heads", "positions/kappa", "positions/identity", "positions/cut", "outside", *MOVED),
         but=("heads/pairs",),
         undecided={"estimate/cos": NO_FINDING},
     ),
@@ -323,7 +335,15 @@ PAIRS: dict[str, Sabotage] = {
         description="kappa = 1/2 in every block of C, p_{T-1} = 0: heads and newest key are at a minimum, the encoding "
         "is not that of this kappa, and the loss is kappa^2 d.",
         make=changed(set_to(ignored_kappa())),
-        must_fail=("loss", "heads/ablation", "positions/kappa", "positions/identity", "positions/cut", "outside"),
+        must_fail=(
+            "loss",
+            "heads/ablation",
+            "positions/kappa",
+            "positions/identity",
+            "positions/cut",
+            "outside",
+            *MOVED,
+        ),
         undecided=READABLE_BEFORE,
     ),
 }

@@ -1,5 +1,6 @@
 """Changes of weights that leave a model what it is: gauges, orders, signs, weights that nothing reads."""
 
+import math
 from typing import Any
 
 import torch
@@ -13,13 +14,25 @@ from ar_interp.studies.blocks_measured import CURRENT, PREVIOUS, READ_OUT
 
 NEAREST, FARTHEST = 0.5, 2.0  # singular values of a gauge: farther away rounding grows
 SCALE = -0.7
+STEEP = 1000.0
 
 
 @on_weights
 def regauged_heads(weights: dict[str, Tensor], generator: torch.Generator) -> None:
     """A -> c G A, B -> G^{-T} B, P -> P / c: every product that the prediction is made of is the same."""
+    _regauge(weights, _gauge(len(weights["A"]), generator))
+
+
+@on_weights
+def steeply_regauged_heads(weights: dict[str, Tensor], generator: torch.Generator) -> None:
+    """The same with a G of condition STEEP."""
+    n_heads = len(weights["A"])
+    U, _, Vh = torch.linalg.svd(torch.randn(n_heads, n_heads, generator=generator, dtype=torch.float64))
+    _regauge(weights, U * torch.logspace(0, math.log10(STEEP), n_heads, dtype=torch.float64) @ Vh)
+
+
+def _regauge(weights: dict[str, Tensor], G: Tensor) -> None:
     A, B = weights["A"], weights["B"]
-    G = _gauge(len(A), generator)
     A.copy_(SCALE * G @ A)
     B.copy_(torch.linalg.inv(G).T @ B)
     weights["P"] /= SCALE

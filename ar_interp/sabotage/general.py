@@ -98,7 +98,7 @@ GENERAL: dict[str, Sabotage] = {
         base="augmented-unitary",
         description="The best gradient step for T <= 10, .0652 where .0455 is best for T <= 20.",
         make=changed_run(_short),
-        must_fail=("loss", "step/size", "outside"),
+        must_fail=("loss", "step/size", "outside", "estimate/W"),
     ),
     "trained on the unitary family (augmented)": Sabotage(
         base=PAIRS,
@@ -115,14 +115,16 @@ GENERAL: dict[str, Sabotage] = {
         "block.",
         make=edited(queries_for_keys),
         must_fail=("loss", "step", "estimate", "outside"),
-        undecided=dict.fromkeys(("step/signs", "step/OV"), "signs are read off a block that is empty"),
+        undecided=dict.fromkeys(("step/signs", "step/OV"), "signs are read off a block that is empty")
+        | {"estimate/swap error": "what is moved holds nothing of W"},
     ),
     "signs of queries alone": on_full(
         description="Every other coordinate of the query negated, and not of the prediction: half a gauge. QK is "
         "healthy up to it, OV is not; the prediction is D W s_T, of which nothing is left on average.",
         make=edited(scaled("W_Q", (slice(None), slice(None, None, 2)), -1.0)),
         must_fail=("loss", "step", "estimate", "outside"),
-        but=("step/signs", "step/QK", "step/other blocks"),
+        but=("step/QK", "step/other blocks"),
+        undecided={"step/signs": "an error this far from the best scalars' is sampled, to a hundredth"},
     ),
     "keys of s_t too": on_full(
         description="W_K reads s_t half as strongly as s_{t-1}: beside the step s_T asks keys s_t, which is noise. The "
@@ -149,7 +151,7 @@ GENERAL: dict[str, Sabotage] = {
         description="Without the second path its error is above the best pure gradient step's, 3 % over the best block "
         "scalars, and 1/1.09 of the step would be best. What is left is the step, and used as such.",
         make=edited(scaled("QK_blocks", A3, 0.0)),
-        must_fail=("loss", "step/second path", "outside"),
+        must_fail=("loss", "step/second path", "outside", "estimate/swap error"),
         undecided={"loss/blow-ups": BEFORE} | STILL_A_STEP,
         but=("outside/directions",),
     ),
@@ -157,8 +159,10 @@ GENERAL: dict[str, Sabotage] = {
         description="b2 = b1 / 2: adds a quarter of the prediction's energy as noise of the wrong parity, so that less "
         "of it would be best; the step, its second path and what is used stay.",
         make=edited(set_beside(B2, B1, 0.5, "OV_blocks")),
-        must_fail=("loss", "step/second value", "outside"),
-        undecided={"loss/blow-ups": BEFORE} | STILL_A_STEP,
+        must_fail=("loss", "outside", "estimate/W"),
+        undecided={"loss/blow-ups": BEFORE}
+        | STILL_A_STEP
+        | dict.fromkeys(("step/second path", "step/second value"), "a second minimum at .37 is as deep"),
         but=("outside/directions",),
     ),
     "copies s_T (augmented, Haar)": on_haar(
@@ -201,18 +205,19 @@ GENERAL: dict[str, Sabotage] = {
         description="The step size for s_1 = 1 on Gaussian first tokens: a pure step, of the error that its size says, "
         "and not the best one.",
         make=weights_of("initial-ones"),
-        must_fail=("step/size", "loss/best scale", "outside"),
+        must_fail=("step/size", "loss/best scale", "outside", "estimate/W"),
     ),
     "step size doubled": on_first(
         description="A gradient step still and nothing else, of the error that its size says, but half of it is best.",
         make=edited(scaled("QK_blocks", A2, 2.0)),
-        must_fail=("step/size", "loss/best scale", "outside"),
+        must_fail=("step/size", "loss/best scale", "outside", "estimate/W"),
     ),
     "a1 added": on_first(
         description="<s_t|s_T> s_t beside the step, half its size: noise to the target, so that less would be best; "
         "what is used is the step.",
         make=edited(set_beside(A1, A2, 0.5, "QK_blocks")),
-        must_fail=("step/others", "loss", "outside"),
+        must_fail=("step/others", "loss", "outside", "estimate/W"),
+        undecided={"step/scrub": "what is beside the step is sampled"},
     ),
     "untrained (positional only)": on_filter(
         description="Initial weights in a run that counts its steps right: e_T is the optimum, whatever the model.",

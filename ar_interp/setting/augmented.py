@@ -1,6 +1,6 @@
 """Theory of linear attention on augmented tokens: the gradient step, laws of the first token, Haar W and depth."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from ar_interp.theory import (
     block_scalar_minimum,
     block_scalar_quadratic,
     first_token_moments,
+    initial_token_error,
     initial_token_product,
     product_place,
 )
@@ -56,6 +57,11 @@ class _OneLayer(Setting):
     def best(self) -> BlockScalarMinimum:
         """The best block scalars."""
         raise NotImplementedError
+
+    @property
+    def power(self) -> float:
+        """E|prediction|^2 of the best layer, mean over T = 2..n_ctx."""
+        return float(self.quadratic.h @ np.outer(self.best.a, self.best.b).ravel()) / (self.config.n_ctx - 1)
 
     @property
     def quadratic(self) -> BlockScalarQuadratic:
@@ -166,10 +172,19 @@ class FirstTokenLaw(_OneLayer):
         return initial_token_product(self.moments, max_length=self.config.n_ctx + 1)
 
     @property
+    def best(self) -> BlockScalarMinimum:
+        lengths = range(2, self.config.n_ctx + 1)
+        errors = [initial_token_error(self.moments, product=self.product, length=T) for T in lengths]
+        loss = self.config.dim * float(np.mean(errors))
+        return BlockScalarMinimum(np.array([0.0, self.product, 0.0, 0.0]), np.array([1.0, 0.0]), loss)
+
+    @property
+    def power(self) -> float:
+        return self.config.dim * self.product * self.moments.kappa1
+
+    @property
     def best_products(self) -> Float[np.ndarray, "4 2"]:
-        products = np.zeros((4, 2))
-        products[STEP_PRODUCT] = self.product
-        return products
+        return np.outer(self.best.a, self.best.b)
 
     def recovered_by_step(self) -> float:
         return 1.0  # only the step has the phases of the target, whatever the first token
@@ -199,6 +214,10 @@ class HaarStack(_OneLayer):
     def best(self) -> BlockScalarMinimum:
         """The best single layer, by least squares on `N_SEQUENCES` sequences."""
         return self._reference.minimum
+
+    def near(self, ratio: float, read: Callable[[BlockScalarMinimum], float]) -> tuple[float, float]:
+        """A number read off the local minimum downhill from |b2 / b1| = ratio, and its standard error."""
+        return read(self._reference.near(ratio)), self._reference.spread(read, ratio)
 
     @property
     def n_reference(self) -> int:

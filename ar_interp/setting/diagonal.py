@@ -120,7 +120,8 @@ class DiagonalHeads(_Diagonal):
         found, kappa = diagonal_weights(model).C, 1.0 if self.kappa_is_one else 0.0
         if self.pairs and not self.kappa_is_one:
             partner = torch.arange(len(found)) ^ 1
-            kappa = float(found[partner, torch.arange(len(found))].sum() / found.trace())
+            read = found[partner, torch.arange(len(found))].sum() / found.trace()
+            kappa = read.item() if read.isfinite() else 0.0  # of a C without a trace
         if self.rank == self.process.n_free:
             C = torch.eye(len(found), dtype=torch.float64)
             C = kappa_family(dim=len(C), kappa=kappa, n_ctx=2).C if self.pairs else C

@@ -1,6 +1,7 @@
 """References where there is no closed form: the best of their kind by least squares on sampled sequences, untrained."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -17,6 +18,7 @@ from ar_interp.theory import BlockScalarMinimum, BlockScalarQuadratic, minimum_o
 PART = 200  # sequences at a time: their key-value states stay in the cache
 N_PARTS = 100
 N_SEQUENCES = N_PARTS * PART
+GROUPS = 20  # of the jackknife
 SHARES = ("linear", "linear/keys", "linear/pairs")
 
 
@@ -64,6 +66,20 @@ class SampledQuadratic:
     def minimum(self) -> BlockScalarMinimum:
         """The best block scalars, by the mean over the parts."""
         return minimum_of_quadratic(self.mean, n_lengths=self.n_lengths)
+
+    def near(self, ratio: float) -> BlockScalarMinimum:
+        """The local minimum downhill from |b2 / b1| = ratio: there are two about as deep."""
+        return minimum_of_quadratic(self.mean, n_lengths=self.n_lengths, near=ratio)
+
+    def spread(self, read: Callable[[BlockScalarMinimum], float], ratio: float) -> float:
+        """Standard error of a number read off `near`, by leaving out one of `GROUPS` groups of parts at a time."""
+        groups = np.array_split(np.arange(len(self.h)), GROUPS)
+        found = []
+        for group in groups:
+            h, G, constant = (np.delete(x, group, axis=0) for x in (self.h, self.G, self.constant))
+            rest = replace(self, h=h, G=G, constant=constant)
+            found.append(read(rest.near(ratio)))
+        return float(np.std(found) * (len(groups) - 1) ** 0.5)
 
     def loss(self, a: Float[np.ndarray, "4"], b: Float[np.ndarray, "2"]) -> tuple[float, float]:
         """Mean over T of the loss of these block scalars, and its standard error over the parts."""

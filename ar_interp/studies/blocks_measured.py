@@ -1,6 +1,8 @@
 """Readings of augmented layers that claims are made of: scalars of blocks, paths, and the estimate."""
 
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,13 +13,17 @@ from torch import Tensor
 
 from ar_interp import seeds
 from ar_interp.claims import Claim, Estimate, Measured
+from ar_interp.claims.measured import StandIn
 from ar_interp.estimators import GradientDescent
+from ar_interp.models.closed_form import closed_form, head_matrices, own_weights
 from ar_interp.models.config import ModelConfig
+from ar_interp.models.opened import as_model
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes.blocks import AugmentedBlocks, augmented_blocks, split_blocks
 from ar_interp.probes.context import recover_context
-from ar_interp.processes import Process
-from ar_interp.studies.interventions import Expected, estimate_claim, excess_by_pair
+from ar_interp.probes.swap import swap_context
+from ar_interp.processes import Process, Sequences
+from ar_interp.studies.interventions import Expected, estimate_claim, excess_of
 
 READ_OUT, CURRENT, PREVIOUS = range(3)  # blocks of a token: (0, s_t, s_{t-1})
 STEP, BACK = (1, 0), (2, 0)  # a2 b1 and a3 b1 among the products (a1..a4) x (b1, b2)
@@ -55,28 +61,49 @@ class BlocksMeasured(Measured):
     @property
     def step_defect(self) -> float:
         """Distance of the QK block (s_T, s_{t-1}) from a multiple of the identity, over its norm."""
-        norms = self._QK_norms
-        defect = self.blocks.QK_defect[CURRENT, PREVIOUS]
-        return (defect * norms.max() / norms[CURRENT, PREVIOUS]).item()
+        return _defect(self._QK[CURRENT, PREVIOUS])
 
     @property
     def value_defect(self) -> float:
-        """The same of the OV block that writes s_t."""
-        return self.blocks.OV_defect[CURRENT, READ_OUT].item()
+        """The same of the OV block that writes s_t into the read-out."""
+        return _defect(self._OV[CURRENT, READ_OUT])
 
     @property
-    def other_blocks(self) -> float:
-        """Largest norm of the other QK blocks, over that of the block (s_T, s_{t-1})."""
-        norms = self._QK_norms
-        others = norms[[CURRENT, PREVIOUS, PREVIOUS], [CURRENT, CURRENT, PREVIOUS]]
-        return (others.max() / norms[CURRENT, PREVIOUS]).item()
+    def other_paths(self) -> float:
+        """Largest norm of a path into the read-out but the step's, over that of the step.
+
+        A path is a QK block and an OV block; its norm is the product of theirs.
+        """
+        norms = self._QK[CURRENT:, CURRENT:].norm(dim=(-2, -1)).flatten()
+        paths = norms[:, None] * self._OV[CURRENT:, READ_OUT].norm(dim=(-2, -1))  # as `products`
+        step = paths[STEP].item()
+        paths[STEP] = 0
+        return paths.max().item() / step if step else float("nan")
 
     @property
-    def _QK_norms(self) -> Float[Tensor, "3 3"]:
-        QK = (self.model.W_Q[0, 0] @ self.model.W_K[0, 0].mT).detach()
-        return split_blocks(QK, self.config.dim).norm(dim=(-2, -1))
+    def _QK(self) -> Float[Tensor, "3 3 dim dim"]:
+        return split_blocks((self.model.W_Q[0, 0] @ self.model.W_K[0, 0].mT).detach().double(), self.config.dim)
 
     @property
+    def _OV(self) -> Float[Tensor, "3 3 dim dim"]:
+        return split_blocks((self.model.W_V[0, 0] @ self.model.W_O[0, 0]).detach().double(), self.config.dim)
+
+    @property
+    def stand_in(self) -> StandIn:
+        """The layer of the best block scalars; of full matrices in the model's gauge of signs."""
+        predict = predictor(self.reference)
+        if self.config.heads == "full":
+            config, weights = own_weights(as_model(self.reference))
+            matrices = {f"blocks.0.attn.{name}": W[0] for name, W in head_matrices(config, weights).items()}
+            _turn(matrices["blocks.0.attn.W_Q"], matrices["blocks.0.attn.W_O"], signs_of(self.model))
+            predict = partial(closed_form, replace(config, heads="full"), matrices)
+        return StandIn(predict, self.setting.best.loss, self.setting.power)
+
+    def beside(self, a: Sequence[float], b: Sequence[float]) -> Callable[[Tensor], Tensor]:
+        """The prediction of one layer of these block scalars."""
+        return predictor(layer_of(self.reference.config, np.array(a), np.array(b), self.process))
+
+    @cached_property
     def reference(self) -> HookedARTransformer:
         """The layer of the best block scalars."""
         config = ModelConfig.augmented(
@@ -88,8 +115,11 @@ class BlocksMeasured(Measured):
     @property
     def second_query(self) -> Expected:
         """The target's s_{T-1}, which asks the moved state too where the best layer has a second path."""
-        best = self.reference
-        return Expected("s_{T-1} of the target asks, in the best block scalars", partial(excess_by_pair, best))
+
+        def by_pair(source: Sequences, target: Sequences) -> Tensor:
+            return excess_of(swap_context(self.reference, source, target, positions=[target.length]))
+
+        return Expected("s_{T-1} of the target asks, in the best block scalars", by_pair)
 
     def estimate_claim(self, step_size: float, *, source: str, predicted: float | None = None) -> Claim:
         """Claim that the estimate is as far from W as one gradient step of this size."""
@@ -127,6 +157,18 @@ def layer_of(config: ModelConfig, a: np.ndarray, b: np.ndarray, process: Process
     return model
 
 
+def predictor(model: Any) -> Callable[[Tensor], Tensor]:
+    """The closed form of a model's weights."""
+    config, weights = own_weights(as_model(model))
+    return partial(closed_form, config, weights)
+
+
+def _defect(block: Float[Tensor, "dim dim"]) -> float:
+    """Distance of a block from the nearest multiple of the identity, over its norm."""
+    rest = block - block.diagonal().mean() * torch.eye(len(block), dtype=block.dtype)
+    return (rest.norm() / block.norm()).item()
+
+
 def without_signs(model: Any, signs: Tensor | None = None) -> Any:
     """A copy of a full one-layer model whose query and prediction are multiplied by D, a diagonal of signs.
 
@@ -136,13 +178,23 @@ def without_signs(model: Any, signs: Tensor | None = None) -> Any:
     Args:
         signs: D [dim]; those of the diagonal of the QK block (s_T, s_{t-1}) if left out, relative to the first.
     """
-    if signs is None:
-        QK = (model.W_Q[0, 0] @ model.W_K[0, 0].T).detach()
-        diagonal = split_blocks(QK, model.config.dim)[CURRENT, PREVIOUS].diagonal()
-        signs = (diagonal * diagonal[0]).sign()
-    fixed = query_signs(model, signs)
-    fixed.blocks[0].attn.W_O.mul_(torch.cat([signs, torch.ones_like(signs), torch.ones_like(signs)]))
+    fixed = deepcopy(model).requires_grad_(False)
+    attn = fixed.blocks[0].attn
+    _turn(attn.W_Q, attn.W_O, signs_of(model) if signs is None else signs)
     return fixed
+
+
+def signs_of(model: Any) -> Float[Tensor, "dim"]:
+    """The signs of the diagonal of the QK block (s_T, s_{t-1}), relative to the first."""
+    QK = (model.W_Q[0, 0] @ model.W_K[0, 0].T).detach()
+    diagonal = split_blocks(QK, model.config.dim)[CURRENT, PREVIOUS].diagonal()
+    return torch.where(diagonal * diagonal[0] < 0, -1.0, 1.0).to(QK)
+
+
+def _turn(W_Q: Tensor, W_O: Tensor, signs: Float[Tensor, "dim"]) -> None:
+    """Multiply query and prediction by D, in place."""
+    W_Q.mul_(torch.cat([signs] * 3)[:, None])
+    W_O.mul_(torch.cat([signs, torch.ones_like(signs), torch.ones_like(signs)]))
 
 
 def query_signs(model: Any, signs: Tensor) -> Any:

@@ -1,16 +1,17 @@
 """Augmented linear attention on Haar W: what one layer finds there, and how many gradient steps a depth is worth."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ar_interp.claims import Claim, Subject
+from ar_interp.claims import Claim, Estimate, Subject
+from ar_interp.claims.estimate import REFERENCE
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import HaarOrthogonal
 from ar_interp.setting import HaarStack
 from ar_interp.studies.base import Exhibit, Recipe, Structure, Study
-from ar_interp.theory import haar_one_step_minimum, haar_step_size
+from ar_interp.theory import BlockScalarMinimum, haar_one_step_minimum, haar_step_size
 from ar_interp.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -24,10 +25,8 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     from ar_interp.studies.interventions import scale_claim, step_claim, swap_claims
     from ar_interp.studies.stack_claims import StackMeasured, stack_claims, steps_claims
 
-    second = None
     if subject.config.n_layers == 1:
         measured = BlocksMeasured(subject)
-        second = measured.second_query
         yield from _layer_claims(measured)
         yield step_claim(measured)
         yield measured.estimate_claim(measured.setting.best.a[1], source=HAAR)
@@ -36,12 +35,17 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         yield from stack_claims(measured)
     yield from steps_claims(measured)
     yield scale_claim(measured)
-    yield from swap_claims(measured, second)
+    yield from swap_claims(measured)
 
 
 def _layer_claims(m: "BlocksMeasured") -> Iterator[Claim]:
     """One layer against the best block scalars."""
     best = m.setting.best
+
+    def of_best(read: Callable[[BlockScalarMinimum], float]) -> Estimate:
+        value, error = m.setting.near(m.second_value, read)
+        return Estimate(value, {REFERENCE: 1.96 * error}, m.setting.n_reference)
+
     statement = f"The error on fresh sequences is that of the best block scalars, {best.loss:.4f}"
     fresh = partial(m.loss_claim, "loss/fresh", source=HAAR, tolerance="loss ratio", reference=best.loss)
     claim = partial(m.claim, evidence="weights", source=HAAR)
@@ -52,28 +56,29 @@ def _layer_claims(m: "BlocksMeasured") -> Iterator[Claim]:
         pure, step = haar_one_step_minimum(**sizes), haar_step_size(**sizes)
         yield fresh(
             f"{statement}, below the best pure gradient step's {pure:.4f}",
-            control=("the best pure gradient step", pure / best.loss),
+            control=("the best pure gradient step", Estimate(pure).over(of_best(lambda best: best.loss))),
         )
         yield claim(
             "step/size",
-            "The step size a2 b1 is that of the best block scalars: its ratio to the best pure gradient step's",
+            "The step size a2 b1 is that of the nearest best block scalars: its ratio to the best pure gradient step's",
             lambda m: m.blocks.step_size / step,
             tolerance="step size, Haar",
-            predicted=best.a[1] / step,
+            predicted=of_best(lambda best: best.a[1] / step),
         )
     yield claim(
         "step/second path",
-        "There is a second path as strong as in the best block scalars: a3 / a2",
+        "There is a second path as strong as in the nearest best block scalars: a3 / a2",
         lambda m: m.second_path,
         tolerance="second path, Haar",
-        predicted=best.a[2] / best.a[1],
+        predicted=of_best(lambda best: best.a[2] / best.a[1]),
     )
     yield claim(
         "step/second value",
-        "The value of s_{t-1} is read as in the best block scalars: |b2 / b1|",
+        "The value of s_{t-1} is read as in the nearest of the best block scalars, two of which are about as good: "
+        "|b2 / b1|",
         lambda m: m.second_value,
         tolerance="second value, Haar",
-        predicted=abs(best.b[1]),
+        predicted=of_best(lambda best: abs(best.b[1])),
     )
 
 

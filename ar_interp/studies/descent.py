@@ -5,7 +5,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from ar_interp.checkpoints import TrainingRun
 from ar_interp.claims import Claim, Estimate, Subject, claim
@@ -21,7 +20,9 @@ FLOW = "conservation of |A|^2 - |P|^2 under gradient flow"
 BALANCE = "conservation of A A^T - B B^T under gradient flow from small weights"
 TRAPS = "local minima of the orthogonal loss, by numerical optimisation of their structure"
 REFERENCE = (5, 10, 20)  # n_heads, dim, n_ctx of an earlier run of 256 seeds
-REFERENCE_SHARE = 16 / 256
+EARLIER = (16, 256)  # seeds that escaped there, of how many
+ALONE = (459, 1024)  # the same of one head, otherwise trained alike
+MORE = 2  # times as often as independent heads
 ON_LEVEL = 1e-3  # far below the distance between levels
 ESCAPED = 0.01  # above the global minimum; the next level is .45 higher
 
@@ -116,39 +117,35 @@ def _level_claim(run: TrainingRun, levels: np.ndarray) -> Claim:
 
 
 def _escape_claims(run: TrainingRun, minimum: float) -> Iterator[Claim]:
-    """The share of seeds that escape every trap, at the size that an earlier run was made for."""
-    losses = run.members["loss"].to_numpy()
+    """The share of seeds that escape every trap, at the size that earlier runs were made for."""
+    losses, n_heads = run.members["loss"].to_numpy(), run.config.n_heads
     n, escaped = len(losses), int((losses < minimum + ESCAPED).sum())
-    low, high = _wilson(escaped, n)
-    independent = 0.5**run.config.n_heads
-    share = partial(claim, evidence="training", source=TRAPS)
+    found, earlier = Estimate.share(escaped, n, SEEDS), Estimate.share(*EARLIER, SEEDS)
+    alone = Estimate.share(*ALONE, SEEDS)
+    independent = alone.value**n_heads
+    spread = n_heads * alone.half_width / alone.value * independent
+    share = partial(claim, evidence="training", source=TRAPS, measured=found)
     yield share(
         "descent/escape",
-        f"As many seeds escape every trap as in an earlier run, where it was 16 of 256: share, {escaped} of {n}",
+        f"As many seeds escape every trap as in an earlier run, where it was {EARLIER[0]} of {EARLIER[1]}: share, "
+        f"{escaped} of {n}",
         tolerance="share",
-        predicted=REFERENCE_SHARE,
-        measured=Estimate.share(escaped, n, SEEDS),
+        predicted=earlier.value,
         control=("every seed escapes", 1.0),
     )
     yield share(
         "descent/dependence",
-        f"Heads are not trapped independently: 2^-H = {independent:.3g} lies below the 95 % interval of the share of "
-        f"seeds that escape, [{low:.3g}, {high:.3g}]; by how much it does not",
+        f"Heads are not trapped independently: of single heads {ALONE[0]} of {ALONE[1]} seeds escape, of {n_heads} at "
+        f"least twice as many as that to the power {n_heads}, {independent:.3g}: share, {escaped} of {n}",
         tolerance="independence",
-        predicted=0,
-        measured=Estimate(max(0.0, independent - low), n=n),
-        control=("as many seeds with independent heads", independent - _wilson(round(n * independent), n)[0]),
+        predicted=Estimate(MORE * independent, {SEEDS: MORE * spread}, ALONE[1]),
+        side="at least",
+        control=("independent heads", independent),
     )
 
 
 def _number_on(losses: np.ndarray, levels: np.ndarray) -> int:
     return int((np.abs(losses[:, None] - levels).min(axis=1) < ON_LEVEL).sum())
-
-
-def _wilson(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share."""
-    interval = binomtest(successes, n).proportion_ci(method="wilson")
-    return interval.low, interval.high
 
 
 STRUCTURES = {

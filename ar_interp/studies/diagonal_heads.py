@@ -43,7 +43,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         reference=None if setting.pairs or not setting.minimum else measured.covered_part,
         predicted=setting.minimum / setting.config.dim,
     )
-    yield from swap_claims(measured, measured.left_behind if setting.pairs else None)
+    yield from swap_claims(measured)
 
 
 def _loss_claims(m: "HeadsMeasured") -> Iterator[Claim]:
@@ -71,8 +71,8 @@ def _unitary_claims(m: "HeadsMeasured") -> Iterator[Claim]:
     yield from _position_claims(m, UNITARY)
     yield m.claim(
         "positions/newest",
-        "Only the newest key counts: p_{T-1} / p_T vanishes",
-        lambda m: m.positions.ratio,
+        "Only the newest key counts: p_{T-1} / p_T vanishes at every T, the value farthest from 0",
+        lambda m: m.farthest_ratio(0),
         evidence="weights",
         source=UNITARY,
         tolerance="ratio zero",
@@ -83,7 +83,7 @@ def _unitary_claims(m: "HeadsMeasured") -> Iterator[Claim]:
 
 
 def _pair_claims(m: "HeadsMeasured") -> Iterator[Claim]:
-    claim = partial(m.claim, evidence="weights", source=ZERO_SET)
+    claim, expected = partial(m.claim, evidence="weights", source=ZERO_SET), m.positions.ratio_from_kappa
     yield claim(
         "heads/pairs",
         "C is block-diagonal over the conjugate pairs: share of |C|^2 outside the blocks",
@@ -101,10 +101,11 @@ def _pair_claims(m: "HeadsMeasured") -> Iterator[Claim]:
         yield from _kappa_one_claims(m)
     yield claim(
         "positions/kappa",
-        "The encoding follows kappa: p_{T-1} / p_T = -kappa / (1 + kappa), kappa read from C",
-        lambda m: m.positions.ratio,
+        "The encoding follows kappa at every T: p_{T-1} / p_T = -kappa / (1 + kappa), kappa read from C; the value "
+        "farthest from it",
+        lambda m: m.farthest_ratio(expected),
         tolerance="kappa relation",
-        predicted=m.positions.ratio_from_kappa,
+        predicted=expected,
         control=(SIGN_TURNED, m.turned),
     )
     yield claim(
@@ -124,15 +125,15 @@ def _kappa_one_claims(m: "HeadsMeasured") -> Iterator[Claim]:
     claim = partial(m.claim, evidence="weights", source=ZERO_SET)
     yield claim(
         "heads/kappa one",
-        "Fewer heads than coordinates leave only kappa = 1 (read from C)",
-        lambda m: m.positions.kappa,
+        "Fewer heads than coordinates leave only kappa = 1 in every block of C: the value farthest from 1",
+        lambda m: m.farthest_kappa(1),
         tolerance="kappa",
         predicted=1,
     )
     yield claim(
         "positions/minus half",
-        "Fewer heads than coordinates leave only p_{T-1} / p_T = -1/2",
-        lambda m: m.positions.ratio,
+        "Fewer heads than coordinates leave only p_{T-1} / p_T = -1/2 at every T: the value farthest from it",
+        lambda m: m.farthest_ratio(-0.5),
         tolerance="kappa",
         predicted=-0.5,
     )
@@ -160,16 +161,17 @@ def _projector_claim(m: "HeadsMeasured", source: str) -> Claim:
 
 def _position_claims(m: "HeadsMeasured", source: str) -> Iterator[Claim]:
     claim = partial(m.claim, evidence="weights", source=source)
+    each = " and every coordinate that C covers, c = C_jj" if m.setting.pairs or m.setting.rank == m.config.dim else ""
     yield claim(
         "positions/scale",
-        "c p_T = 1 for every T: largest deviation",
-        lambda m: m.positions.scale_error,
+        f"c p_T = 1 for every T{each}: largest deviation",
+        lambda m: m.scale_deviation,
         tolerance="scale product",
     )
     yield claim(
         "positions/older keys",
-        "Keys before T-1 carry nothing: their share of |P|^2",
-        lambda m: m.positions.off_mass,
+        "Keys before T-1 carry nothing at any T: their largest share of |p|^2",
+        lambda m: m.older_keys,
         tolerance="off mass",
     )
 
@@ -194,8 +196,10 @@ def _orthogonality_claims(m: "HeadsMeasured", source: str) -> Iterator[Claim]:
 def _identity_claim(m: "HeadsMeasured", statement: str, source: str) -> Claim:
     return m.claim(
         "positions/identity",
-        f"The {statement}: sup over angles and T of |prediction - lambda^T|",
-        lambda m: Estimate(m.positions.residual, n=len(m.positions.angles)),
+        f"The {statement}: |prediction - lambda^T| at any angles and T, at most the sum of the coefficients that the "
+        "weights give its trigonometric polynomial, or the largest that predictions on a grid of angles show if that "
+        "is more",
+        lambda m: m.largest_error,
         evidence="behaviour",
         source=source,
         tolerance="identity",
@@ -207,7 +211,8 @@ def _removal_claims(m: "HeadsMeasured") -> Iterator[Claim]:
     claim = partial(m.claim, evidence="causal", source=POWER, tolerance="removal")
     yield claim(
         "heads/ablation",
-        "Removing a head costs what it writes, (|a_h| |b_h| / c)^2 for kappa = 0: largest relative deviation",
+        "Removing a head costs what it writes, (|a_h| |b_h| / c)^2 for kappa = 0: largest relative deviation, of the "
+        "exact cost of the weights and of the hooked model's from it",
         lambda m: m.head_removal,
     )
     if m.setting.pairs:

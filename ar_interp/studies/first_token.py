@@ -2,14 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from ar_interp.claims import Claim, Estimate, Measured, Subject
+import torch
+
+from ar_interp.claims import Claim, Estimate, Subject
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingUnitary, FirstToken
 from ar_interp.setting import FirstTokenLaw
 from ar_interp.studies.base import Recipe, Study
 from ar_interp.theory import initial_token_error
 from ar_interp.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from ar_interp.studies.blocks_measured import BlocksMeasured
 
 LAW = "Zheng et al. 2024, arXiv 2405.16845; general laws by counting modes"
 
@@ -49,7 +55,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         f"The relative error at T = {n_ctx} follows from the step size and tends to {limit:.4g} with long contexts: "
         + "one step "
         + ("never recovers the sequence" if limit > 0 else "recovers the sequence in the end"),
-        lambda m: Estimate.mean(m.errors[:, -1]).over(_energy(m)),
+        _relative_error,
         evidence="behaviour",
         source=LAW,
         tolerance="relative error",
@@ -62,9 +68,12 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     yield from swap_claims(measured)
 
 
-def _energy(m: Measured) -> float:
-    """E|s_{T+1}|^2, the error of predicting zero."""
-    return m.setting.moments.kappa0 * m.config.dim
+def _relative_error(m: "BlocksMeasured") -> Estimate:
+    """At the longest contexts; sampled is only the difference from a pure step of the same size."""
+    step, moments, size = m.beside([0, m.blocks.step_size, 0, 0], [1, 0]), m.setting.moments, m.config.dim
+    pure = torch.cat([part.errors(step(part.inputs))[:, -1] for part in m.parts])
+    expected = size * initial_token_error(moments, product=m.blocks.step_size, length=m.config.n_ctx)
+    return Estimate.mean(m.errors[:, -1] - pure).less(-expected).over(size * moments.kappa0)
 
 
 def _recipe(law: FirstToken, finding: str) -> Recipe:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ar_interp.claims import Claim, Estimate, Subject, claim
+from ar_interp.claims import Claim, Subject, claim
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, Process
 from ar_interp.setting import GradientStep
@@ -40,7 +40,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     yield signless.estimate_claim(step, source=SOURCE, predicted=left)
     yield step_claim(signless)
     yield scale_claim(measured)
-    yield from swap_claims(measured, measured.second_query if measured.setting.pairs else None)
+    yield from swap_claims(measured)
 
 
 def _sizes(m: "BlocksMeasured") -> dict[str, int]:
@@ -125,7 +125,7 @@ def _sign_claim(m: "BlocksMeasured") -> Claim:
 
     turned = torch.ones(m.config.dim, dtype=torch.float64)
     turned[::2] = -1
-    losses = m.losses()
+    loss = m.loss()
     return claim(
         "step/signs",
         "With every other coordinate of query and prediction negated the loss is the same, a gauge of full matrices",
@@ -133,8 +133,8 @@ def _sign_claim(m: "BlocksMeasured") -> Claim:
         source=GAUGE,
         tolerance="loss ratio",
         predicted=1,
-        measured=Estimate.ratio(m.of(without_signs(m.model, turned)).losses(), losses),
-        control=("only the query's negated", Estimate.ratio(m.of(query_signs(m.model, turned)).losses(), losses)),
+        measured=m.of(without_signs(m.model, turned)).loss().over(loss),
+        control=("only the query's negated", m.of(query_signs(m.model, turned)).loss().over(loss)),
     )
 
 
@@ -153,8 +153,9 @@ def _full_claims(m: "BlocksMeasured") -> Iterator[Claim]:
     )
     yield claim(
         "step/other blocks",
-        "Full matrices: QK blocks other than (s_T, s_{t-1}) carry nothing, largest norm over that block's",
-        lambda m: m.other_blocks,
+        "Full matrices: paths into the read-out other than <s_{t-1}|s_T> s_t carry nothing, largest norm of the blocks "
+        "of QK and OV that make it, over the step's",
+        lambda m: m.other_paths,
     )
 
 

@@ -10,7 +10,8 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp import seeds
-from ar_interp.claims import Claim, Estimate, Measured, claim
+from ar_interp.claims import Claim, Estimate, Measured, Subject, claim
+from ar_interp.claims.core import Side
 from ar_interp.claims.estimate import CONTEXTS
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.estimators import OLS
@@ -20,6 +21,7 @@ from ar_interp.probes.paths import Path
 from ar_interp.probes.scrubbing import COMPLEMENT, WRONG_KEYS, scrub
 from ar_interp.probes.swap import CONTROLS, OTHER, RANDOM, SWAP, SwappedContext, swap_context
 from ar_interp.processes import Sequences
+from ar_interp.setting import DiagonalHeads, GradientStep, HaarStack
 
 SWAPPING = "activation patching of the in-context map of Sander et al. 2024: prediction = W_source s_T(target)"
 SCALING = "a stationary point: the error is a parabola in the scale of what the last layer writes"
@@ -42,71 +44,121 @@ class Expected(NamedTuple):
     mean: float | None = None
 
 
-def swap_claims(measured: Measured, expected: Expected | None = None) -> list[Claim]:
+def expected_of(subject: Subject) -> Expected | None:
+    """What theory expects of the swap beyond the ceiling, where it expects anything."""
+    from ar_interp.studies.blocks_measured import BlocksMeasured
+    from ar_interp.studies.heads_measured import HeadsMeasured
+
+    setting = subject.setting
+    if isinstance(setting, DiagonalHeads):
+        return HeadsMeasured(subject).left_behind if setting.pairs else None
+    second = isinstance(setting, GradientStep) and setting.pairs
+    if second or (isinstance(setting, HaarStack) and setting.config.n_layers == 1):
+        return BlocksMeasured(subject).second_query
+    return None
+
+
+class Swapped(NamedTuple):
+    """A swap of so many pairs that its rows are decided, and what they are.
+
+    Attributes:
+        share: the score of the swap over the ceiling's; at least 1.
+        excess: its squared error less the ceiling's; `expected_excess`, or at most 0 where theory names none.
+        steering: the largest score of the controls; 0.
+        because: why an excess is expected; empty where none is.
+    """
+
+    found: SwappedContext
+    tolerance: str
+    share: Estimate
+    excess: Estimate
+    expected_excess: float
+    steering: Estimate
+    because: str
+
+    @property
+    def side(self) -> Side:
+        """Of the expected excess."""
+        return "equal to" if self.because else "at most"
+
+
+def swapped_of(model: Any, subject: Subject, draw: Callable[[int, int], Sequences]) -> Swapped:
+    """The swap of a model at the last T.
+
+    Args:
+        draw: (number, use of the seed) -> sequences.
+    """
+    tolerance = "swap" if as_model(model).is_augmented else "swap of patterns"
+    source, target = (draw(TOLERANCES[tolerance].n, use) for use in (seeds.SWAP_SOURCE, seeds.SWAP_TARGET))
+    found, expected = swap_context(model, source, target, positions=[target.length]), expected_of(subject)
+    goal, beyond = energy(found.goal), excess_of(found)
+    known, mean = torch.zeros_like(goal), 0.0
+    if expected is not None:
+        known = expected.by_pair(source, target)
+        mean = (known.sum() / goal.sum()).item() if expected.mean is None else expected.mean
+    scores = [_last(found, name, "score") for name in CONTROLS]
+    errors = np.array([score.half_width for score in scores]) / 1.96
+    return Swapped(
+        found=found,
+        tolerance=tolerance,
+        share=_last(found, SWAP, "normalised"),
+        excess=Estimate.ratio(beyond - known, goal).less(-mean),
+        expected_excess=mean,
+        steering=Estimate.largest(np.array([score.value for score in scores]), errors, found.n),
+        because="" if expected is None else expected.because,
+    )
+
+
+def controls_of(swapped: SwappedContext) -> dict[str, Estimate]:
+    """What must not be like the swap's share, excess and controls, by description, in this order."""
+    return {
+        "a random state of the same norm": _last(swapped, RANDOM, "normalised"),
+        "the state of another source": _last(swapped, OTHER, "excess"),
+        "the swap itself": _last(swapped, SWAP, "score"),
+    }
+
+
+def swap_claims(measured: Measured) -> list[Claim]:
     """Claims that the prediction turns with the estimate, to where it must, and with nothing else.
 
     The score, a share of the ceiling's, keeps what lies along W_source s_T(target); the excess of the squared error
     keeps all. The share can exceed 1 where the target's s_{T-1} is read besides, see `swap_context`.
-
-    Args:
-        expected: the excess that theory predicts; none if left out.
     """
-    config = measured.config
-    tolerance = "swap of patterns" if config.encoding == "plain" else "swap"
-    n = TOLERANCES[tolerance].n
-    source, target = (measured.fresh(n, seed, least=2) for seed in (seeds.SWAP_SOURCE, seeds.SWAP_TARGET))
-    swapped = swap_context(measured.model, source, target, positions=[config.n_ctx])
-    swap = partial(claim, evidence="causal", source=SWAPPING)
+    moved = swapped_of(measured.model, measured.subject, lambda n, use: measured.fresh(n, use, least=2))
+    found, swap = moved.found, partial(claim, evidence="causal", source=SWAPPING, tolerance=moved.tolerance)
+    random, other, itself = controls_of(found).items()
+    left = f", but for what {moved.because}" if moved.because else ""
     return [
         swap(
             "estimate/swap",
-            f"Another sequence's {swapped.what} makes the prediction W_source s_T(target): share of what is possible, "
-            f"{swapped.ceiling:.3f} (score {swapped.score:.3f})",
-            tolerance=tolerance,
+            f"Another sequence's {found.what} makes the prediction W_source s_T(target): share of what is possible, "
+            f"{found.ceiling:.3f} (score {found.score:.3f})",
             predicted=1,
             side="at least",
-            measured=_last(swapped, SWAP, "normalised"),
-            control=("a random state of the same norm", _last(swapped, RANDOM, "normalised")),
+            measured=moved.share,
+            control=random,
         ),
-        _excess_claim(swapped, expected, source, target),
+        swap(
+            "estimate/swap error",
+            f"Moved, the estimate predicts W_source s_T(target) as well as it can{left}: relative squared error "
+            f"({found.error:.3g}), less the ceiling's ({found.error - found.excess:.3g})",
+            predicted=moved.expected_excess,
+            side=moved.side,
+            measured=moved.excess,
+            control=other,
+        ),
         swap(
             "estimate/controls",
             "The state of a sequence with the target's own W, of another source, and a random one do not steer: "
             "largest score",
-            tolerance=tolerance,
-            measured=_largest_control(swapped),
-            control=("the swap itself", _last(swapped, SWAP, "score")),
+            measured=moved.steering,
+            control=itself,
         ),
     ]
 
 
-def _excess_claim(swapped: SwappedContext, expected: Expected | None, source: Sequences, target: Sequences) -> Claim:
-    """Claim about all of the moved prediction, not only what lies along the goal."""
-    errors = [energy(x - swapped.goal) for x in (swapped.moved, swapped.through)]
-    goal = energy(swapped.goal)
-    predicted, beyond = 0.0, torch.zeros_like(goal)
-    statement = "Moved, the estimate predicts W_source s_T(target) as well as it can"
-    if expected is not None:
-        beyond = expected.by_pair(source, target)
-        predicted = expected.mean if expected.mean is not None else (beyond.sum() / goal.sum()).item()
-        statement += f", but for what {expected.because}"
-    least = (errors[1].sum() / goal.sum()).item()
-    return claim(
-        "estimate/swap error",
-        f"{statement}: relative squared error ({swapped.error:.3g}), less that of the ceiling ({least:.3g})",
-        evidence="causal",
-        source=SWAPPING,
-        tolerance="swap",
-        predicted=predicted,
-        side="at most" if expected is None else "equal to",
-        measured=Estimate.ratio(errors[0] - errors[1] - beyond, goal).less(-predicted),
-        control=("the state of another source", _last(swapped, OTHER, "excess")),
-    )
-
-
-def excess_by_pair(model: Any, source: Sequences, target: Sequences) -> Float[Tensor, "batch"]:
-    """|moved - goal|^2 - |ceiling - goal|^2 of each pair at the last T."""
-    swapped = swap_context(model, source, target, positions=[target.length])
+def excess_of(swapped: SwappedContext) -> Float[Tensor, "batch"]:
+    """|moved - goal|^2 - |ceiling - goal|^2 of each pair."""
     return energy(swapped.moved - swapped.goal) - energy(swapped.through - swapped.goal)
 
 
@@ -172,17 +224,31 @@ def scale_claim(measured: Measured) -> Claim:
 
 @torch.no_grad()
 def best_scale(measured: Measured) -> Estimate:
-    """argmin over g of E|rest + g written - target|^2, T >= 2."""
+    """argmin over g of E|rest + g written - target|^2, T >= 2: E<written, missing> / E|written|^2.
+
+    Where theory has a stand-in that is best as it is, so that both terms are its power, only the differences from it
+    are sampled, if they vary less.
+    """
     hook = f"blocks.{measured.config.n_layers - 1}.hook_attn_out"
-    inner, energy = [], []
+    stand_in = measured.stand_in
+    terms, beyond = [], []
     for part in measured.parts:
-        predictions = measured.model(part.inputs)
+        predictions, targets = measured.model(part.inputs), part.targets
         with measured.model.hooks(fwd_hooks=[(hook, lambda value, hook: torch.zeros_like(value))]):
             rest = measured.model(part.inputs)
-        written, missing = ((x - rest)[:, 1:].flatten(1) for x in (predictions, part.targets))
-        inner.append((written.conj() * missing).real.sum(-1))
-        energy.append(written.abs().square().sum(-1))
-    return Estimate.ratio(torch.cat(inner), torch.cat(energy))
+        terms.append(_terms(predictions - rest, targets - rest))
+        if stand_in is not None:
+            beyond.append(stand_in.power + terms[-1] - _terms(stand_in.predict(part.inputs), targets))
+    pairs = [torch.cat(each, dim=1) for each in (terms, beyond) if each]
+    found = [Estimate.ratio(above, below) for above, below in pairs]
+    return min(found, key=lambda each: each.half_width)
+
+
+def _terms(written: Tensor, missing: Tensor) -> Float[Tensor, "term=2 batch"]:
+    """<written, missing> and |written|^2, means over T >= 2."""
+    written, missing = (x[:, 1:] for x in (written, missing))
+    n = written.shape[1]
+    return torch.stack([(written.conj() * missing).real.sum((1, 2)), written.abs().square().sum((1, 2))]).double() / n
 
 
 def keys_claim(measured: Measured) -> Claim:
@@ -236,10 +302,3 @@ def _last(swapped: SwappedContext, condition: str, column: str) -> Estimate:
     frame = swapped.by_position
     value, error = (frame.loc[frame["condition"] == condition, name].iloc[-1] for name in (column, f"{column}_se"))
     return Estimate(float(value), {CONTEXTS: 1.96 * float(error)}, swapped.n)
-
-
-def _largest_control(swapped: SwappedContext) -> Estimate:
-    found = [_last(swapped, name, "score") for name in CONTROLS]
-    return Estimate.largest(
-        np.array([one.value for one in found]), np.array([one.half_width for one in found]) / 1.96, swapped.n
-    )

@@ -51,6 +51,7 @@ from ar_interp.theory.constructions import projector_family as projector_family
 from ar_interp.theory.constructions import valley_at_infinity as valley_at_infinity
 from ar_interp.theory.diagonal import gradient_descent_scale as gradient_descent_scale
 from ar_interp.theory.diagonal import kappa_to_ratio as kappa_to_ratio
+from ar_interp.theory.diagonal import largest_error_bound as largest_error_bound
 from ar_interp.theory.diagonal import orthogonal_loss as orthogonal_loss
 from ar_interp.theory.diagonal import orthogonal_loss_as_squares as orthogonal_loss_as_squares
 from ar_interp.theory.diagonal import orthogonal_minimum as orthogonal_minimum

@@ -108,11 +108,14 @@ def block_scalar_minimum(*, dim: int, max_length: int, conjugate_pairs: bool) ->
     return minimum_of_quadratic(quadratic, n_lengths=max_length - 1)
 
 
-def minimum_of_quadratic(quadratic: BlockScalarQuadratic, *, n_lengths: int) -> BlockScalarMinimum:
+def minimum_of_quadratic(
+    quadratic: BlockScalarQuadratic, *, n_lengths: int, near: float | None = None
+) -> BlockScalarMinimum:
     """The minimum over g = a b^T of any such quadratic, exact or estimated from sequences; see `block_scalar_minimum`.
 
     Args:
         n_lengths: context lengths that the quadratic is the sum over.
+        near: |b2 / b1| from which to go downhill, to a local minimum; the lowest of all if left out.
     """
     h, G, constant = quadratic
 
@@ -128,7 +131,12 @@ def minimum_of_quadratic(quadratic: BlockScalarQuadratic, *, n_lengths: int) -> 
         return best(share).loss
 
     shares = np.linspace(0, 1, 200, endpoint=False).tolist()  # without b1 nothing correlates with the target
-    coarse, step = min(shares, key=loss), shares[1]
+    place, step = int(np.argmin([loss(share) for share in shares])), shares[1]
+    if near is not None:
+        place = min(int(near**2 / (1 + near**2) / step), len(shares) - 1)
+        while (lower := min(shares[max(place - 1, 0) : place + 2], key=loss)) != shares[place]:
+            place = shares.index(lower)
+    coarse = shares[place]
     bounds = (max(coarse - step, 0.0), min(coarse + step, shares[-1]))
     search: Any = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12})
     polished = float(search.x)

@@ -153,6 +153,35 @@ def population_loss(
     return _loss(C, _Weights.of_matrix(P), conjugate_pairs=family == "orthogonal").sum(-1)
 
 
+def largest_error_bound(
+    C: Float[Array, "*ensemble dim dim"], P: Float[Array, "*ensemble query key"], *, family: str
+) -> Float[Tensor, "*ensemble"]:
+    """An upper bound of |prediction_j - lambda_j^T| over all eigenvalues, coordinates j and T = 2..n_ctx.
+
+    The error is a trigonometric polynomial in the independent phases: no angle makes it larger than the sum of the
+    moduli of its coefficients, the terms of `orthogonal_loss_as_squares`,
+
+        |v C_jj - 1| + sum_{t<=T-2} |p_t C_jj| + |u R_j + Qs C_jj'| + sum_{t!=T-1} |p_t| sum_{i not in {j,j'}} |C_ji|,
+
+    without the partner j' for the unitary family.
+
+    Args:
+        C, P, family: as in `population_loss`.
+    """
+    check_choice("family", family, FAMILIES)
+    C, P = torch.as_tensor(C), torch.as_tensor(P)
+    n_ctx = P.shape[-1]
+    rows = P[..., :-1, :] * torch.ones(n_ctx - 1, n_ctx, dtype=P.dtype, device=P.device).tril(1)
+    u, v = (P.diagonal(k, -2, -1)[..., : n_ctx - 1, None] for k in (0, 1))  # [... length 1]
+    others, sizes = (x.sum(-1, keepdim=True) - y for x, y in ((rows, u), (rows.abs(), u.abs())))
+    own = C.diagonal(0, -2, -1)[..., None, :]  # [... 1 dim]
+    partners = _partners(C)[..., None, :] if family == "orthogonal" else torch.zeros_like(own)
+    outside = C.abs().sum(-1)[..., None, :] - own.abs() - partners.abs()
+    target = (v * own - 1).abs() + (sizes - v.abs()) * own.abs()
+    partner = (u * C.sum(-1)[..., None, :] + others * partners).abs()
+    return (target + partner + sizes * outside).amax((-2, -1))
+
+
 def unitary_minimum(*, dim: int, n_heads: int) -> float:
     """Smallest loss per context length over rank(C) <= n_heads: dim - min(n_heads, dim).
 
