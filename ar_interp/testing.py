@@ -37,7 +37,7 @@ from ar_interp.sabotage import BATTERY, BatteryResult, Sabotage, Sensitivity, ru
 from ar_interp.seeds import ASSERTIONS, ASSERTIONS_SOURCE, ASSERTIONS_TARGET, SWAP_SOURCE, SWAP_TARGET, UNTRAINED
 from ar_interp.studies.blocks_measured import without_signs
 from ar_interp.studies.heads_measured import untrained as untrained_heads
-from ar_interp.studies.interventions import controls_of, swapped_of
+from ar_interp.studies.swap_claims import controls_of, swapped_of
 
 __all__ = [
     "BATTERY",

@@ -22,8 +22,9 @@ HAAR = "one gradient step on Haar W by moments of traces; best block scalars by 
 
 def _claims(subject: Subject) -> Iterator[Claim]:
     from ar_interp.studies.blocks_measured import BlocksMeasured
-    from ar_interp.studies.interventions import scale_claim, step_claim, swap_claims
+    from ar_interp.studies.interventions import scale_claim, step_claim
     from ar_interp.studies.stack_claims import StackMeasured, stack_claims, steps_claims
+    from ar_interp.studies.swap_claims import swap_claims
 
     if subject.config.n_layers == 1:
         measured = BlocksMeasured(subject)

@@ -26,7 +26,8 @@ SIGN_TURNED = "p_{T-1} with its sign turned"
 
 def _claims(subject: Subject) -> Iterator[Claim]:
     from ar_interp.studies.heads_measured import HeadsMeasured
-    from ar_interp.studies.interventions import estimate_claim, keys_claim, swap_claims
+    from ar_interp.studies.interventions import estimate_claim, keys_claim
+    from ar_interp.studies.swap_claims import swap_claims
 
     measured = HeadsMeasured(subject)
     yield from _loss_claims(measured)

@@ -22,7 +22,8 @@ LAW = "Zheng et al. 2024, arXiv 2405.16845; general laws by counting modes"
 
 def _claims(subject: Subject) -> Iterator[Claim]:
     from ar_interp.studies.blocks_measured import BlocksMeasured
-    from ar_interp.studies.interventions import scale_claim, step_claim, swap_claims
+    from ar_interp.studies.interventions import scale_claim, step_claim
+    from ar_interp.studies.swap_claims import swap_claims
 
     measured, n_ctx = BlocksMeasured(subject), subject.config.n_ctx
     setting, law = measured.setting, measured.process.initial.law

@@ -29,7 +29,8 @@ FIGURES = "the authors' own code, run unmodified to the end (figure 5) or for it
 
 def _claims(subject: Subject) -> Iterator[Claim]:
     from ar_interp.studies.general_measured import GeneralMeasured
-    from ar_interp.studies.interventions import scale_claim, swap_claims
+    from ar_interp.studies.interventions import scale_claim
+    from ar_interp.studies.swap_claims import swap_claims
 
     measured = GeneralMeasured(subject)
     yield _figure_claim(measured)

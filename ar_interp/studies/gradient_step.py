@@ -24,7 +24,8 @@ GAUGE = "diagonal W commutes with diagonal signs D, so that D Ŵ D errs as Ŵ do
 
 def _claims(subject: Subject) -> Iterator[Claim]:
     from ar_interp.studies.blocks_measured import BlocksMeasured, without_signs
-    from ar_interp.studies.interventions import scale_claim, step_claim, swap_claims
+    from ar_interp.studies.interventions import scale_claim, step_claim
+    from ar_interp.studies.swap_claims import swap_claims
 
     measured = signless = BlocksMeasured(subject)
     exact = subject.run is not None and subject.run.training.objective == "population"

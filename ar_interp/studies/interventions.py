@@ -1,17 +1,14 @@
 """Claims that several studies make about what a model *uses*: a part is moved, scaled or replaced."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp import seeds
-from ar_interp.claims import Claim, Estimate, Measured, Subject, claim
-from ar_interp.claims.core import Side
+from ar_interp.claims import Claim, Estimate, Measured, claim
 from ar_interp.claims.estimate import CONTEXTS
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.estimators import OLS
@@ -19,11 +16,9 @@ from ar_interp.models.opened import as_model
 from ar_interp.probes.context import estimates_of
 from ar_interp.probes.paths import Path
 from ar_interp.probes.scrubbing import COMPLEMENT, WRONG_KEYS, scrub
-from ar_interp.probes.swap import CONTROLS, OTHER, RANDOM, SWAP, SwappedContext, swap_context
+from ar_interp.probes.swap import SwappedContext
 from ar_interp.processes import Sequences
-from ar_interp.setting import DiagonalHeads, GradientStep, HaarStack
 
-SWAPPING = "activation patching of the in-context map of Sander et al. 2024: prediction = W_source s_T(target)"
 SCALING = "a stationary point: the error is a parabola in the scale of what the last layer writes"
 SCRUBBING = "Chan et al. 2022, causal scrubbing, of the structure that Sander et al. 2024 find"
 N_SOLVED = 64  # contexts that least squares is tried on
@@ -42,119 +37,6 @@ class Expected(NamedTuple):
     because: str
     by_pair: Callable[[Sequences, Sequences], Float[Tensor, "batch"]]
     mean: float | None = None
-
-
-def expected_of(subject: Subject) -> Expected | None:
-    """What theory expects of the swap beyond the ceiling, where it expects anything."""
-    from ar_interp.studies.blocks_measured import BlocksMeasured
-    from ar_interp.studies.heads_measured import HeadsMeasured
-
-    setting = subject.setting
-    if isinstance(setting, DiagonalHeads):
-        return HeadsMeasured(subject).left_behind if setting.pairs else None
-    second = isinstance(setting, GradientStep) and setting.pairs
-    if second or (isinstance(setting, HaarStack) and setting.config.n_layers == 1):
-        return BlocksMeasured(subject).second_query
-    return None
-
-
-class Swapped(NamedTuple):
-    """A swap of so many pairs that its rows are decided, and what they are.
-
-    Attributes:
-        share: the score of the swap over the ceiling's; at least 1.
-        excess: its squared error less the ceiling's; `expected_excess`, or at most 0 where theory names none.
-        steering: the largest score of the controls; 0.
-        because: why an excess is expected; empty where none is.
-    """
-
-    found: SwappedContext
-    tolerance: str
-    share: Estimate
-    excess: Estimate
-    expected_excess: float
-    steering: Estimate
-    because: str
-
-    @property
-    def side(self) -> Side:
-        """Of the expected excess."""
-        return "equal to" if self.because else "at most"
-
-
-def swapped_of(model: Any, subject: Subject, draw: Callable[[int, int], Sequences]) -> Swapped:
-    """The swap of a model at the last T.
-
-    Args:
-        draw: (number, use of the seed) -> sequences.
-    """
-    tolerance = "swap" if as_model(model).is_augmented else "swap of patterns"
-    source, target = (draw(TOLERANCES[tolerance].n, use) for use in (seeds.SWAP_SOURCE, seeds.SWAP_TARGET))
-    found, expected = swap_context(model, source, target, positions=[target.length]), expected_of(subject)
-    goal, beyond = energy(found.goal), excess_of(found)
-    known, mean = torch.zeros_like(goal), 0.0
-    if expected is not None:
-        known = expected.by_pair(source, target)
-        mean = (known.sum() / goal.sum()).item() if expected.mean is None else expected.mean
-    scores = [_last(found, name, "score") for name in CONTROLS]
-    errors = np.array([score.half_width for score in scores]) / 1.96
-    return Swapped(
-        found=found,
-        tolerance=tolerance,
-        share=_last(found, SWAP, "normalised"),
-        excess=Estimate.ratio(beyond - known, goal).less(-mean),
-        expected_excess=mean,
-        steering=Estimate.largest(np.array([score.value for score in scores]), errors, found.n),
-        because="" if expected is None else expected.because,
-    )
-
-
-def controls_of(swapped: SwappedContext) -> dict[str, Estimate]:
-    """What must not be like the swap's share, excess and controls, by description, in this order."""
-    return {
-        "a random state of the same norm": _last(swapped, RANDOM, "normalised"),
-        "the state of another source": _last(swapped, OTHER, "excess"),
-        "the swap itself": _last(swapped, SWAP, "score"),
-    }
-
-
-def swap_claims(measured: Measured) -> list[Claim]:
-    """Claims that the prediction turns with the estimate, to where it must, and with nothing else.
-
-    The score, a share of the ceiling's, keeps what lies along W_source s_T(target); the excess of the squared error
-    keeps all. The share can exceed 1 where the target's s_{T-1} is read besides, see `swap_context`.
-    """
-    moved = swapped_of(measured.model, measured.subject, lambda n, use: measured.fresh(n, use, least=2))
-    found, swap = moved.found, partial(claim, evidence="causal", source=SWAPPING, tolerance=moved.tolerance)
-    random, other, itself = controls_of(found).items()
-    left = f", but for what {moved.because}" if moved.because else ""
-    return [
-        swap(
-            "estimate/swap",
-            f"Another sequence's {found.what} makes the prediction W_source s_T(target): share of what is possible, "
-            f"{found.ceiling:.3f} (score {found.score:.3f})",
-            predicted=1,
-            side="at least",
-            measured=moved.share,
-            control=random,
-        ),
-        swap(
-            "estimate/swap error",
-            f"Moved, the estimate predicts W_source s_T(target) as well as it can{left}: relative squared error "
-            f"({found.error:.3g}), less the ceiling's ({found.error - found.excess:.3g})",
-            predicted=moved.expected_excess,
-            side=moved.side,
-            measured=moved.excess,
-            control=other,
-        ),
-        swap(
-            "estimate/controls",
-            "The state of a sequence with the target's own W, of another source, and a random one do not steer: "
-            "largest score",
-            measured=moved.steering,
-            control=itself,
-        ),
-    ]
 
 
 def excess_of(swapped: SwappedContext) -> Float[Tensor, "batch"]:
@@ -296,9 +178,3 @@ def _scrub_claim(
         control=(description, scrubbed.controls[condition]),
         **fields,
     )
-
-
-def _last(swapped: SwappedContext, condition: str, column: str) -> Estimate:
-    frame = swapped.by_position
-    value, error = (frame.loc[frame["condition"] == condition, name].iloc[-1] for name in (column, f"{column}_se"))
-    return Estimate(float(value), {CONTEXTS: 1.96 * float(error)}, swapped.n)
