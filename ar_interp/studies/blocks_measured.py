@@ -92,7 +92,7 @@ class BlocksMeasured(Measured):
     def stand_in(self) -> StandIn:
         """The layer of the best block scalars; of full matrices in the model's gauge of signs."""
         predict = predictor(self.reference)
-        if self.config.heads == "full":
+        if as_model(self.model).has_full_heads:
             config, weights = own_weights(as_model(self.reference))
             matrices = {f"blocks.0.attn.{name}": W[0] for name, W in head_matrices(config, weights).items()}
             _turn(matrices["blocks.0.attn.W_Q"], matrices["blocks.0.attn.W_O"], signs_of(self.model))
