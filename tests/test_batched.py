@@ -1,5 +1,6 @@
 """The batched forms, and the fast steps, against differentiating the hooked model: losses and gradients."""
 
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -275,3 +276,57 @@ def test_the_form_is_the_same_on_a_gpu(name):
     assert_close(losses_there.cpu(), losses, rtol=1e-9, atol=0)
     for key, gradient in gradients.items():
         assert_close(gradients_there[key].cpu(), gradient, rtol=1e-7, atol=1e-9)
+
+
+# ---- machine code
+
+
+@needs_llvmlite
+@pytest.mark.parametrize("writable", [True, False])
+def test_machine_code_is_kept_where_that_can_be(writable, tmp_path, monkeypatch):
+    from ar_interp.training import vectors
+
+    folder = tmp_path / "cache"
+    if not writable:
+        folder.write_text("a file in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    compiles = []
+    made = vectors.Code.__init__
+    monkeypatch.setattr(vectors.Code, "__init__", lambda *arguments: compiles.append(1) or made(*arguments))
+    config, parameters = FAST["figure 5, two layers"], ensemble(FAST["figure 5, two layers"])
+    tokens = tokens_of(config, batch=17)  # not a multiple of the lanes
+    for _ in range(2):
+        vectors.compiled.cache_clear()
+        assert_same(batched(config, parameters, tokens, 2, mean_errors), batched(config, parameters, tokens, 2))
+    assert len(compiles) == (1 if writable else 2)
+
+
+@needs_llvmlite
+@pytest.mark.parametrize("name", ["figure 5, two layers", "figure 7, nine heads", "block scalars / keys"])
+def test_machine_code_in_single_precision(name):
+    config, parameters = FAST[name], ensemble(FAST[name])
+    tokens = tokens_of(config, batch=33)
+    losses, gradients = batched(config, parameters, tokens, 2)
+    found = batched(config, {k: t.float() for k, t in parameters.items()}, tokens.float(), 2, mean_errors)
+    assert found[0].dtype == torch.float32
+    assert_close(found[0].double(), losses, rtol=1e-6, atol=0)
+    for key, truth in gradients.items():
+        assert_close(found[1][key].double(), truth, rtol=0, atol=1e-5 * truth.abs().max().item() + 1e-9, msg=key)
+
+
+@needs_llvmlite
+def test_a_loss_that_is_not_finite_is_seen():
+    config, parameters = FAST["figure 5, two layers"], ensemble(FAST["figure 5, two layers"])
+    parameters["unembed.W_U"][1] = torch.nan
+    losses, gradients = batched(config, parameters, tokens_of(config), 2, mean_errors)
+    assert losses.isfinite().tolist() == [True, False]
+    assert gradients["unembed.W_U"][0].isfinite().all()
+
+
+def test_without_llvmlite_the_batched_form_is_differentiated(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llvmlite.binding", None)
+    available.cache_clear()
+    try:
+        assert fast_step(form_of(FAST["figure 5, one layer"])) is None
+    finally:
+        available.cache_clear()

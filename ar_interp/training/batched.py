@@ -296,11 +296,12 @@ class SharedPositions(Form):
 class SumOfHeads(Form):
     """Figure 7's layer on plain tokens, at a cost that does not grow with a large number of heads.
 
-    Queries, keys and values are affine in s_t alone, so what all heads write is linear in the products s_t[b] s_t[c]:
+    Queries, keys and values are affine in s_t, so that with s~ = (s, 1) all heads write sums of products
+    F[t] = (s~_t[b] s~_t[c]), b <= c:
 
-        out_T[o] = sum_a s~_T[a] sum_{t <= T, f} K_T[t f, a o] F[t f],   K_T[t, .] = sum_h P_h(T, t) J_h,   s~ = (s, 1).
+        out_T[o] = sum_a s~_T[a] sum_{t <= T, f} K_T[t f, a o] F[t f],   K_T[t, .] = sum_h P_h(T, t) J_h.
 
-    The sum over heads is made once, for all sequences; 1 * 1 has weight sum_t P_h(T, t) = 1 and needs no key.
+    The sum over heads is made once, for all sequences.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -327,38 +328,32 @@ class SumOfHeads(Form):
         config, dim = self.config, self.config.dim
         heads = self.heads(parameters, n_pos)
         full = torch.einsum("ehab,ehcm->ehbcam", heads["QK"], heads["OV"])
-        low, high = torch.triu_indices(dim, dim, device=full.device)
+        low, high = torch.triu_indices(dim + 1, dim + 1, device=full.device)
         off = (low != high).to(full)[:, None, None]
-        linear = full[:, :, :dim, dim] + full[:, :, dim, :dim]
-        square = full[:, :, low, high] + off * full[:, :, high, low]
-        J = torch.cat([linear, square], dim=2).flatten(2)  # [member head feature*(dim + 1)*d_model]
-        first = full[:, :, dim, dim].sum(1)
-        first = torch.cat([first[:, :dim], first[:, dim:] + heads["b_O"][:, None]], dim=1)
+        J = (full[:, :, low, high] + off * full[:, :, high, low]).flatten(2)  # [member head feature*(dim + 1)*d_model]
         P = heads["P"].permute(0, 2, 3, 1)  # [member pos key head]
-        products = {"first": first} | {name: heads[name] for name in ("w", "b", "readout")}
+        products = {name: heads[name] for name in ("b_O", "w", "b", "readout")}
         rows = ROWS.get(P.device.type, ROWS["cuda"])
         for start in range(0, n_pos, rows):
             end = min(start + rows, n_pos)
             K = P[:, start:end, :end].flatten(1, 2) @ J  # [member pos*key ...]
-            K = K.view(
-                len(P), end - start, -1, (dim + 1) * config.d_model
-            )  # [member pos key*feature (dim + 1)*d_model]
+            K = K.view(len(P), end - start, -1, (dim + 1) * config.d_model)  # [member pos key*feature ...]
             products[f"K.{end}"] = K.transpose(2, 3).flatten(1, 2)
         return products
 
     def predict(self, products: Products, tokens: Tokens) -> Tokens:
         config, dim = self.config, self.config.dim
         s = tokens.permute(0, 2, 3, 1)  # [member pos dim batch]
-        low, high = torch.triu_indices(dim, dim, device=s.device)
-        features = torch.cat([s, s[:, :, low] * s[:, :, high]], dim=2)
         query = torch.cat([s, torch.ones_like(s[:, :, :1])], dim=2)
+        low, high = torch.triu_indices(dim + 1, dim + 1, device=s.device)
+        features = query[:, :, low] * query[:, :, high]
         written, start = [], 0
         for end in (int(name[2:]) for name in products if name.startswith("K.")):
             G = products[f"K.{end}"] @ features[:, :end].flatten(1, 2)
             G = G.view(len(s), end - start, dim + 1, config.d_model, -1)
             written.append((G * query[:, start:end, :, None]).sum(2))
             start = end
-        out = torch.cat(written, dim=1) + products["first"][:, None].mT @ query
+        out = torch.cat(written, dim=1) + products["b_O"][:, None, :, None]
         scale = (out.square().mean(2, keepdim=True) + LAYER_NORM_EPS).rsqrt()
         out = out * scale * products["w"][:, None, :, None] + products["b"][:, None, :, None]
         readout = products["readout"][..., :dim]

@@ -32,7 +32,7 @@ INTEGER = ir.IntType(64)
 class Integer:
     """A count or an index, known when the code runs."""
 
-    def __init__(self, build: ir.IRBuilder, value: ir.Value) -> None:
+    def __init__(self, build: Any, value: ir.Value) -> None:
         self.build, self.value = build, value
 
     def __add__(self, other: "Integer | int") -> "Integer":
@@ -146,7 +146,7 @@ class Code:
         self.vector, self.module = ir.VectorType(real, LANES), ir.Module()
         arguments = [ir.PointerType()] * (vectors + numbers) + [INTEGER] * counts
         function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), arguments), "run")
-        self.build = ir.IRBuilder(function.append_basic_block())
+        self.build: Any = ir.IRBuilder(function.append_basic_block())
         kinds = [self.vector] * vectors + [real] * numbers
         self.arrays = [Array(self, pointer, kind) for pointer, kind in zip(function.args, kinds, strict=False)]
         self.counts = [Integer(self.build, value) for value in function.args[vectors + numbers :]]
