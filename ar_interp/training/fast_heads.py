@@ -35,7 +35,8 @@ def errors(products: Products, tokens: Tensor, mask: Tensor, counted: Tensor) ->
     heads, fill = products["P"].shape[1], -n_pos % TILE
     P, rows = pad(products["P"].detach(), (0, fill, 0, fill)), n_pos + fill
     n_features, blocks = len(pairs(n)) - 1, rows // TILE
-    work = [rows * size for size in (n, n_features, heads * n_features, d + 1, d, n_features, n, n, n)]
+    work = [rows * n, rows * n_features]
+    work += [TILE * size for size in (heads * n_features, d + 1, d, n_features, n, n, n)]
     tiles = tokens.new_zeros(len(tokens), heads, blocks, blocks, TILE, TILE)
     run = compiled(_write, 13, 4, 4, tokens.dtype, n, d, products["readout"].shape[-1])
     rest, each = (counted, tokens.shape[3], n_pos, heads, blocks), (tiles, P.contiguous())
@@ -63,60 +64,65 @@ def _write(code: Code, n: int, d: int, out: int) -> None:
         return parts["QK"].at(head * (n * n)), parts["OV"].at(head * (n * d))
 
     with code.loop(groups) as group:
-        for array in (F, DM):
-            code.clear(array, rows * k)
+        code.clear(F, rows * k)
         with code.loop(n_pos) as T:
             s = [*token(tokens, T, dim, groups, group), one]
             X.at(T * n).fill(s)
             F.at(T * k).fill(s[a] * s[b] for a, b in places)
-            Y.at(T * (d + 1)).fill(own["b_O"].list(d))
 
-        with code.loop(heads) as head:
-            (QK, OV), its_M = of_head(own, head), M.at(head * rows * k)
-            with code.loop(blocks) as block:
+        with code.loop(blocks) as block:  # of TILE positions, on which all that follows is in the cache
+            first = block * TILE
+            count = (n_pos + first * -1).at_most(TILE)
+            code.clear(DM, TILE * k)
+            with code.loop(count) as i:
+                Y.at(i * (d + 1)).fill(own["b_O"].list(d))
+
+            with code.loop(heads) as head:
+                (QK, OV), its_M = of_head(own, head), M.at(head * (TILE * k))
                 for left in range(0, k, FEATURES):
                     wide = min(FEATURES, k - left)
                     sums = Registers(code, TILE * wide)
-                    with code.loop(block * TILE + TILE) as t:
+                    with code.loop(first + TILE) as t:
                         f = F.at(t * k + left).list(wide)
-                        p = [P[(head * rows + block * TILE + i) * rows + t] for i in range(TILE)]
+                        p = [P[(head * rows + first + row) * rows + t] for row in range(TILE)]
                         sums.add(a * b for a, b in product(p, f))
-                    for i in range(TILE):
-                        its_M.at((block * TILE + i) * k + left).fill(sums[i * wide + j] for j in range(wide))
-            with code.loop(n_pos) as T:
-                q = times(X.at(T * n).list(n), QK, n, n)
-                c = times_symmetric(q, [*its_M.at(T * k).list(k), one])
-                Y.at(T * (d + 1)).add(times(c, OV, d, d))
+                    for row in range(TILE):
+                        its_M.at(row * k + left).fill(sums[row * wide + j] for j in range(wide))
+                with code.loop(count) as i:
+                    q = times(X.at((first + i) * n).list(n), QK, n, n)
+                    c = times_symmetric(q, [*its_M.at(i * k).list(k), one])
+                    Y.at(i * (d + 1)).add(times(c, OV, d, d))
 
-        with code.loop(n_pos) as T:
-            y = Y.at(T * (d + 1))
-            normed, scale = normalised(y.list(d))
-            read = [part * own["w"][i] + own["b"][i] for i, part in enumerate(normed)] + [one]
-            y.fill(read)
-            predicted, target = times(read, own["readout"], out, dim), token(tokens, T + 1, dim, groups, group)
-            e = errors_of(predicted, target, mask[group] * counted[T], loss)
-            E.at(T * n).fill(e)
-            dy = times_transposed(e, own["readout"], out, d)
-            dy = through_norm(dy, normed, scale, own["w"], gradient["w"], gradient["b"])
-            gradient["b_O"].add(dy)
-            DO.at(T * d).fill(dy)
-        code.add_outer(Y, d + 1, d + 1, E, dim, n, n_pos, gradient["readout"], out)
+            with code.loop(count) as i:
+                y, T = Y.at(i * (d + 1)), first + i
+                normed, scale = normalised(y.list(d))
+                read = [part * own["w"][i] + own["b"][i] for i, part in enumerate(normed)] + [one]
+                y.fill(read)
+                predicted, target = times(read, own["readout"], out, dim), token(tokens, T + 1, dim, groups, group)
+                e = errors_of(predicted, target, mask[group] * counted[T], loss)
+                E.at(i * n).fill(e)
+                dy = times_transposed(e, own["readout"], out, d)
+                dy = through_norm(dy, normed, scale, own["w"], gradient["w"], gradient["b"])
+                gradient["b_O"].add(dy)
+                DO.at(i * d).fill(dy)
+            code.add_outer(Y, d + 1, d + 1, E, dim, n, count, gradient["readout"], out)
 
-        with code.loop(heads) as head:
-            (QK, OV), (dQK, dOV), its_M = of_head(own, head), of_head(gradient, head), M.at(head * rows * k)
-            with code.loop(n_pos) as T:
-                q, m = times(X.at(T * n).list(n), QK, n, n), [*its_M.at(T * k).list(k), one]
-                dc = times_transposed(DO.at(T * d).list(d), OV, d, n)
-                C.at(T * n).fill(times_symmetric(q, m))
-                DQ.at(T * n).fill(times_symmetric(dc, m))
-                DM.at(T * k).fill(q[a] * dc[b] + q[b] * dc[a] if a != b else q[a] * dc[a] for a, b in places)
-            code.add_outer(C, n, n, DO, d, d, n_pos, dOV, d)
-            code.add_outer(X, n, n, DQ, n, n, n_pos, dQK, n)
-            with code.loop(blocks) as block, code.loop(block + 1) as before:
-                dm, f = DM.at(block * (TILE * k)), F.at(before * (TILE * k))
-                sums = [code.number(0.0)] * TILE**2
-                for i in range(k):
-                    column, row = ([array[t * k + i] for t in range(TILE)] for array in (dm, f))
-                    sums = [part + a * b for part, (a, b) in zip(sums, product(column, row), strict=True)]
-                tile = Array(code, dP.at(((head * blocks + block) * blocks + before) * TILE**2).pointer, code.vector)
-                tile.add([sums_of_lanes(sums)])
+            with code.loop(heads) as head:
+                (QK, OV), (dQK, dOV), its_M = of_head(own, head), of_head(gradient, head), M.at(head * (TILE * k))
+                with code.loop(count) as i:
+                    q, m = times(X.at((first + i) * n).list(n), QK, n, n), [*its_M.at(i * k).list(k), one]
+                    dc = times_transposed(DO.at(i * d).list(d), OV, d, n)
+                    C.at(i * n).fill(times_symmetric(q, m))
+                    DQ.at(i * n).fill(times_symmetric(dc, m))
+                    DM.at(i * k).fill(q[a] * dc[b] + q[b] * dc[a] if a != b else q[a] * dc[a] for a, b in places)
+                code.add_outer(C, n, n, DO, d, d, count, dOV, d)
+                code.add_outer(X.at(first * n), n, n, DQ, n, n, count, dQK, n)
+                with code.loop(block + 1) as before:
+                    f, sums = F.at(before * (TILE * k)), [code.number(0.0)] * TILE**2
+                    for j in range(k):
+                        column, row = ([array[t * k + j] for t in range(TILE)] for array in (DM, f))
+                        sums = [part + a * b for part, (a, b) in zip(sums, product(column, row), strict=True)]
+                    tile = Array(
+                        code, dP.at(((head * blocks + block) * blocks + before) * TILE**2).pointer, code.vector
+                    )
+                    tile.add([sums_of_lanes(sums)])

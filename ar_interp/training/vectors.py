@@ -41,6 +41,11 @@ class Integer:
     def __mul__(self, other: "Integer | int") -> "Integer":
         return Integer(self.build, self.build.mul(self.value, _integer(other)))
 
+    def at_most(self, largest: int) -> "Integer":
+        """The smaller of both."""
+        below = self.build.icmp_signed("<", self.value, INTEGER(largest))
+        return Integer(self.build, self.build.select(below, self.value, INTEGER(largest)))
+
 
 Index = Integer | int
 
