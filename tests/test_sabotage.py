@@ -182,7 +182,7 @@ def test_a_claim_that_only_ever_holds_is_named():
     assert found.never_failed == ("heads/b", "heads/d")
     assert found.false_positives["model"].tolist() == ["model 1", "model 2"]
     assert found.misses["claim"].tolist() == ["heads/d"]
-    assert found.counts.loc["fail"].tolist() == [1, 2, 0, 1, 0]
+    assert found.counts.loc["fail"].tolist() == [1, 2, 0, 0, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -142,16 +142,19 @@ STUDY = Study(
     source="Sander et al. 2024, augmented tokens on Haar W, and what deeper stacks do",
     question="How many steps of gradient descent is a stack of layers worth?",
     covers=lambda setting: isinstance(setting, HaarStack),
-    recipes={  # known failures: the shipped model's value, give or take three times its uncertainty
+    recipes={
+        # known failures: the shipped model's value, give or take three times its uncertainty. Later queries read s_{T-1},
+        # a second copy of W, which stays the target's when the states alone are moved
         "augmented-haar-short": _recipe(1, "linear", n_ctx=20),
         "augmented-haar-l1": _recipe(1, "linear"),
-        "augmented-haar-l2": _recipe(2, "linear"),
-        "augmented-haar-l3": _recipe(3, "linear"),
-        "augmented-haar-l4": _recipe(4, "linear"),
+        "augmented-haar-l2": _recipe(2, "linear", known_failures={"estimate/swap error": (0.05, 0.38)}),
+        "augmented-haar-l3": _recipe(3, "linear", known_failures={"estimate/swap error": (0.22, 0.36)}),
+        "augmented-haar-l4": _recipe(4, "linear", known_failures={"estimate/swap error": (0.05, 1.2)}),
         "augmented-haar-l1-keys": _recipe(1, "linear/keys"),
-        # queries of its second layer read s_{T-1} too
-        "augmented-haar-l2-keys": _recipe(2, "linear/keys", known_failures={"estimate/swap": (0.71, 0.96)}),
-        "augmented-haar-l3-keys": _recipe(3, "linear/keys"),
+        "augmented-haar-l2-keys": _recipe(
+            2, "linear/keys", known_failures={"estimate/swap": (0.76, 0.93), "estimate/swap error": (0.48, 0.79)}
+        ),
+        "augmented-haar-l3-keys": _recipe(3, "linear/keys", known_failures={"estimate/swap error": (0.05, 0.42)}),
         "augmented-haar-l4-keys": _recipe(4, "linear/keys"),
     },
     claims=_claims,
