@@ -143,8 +143,8 @@ STUDY = Study(
     question="How many steps of gradient descent is a stack of layers worth?",
     covers=lambda setting: isinstance(setting, HaarStack),
     recipes={
-        # known failures: the shipped model's value, give or take three times its uncertainty. Later queries read s_{T-1},
-        # a second copy of W, which stays the target's when the states alone are moved
+        # known failures: the shipped model's value, give or take three times its uncertainty. Later queries read
+        # s_{T-1}, a second copy of W, which stays the target's when the states alone are moved
         "augmented-haar-short": _recipe(1, "linear", n_ctx=20),
         "augmented-haar-l1": _recipe(1, "linear"),
         "augmented-haar-l2": _recipe(2, "linear", known_failures={"estimate/swap error": (0.05, 0.38)}),
