@@ -106,7 +106,7 @@ def test_what_was_saved_is_loaded_as_it_was(walk):
 
 
 def test_their_claim_is_verified(walk):
-    assert "holds  Rectified heads leave half" in walk["verified"]
+    assert "holds      Rectified heads leave half" in walk["verified"]
     assert "keys/silent" in (walk["output"] / "claims.json").read_text()
 
 

@@ -202,13 +202,19 @@ STRUCTURES = {
 _training = partial(TrainConfig, objective="sampled", optimizer="adam", first_length=1, batch=128)
 
 
+SHORT = {  # swaps that fall short: later queries read a second copy of W; the value, give or take three uncertainties
+    2: {"estimate/swap error": (1.06, 1.47)},
+    3: {"estimate/swap": (0.90, 0.967)},
+}
+
+
 def _figure5(n_layers: int) -> Recipe:
-    # known failures: the shipped model's share of the swap, give or take three times its uncertainty
     return Recipe(
         summary=f"The paper's general augmented model (figure 5), {n_layers} layer{'s' if n_layers > 1 else ''}.",
         config=ModelConfig.paper_figure5(n_layers=n_layers),
         process=HaarOrthogonal(5),
         training=_training(lr=1e-2, beta2=0.95, schedule="linear", warmup=100, steps=2500),
+        known_failures=SHORT.get(n_layers, {}),
     )
 
 
