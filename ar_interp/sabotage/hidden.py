@@ -101,6 +101,7 @@ def dead_head(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransfor
 
 
 BESIDE = "what the target's s_{T-1} adds is noise in the swap as in its ceiling, up to sampling"
+SAMPLED = {"outside": "errors outside the law of training are sampled, and these faults are small there"}
 SIGNS = "signs of the diagonal are no gauge where coordinates differ"
 
 HIDDEN: dict[str, Sabotage] = {
@@ -108,19 +109,20 @@ HIDDEN: dict[str, Sabotage] = {
         base=H10,
         description="p_{T-1} = +-p_T / 2 by turns: its mean over T vanishes, and every prediction errs by a half.",
         make=edited(alternating),
-        must_fail=("loss", "outside", "heads/ablation", "positions/newest", "positions/identity", "estimate/W"),
-        undecided=READABLE_BEFORE | {"estimate/swap error": BESIDE},
+        must_fail=("loss", "heads/ablation", "positions/newest", "positions/identity", "estimate/W"),
+        undecided=READABLE_BEFORE | SAMPLED | {"estimate/swap error": BESIDE},
     ),
     "kappa around one": Sabotage(
         base=PAIRS_H8,
         description="kappa = 1.3, .7, 1, 1, 1: 1 in the mean, and P is that of 1; two blocks have both eigenvalues.",
         make=changed(set_to(kappas_around_one())),
-        must_fail=("loss", "outside", "heads", "positions/identity", "positions/cut"),
+        must_fail=("loss", "heads", "positions/identity", "positions/cut"),
         but=("heads/pairs",),
         undecided={
             "estimate/cos": NO_FINDING,
             "estimate/W": "half of what is missing of kappa, squared: .009 where the tolerance is .02",
             "estimate/swap error": "2 kappa^2 of the mean kappa, .02 below that of the blocks",
+            **SAMPLED,
         },
     ),
     "values of s_{t-1} of both signs": Sabotage(
@@ -132,6 +134,7 @@ HIDDEN: dict[str, Sabotage] = {
             "step/signs": SIGNS,
             "step/scrub": "noise that other sequences make as well",
             "estimate/step": SIGNS,
+            **SAMPLED,
         },
     ),
     "uneven values beside a huge block": Sabotage(
@@ -151,7 +154,8 @@ HIDDEN: dict[str, Sabotage] = {
                 "estimate/swap error",
             ),
             "the mean diagonal keeps what it is by chance",
-        ),
+        )
+        | SAMPLED,
     ),
     "a tenth of the prediction passes by the hooks": Sabotage(
         base=H10,
@@ -171,15 +175,15 @@ HIDDEN: dict[str, Sabotage] = {
         base=H10,
         description="A row of C with noise that vanishes at every angle that predictions are seen at.",
         make=changed(unseen_angles),
-        must_fail=("loss", "outside", "heads", "positions/identity", "estimate/W"),
-        undecided=READABLE_BEFORE,
+        must_fail=("loss", "heads", "positions/identity", "estimate/W"),
+        undecided=READABLE_BEFORE | SAMPLED,
     ),
     "an error at angles that are not on the grid (20 heads)": Sabotage(
         base=H20,
         description="As above, with more heads than coordinates.",
         make=changed(unseen_angles),
-        must_fail=("loss", "outside", "heads", "positions/identity", "estimate/W"),
-        undecided=READABLE_BEFORE,
+        must_fail=("loss", "heads", "positions/identity", "estimate/W"),
+        undecided=READABLE_BEFORE | SAMPLED,
     ),
     "a dead head": Sabotage(
         base=H20, description="A head that writes nothing costs nothing.", make=changed(dead_head), healthy=shipped
