@@ -17,7 +17,10 @@ from ar_interp.sabotage import BATTERY, BatteryResult, run_battery, sensitivity
 from ar_interp.sabotage.battery import PARTS
 
 NOISY = ("diagonal-unitary-h10", "diagonal-orthogonal-h5", "augmented-unitary")
-COLUMNS = ("models", "must fail", "do", "void", "false positives", "must hold", "do", "void", "misses", "open")
+COLUMNS = (
+    "models", "must fail", "do", "void", "undecided", "false positives", "must hold", "do", "void", "undecided",
+    "misses", "open",
+)  # fmt: skip
 
 
 def counted(rows: Any) -> list[int]:
@@ -25,7 +28,7 @@ def counted(rows: Any) -> list[int]:
     must_fail, left_open = rows["expected"] == "fail", rows["expected"] == "free"
     line = [len(rows[["model", "seed"]].drop_duplicates())]
     for group, wrong in ((rows[must_fail], "false positive"), (rows[~must_fail & ~left_open], "miss")):
-        line += [len(group), *((group["outcome"] == outcome).sum() for outcome in ("ok", "void", wrong))]
+        line += [len(group), *((group["outcome"] == outcome).sum() for outcome in ("ok", "void", "undecided", wrong))]
     return [*line, left_open.sum()]
 
 
