@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from cases import N_CTX, D
-from zoo import ForeignWeights, model_of, orthogonal_model, unitary_model
+from zoo import model_of, orthogonal_model, unitary_model
 
 import ar_interp as ari
 from ar_interp import theory
@@ -117,8 +117,10 @@ def test_models_with_heads_have_no_filter():
 
 
 def test_a_process_is_needed():
+    model = unitary_model(4)
+    model.process = None
     with pytest.raises(ValueError, match="process is needed to know the family"):
-        ari.positional_structure(ForeignWeights(unitary_model(4)))
+        ari.positional_structure(model)
 
 
 def test_the_frame_has_a_row_per_length():

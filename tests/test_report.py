@@ -94,6 +94,11 @@ def content(report) -> dict:
     return json.loads(report.to_json())
 
 
+def rows_of(claims: Claims) -> list:
+    (rows,) = json.loads(claims.to_json())["checkpoints"].values()
+    return rows
+
+
 def make_claim(
     name: str = "heads/cosine", *, evidence: str = "weights", verdict: str = "holds", text: str = "<orthogonal> heads"
 ) -> Claim:
@@ -232,11 +237,11 @@ class TestContent:
         assert [one["name"] for one in content["checkpoints"]] == [TRAINED, str(hostile)]
         for one, examined in zip(content["checkpoints"], report.examined, strict=True):
             claims = examined.claims
-            assert one["claims"] == json.loads(claims.to_json())
+            assert one["claims"] == rows_of(claims)
             verdicts = [claim.verdict for claim in claims]
             assert one["verdicts"] == {name: verdicts.count(name) for name in VERDICTS}
         assert content["verdicts"]["holds"] == sum(one["verdicts"]["holds"] for one in content["checkpoints"])
-        assert content["checkpoints"][1]["claims"] == json.loads(ari.verify(ari.load("positional-mu100")).to_json())
+        assert content["checkpoints"][1]["claims"] == rows_of(ari.verify(ari.load("positional-mu100"), seed=0))
         assert content["date"] == "2026-01-31"
 
     def test_json_has_the_figures_of_the_page(self, content, page):

@@ -108,7 +108,7 @@ def train(
         members=pd.DataFrame(columns),
         seed=member_seeds[best],
         steps=steps,
-        snapshots={step: member_of(layout.named(flat), best) for step, flat in log.snapshots.items()},
+        snapshots={step: member_of(layout.named(flat), best) for step, flat in log.snapshots.items() if step < steps},
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )
     if lost.any():
@@ -211,7 +211,6 @@ def _descend(
             break
         log.bar.update(min(log.every, training.steps - done))
     steps = int(descent.count)
-    log.snapshots = {step: flat for step, flat in log.snapshots.items() if step < steps}
     losses = descent.losses
     if stop is None or not descent.stopped:
         losses = loss_and_gradient(objective, descent.layout, descent.flat)[0]
