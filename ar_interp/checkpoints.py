@@ -9,8 +9,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import version
@@ -20,11 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
+from ar_interp._files import CheckpointError as CheckpointError
+from ar_interp._files import check_keys, faults_of, name_of, parse, read_tensors, read_text
 from ar_interp._kinds import Kind
 from ar_interp.models.config import Config, ModelConfig
 from ar_interp.processes import FirstToken, HaarOrthogonal, Process
@@ -45,10 +46,6 @@ MEMBER_COLUMNS = ("seed", "loss")
 OPTIONAL_MEMBER_COLUMNS = ("trimmed", "lr", "init_scale", "diverged")
 
 T = TypeVar("T")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be trusted or read; the message names the file and the fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +144,7 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
             shapes or dtypes are not the config's; NaN.
     """
     folder = _find(name_or_path)
-    where = _name_of(folder / "config.json")
+    where = name_of(folder / "config.json")
     raw = parse(read_text(folder / "config.json", MAX_CONFIG_BYTES), where)
     required = {"schema", "model", "process", "training", "seed", "steps", "device", "versions"}
     check_keys(raw, required, required, where)
@@ -156,16 +153,16 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
     config = _build_config(raw["model"], f"{where}: model")
     process = _build_process(raw["process"], f"{where}: process")
     training = _build(TrainConfig, raw["training"], f"{where}: training")
-    with _faults_of(where):
+    with faults_of(where):
         config.check_process(process)
     versions = raw["versions"]
     if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
         raise CheckpointError(f"{where}: versions must map names to strings.")
     if not isinstance(raw["device"], str):
         raise CheckpointError(f"{where}: device must be a string, got {raw['device']!r}.")
-    with _faults_of(where):
+    with faults_of(where):
         seed, steps = check_integer("seed", raw["seed"], low=0), check_integer("steps", raw["steps"], low=0)
-    tensors = _read_tensors(folder / "model.safetensors", config)
+    tensors = read_tensors(folder / "model.safetensors", config.parameter_shapes, config.torch_dtype)
     history, members = _read_metrics(folder / "metrics.jsonl")
     return Checkpoint(
         name=folder.name,
@@ -299,72 +296,12 @@ def _find(name_or_path: str | Path) -> Path:
                           f"{', '.join(names) or 'none'}.")  # fmt: skip
 
 
-@contextmanager
-def _faults_of(where: str) -> Iterator[None]:
-    """Errors of what is checked inside are faults of the file."""
-    try:
-        yield
-    except (ValueError, TypeError, AttributeError, SafetensorError, OSError) as error:
-        raise CheckpointError(f"{where}: {error}") from error
-
-
-def _name_of(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
-
-
-def read_text(path: Path, limit: int) -> str:
-    """The text of a file of a checkpoint, if it is UTF-8 and no longer than the limit in bytes."""
-    where = _name_of(path)
-    try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
-    except OSError as error:
-        raise CheckpointError(f"{where} cannot be read: {error.strerror}.") from error
-    if len(content) > limit:
-        raise CheckpointError(f"{where} is larger than {limit} bytes.")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{where} is not UTF-8 text.") from error
-
-
-def parse(text: str, where: str) -> dict[str, Any]:
-    """The JSON object in a text, without NaN and infinities."""
-
-    def refuse(constant: str) -> None:
-        raise CheckpointError(f"{where}: {constant} is not allowed.")
-
-    try:
-        value = json.loads(text, parse_constant=refuse)
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where} is not valid JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{where} must be a JSON object, got {type(value).__name__}.")
-    return value
-
-
-def check_keys(values: object, known: set[str], required: set[str], where: str) -> None:
-    """Refuse what is no object with these keys."""
-    if not isinstance(values, Mapping):
-        raise CheckpointError(f"{where} must be an object, got {type(values).__name__}.")
-    unknown = sorted(set(values) - known)
-    if unknown:
-        nearest = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else f" Known: {', '.join(sorted(known))}."
-        raise CheckpointError(f"{where}: unknown key {unknown[0]!r}.{hint}")
-    missing = sorted(required - set(values))
-    if missing:
-        raise CheckpointError(f"{where}: {missing[0]!r} is missing.")
-
-
 def _build(cls: type[T], values: Any, where: str) -> T:
     """A dataclass from untrusted JSON: no unknown key, none missing, each value checked by the class."""
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     required = {name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING}
     check_keys(values, set(known), required, where)
-    with _faults_of(where):
+    with faults_of(where):
         return cls(**values)
 
 
@@ -382,7 +319,7 @@ def _build_kind(root: type[Kind], values: Any, where: str) -> Any:
     """One of the classes that are known already: no file names a module."""
     if not isinstance(values, dict):
         raise CheckpointError(f"{where} must be an object, got {type(values).__name__}.")
-    with _faults_of(where):
+    with faults_of(where):
         found = root.find(values.get("kind"))
     return _build(found, {key: value for key, value in values.items() if key != "kind"}, where)
 
@@ -405,16 +342,12 @@ def _check_comes_back(name: str, value: Any, build: Callable[[Any, str], Any]) -
         ) from fault
 
 
-def _read_tensors(path: Path, config: Config) -> dict[str, Tensor]:
-    return _read_safetensors(path, config, config.parameter_shapes)
-
-
 def _read_snapshots(path: Path, config: Config, steps: int) -> dict[int, dict[str, Tensor]]:
     """Weights along training, of steps up to the last; none where the file is not there."""
     if not path.exists():
         return {}
-    where = _name_of(path)
-    with _faults_of(where), safe_open(path, framework="pt") as file:
+    where = name_of(path)
+    with faults_of(where), safe_open(path, framework="pt") as file:
         found = sorted({name.partition("/")[0] for name in file.keys()})  # noqa: SIM118
     if len(found) > MAX_SNAPSHOTS:
         raise CheckpointError(f"{where}: at most {MAX_SNAPSHOTS} steps, got {len(found)}.")
@@ -423,44 +356,19 @@ def _read_snapshots(path: Path, config: Config, steps: int) -> dict[int, dict[st
             raise CheckpointError(f"{where}: names start with a step, 0 to {steps}, got {step[:20]!r}.")
     order = sorted(map(int, found))
     shapes = {f"{step}/{name}": shape for step in order for name, shape in config.parameter_shapes.items()}
-    tensors = _read_safetensors(path, config, shapes)
+    tensors = read_tensors(path, shapes, config.torch_dtype)
     return {step: {name: tensors[f"{step}/{name}"] for name in config.parameter_shapes} for step in order}
 
 
-def _read_safetensors(path: Path, config: Config, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    where = _name_of(path)
-    dtype = {torch.float64: "F64", torch.float32: "F32"}[config.torch_dtype]
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            if names != set(shapes):
-                odd = sorted(names ^ set(shapes))[0]
-                fault = "is missing" if odd in shapes else "is unknown to the config"
-                raise CheckpointError(f"{where}: tensor {odd!r} {fault}.")
-            for name, shape in shapes.items():
-                header = file.get_slice(name)
-                if tuple(header.get_shape()) != shape:
-                    raise CheckpointError(f"{where}: {name} must have shape {list(shape)}, got {header.get_shape()}.")
-                if header.get_dtype() != dtype:
-                    raise CheckpointError(f"{where}: {name} must be {dtype}, got {header.get_dtype()}.")
-            tensors = {name: file.get_tensor(name) for name in shapes}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{where} cannot be read: {error}") from error
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{where}: {name} has NaN or infinite entries.")
-    return tensors
-
-
 def _read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    where = _name_of(path)
+    where = name_of(path)
     history: list[dict[str, float]] = []
     members: list[dict[str, float]] = []
     for number, line in enumerate(read_text(path, MAX_METRICS_BYTES).splitlines(), start=1):
         row = parse(line, f"{where} line {number}")
         columns, optional = (MEMBER_COLUMNS, OPTIONAL_MEMBER_COLUMNS) if "seed" in row else (STEP_COLUMNS, ())
         check_keys(row, {*columns, *optional}, set(columns), f"{where} line {number}")
-        with _faults_of(f"{where} line {number}"):
+        with faults_of(f"{where} line {number}"):
             for key, value in row.items():
                 check_number(key, value, low=-math.inf)
         (members if "seed" in row else history).append(row)

@@ -8,7 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ar_interp.checkpoints import Checkpoint, CheckpointError, TrainingRun, check_keys, is_shipped, parse, read_text
+from ar_interp._files import CheckpointError, check_keys, parse, read_text
+from ar_interp.checkpoints import Checkpoint, TrainingRun, is_shipped
 from ar_interp.claims import Claims
 from ar_interp.claims.core import SCHEMA, VERDICTS, claims_json
 
