@@ -1,7 +1,8 @@
 """Measure every claim about every shipped checkpoint and write it down wherever it is said.
 
 Writes `claims.json` and the model card of each checkpoint, `docs/results.md`, and the tables of README.md between
-`<!-- results: NAME -->` and `<!-- end -->`, so that no number there can differ from what the code gives.
+`<!-- results: NAME -->` and `<!-- end -->`, so that no number there can differ from what the code gives. The tables of
+speed are made of the JSON files that the benchmarks left.
 
     python docs/results.py                 # measure with the stated seed (`make results`)
     python docs/results.py --seeds 10      # also with nine others: how often does a verdict change?
@@ -31,6 +32,7 @@ from ar_interp.studies import all_studies, verify
 
 DOCS = Path(__file__).parent
 README, PAGE, SEEDS = DOCS.parent / "README.md", DOCS / "results.md", DOCS / "seeds.json"
+BENCHMARKS = DOCS.parent / "benchmarks"
 FOLDER = ari.checkpoints.trained_folder()
 Row = dict[str, Any]
 
@@ -127,6 +129,30 @@ def named(*claims: str, of: str = "") -> Callable[[str, Row], bool]:
     return lambda name, row: row["name"] in claims and name.startswith(of)
 
 
+def on_one_thread() -> str:
+    """Whole steps of training beside the plain loop's, and time to its loss, by `benchmarks/training.py`."""
+    lines = []
+    for name, found in json.loads((BENCHMARKS / "training.json").read_text()).items():
+        if name == "machine":
+            continue
+        spread = f"{number(found['ratio'], 3)} ({number(found['low'], 3)}–{number(found['high'], 3)})"
+        cells = [name, number(found["plain"], 3), number(found["ours"], 3), spread]
+        times = [f"{found[key]:.1f} s" for key in ("seconds", "plain_seconds") if key in found]
+        lines.append([*cells, *(times or ["", ""]), number(found["time_ratio"], 3) if times else ""])
+    head = ["model", "plain, steps/s", "ours, steps/s", "ratio", "time to their loss: ours", "plain", "ratio"]
+    return table(head, lines)
+
+
+def on_a_gpu() -> str:
+    """What was to be reached on a GPU, and what was, by `benchmarks/gpu.py`."""
+    found = json.loads((BENCHMARKS / "gpu.json").read_text())
+    lines = [
+        [name, f"{number(target['found'], 3)} {target['unit']}", number(target["target"], 3)]
+        for name, target in found["targets"].items()
+    ]
+    return table([f"on one {found['machine']['device']}", "measured", "to reach"], lines)
+
+
 def tables() -> dict[str, str]:
     """The tables of the README by name."""
     every = all_rows()
@@ -168,6 +194,9 @@ def tables() -> dict[str, str]:
                 "cost of the least needed layer": "depth/every layer",
             },
         ),
+        "figures": long(every, named("loss/figure")),
+        "one thread": on_one_thread(),
+        "gpu": on_a_gpu(),
         "causal": long(every, named("estimate/swap", "estimate/swap error", "estimate/W")),
         "not holding": long(every, lambda name, row: row["verdict"] in (FAILS, UNDECIDED)),
     }
