@@ -36,7 +36,7 @@ COARSER = 1.1  # the same of tokens half as long
 
 
 DOES = {
-    DiagonalHeads: "the newest keys, with the conjugate for the inverse,",
+    DiagonalHeads: "the newest keys with the conjugate for the inverse",
     OneCoordinate: "the filter of unfinished descent",
     **dict.fromkeys((GradientStep, FirstTokenLaw, HaarStack), "one gradient step of the size trained"),
 }
