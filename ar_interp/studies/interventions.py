@@ -93,14 +93,16 @@ def estimate_claim(
 
 def scale_claim(measured: Measured) -> Claim:
     """Claim that nothing is gained by scaling what the last layer writes: the parabola has its bottom at 1."""
-    return measured.claim(
+    best = best_scale(measured)
+    return claim(
         "loss/best scale",
         "Scaling what the last layer writes can only add to the error: best factor",
-        best_scale,
         evidence="causal",
         source=SCALING,
         tolerance="best scale",
         predicted=1,
+        measured=best,
+        control=("the same model, writing twice as much", best.over(2)),
     )
 
 
