@@ -1,0 +1,5 @@
+"""The story, for visitors who have never heard of the paper."""
+
+import storyboard
+
+storyboard.show()

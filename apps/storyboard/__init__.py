@@ -1,0 +1,38 @@
+"""The story: screens that a visitor moves through, drawn in the browser from one payload of numbers.
+
+Nothing that is moved needs the server: the browser computes predictions from the model's own weights and keeps its
+place in the URL.
+"""
+
+from pathlib import Path
+
+import streamlit as st
+
+from storyboard.payload import Payload, current
+
+ASSETS = Path(__file__).with_name("assets")
+PARTS = ("contract.js", "params.js", "model.js", "draw.js", "screens/*.js", "main.js")
+
+
+def script(*patterns: str) -> str:
+    """The JavaScript in these files, in order."""
+    files = [file for pattern in patterns for file in sorted(ASSETS.glob(pattern))]
+    return "\n".join(file.read_text("utf-8") for file in files)
+
+
+_component = st.components.v2.component(
+    "ar_interp_story",
+    html=(ASSETS / "story.html").read_text("utf-8"),
+    css=(ASSETS / "story.css").read_text("utf-8"),
+    js=script(*PARTS),
+)
+
+
+def show() -> None:
+    """Draw the story on the page."""
+    _component(key="story", data=_payload())
+
+
+@st.cache_data(show_spinner="Measuring what the story shows …")
+def _payload() -> Payload:
+    return current()

@@ -1,0 +1,510 @@
+"""All numbers of the story: weights and claims of shipped checkpoints, values of theory, measurements on contexts.
+
+`python -m storyboard.payload` in apps/ writes them to payload.json, so that the first page needs neither torch nor a
+measurement; `current` builds them anew where a checkpoint they are of has changed since. Errors are relative: mean
+|prediction - s_{T+1}|^2 over mean |s_{T+1}|^2, so that predicting nothing has 1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    import ar_interp as ari
+
+VERSION = 1
+FILE = Path(__file__).with_name("payload.json")
+PAIRS, CIRCLES, STEP, GAUSSIAN = (
+    "diagonal-orthogonal-h5",
+    "diagonal-unitary-h10",
+    "augmented-unitary",
+    "initial-gaussian",
+)
+STACKS = tuple(f"augmented-haar-l{n}-keys" for n in (1, 2, 3, 4))
+WATCHED = STACKS[1]
+SOURCES = (PAIRS, CIRCLES, STEP, GAUSSIAN, *STACKS)
+N_CONTEXTS, N_MEASURED = 1024, 256
+DIGITS = 7
+
+Numbers = list[float]
+Matrix = list[Numbers]
+
+
+class Curve(TypedDict):
+    """y over x; se is the standard error of a measurement, empty where y is exact."""
+
+    x: Numbers
+    y: Numbers
+    se: Numbers
+
+
+class Claim(TypedDict):
+    """A claim as it was measured with the checkpoint; what JSON cannot hold is a text."""
+
+    statement: str
+    predicted: float | str
+    measured: float | str
+    verdict: str
+
+
+class DiagonalModel(TypedDict):
+    """The trained weights of diagonal heads: A, B [head dim] and P [query key], zero where it is not used."""
+
+    name: str
+    dim: int
+    n_ctx: int
+    A: Matrix
+    B: Matrix
+    P: Matrix
+
+
+class Pairs(TypedDict):
+    """What theory says of the model of conjugate pairs, and what removing a part of it costs.
+
+    C, M, P: at kappa = 1 and the measured scale. cut_last, cut_previous: the error without the key s_T, s_{T-1}.
+    cut_head: without each head. claims: by name.
+    """
+
+    model: DiagonalModel
+    scale: float
+    C: Matrix
+    M: Matrix
+    P: Matrix
+    cut_last: float
+    cut_previous: float
+    cut_head: Numbers
+    claims: dict[str, Claim]
+
+
+class Swap(TypedDict):
+    """The model whose estimate is moved, with the score of the swap and the largest of its controls."""
+
+    model: DiagonalModel
+    score: float
+    controls: float
+    n: int
+
+
+class Watched(TypedDict):
+    """One sequence at T = 1..n_ctx, seen by a stack of layers, by one gradient step and by least squares.
+
+    Estimates are [pos dim * dim], eigenvalues [pos dim 2] (real and imaginary part), errors those of this sequence.
+    """
+
+    name: str
+    dim: int
+    n_layers: int
+    W: Numbers
+    W_eigenvalues: Matrix
+    estimate: Matrix
+    eigenvalues: list[Matrix]
+    error: Numbers
+    step_estimate: Matrix
+    least_squares_estimate: Matrix
+
+
+class Experiment(TypedDict):
+    """A way to break a model: what theory predicts, and what the model did.
+
+    ask: the x at which the visitor guesses. neutral: the x as trained.
+    """
+
+    key: str
+    model: str
+    x_label: str
+    x_range: Numbers
+    y_max: float
+    ask: float
+    neutral: float
+    theory: Curve
+    measured: Curve
+    n: int
+
+
+class Depth(TypedDict):
+    """A stack of layers: its error at every T, the gradient steps with that error, and its claims."""
+
+    name: str
+    n_layers: int
+    curve: Curve
+    steps: float
+    interval: Numbers
+    verdicts: dict[str, int]
+    not_held: list[Claim]
+
+
+class Payload(TypedDict):
+    """What the browser gets. memorised: the error of the W of another sequence; sources: SHA-256 of the files."""
+
+    version: int
+    sources: dict[str, str]
+    pairs: Pairs
+    swap: Swap
+    memorised: float
+    watched: Watched
+    least_squares: Curve
+    one_step: Curve
+    experiments: list[Experiment]
+    depth: list[Depth]
+
+
+def current() -> Payload:
+    """The numbers of payload.json if they are of the checkpoints at hand, else new ones."""
+    known: Payload = json.loads(FILE.read_text("utf-8"))
+    return known if known["version"] == VERSION and known["sources"] == _sources() else build()
+
+
+def build() -> Payload:
+    """Every number, computed and measured."""
+    import torch
+
+    import ar_interp as ari
+
+    with torch.no_grad():
+        loaded = {name: ari.load(name) for name in SOURCES}
+        theory, dim, n_ctx = ari.theory, loaded[WATCHED].config.dim, loaded[WATCHED].config.n_ctx
+        lengths = range(2, n_ctx + 1)
+        sizes = [theory.haar_step_size_at(dim=dim, length=T) for T in lengths]
+        return {
+            "version": VERSION,
+            "sources": _sources(),
+            "pairs": _pairs(loaded[PAIRS]),
+            "swap": _swap(loaded[CIRCLES]),
+            "memorised": _memorised(),
+            "watched": _watched(loaded[WATCHED], sizes),
+            "least_squares": _curve(lengths, (theory.ols_error(dim=dim, length=T) for T in lengths)),
+            "one_step": _curve(
+                lengths,
+                (
+                    theory.haar_one_step_loss(dim=dim, length=T, step_size=size)
+                    for T, size in zip(lengths, sizes, strict=True)
+                ),
+            ),
+            "experiments": [
+                _edited(loaded[PAIRS], "previous position", "cut", [-0.5, 2.0], ask=0.0),
+                _edited(loaded[PAIRS], "head rotation", "turn", [0.0, math.pi], ask=math.pi),
+                _noise(loaded[CIRCLES]),
+                _longer(loaded[STEP]),
+                _radius(loaded[CIRCLES]),
+                _gaussian(loaded[GAUSSIAN]),
+            ],
+            "depth": [_depth(loaded[name]) for name in STACKS],
+        }
+
+
+def _sources() -> dict[str, str]:
+    """SHA-256 of the weights and claims of every checkpoint that the story is about."""
+    from ar_interp.checkpoints import trained_folder
+
+    files = [trained_folder() / name / file for name in SOURCES for file in ("model.safetensors", "claims.json")]
+    return {f"{file.parent.name}/{file.name}": sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _curve(x: Iterable[float], y: Iterable[float], se: Iterable[float] = ()) -> Curve:
+    return {"x": _rounded(x), "y": _rounded(y), "se": _rounded(se)}
+
+
+def _rounded(values: Iterable[float]) -> Numbers:
+    return [float(f"{float(value):.{DIGITS}g}") for value in values]
+
+
+def _matrix(M: Tensor) -> Matrix:
+    """Rows of rounded numbers."""
+    return [_rounded(row) for row in M.tolist()]
+
+
+def _claims(checkpoint: ari.Checkpoint) -> dict[str, Any]:
+    from ar_interp import records
+
+    record = records.read(checkpoint)
+    assert record is not None  # shipped folders have one
+    return {row["name"]: row for row in record.rows}
+
+
+def _claim(row: dict[str, Any]) -> Claim:
+    return {key: row[key] for key in Claim.__annotations__}  # type: ignore[return-value]
+
+
+def _diagonal(checkpoint: ari.Checkpoint) -> DiagonalModel:
+    import torch
+
+    model = checkpoint.model
+    P = model.P * torch.ones_like(model.P).tril(1)
+    P[-1] = 0
+    return {
+        "name": checkpoint.path.name,
+        "dim": model.config.dim,
+        "n_ctx": model.config.n_ctx,
+        "A": model.A.tolist(),
+        "B": model.B.tolist(),
+        "P": P.tolist(),
+    }
+
+
+def _pairs(checkpoint: ari.Checkpoint) -> Pairs:
+    import torch
+
+    import ar_interp as ari
+
+    model, dim = checkpoint.model, checkpoint.config.dim
+    scale = (model.B.mT @ model.A).diagonal().mean().item()
+    expected = ari.theory.kappa_family(dim=dim, kappa=1.0, n_ctx=model.config.n_ctx, scale=scale)
+    setting = ari.setting_of(checkpoint.config, checkpoint.process)
+    options: dict[str, Any] = {"length": model.config.n_ctx, "method": "zero"}
+    keys = setting.position_removal_costs(model, **options)
+    heads = setting.head_removal_costs(model, **options)
+    assert keys is not None
+    assert heads is not None
+    wanted = ("positions/identity", "positions/cut", "heads/orthogonal", "heads/same kappa", "positions/minus half")
+    rows = _claims(checkpoint)
+    return {
+        "model": _diagonal(checkpoint),
+        "scale": scale,
+        "C": _matrix(expected.C),
+        "M": _matrix(2 * scale * torch.eye(model.config.n_heads)),
+        "P": _matrix(expected.P),
+        "cut_last": keys[0].item() / dim,
+        "cut_previous": keys[1].item() / dim,
+        "cut_head": _rounded(cost / dim for cost in heads.tolist()),
+        "claims": {name: _claim(rows[name]) for name in wanted},
+    }
+
+
+def _swap(checkpoint: ari.Checkpoint) -> Swap:
+    rows = _claims(checkpoint)
+    return {
+        "model": _diagonal(checkpoint),
+        "score": rows["estimate/swap"]["measured"],
+        "controls": rows["estimate/controls"]["measured"],
+        "n": rows["estimate/swap"]["n"],
+    }
+
+
+def _memorised() -> float:
+    """The mean error of another sequence's W: of |mu - lambda|^2 over independent angles, exact on a grid of them."""
+    import torch
+
+    angles = 2 * torch.pi * torch.arange(64, dtype=torch.float64) / 64
+    return (1 - torch.exp(1j * angles)).abs().square().mean().item()
+
+
+def _watched(checkpoint: ari.Checkpoint, sizes: list[float]) -> Watched:
+    import torch
+
+    import ar_interp as ari
+    from ar_interp import seeds
+
+    config = checkpoint.config
+    sequences = _process(checkpoint).contexts(2, config.n_ctx, seed=seeds.EXHIBITS)
+    found = ari.recover_context(checkpoint.model, sequences).estimate[0].double()
+    gradient = ari.estimators.GradientDescent.of_steps(1, 1.0).estimate(sequences.pairs())[0]
+    step = torch.tensor([0.0, *sizes], dtype=gradient.dtype)[:, None, None] * gradient
+    least_squares = ari.estimators.OLS().estimate(sequences.pairs())[0]
+    errors = sequences.errors(checkpoint.model(sequences.inputs))[0]
+    return {
+        "name": checkpoint.path.name,
+        "dim": config.dim,
+        "n_layers": config.n_layers,
+        "W": _rounded(sequences.W[0].flatten()),
+        "W_eigenvalues": _eigenvalues(sequences.W[0]),
+        "estimate": _matrix(found.flatten(1)),
+        "eigenvalues": [_eigenvalues(W) for W in found],
+        "error": _rounded(errors),
+        "step_estimate": _matrix(step.flatten(1)),
+        "least_squares_estimate": _matrix(least_squares.flatten(1)),
+    }
+
+
+def _eigenvalues(W: Tensor) -> Matrix:
+    import torch
+
+    return _matrix(torch.view_as_real(torch.linalg.eigvals(W)))
+
+
+def _relative(checkpoint: ari.Checkpoint, contexts: ari.Sequences, model: Any = None) -> tuple[Tensor, Tensor]:
+    """Error and its standard error at every T, over the mean of |s_{T+1}|^2."""
+    errors = contexts.errors((model or checkpoint.model)(contexts.inputs)).double()
+    energy = contexts.targets.abs().square().sum(-1).double().mean(0)
+    return errors.mean(0) / energy, errors.std(0) / len(errors) ** 0.5 / energy
+
+
+def _process(checkpoint: ari.Checkpoint) -> Any:
+    return checkpoint.process
+
+
+def _spread(low: float, high: float, n: int) -> Numbers:
+    return [low + (high - low) * i / (n - 1) for i in range(n)]
+
+
+def _experiment(key: str, model: str, x_label: str, x_range: Numbers, **others: Any) -> Experiment:
+    """y_max leaves the top tenth of the figure free."""
+    theory, measured = others["theory"], others["measured"]
+    y_max = 1.1 * max(*theory["y"], *measured["y"])
+    return {"key": key, "model": model, "x_label": x_label, "x_range": x_range, "y_max": y_max, **others}  # type: ignore[typeddict-item]
+
+
+def _edited(checkpoint: ari.Checkpoint, edit: str, key: str, span: Numbers, *, ask: float) -> Experiment:
+    """A weight with a meaning changed by one number."""
+    import ar_interp as ari
+    from ar_interp.probes.edits import EDITS
+
+    values, dim = _spread(*span, 9), checkpoint.config.dim
+    asked = sorted({*values, ask})
+    chosen, setting = EDITS[edit], ari.setting_of(checkpoint.config, checkpoint.process)
+    found = ari.edit_losses(checkpoint.model, edit, asked, n=N_CONTEXTS).by_value
+    dense = _spread(*span, 61)
+    expected = [setting.expected_loss(chosen.apply(checkpoint.model, value)).loss / dim for value in dense]
+    return _experiment(
+        key,
+        checkpoint.path.name,
+        {"cut": "factor of the weight of s_{T−1}", "turn": "angle of the turn (radians)"}[key],
+        span,
+        ask=ask,
+        neutral=chosen.neutral,
+        theory=_curve(dense, expected),
+        measured=_curve(asked, found["measured"] / dim, found["measured_se"] / dim),
+        n=N_CONTEXTS,
+    )
+
+
+def _noise(checkpoint: ari.Checkpoint) -> Experiment:
+    """Noise in every step of the sequence."""
+    from ar_interp import theory
+
+    dim, n_ctx, span = checkpoint.config.dim, checkpoint.config.n_ctx, [0.0, 0.25]
+    lengths = range(2, n_ctx + 1)
+
+    def energy(noise: float) -> float:
+        return sum(dim * (1 + T * noise**2) for T in lengths)
+
+    def expected(noise: float) -> float:
+        return sum(theory.last_pair_noise_error(dim=dim, length=T, noise=noise) for T in lengths) / energy(noise)
+
+    return _outside(checkpoint, "noise", "noise in each number, at every step", span, 0.2, 0.0, expected)
+
+
+def _radius(checkpoint: ari.Checkpoint) -> Experiment:
+    """W that shrinks or stretches what it turns."""
+    from ar_interp import theory
+
+    dim, span = checkpoint.config.dim, [0.85, 1.05]
+    lengths = range(2, checkpoint.config.n_ctx + 1)
+
+    def expected(radius: float) -> float:
+        errors = sum(theory.recurrence_error(dim=dim, covered=dim, length=T, radius=radius) for T in lengths)
+        return errors / sum(dim * radius ** (2 * T) for T in lengths)
+
+    return _outside(checkpoint, "radius", "length of the eigenvalues of W", span, 0.9, 1.0, expected)
+
+
+def _outside(
+    checkpoint: ari.Checkpoint,
+    key: str,
+    x_label: str,
+    span: Numbers,
+    ask: float,
+    neutral: float,
+    expected: Callable[[float], float],
+) -> Experiment:
+    """Contexts of another law than the one trained on."""
+    from ar_interp import seeds
+    from ar_interp.probes.outside import Condition
+
+    values = sorted({*_spread(*span, 6), ask})
+    measured, spread = [], []
+    for value in values:
+        condition = Condition(name=key, **{key: value})
+        contexts = condition.contexts(_process(checkpoint), N_MEASURED, checkpoint.config.n_ctx, seed=seeds.OUTSIDE)
+        errors = contexts.errors(checkpoint.model(contexts.inputs))[:, 1:].mean(1)
+        energy = contexts.targets.abs().square().sum(-1)[:, 1:].mean()
+        measured.append((errors.mean() / energy).item())
+        spread.append((errors.std() / energy).item() / N_MEASURED**0.5)
+    dense = _spread(*span, 61)
+    return _experiment(
+        key,
+        checkpoint.path.name,
+        x_label,
+        span,
+        ask=ask,
+        neutral=neutral,
+        theory=_curve(dense, map(expected, dense)),
+        measured=_curve(values, measured, spread),
+        n=N_MEASURED,
+    )
+
+
+def _longer(checkpoint: ari.Checkpoint) -> Experiment:
+    """Contexts twice as long as trained, for one gradient step of a fixed size."""
+    from ar_interp import seeds, theory
+    from ar_interp.probes.outside import lengthened
+
+    dim, n_ctx = checkpoint.config.dim, checkpoint.config.n_ctx
+    size, last = theory.optimal_step_size(dim=dim, max_length=n_ctx), 2 * n_ctx
+    contexts = _process(checkpoint).contexts(N_CONTEXTS, last, seed=seeds.OUTSIDE)
+    error, se = _relative(checkpoint, contexts, lengthened(checkpoint.model, last))
+    lengths = range(2, last + 1)
+    return _experiment(
+        "longer",
+        checkpoint.path.name,
+        "tokens in the context, T",
+        [2.0, float(last)],
+        ask=float(last),
+        neutral=float(n_ctx),
+        theory=_curve(lengths, (theory.one_step_loss(dim=dim, length=T, step_size=size) / dim for T in lengths)),
+        measured=_curve(lengths[::2], error[1::2], se[1::2]),
+        n=N_CONTEXTS,
+    )
+
+
+def _gaussian(checkpoint: ari.Checkpoint) -> Experiment:
+    """First tokens that differ in length."""
+    from ar_interp import seeds, theory
+
+    dim, n_ctx = checkpoint.config.dim, checkpoint.config.n_ctx
+    moments = theory.first_token_moments("gaussian", dim=dim)
+    product = theory.initial_token_product(moments, max_length=n_ctx + 1)
+    contexts = _process(checkpoint).contexts(4 * N_CONTEXTS, n_ctx, seed=seeds.OUTSIDE)
+    error, se = _relative(checkpoint, contexts)
+    lengths = range(2, n_ctx + 1)
+    expected = [theory.initial_token_error(moments, product=product, length=T) / moments.kappa0 for T in lengths]
+    return _experiment(
+        "gaussian",
+        checkpoint.path.name,
+        "tokens in the context, T",
+        [2.0, float(n_ctx)],
+        ask=float(n_ctx),
+        neutral=float(n_ctx),
+        theory=_curve(lengths, expected),
+        measured=_curve(lengths, error[1:], se[1:]),
+        n=4 * N_CONTEXTS,
+    )
+
+
+def _depth(checkpoint: ari.Checkpoint) -> Depth:
+    from ar_interp import seeds
+    from ar_interp.claims.core import VERDICTS
+
+    n_ctx = checkpoint.config.n_ctx
+    error, se = _relative(checkpoint, _process(checkpoint).contexts(N_CONTEXTS, n_ctx, seed=seeds.EXHIBITS))
+    rows = _claims(checkpoint)
+    low, high = rows["depth/steps"]["interval"]
+    return {
+        "name": checkpoint.path.name,
+        "n_layers": checkpoint.config.n_layers,
+        "curve": _curve(range(2, n_ctx + 1), error[1:], se[1:]),
+        "steps": 2.0 ** rows["depth/steps"]["measured"],
+        "interval": [2.0**low, 2.0**high],
+        "verdicts": {verdict: sum(row["verdict"] == verdict for row in rows.values()) for verdict in VERDICTS},
+        "not_held": [_claim(row) for row in rows.values() if row["verdict"] in ("fails", "undecided")],
+    }
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(build(), separators=(",", ":")) + "\n", "utf-8")
