@@ -1,6 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+VERSION := import sys, pip; print(*sys.version_info[:2], sep=".")
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
 
 .PHONY: help setup explore test check verify results train bench
 
@@ -9,10 +12,21 @@ help:  ## this list
 
 setup: $(STAMP)  ## the environment in .venv; nothing if it is there
 
+# A .venv that is broken, or of another Python than the one that was asked for, is made anew.
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[app,dev]'
+	@has=$$($(BIN)/python -c '$(VERSION)' 2>/dev/null); asked=$$($(PYTHON) -c '$(VERSION)' 2>/dev/null); \
+	case "$(origin PYTHON) $$has" in "file 3."* | *" $$asked") test -n "$$has" && exit 0;; esac; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "Python 3.11 or later is needed, with venv and pip; $(PYTHON) is $$($(PYTHON) --version 2>&1 | tail -n 1)." \
+	"Name another one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }; \
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[app,dev]'
 	touch $@
+
+ifneq ($(origin PYTHON),file)
+$(STAMP): FORCE
+FORCE:
+endif
 
 explore: setup  ## the explorer in a browser, on the shipped checkpoints
 	$(BIN)/streamlit run apps/explorer.py

@@ -1,9 +1,12 @@
-"""The explorer: `streamlit run apps/explorer.py`. One file per page in apps/pages/, which is named as in the URL."""
+"""The explorer: `streamlit run apps/explorer.py`, which starts the server and then shows each visitor a page.
 
+One file per page in apps/pages/, which is named as in the URL. Folders of one's own are opened below those that are
+allowed: `streamlit run apps/explorer.py -- --allow FOLDER`.
+"""
+
+import serving
 import streamlit as st
-
-st.set_page_config(page_title="ar_interp explorer", page_icon=":material/motion_blur:", layout="wide")
-st.session_state["in explorer"] = True  # see view.open_page
+import view
 
 PAGES = {
     "overview": ("Overview", "summarize"),
@@ -15,9 +18,16 @@ PAGES = {
     "readout": ("Readout", "search"),
     "interventions": ("Interventions", "tune"),
 }
-st.navigation(
-    [
-        st.Page(f"pages/{file}.py", title=title, icon=f":material/{icon}:", default=file == "overview")
-        for file, (title, icon) in PAGES.items()
-    ]
-).run()
+
+if serving.starts():
+    serving.take_arguments()
+    app = st.App(__file__, lifespan=serving.warm_up, middleware=serving.MIDDLEWARE, on_script_error=view.tell)
+else:
+    st.set_page_config(page_title="ar_interp explorer", page_icon="🌀", layout="wide")
+    st.session_state["in explorer"] = True  # see view.open_page
+    st.navigation(
+        [
+            st.Page(f"pages/{file}.py", title=title, icon=f":material/{icon}:", default=file == "overview")
+            for file, (title, icon) in PAGES.items()
+        ]
+    ).run()

@@ -6,16 +6,15 @@ empties it when the page changes, so the selection is also remembered in the ses
 
 from __future__ import annotations
 
-import gc
 import math
 import re
 import runpy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import serving
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
@@ -34,7 +33,7 @@ N_RESULTS = 64  # kept of each checkpoint
 def show_page(title: str, summary: str) -> None:
     """A page of exhibits; a model that has none of them is told so."""
     checkpoint = open_page(title, summary)
-    import_all()
+    serving.import_all()
     with errors_shown():
         if not show_exhibits(checkpoint, title):
             st.info(f"Nothing on this page applies to this model: {plain(checkpoint.config.summary)}.")
@@ -51,7 +50,7 @@ def open_page(title: str, summary: str) -> ari.Checkpoint:
     st.markdown(summary)
     name = _select_checkpoint()
     with errors_shown():
-        return ari.load(name)
+        return serving.load(name)
 
 
 def show_exhibits(checkpoint: ari.Checkpoint, page: str) -> int:
@@ -66,7 +65,7 @@ def show_exhibits(checkpoint: ari.Checkpoint, page: str) -> int:
         values = {name: _choose(control) for name, control in shared.items() if control.kind == "integer"}
     places = _places([exhibit.wide for exhibit in exhibits])
     for exhibit, place in zip(exhibits, places, strict=True):
-        with place, errors_shown():
+        with place, errors_shown(end=False):
             _show(checkpoint, subject, exhibit, values)
     return len(exhibits)
 
@@ -138,13 +137,27 @@ def _number(text: str) -> float:
 
 
 @contextmanager
-def errors_shown() -> Iterator[None]:
-    """An error that the package explains is shown on the page and ends it."""
+def errors_shown(*, end: bool = True) -> Iterator[None]:
+    """An error is shown on the page as a sentence, and ends the page unless `end` is false."""
     try:
         yield
-    except (ValueError, OSError) as error:
-        st.error(plain(str(error)), icon=":material/error:")
-        st.stop()
+    except Exception as error:
+        st.error(words(error), icon=":material/error:")
+        if end:
+            st.stop()
+
+
+def tell(error: Exception) -> bool:
+    """Show an error that no part of a page expected as a sentence; the answer is that it has been shown."""
+    st.error(words(error), icon=":material/error:")
+    return True
+
+
+def words(error: Exception) -> str:
+    """What went wrong, for Markdown; errors that the package does not explain are named by their kind."""
+    explained = isinstance(error, ValueError | OSError)
+    said = str(error).strip() or "it gives no reason"
+    return plain((said if explained else f"this part stopped unexpectedly ({type(error).__name__}): {said}")[:500])
 
 
 def cached(spinner: str | bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -173,18 +186,6 @@ def _enter_through_explorer() -> None:
 
 def _fingerprint(checkpoint: ari.Checkpoint) -> list[tuple[str, int]]:
     return [(str(file.resolve()), file.stat().st_mtime_ns) for file in sorted(checkpoint.path.iterdir())]
-
-
-@st.cache_resource(show_spinner="Importing TransformerLens …")
-def import_all() -> None:
-    """The heavy imports, once what needs none is on screen, and out of the garbage collector's sight."""
-    for name in ("models.transformer", "figures"):
-        import_module(f"ar_interp.{name}")
-    import torch
-
-    torch.set_num_threads(1)  # two fall over each other when another session or process is busy
-    gc.collect()
-    gc.freeze()
 
 
 def _select_checkpoint() -> str:

@@ -24,16 +24,19 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is install
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+def server(tmp_path_factory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "apps/explorer.py", "--server.headless", "true"]
+    command = [sys.executable, "-m", "streamlit", "run", ROOT / "apps" / "explorer.py", "--server.headless", "true"]
     process = subprocess.Popen(
-        [*command, "--server.port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, "--server.port", str(port), "--", "--allow", tmp_path_factory.getbasetemp()],
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
-        address = f"http://localhost:{port}"
+        address = f"http://127.0.0.1:{port}"
         _wait_for(f"{address}/_stcore/health", process)
         yield address
     finally:

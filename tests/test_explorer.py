@@ -79,9 +79,10 @@ pytestmark = pytest.mark.usefixtures("without_type_checks")  # the app as users 
 
 
 @pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    """What `streamlit run` does: the folder of the main script is on sys.path."""
+def _started(monkeypatch, tmp_path_factory):
+    """What `streamlit run apps/explorer.py -- --allow FOLDER` does: apps/ is on sys.path, the folder may be opened."""
     monkeypatch.syspath_prepend(APPS)
+    monkeypatch.setenv("AR_INTERP_ALLOW", str(tmp_path_factory.getbasetemp()))
 
 
 def open_page(page: str, **query: object) -> AppTest:

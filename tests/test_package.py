@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -82,3 +83,16 @@ def test_the_wheel_carries_the_checkpoints(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     for name in ar_interp.available():
         assert {f"ar_interp/trained/{name}/{file}" for file in ar_interp.checkpoints.FILES} <= set(names)
+
+
+def test_the_source_archive_carries_every_file_of_the_repository(tmp_path):
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not in a clone")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    there = {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
+    assert there <= names

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+import serving
 import streamlit as st
 import view
 
@@ -102,7 +103,7 @@ if training.optimizer == "lbfgs":
     st.markdown("L-BFGS minimises each seed at once and keeps no history of steps.")
 view.show_exhibits(checkpoint, "Overview")
 
-view.import_all()
+serving.import_all()
 with claims_place, view.errors_shown():
     said, rows, why_not = claims_of(checkpoint)
     if why_not:
