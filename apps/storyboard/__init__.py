@@ -7,8 +7,10 @@ place in the URL.
 from pathlib import Path
 
 import streamlit as st
+from streamlit.components.v2 import component
 
-from storyboard.payload import Payload, current
+from storyboard.contract import Payload
+from storyboard.payload import current
 
 ASSETS = Path(__file__).with_name("assets")
 PARTS = ("contract.js", "params.js", "model.js", "draw.js", "screens/*.js", "main.js")
@@ -20,7 +22,7 @@ def script(*patterns: str) -> str:
     return "\n".join(file.read_text("utf-8") for file in files)
 
 
-_component = st.components.v2.component(
+_component = component(
     "ar_interp_story",
     html=(ASSETS / "story.html").read_text("utf-8"),
     css=(ASSETS / "story.css").read_text("utf-8"),

@@ -1,6 +1,6 @@
 """All numbers of the story: weights and claims of shipped checkpoints, values of theory, measurements on contexts.
 
-`python -m storyboard.payload` in apps/ writes them to payload.json, so that the first page needs neither torch nor a
+`python -m storyboard` in apps/ writes them to payload.json, so that the first page needs neither torch nor a
 measurement; `current` builds them anew where a checkpoint they are of has changed since. Errors are relative: mean
 |prediction - s_{T+1}|^2 over mean |s_{T+1}|^2, so that predicting nothing has 1.
 """
@@ -12,14 +12,30 @@ import math
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
+
+import ar_interp
+
+from storyboard.contract import (
+    VERSION,
+    Claim,
+    Curve,
+    Depth,
+    DiagonalModel,
+    Experiment,
+    Matrix,
+    Numbers,
+    Pairs,
+    Payload,
+    Swap,
+    Watched,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     import ar_interp as ari
 
-VERSION = 1
 FILE = Path(__file__).with_name("payload.json")
 PAIRS, CIRCLES, STEP, GAUSSIAN = (
     "diagonal-orthogonal-h5",
@@ -33,132 +49,11 @@ SOURCES = (PAIRS, CIRCLES, STEP, GAUSSIAN, *STACKS)
 N_CONTEXTS, N_MEASURED = 1024, 256
 DIGITS = 7
 
-Numbers = list[float]
-Matrix = list[Numbers]
-
-
-class Curve(TypedDict):
-    """y over x; se is the standard error of a measurement, empty where y is exact."""
-
-    x: Numbers
-    y: Numbers
-    se: Numbers
-
-
-class Claim(TypedDict):
-    """A claim as it was measured with the checkpoint; what JSON cannot hold is a text."""
-
-    statement: str
-    predicted: float | str
-    measured: float | str
-    verdict: str
-
-
-class DiagonalModel(TypedDict):
-    """The trained weights of diagonal heads: A, B [head dim] and P [query key], zero where it is not used."""
-
-    name: str
-    dim: int
-    n_ctx: int
-    A: Matrix
-    B: Matrix
-    P: Matrix
-
-
-class Pairs(TypedDict):
-    """What theory says of the model of conjugate pairs, and what removing a part of it costs.
-
-    C, M, P: at kappa = 1 and the measured scale. cut_last, cut_previous: the error without the key s_T, s_{T-1}.
-    cut_head: without each head. claims: by name.
-    """
-
-    model: DiagonalModel
-    scale: float
-    C: Matrix
-    M: Matrix
-    P: Matrix
-    cut_last: float
-    cut_previous: float
-    cut_head: Numbers
-    claims: dict[str, Claim]
-
-
-class Swap(TypedDict):
-    """The model whose estimate is moved, with the score of the swap and the largest of its controls."""
-
-    model: DiagonalModel
-    score: float
-    controls: float
-    n: int
-
-
-class Watched(TypedDict):
-    """One sequence at T = 1..n_ctx, seen by a stack of layers, by one gradient step and by least squares.
-
-    Estimates are [pos dim * dim], eigenvalues [pos dim 2] (real and imaginary part), errors those of this sequence.
-    """
-
-    name: str
-    dim: int
-    n_layers: int
-    W: Numbers
-    W_eigenvalues: Matrix
-    estimate: Matrix
-    eigenvalues: list[Matrix]
-    error: Numbers
-    step_estimate: Matrix
-    least_squares_estimate: Matrix
-
-
-class Experiment(TypedDict):
-    """A way to break a model: what theory predicts, and what the model did.
-
-    ask: the x at which the visitor guesses. neutral: the x as trained.
-    """
-
-    key: str
-    model: str
-    x_label: str
-    x_range: Numbers
-    y_max: float
-    ask: float
-    neutral: float
-    theory: Curve
-    measured: Curve
-    n: int
-
-
-class Depth(TypedDict):
-    """A stack of layers: its error at every T, the gradient steps with that error, and its claims."""
-
-    name: str
-    n_layers: int
-    curve: Curve
-    steps: float
-    interval: Numbers
-    verdicts: dict[str, int]
-    not_held: list[Claim]
-
-
-class Payload(TypedDict):
-    """What the browser gets. memorised: the error of the W of another sequence; sources: SHA-256 of the files."""
-
-    version: int
-    sources: dict[str, str]
-    pairs: Pairs
-    swap: Swap
-    memorised: float
-    watched: Watched
-    least_squares: Curve
-    one_step: Curve
-    experiments: list[Experiment]
-    depth: list[Depth]
-
 
 def current() -> Payload:
     """The numbers of payload.json if they are of the checkpoints at hand, else new ones."""
     known: Payload = json.loads(FILE.read_text("utf-8"))
-    return known if known["version"] == VERSION and known["sources"] == _sources() else build()
+    return known if _sources().items() <= known["sources"].items() else build()
 
 
 def build() -> Payload:
@@ -201,17 +96,21 @@ def build() -> Payload:
 
 def _sources() -> dict[str, str]:
     """SHA-256 of the weights and claims of every checkpoint that the story is about."""
-    from ar_interp.checkpoints import trained_folder
-
-    files = [trained_folder() / name / file for name in SOURCES for file in ("model.safetensors", "claims.json")]
-    return {f"{file.parent.name}/{file.name}": sha256(file.read_bytes()).hexdigest() for file in files}
+    files = [_trained() / name / file for name in SOURCES for file in ("model.safetensors", "claims.json")]
+    return {f"{file.parent.name}/{file.name}": sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
 
 
-def _curve(x: Iterable[float], y: Iterable[float], se: Iterable[float] = ()) -> Curve:
+def _trained() -> Path:
+    """`checkpoints.trained_folder`, without the import of torch."""
+    package = Path(ar_interp.__file__).parent
+    return inside if (inside := package / "trained").is_dir() else package.parent / "trained"
+
+
+def _curve(x: Iterable[Any], y: Iterable[Any], se: Iterable[Any] = ()) -> Curve:
     return {"x": _rounded(x), "y": _rounded(y), "se": _rounded(se)}
 
 
-def _rounded(values: Iterable[float]) -> Numbers:
+def _rounded(values: Iterable[Any]) -> Numbers:
     return [float(f"{float(value):.{DIGITS}g}") for value in values]
 
 
@@ -262,7 +161,7 @@ def _pairs(checkpoint: ari.Checkpoint) -> Pairs:
     heads = setting.head_removal_costs(model, **options)
     assert keys is not None
     assert heads is not None
-    wanted = ("positions/identity", "positions/cut", "heads/orthogonal", "heads/same kappa", "positions/minus half")
+    wanted = ("positions/identity", "heads/orthogonal", "positions/minus half", "estimate/cos", "estimate/sin")
     rows = _claims(checkpoint)
     return {
         "model": _diagonal(checkpoint),
@@ -307,7 +206,7 @@ def _watched(checkpoint: ari.Checkpoint, sizes: list[float]) -> Watched:
     gradient = ari.estimators.GradientDescent.of_steps(1, 1.0).estimate(sequences.pairs())[0]
     step = torch.tensor([0.0, *sizes], dtype=gradient.dtype)[:, None, None] * gradient
     least_squares = ari.estimators.OLS().estimate(sequences.pairs())[0]
-    errors = sequences.errors(checkpoint.model(sequences.inputs))[0]
+    errors = sequences.errors(_predictions(checkpoint.model, sequences))[0]
     return {
         "name": checkpoint.path.name,
         "dim": config.dim,
@@ -328,18 +227,23 @@ def _eigenvalues(W: Tensor) -> Matrix:
     return _matrix(torch.view_as_real(torch.linalg.eigvals(W)))
 
 
-def _relative(checkpoint: ari.Checkpoint, contexts: ari.Sequences, model: Any = None) -> tuple[Tensor, Tensor]:
+def _relative(model: Any, contexts: ari.Sequences) -> tuple[Tensor, Tensor]:
     """Error and its standard error at every T, over the mean of |s_{T+1}|^2."""
-    errors = contexts.errors((model or checkpoint.model)(contexts.inputs)).double()
+    errors = contexts.errors(_predictions(model, contexts)).double()
     energy = contexts.targets.abs().square().sum(-1).double().mean(0)
     return errors.mean(0) / energy, errors.std(0) / len(errors) ** 0.5 / energy
+
+
+def _predictions(model: Any, contexts: ari.Sequences) -> Tensor:
+    return model(contexts.inputs)
 
 
 def _process(checkpoint: ari.Checkpoint) -> Any:
     return checkpoint.process
 
 
-def _spread(low: float, high: float, n: int) -> Numbers:
+def _spread(span: Numbers, n: int) -> Numbers:
+    low, high = span
     return [low + (high - low) * i / (n - 1) for i in range(n)]
 
 
@@ -355,11 +259,11 @@ def _edited(checkpoint: ari.Checkpoint, edit: str, key: str, span: Numbers, *, a
     import ar_interp as ari
     from ar_interp.probes.edits import EDITS
 
-    values, dim = _spread(*span, 9), checkpoint.config.dim
+    values, dim = _spread(span, 9), checkpoint.config.dim
     asked = sorted({*values, ask})
     chosen, setting = EDITS[edit], ari.setting_of(checkpoint.config, checkpoint.process)
     found = ari.edit_losses(checkpoint.model, edit, asked, n=N_CONTEXTS).by_value
-    dense = _spread(*span, 61)
+    dense = _spread(span, 61)
     expected = [setting.expected_loss(chosen.apply(checkpoint.model, value)).loss / dim for value in dense]
     return _experiment(
         key,
@@ -417,16 +321,17 @@ def _outside(
     from ar_interp import seeds
     from ar_interp.probes.outside import Condition
 
-    values = sorted({*_spread(*span, 6), ask})
+    values = sorted({*_spread(span, 6), ask})
     measured, spread = [], []
     for value in values:
-        condition = Condition(name=key, **{key: value})
+        changed: dict[str, Any] = {key: value}
+        condition = Condition(name=key, **changed)
         contexts = condition.contexts(_process(checkpoint), N_MEASURED, checkpoint.config.n_ctx, seed=seeds.OUTSIDE)
-        errors = contexts.errors(checkpoint.model(contexts.inputs))[:, 1:].mean(1)
+        errors = contexts.errors(_predictions(checkpoint.model, contexts))[:, 1:].mean(1)
         energy = contexts.targets.abs().square().sum(-1)[:, 1:].mean()
         measured.append((errors.mean() / energy).item())
         spread.append((errors.std() / energy).item() / N_MEASURED**0.5)
-    dense = _spread(*span, 61)
+    dense = _spread(span, 61)
     return _experiment(
         key,
         checkpoint.path.name,
@@ -448,7 +353,7 @@ def _longer(checkpoint: ari.Checkpoint) -> Experiment:
     dim, n_ctx = checkpoint.config.dim, checkpoint.config.n_ctx
     size, last = theory.optimal_step_size(dim=dim, max_length=n_ctx), 2 * n_ctx
     contexts = _process(checkpoint).contexts(N_CONTEXTS, last, seed=seeds.OUTSIDE)
-    error, se = _relative(checkpoint, contexts, lengthened(checkpoint.model, last))
+    error, se = _relative(lengthened(checkpoint.model, last), contexts)
     lengths = range(2, last + 1)
     return _experiment(
         "longer",
@@ -471,7 +376,7 @@ def _gaussian(checkpoint: ari.Checkpoint) -> Experiment:
     moments = theory.first_token_moments("gaussian", dim=dim)
     product = theory.initial_token_product(moments, max_length=n_ctx + 1)
     contexts = _process(checkpoint).contexts(4 * N_CONTEXTS, n_ctx, seed=seeds.OUTSIDE)
-    error, se = _relative(checkpoint, contexts)
+    error, se = _relative(checkpoint.model, contexts)
     lengths = range(2, n_ctx + 1)
     expected = [theory.initial_token_error(moments, product=product, length=T) / moments.kappa0 for T in lengths]
     return _experiment(
@@ -492,7 +397,7 @@ def _depth(checkpoint: ari.Checkpoint) -> Depth:
     from ar_interp.claims.core import VERDICTS
 
     n_ctx = checkpoint.config.n_ctx
-    error, se = _relative(checkpoint, _process(checkpoint).contexts(N_CONTEXTS, n_ctx, seed=seeds.EXHIBITS))
+    error, se = _relative(checkpoint.model, _process(checkpoint).contexts(N_CONTEXTS, n_ctx, seed=seeds.EXHIBITS))
     rows = _claims(checkpoint)
     low, high = rows["depth/steps"]["interval"]
     return {
@@ -504,7 +409,3 @@ def _depth(checkpoint: ari.Checkpoint) -> Depth:
         "verdicts": {verdict: sum(row["verdict"] == verdict for row in rows.values()) for verdict in VERDICTS},
         "not_held": [_claim(row) for row in rows.values() if row["verdict"] in ("fails", "undecided")],
     }
-
-
-if __name__ == "__main__":
-    FILE.write_text(json.dumps(build(), separators=(",", ":")) + "\n", "utf-8")

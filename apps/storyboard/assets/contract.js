@@ -1,4 +1,4 @@
-// What Python sends, as `payload.py` has it; a test compares the two.
+// What Python sends, as `contract.py` has it; a test compares the two.
 
 const VERSION = 1;
 

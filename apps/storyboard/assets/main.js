@@ -1,6 +1,6 @@
 // The frame: which screen is shown, what of it was moved, the URL, keys and theme.
 
-const SCREENS = [hook];
+const SCREENS = [hook, game, fresh, watch, trick, open, used, broken, depth, end];
 const KEPT = "ar_interp story"; // in this tab, for the way back from another page
 
 /** What is moved on a screen, by name: from the URL if it is valid there, else as it was left, else the default. */
@@ -28,7 +28,7 @@ function write(story, entry = "replaceState") {
   query.set("screen", story.screen);
   for (const [name, { otherwise, format }] of Object.entries(SCREENS[story.screen].params)) {
     const value = story.kept[story.screen]?.[name] ?? otherwise;
-    if (value !== otherwise) query.set(name, format(value));
+    if (String(value) !== String(otherwise)) query.set(name, format(value));
   }
   sessionStorage.setItem(KEPT, query.toString());
   const url = `${location.pathname}?${query}`;
