@@ -8,6 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+WRAPPERS = (  # prefix of the names of weights, who puts it there, where the model is
+    ("_orig_mod.", "torch.compile", "model._orig_mod"),
+    ("module.", "DataParallel", "model.module"),
+    ("_fsdp_wrapped_module.", "FullyShardedDataParallel", "model.module"),
+    ("model.", "a module around the model", "wrapper.model"),
+)
+
 
 def check_integer(name: str, value: object, *, low: int, high: int | None = None) -> int:
     """`value` as an int within [low, high]; a ValueError that names the argument otherwise."""
@@ -82,3 +89,15 @@ def _is_finite(value: Real) -> bool:
         return math.isfinite(value)
     except OverflowError:  # an integer beyond the floats
         return False
+
+
+def wrapping(names: Iterable[str]) -> str:
+    """A sentence about the wrapper that the names of weights come from, if all of them do; else nothing."""
+    names = list(names)
+    for prefix, wrapper, inner in WRAPPERS:
+        if names and all(name.startswith(prefix) for name in names):
+            return (
+                f" All names start with {prefix!r}, as {wrapper} writes them: take the weights of the model inside it "
+                f"(`{inner}`), or cut the prefix off."
+            )
+    return ""

@@ -1,44 +1,78 @@
-"""Files that may come from anybody: what is read of them is no larger, and nothing else, than it says."""
+"""Files that may come from anybody: each is opened once, and what is checked of it is what is used."""
 
 import difflib
 import json
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+LONGEST_MESSAGE = 300
+LONGEST_INTEGER = 20  # digits
+LONGEST_TEXT = 200
+_TAIL = 80
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)  # no waiting for the other end of a pipe
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be trusted or read; the message names the file and the fault."""
+    """A checkpoint that cannot be trusted or read; the message names the file and the fault, in at most 300 letters."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(message, LONGEST_MESSAGE))
+
+
+class _RefusedError(ValueError):
+    """JSON that the standard library would take."""
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text in one line of printable letters, without its middle where it is longer than that."""
+    if len(text) > longest:
+        text = f"{text[: longest - _TAIL - 3]} … {text[-_TAIL:]}"
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return shown if len(shown) <= longest else f"{shown[: longest - 2]} …"
 
 
 @contextmanager
 def faults_of(where: str) -> Iterator[None]:
-    """Errors of what is checked inside are faults of the file."""
+    """Whatever goes wrong with what is checked inside is a fault of the file."""
     try:
         yield
-    except (ValueError, TypeError, AttributeError, SafetensorError, OSError) as error:
+    except Exception as error:
         raise CheckpointError(f"{where}: {error}") from error
 
 
 def name_of(path: Path) -> str:
     """Folder and file, as messages name it."""
-    return f"{path.parent.name}/{path.name}"
+    return f"{shortened(path.absolute().parent.name, LONGEST_MESSAGE // 3)}/{path.name}"
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file, open for reading, and its size in bytes.
+
+    Raises:
+        CheckpointError: it cannot be opened, or is a pipe, a device, a folder.
+    """
+    where = name_of(path)
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _AT_ONCE)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise CheckpointError(f"{where} cannot be read: it is not a regular file.")
+            yield file, status.st_size
+    except OSError as error:
+        raise CheckpointError(f"{where} cannot be read: {error.strerror}.") from error
 
 
 def read_text(path: Path, limit: int) -> str:
     """The text of a file of a checkpoint, if it is UTF-8 and no longer than the limit in bytes."""
     where = name_of(path)
-    try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
-    except OSError as error:
-        raise CheckpointError(f"{where} cannot be read: {error.strerror}.") from error
-    if len(content) > limit:
+    with opened(path) as (file, size):
+        content = file.read(limit + 1) if size <= limit else b""
+    if max(size, len(content)) > limit:
         raise CheckpointError(f"{where} is larger than {limit} bytes.")
     try:
         return content.decode()
@@ -47,15 +81,11 @@ def read_text(path: Path, limit: int) -> str:
 
 
 def parse(text: str, where: str) -> dict[str, Any]:
-    """The JSON object in a text, without NaN and infinities."""
-
-    def refuse(constant: str) -> None:
-        raise CheckpointError(f"{where}: {constant} is not allowed.")
-
+    """The JSON object in a text, without NaN, infinities, endless integers and keys that stand twice."""
     try:
-        value = json.loads(text, parse_constant=refuse)
-    except CheckpointError:
-        raise
+        value = _DECODER.decode(text)
+    except _RefusedError as error:
+        raise CheckpointError(f"{where}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
@@ -69,35 +99,47 @@ def check_keys(values: object, known: set[str], required: set[str], where: str) 
         raise CheckpointError(f"{where} must be an object, got {type(values).__name__}.")
     unknown = sorted(set(values) - known)
     if unknown:
-        nearest = difflib.get_close_matches(unknown[0], known, n=1)
+        name = shortened(unknown[0], LONGEST_MESSAGE // 3)
+        nearest = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else f" Known: {', '.join(sorted(known))}."
-        raise CheckpointError(f"{where}: unknown key {unknown[0]!r}.{hint}")
+        raise CheckpointError(f"{where}: unknown key {name!r}.{hint}")
     missing = sorted(required - set(values))
     if missing:
         raise CheckpointError(f"{where}: {missing[0]!r} is missing.")
 
 
-def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, if they are finite and those that the config has, by name, shape and dtype."""
-    where = name_of(path)
-    kind = {torch.float64: "F64", torch.float32: "F32"}[dtype]
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            if names != set(shapes):
-                odd = sorted(names ^ set(shapes))[0]
-                fault = "is missing" if odd in shapes else "is unknown to the config"
-                raise CheckpointError(f"{where}: tensor {odd!r} {fault}.")
-            for name, shape in shapes.items():
-                header = file.get_slice(name)
-                if tuple(header.get_shape()) != shape:
-                    raise CheckpointError(f"{where}: {name} must have shape {list(shape)}, got {header.get_shape()}.")
-                if header.get_dtype() != kind:
-                    raise CheckpointError(f"{where}: {name} must be {kind}, got {header.get_dtype()}.")
-            tensors = {name: file.get_tensor(name) for name in shapes}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{where} cannot be read: {error}") from error
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{where}: {name} has NaN or infinite entries.")
-    return tensors
+def check_text(name: str, value: object) -> str:
+    """`value` as a short string of printable letters."""
+    if not isinstance(value, str) or len(value) > LONGEST_TEXT or not value.isprintable():
+        raise ValueError(f"{name} must be a string of at most {LONGEST_TEXT} printable letters, got {value!r}.")
+    return value
+
+
+def check_versions(values: object, where: str) -> dict[str, str]:
+    """Names of libraries and their versions."""
+    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
+        raise CheckpointError(f"{where}: versions must map names to strings.")
+    with faults_of(where):
+        return {check_text("versions", name): check_text(f"versions[{name!r}]", v) for name, v in values.items()}
+
+
+def _no_constant(constant: str) -> None:
+    raise _RefusedError(f"{constant} is not allowed.")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > LONGEST_INTEGER:
+        raise _RefusedError(f"an integer of {len(digits)} digits is not allowed.")
+    return int(digits)
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise _RefusedError(f"key {shortened(twice, LONGEST_MESSAGE // 3)!r} stands twice.")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer, object_pairs_hook=_no_key_twice)

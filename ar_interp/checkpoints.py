@@ -7,8 +7,8 @@ header of model.safetensors against it before any tensor is read, and the values
 import difflib
 import json
 import math
-import shutil
-import tempfile
+import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
@@ -19,14 +19,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ar_interp._checks import check_integer, check_number
+from ar_interp._checks import check_integer
+from ar_interp._files import (
+    LONGEST_INTEGER,
+    check_keys,
+    check_text,
+    check_versions,
+    faults_of,
+    name_of,
+    parse,
+    read_text,
+)
 from ar_interp._files import CheckpointError as CheckpointError
-from ar_interp._files import check_keys, faults_of, name_of, parse, read_tensors, read_text
 from ar_interp._kinds import Kind
+from ar_interp._shipped import available as available
+from ar_interp._shipped import trained_folder as trained_folder
+from ar_interp._tensors import Shapes, read_tensors, to_bytes
+from ar_interp._writing import SCRATCH, exchanged, try_folder, write_new
 from ar_interp.models.config import Config, ModelConfig
 from ar_interp.processes import FirstToken, HaarOrthogonal, Process
 from ar_interp.training.config import TrainConfig
@@ -36,10 +47,15 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 MAX_CONFIG_BYTES = 2**20
-MAX_METRICS_BYTES = 2**26
+MAX_ROW_BYTES = 2**8  # of metrics.jsonl
+MAX_LOGGED = 2**12  # rows of the history
+LARGEST = 2**63 - 1
+KEYS = {"schema", "model", "process", "training", "seed", "steps", "device", "versions"}
 FILES = ("model.safetensors", "config.json", "metrics.jsonl", "README.md")
 SNAPSHOTS = "snapshots.safetensors"  # of small models
+CLAIMS = "claims.json"  # what was verified of these weights, see `records`
 MAX_SNAPSHOTS = 64
+MAX_NAME = 255
 VERSIONED = ("ar-interp", "torch", "transformer-lens", "numpy", "scipy")
 STEP_COLUMNS = ("step", "loss_min", "loss_median", "loss_max")
 MEMBER_COLUMNS = ("seed", "loss")
@@ -115,19 +131,6 @@ class Checkpoint(TrainingRun):
     versions: dict[str, str]
 
 
-def trained_folder() -> Path:
-    """Where the shipped checkpoints lie: inside an installed package, beside it in a clone."""
-    package = Path(__file__).parent
-    inside = package / "trained"
-    return inside if inside.is_dir() else package.parent / "trained"
-
-
-def available() -> list[str]:
-    """Names of the shipped checkpoints."""
-    folder = trained_folder()
-    return sorted(path.name for path in folder.iterdir() if (path / "config.json").is_file()) if folder.is_dir() else []
-
-
 def is_shipped(checkpoint: Checkpoint) -> bool:
     """The checkpoint lies in the shipped folder, by whatever path it was loaded; a copy does not."""
     return checkpoint.path.resolve().parent == trained_folder().resolve()
@@ -143,29 +146,28 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
         CheckpointError: no such checkpoint; unknown, missing or wrong entries in config.json; tensors whose names,
             shapes or dtypes are not the config's; NaN.
     """
-    folder = _find(name_or_path)
+    return _read(_find(name_or_path), device)
+
+
+def _read(folder: Path, device: str | torch.device = "cpu") -> Checkpoint:
+    """The checkpoint in a folder, every part of it checked."""
     where = name_of(folder / "config.json")
     raw = parse(read_text(folder / "config.json", MAX_CONFIG_BYTES), where)
-    required = {"schema", "model", "process", "training", "seed", "steps", "device", "versions"}
-    check_keys(raw, required, required, where)
-    if raw["schema"] != SCHEMA:
+    check_keys(raw, KEYS, KEYS, where)
+    if type(raw["schema"]) is not int or raw["schema"] != SCHEMA:
         raise CheckpointError(f"{where}: schema must be {SCHEMA}, got {raw['schema']!r}. Is it from another version?")
     config = _build_config(raw["model"], f"{where}: model")
     process = _build_process(raw["process"], f"{where}: process")
     training = _build(TrainConfig, raw["training"], f"{where}: training")
+    versions = check_versions(raw["versions"], where)
     with faults_of(where):
         config.check_process(process)
-    versions = raw["versions"]
-    if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
-        raise CheckpointError(f"{where}: versions must map names to strings.")
-    if not isinstance(raw["device"], str):
-        raise CheckpointError(f"{where}: device must be a string, got {raw['device']!r}.")
-    with faults_of(where):
-        seed, steps = check_integer("seed", raw["seed"], low=0), check_integer("steps", raw["steps"], low=0)
-    tensors = read_tensors(folder / "model.safetensors", config.parameter_shapes, config.torch_dtype)
-    history, members = _read_metrics(folder / "metrics.jsonl")
+        trained_on = check_text("device", raw["device"])
+        seed, steps = (check_integer(name, raw[name], low=0, high=LARGEST) for name in ("seed", "steps"))
+    tensors = read_tensors(folder / FILES[0], lambda names: config.parameter_shapes, config.torch_dtype)
+    history, members = _read_metrics(folder / "metrics.jsonl", training.n_seeds)
     return Checkpoint(
-        name=folder.name,
+        name=folder.absolute().name,
         path=folder,
         parameters={name: tensor.to(device) for name, tensor in tensors.items()},
         config=config,
@@ -175,7 +177,7 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
         members=members,
         seed=seed,
         steps=steps,
-        device=raw["device"],
+        device=trained_on,
         snapshots=_read_snapshots(folder / SNAPSHOTS, config, steps),
         versions=versions,
     )
@@ -197,7 +199,8 @@ def from_ical_state_dict(
         process: what the weights were trained on, `HaarOrthogonal(dim)`; optional.
         dtype: precision of the model, `float32` or `float64`.
     Raises:
-        ValueError: a name that is missing or unknown, shapes that are not one of the two models', NaN.
+        ValueError: a name that is missing or unknown, shapes that are not one of the two models', NaN; shapes that
+            are both models' (one layer, one head, a read-out from 3 dim to 3 dim) where no process says which.
     """
     from ar_interp.models.ical import from_state_dict
 
@@ -208,18 +211,43 @@ def save(run: TrainingRun, path: str | Path, *, card: str | None = None, overwri
     """Write a run as a checkpoint folder, whole or not at all.
 
     Args:
+        run: a `TrainingRun`, or anything with the attributes of one that are written: model, config, process,
+            training, history, members, seed, steps, device, and snapshots where there are any.
         path: the folder to make.
         card: the text of README.md; what the config says if left out.
-        overwrite: replace a checkpoint that is already there (anything else is never replaced).
+        overwrite: replace a checkpoint that is already there; files in it that are not of a checkpoint stay.
+            Anything else is never replaced.
     Raises:
-        FileExistsError: the folder is there.
-        ValueError: the config or the process would not be the same when it is loaded.
+        FileExistsError: the folder is there, or is no checkpoint.
+        ValueError: the run would not be the same, or not load at all, when it is read.
+        OSError: it cannot be written; what was there is there still.
     """
     path = Path(path)
+    _check_free(path, overwrite)
     _check_comes_back("config", run.config, _build_config)
     _check_comes_back("process", run.process, _build_process)
-    if path.exists() and not (overwrite and (path / "config.json").is_file()):
-        raise FileExistsError(f"{path} is there already. Choose another path, or overwrite=True for a checkpoint.")
+    try:
+        files = _files_of(run, path.absolute().name, card)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"the run cannot be saved: {error}") from error
+    with exchanged(path, _is_ours, lambda place: _check_free(place, overwrite)) as folder:
+        for name, content in files.items():
+            write_new(folder / name, content)
+        try:
+            _read(folder)
+        except CheckpointError as error:
+            raise ValueError(f"the run cannot be saved, it would not load: {error}") from error
+    return path
+
+
+def check_place(path: str | Path, *, overwrite: bool = False) -> None:
+    """Raise the error that saving a run at `path` would, as far as it can be known before there is a run."""
+    _check_free(Path(path), overwrite)
+    try_folder(path)
+
+
+def _files_of(run: TrainingRun, name: str, card: str | None) -> dict[str, bytes]:
+    """The content of each file of a checkpoint."""
     config = {
         "schema": SCHEMA,
         "model": run.config.to_dict(),
@@ -231,21 +259,37 @@ def save(run: TrainingRun, path: str | Path, *, card: str | None = None, overwri
         "versions": {name: version(name) for name in VERSIONED},
     }
     rows = [*run.history.to_dict("records"), *run.members.to_dict("records")]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        folder = Path(scratch) / path.name
-        folder.mkdir()
-        save_file({k: v.detach().cpu().contiguous() for k, v in run.model.state_dict().items()}, folder / FILES[0])
-        if run.snapshots:
-            along = {f"{step}/{name}": x for step, one in run.snapshots.items() for name, x in one.items()}
-            save_file({name: x.detach().cpu().contiguous() for name, x in along.items()}, folder / SNAPSHOTS)
-        (folder / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-        (folder / "README.md").write_text(card or describe(run, path.name))
-        if path.exists():
-            path.rename(Path(scratch) / "replaced")
-        shutil.move(folder, path)
-    return path
+    texts = (
+        json.dumps(config, indent=2, allow_nan=False) + "\n",
+        "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows),
+        card or describe(run, name),
+    )
+    found = {FILES[0]: to_bytes(run.model.state_dict())}
+    snapshots = getattr(run, "snapshots", {})
+    if snapshots:
+        found[SNAPSHOTS] = to_bytes({f"{step}/{key}": x for step, one in snapshots.items() for key, x in one.items()})
+    return found | {name: text.encode() for name, text in zip(FILES[1:], texts, strict=True)}
+
+
+def _is_ours(name: str) -> bool:
+    """A file of this name in a checkpoint is a part of it, or on its way to be one."""
+    return name in (*FILES, SNAPSHOTS, CLAIMS) or (name.startswith(".") and name.endswith(SCRATCH))
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    """Refuse a path where something is that must stay."""
+    if not os.path.lexists(path) or (overwrite and _is_checkpoint(path)):
+        return
+    raise FileExistsError(f"{path} is there already. Choose another path, or overwrite=True for a checkpoint.")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """The folder's config.json is that of a checkpoint of this schema."""
+    try:
+        raw = parse(read_text(path / "config.json", MAX_CONFIG_BYTES), str(path))
+    except CheckpointError:
+        return False
+    return raw.keys() == KEYS and raw["schema"] == SCHEMA
 
 
 def describe(run: TrainingRun, name: str, summary: str = "") -> str:
@@ -284,16 +328,26 @@ def describe(run: TrainingRun, name: str, summary: str = "") -> str:
 
 
 def _find(name_or_path: str | Path) -> Path:
-    names = available()
-    if str(name_or_path) in names:
-        return trained_folder() / str(name_or_path)
-    path = Path(name_or_path)
-    if path.is_dir():
+    name, path, names = str(name_or_path), Path(name_or_path), available()
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise CheckpointError(f"no checkpoint {name!r}: {error.strerror}.") from error
+    if name in names:
+        shipped = trained_folder() / name
+        if is_folder and path.resolve() != shipped.resolve():
+            warnings.warn(
+                f"{name!r} is the shipped checkpoint of that name; for the folder here write '.{os.sep}{name}'.",
+                stacklevel=3,
+            )
+        return shipped
+    if is_folder:
         return path
-    nearest = difflib.get_close_matches(str(name_or_path), names, n=1)
+    nearest = difflib.get_close_matches(name[:MAX_NAME], names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise CheckpointError(f"no checkpoint {str(name_or_path)!r}: neither a shipped name nor a folder.{hint} Shipped: "
-                          f"{', '.join(names) or 'none'}.")  # fmt: skip
+    raise CheckpointError(
+        f"no checkpoint {name!r}: neither a shipped name nor a folder.{hint} `ar-interp list` shows those shipped."
+    )
 
 
 def _build(cls: type[T], values: Any, where: str) -> T:
@@ -347,31 +401,46 @@ def _read_snapshots(path: Path, config: Config, steps: int) -> dict[int, dict[st
     if not path.exists():
         return {}
     where = name_of(path)
-    with faults_of(where), safe_open(path, framework="pt") as file:
-        found = sorted({name.partition("/")[0] for name in file.keys()})  # noqa: SIM118
-    if len(found) > MAX_SNAPSHOTS:
-        raise CheckpointError(f"{where}: at most {MAX_SNAPSHOTS} steps, got {len(found)}.")
-    for step in found:
-        if not (step.isascii() and step.isdecimal() and str(int(step)) == step and int(step) <= steps):
-            raise CheckpointError(f"{where}: names start with a step, 0 to {steps}, got {step[:20]!r}.")
-    order = sorted(map(int, found))
-    shapes = {f"{step}/{name}": shape for step in order for name, shape in config.parameter_shapes.items()}
-    tensors = read_tensors(path, shapes, config.torch_dtype)
+    order: list[int] = []
+
+    def shapes_of(names: set[str]) -> Shapes:
+        found = {name.partition("/")[0] for name in names}
+        if len(found) > MAX_SNAPSHOTS:
+            raise CheckpointError(f"{where}: at most {MAX_SNAPSHOTS} steps, got {len(found)}.")
+        for step in found:
+            known = step.isascii() and step.isdecimal() and len(step) < LONGEST_INTEGER
+            if not (known and str(int(step)) == step and int(step) <= steps):
+                raise CheckpointError(f"{where}: names start with a step, 0 to {steps}, got {step[:20]!r}.")
+        order.extend(sorted(map(int, found)))
+        return {f"{step}/{name}": shape for step in order for name, shape in config.parameter_shapes.items()}
+
+    tensors = read_tensors(path, shapes_of, config.torch_dtype)
     return {step: {name: tensors[f"{step}/{name}"] for name in config.parameter_shapes} for step in order}
 
 
-def _read_metrics(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _read_metrics(path: Path, n_seeds: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of the history and those of the members, of an ensemble of so many seeds."""
     where = name_of(path)
+    most = n_seeds + MAX_LOGGED
+    lines = read_text(path, MAX_ROW_BYTES * most).splitlines()
+    if len(lines) > most:
+        raise CheckpointError(f"{where} holds {len(lines)} lines, more than {n_seeds} seed(s) leave.")
     history: list[dict[str, float]] = []
     members: list[dict[str, float]] = []
-    for number, line in enumerate(read_text(path, MAX_METRICS_BYTES).splitlines(), start=1):
+    known: set[tuple[str, ...]] = set()
+    for number, line in enumerate(lines, start=1):
         row = parse(line, f"{where} line {number}")
-        columns, optional = (MEMBER_COLUMNS, OPTIONAL_MEMBER_COLUMNS) if "seed" in row else (STEP_COLUMNS, ())
-        check_keys(row, {*columns, *optional}, set(columns), f"{where} line {number}")
-        with faults_of(f"{where} line {number}"):
-            for key, value in row.items():
-                check_number(key, value, low=-math.inf)
-        (members if "seed" in row else history).append(row)
+        integer, rows = ("seed", members) if "seed" in row else ("step", history)
+        if tuple(row) not in known:
+            columns, optional = (MEMBER_COLUMNS, OPTIONAL_MEMBER_COLUMNS) if rows is members else (STEP_COLUMNS, ())
+            check_keys(row, {*columns, *optional}, set(columns), f"{where} line {number}")
+            known.add(tuple(row))
+        for key, value in row.items():
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise CheckpointError(f"{where} line {number}: {key} must be a finite number, got {value!r}.")
+        if type(row[integer]) is not int or not 0 <= row[integer] <= LARGEST:
+            raise CheckpointError(f"{where} line {number}: {integer} must be a count, got {row[integer]!r}.")
+        rows.append(row)
     if not members:
         raise CheckpointError(f"{where} holds no final loss (a line with seed and loss).")
     return pd.DataFrame(history, columns=list(STEP_COLUMNS)), pd.DataFrame(members)

@@ -1,48 +1,66 @@
 """`ar-interp list | train | verify | report`."""
 
 import datetime
+import io
+import json
 import os
 import secrets
+import signal
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
+from importlib.metadata import entry_points
+from multiprocessing import active_children, get_context
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import torch
 import tyro
 from tyro.conf import Positional, arg
 
-from ar_interp import checkpoints, records
-from ar_interp._checks import check_integer
-from ar_interp.claims import Claims
-from ar_interp.claims.core import FAILS, HOLDS, UNDECIDED, VOID, claims_json
-from ar_interp.recipes import RECIPES, known_failure
-from ar_interp.seeds import DRAWN_LIMIT, STATED
-from ar_interp.studies import all_studies
-from ar_interp.studies import verify as measure
+from ar_interp._kinds import GROUPS
+from ar_interp._shipped import LISTING, available
+from ar_interp._writing import refuge_of, try_file, write_file
+
+if TYPE_CHECKING:
+    from ar_interp.checkpoints import Checkpoint
+    from ar_interp.claims import Claims
 
 T = TypeVar("T")
 Names = Positional[tuple[str, ...]]
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
 def list_checkpoints() -> int:
     """The studies, and of each its recipes and shipped checkpoints, one line each."""
-    shipped = checkpoints.available()
-    for study in all_studies():
-        if study.recipes:
-            print(f"\n{study.name}: {study.question}")
-        for name, recipe in study.recipes.items():
-            print(f"  {'shipped' if name in shipped else 'recipe '}  {name:30}  {recipe.summary}")
+    shipped, studies = available(), _listing()
+    for study in studies:
+        if study["recipes"]:
+            print(f"\n{study['name']}: {study['question']}")
+        for name, summary in study["recipes"].items():
+            print(f"  {'shipped' if name in shipped else 'recipe '}  {name:30}  {summary}")
     for name in shipped:
-        if name not in RECIPES:
+        if not any(name in study["recipes"] for study in studies):
             print(f"  shipped  {name}")
     return 0
+
+
+def _listing() -> list[dict[str, Any]]:
+    """`recipes.listing()`, for which torch need not be loaded where all studies are ours."""
+    if any(entry_points(group=group) for group in GROUPS):
+        from ar_interp.recipes import listing
+
+        return listing()
+    return json.loads(LISTING.read_text("utf-8"))
 
 
 def train(
@@ -72,7 +90,11 @@ def train(
         jobs: recipes to train at once, each in a process of its own.
         quiet: no progress bar.
     """
-    names = tuple(RECIPES) if names == ("all",) else names
+    from ar_interp._checks import check_integer
+    from ar_interp.checkpoints import check_place
+    from ar_interp.recipes import RECIPES
+
+    names = tuple(RECIPES) if names == ("all",) else tuple(dict.fromkeys(names))
     unknown = [name for name in names if name not in RECIPES]
     if unknown or not names:
         raise ValueError(f"no recipe {', '.join(unknown) or '(none given)'}. Recipes: {', '.join(RECIPES)}, or all.")
@@ -83,13 +105,23 @@ def train(
             f"--{min(overrides).replace('_', '-')} departs from the recipe: say with --output where to put it."
         )
     check_integer("jobs", jobs, low=1)
-    job = partial(_train_one, overrides=overrides, folder=output or Path("trained"), progress=not quiet and jobs == 1)
+    folder = output or Path("trained")
+    for name in names:
+        check_place(folder / name, overwrite=True)
+    job = partial(_train_one, overrides=overrides, folder=folder, progress=not quiet and jobs == 1)
     return max(_each(job, names, jobs))
 
 
 def _train_one(name: str, *, overrides: dict[str, Any], folder: Path, progress: bool) -> int:
-    """Train, verify and save one recipe; the exit code."""
+    """Train, save and verify one recipe; the exit code."""
+    import torch
+
+    from ar_interp import records
     from ar_interp.cards import model_card
+    from ar_interp.checkpoints import save
+    from ar_interp.recipes import RECIPES
+    from ar_interp.seeds import STATED
+    from ar_interp.studies import verify as measure
     from ar_interp.training.loop import DivergenceError
     from ar_interp.training.loop import train as train_run
 
@@ -99,14 +131,17 @@ def _train_one(name: str, *, overrides: dict[str, Any], folder: Path, progress: 
     try:
         run = train_run(recipe.config, recipe.process, replace(recipe.training, **overrides), progress=progress)
     except DivergenceError as error:
-        path = checkpoints.save(error.run, folder / f"{name}-diverged", overwrite=True)
+        path = _kept(partial(save, error.run, overwrite=True), folder / f"{name}-diverged")
         print(f"{name}: {error} Saved as {path}.", file=sys.stderr)
         return 1
     seconds = time.perf_counter() - start
+    path = _kept(partial(save, run, overwrite=True), folder / name)
     claims = measure(run, seed=STATED)
-    card = model_card(run, name, claims, recipe.summary)
-    path = checkpoints.save(run, folder / name, card=card, overwrite=True)
-    records.write(run, claims, path)
+    try:
+        write_file(path / "README.md", model_card(run, name, claims, recipe.summary))
+        records.write(run, claims, path)
+    except OSError as error:
+        raise OSError(f"{_said(error)} The model is kept as {path}, without its claims.") from error
     verdict = "every claim holds or is void" if claims.passed else "some claims FAIL"
     loss = run.members["loss"].min()
     print(
@@ -134,15 +169,24 @@ def verify(
         strict: exit code 1 also when a claim is undecided.
         jobs: checkpoints to measure at once, each in a process of its own.
     """
+    from ar_interp._checks import check_integer
+    from ar_interp.checkpoints import load
+    from ar_interp.claims.core import FAILS, HOLDS, UNDECIDED, VOID, claims_json
+    from ar_interp.recipes import known_failure
+    from ar_interp.seeds import DRAWN_LIMIT
+
     seed = secrets.randbelow(DRAWN_LIMIT) if seed is None else seed
     check_integer("jobs", jobs, low=1)
-    loaded = {name: checkpoints.load(name) for name in names or checkpoints.available()}
+    if json_file is not None:
+        try_file(json_file)
+    loaded = {name: load(name) for name in names or available()}
+    paths = [str(checkpoint.path.absolute()) for checkpoint in loaded.values()]
     measured, unexpected = {}, 0
     for (name, checkpoint), claims in zip(
-        loaded.items(), _each(partial(_verify_one, seed=seed), loaded, jobs), strict=True
+        loaded.items(), _each(partial(_verify_one, seed=seed), paths, jobs), strict=True
     ):
         measured[name] = claims
-        print(f"\n{name}{_other_folder(name, checkpoint.path)}")
+        print(f"\n{name}{_no_namesake(checkpoint)}")
         if claims.why_not:
             print(f"  theory makes no claims: {claims.why_not}")
         for claim in claims:
@@ -154,6 +198,8 @@ def verify(
                 f"{claim.control.description}: {claim.control.estimate:.4g}"
                 + (f"; {claim.limit}" if claim.limit else "")
             )
+    if json_file is not None:
+        _kept(partial(write_file, content=claims_json(measured, seed=seed)), json_file)
     counts = Counter(claim.verdict for claims in measured.values() for claim in claims)
     known_count = counts[FAILS] - unexpected
     print(
@@ -162,14 +208,25 @@ def verify(
         + (f" ({known_count} of those that fail are findings, see the model cards)" if known_count else "")
         + f"; {counts[VOID]} void rows beside them tell nothing"
     )
-    if json_file is not None:
-        json_file.write_text(claims_json(measured, seed=seed))
     return 1 if unexpected or (strict and counts[UNDECIDED]) else 0
 
 
-def _verify_one(name: str, *, seed: int) -> Claims:
+def _verify_one(path: str, *, seed: int) -> "Claims":
+    import torch
+
+    from ar_interp.checkpoints import load
+    from ar_interp.studies import verify as measure
+
     torch.set_num_threads(1)  # as for training
-    return measure(checkpoints.load(name), seed=seed)
+    return measure(load(path), seed=seed)
+
+
+def _no_namesake(checkpoint: "Checkpoint") -> str:
+    """A word on which was measured, where it has the name of a shipped checkpoint and is another."""
+    from ar_interp.checkpoints import is_shipped
+
+    other = checkpoint.name in available() and not is_shipped(checkpoint)
+    return " (this folder, not the shipped checkpoint of that name)" if other else ""
 
 
 def _each(job: Callable[[str], T], names: Iterable[str], jobs: int) -> Iterator[T]:
@@ -177,15 +234,28 @@ def _each(job: Callable[[str], T], names: Iterable[str], jobs: int) -> Iterator[
     if jobs == 1:
         yield from map(job, names)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(job, names)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
+        try:
+            yield from pool.map(job, names)
+        except (KeyboardInterrupt, GeneratorExit):
+            for worker in active_children():
+                worker.terminate()
+            raise
 
 
-def _other_folder(name: str, found: Path) -> str:
-    """A word on which was measured, where a folder here has the name of a shipped checkpoint."""
-    here = Path(name)
-    other = here.is_dir() and here.resolve() != found.resolve()
-    return f" (the shipped one; for the folder of that name here write .{os.sep}{name})" if other else ""
+def _begin_worker() -> None:
+    """A worker is ended by the process that started it, and speaks as it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _speak_plainly()
+
+
+def _kept(write: Callable[[Path], Path], path: Path) -> Path:
+    """Write what was computed; where that fails, into a place that can be written, which the error names."""
+    try:
+        return write(path)
+    except OSError as error:
+        refuge = write(refuge_of(path.name, error))
+        raise OSError(f"{_said(error)} What was computed is kept as {refuge}.") from error
 
 
 def report(
@@ -203,16 +273,18 @@ def report(
         json_file: also write the same content as JSON; replaced if it is there.
         date: printed on it, as 2026-01-31; today if left out.
     """
+    import torch
+
     from ar_interp.report import build
 
     torch.set_num_threads(1)  # as for training
     for option, path, ending in (("output", output, ".html"), ("json", json_file, ".json")):
         if path is not None:
             _check_file(option, path, ending)
-    made = build(names or checkpoints.available(), date=date or datetime.date.today())
+    made = build(names or available(), date=date or datetime.date.today())
     for path, text in ((output, made.to_html), (json_file, made.to_json)):
         if path is not None:
-            path.write_text(text(), "utf-8", newline="\n")
+            _kept(partial(write_file, content=text()), path)
             print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     print(made.summary)
     return 0
@@ -224,13 +296,75 @@ def _check_file(option: str, path: Path, ending: str) -> None:
         raise ValueError(f"--{option} must be a file that ends in {ending}, got {path}{' (a folder)' * path.is_dir()}.")
     if not path.parent.is_dir():
         raise ValueError(f"--{option}: there is no folder {path.parent}; make it first.")
+    try_file(path)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command `ar-interp`; errors a user can act on are one line."""
     commands = {"list": list_checkpoints, "train": train, "verify": verify, "report": report}
+    with warnings.catch_warnings():
+        _speak_plainly()
+        try:
+            with _sigterm_raises():
+                try:
+                    return tyro.extras.subcommand_cli_from_dict(commands, prog="ar-interp", args=argv)
+                finally:
+                    _flush()
+        except KeyboardInterrupt as error:
+            code, said = (143, "terminated.") if isinstance(error, _TerminatedError) else (130, "interrupted.")
+        except (ValueError, OSError, MemoryError, BrokenProcessPool) as error:
+            code, said = 2, _said(error)
+        with suppress(OSError):
+            _flush()
+        print(f"ar-interp: {said}", file=sys.stderr)
+        return code
+
+
+def _speak_plainly() -> None:
+    """Warnings are one line; what a terminal cannot show is escaped."""
+    warnings.showwarning = lambda message, *_: print(f"ar-interp: {_said(message)}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _said(error: BaseException | str) -> str:
+    """What an error or a warning says, in one line."""
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}."
+    return " ".join(str(error).split()) or f"{type(error).__name__}."
+
+
+def _flush() -> None:
+    """Write what was printed; where that fails, nothing more is, also not when Python ends."""
+    if sys.stdout is None:
+        return
     try:
-        return tyro.extras.subcommand_cli_from_dict(commands, prog="ar-interp", args=argv)
-    except (ValueError, FileExistsError) as error:
-        print(f"ar-interp: {error}", file=sys.stderr)
-        return 2
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM ends the block as SIGINT does, so that nothing is left half written."""
+
+    def terminate(*_: object) -> None:
+        raise _TerminatedError
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,7 @@
 """The recipes of all studies by name. `trained/` is made from nothing else: `ar-interp train NAME`."""
 
 import warnings
+from typing import Any
 
 from ar_interp.checkpoints import Checkpoint, is_shipped
 from ar_interp.claims import Claim
@@ -19,6 +20,18 @@ def _collected() -> dict[str, Recipe]:
 
 
 RECIPES: dict[str, Recipe] = _collected()
+
+
+def listing() -> list[dict[str, Any]]:
+    """Name, question and recipes (name and summary) of every study, in order."""
+    return [
+        {
+            "name": study.name,
+            "question": study.question,
+            "recipes": {name: recipe.summary for name, recipe in study.recipes.items()},
+        }
+        for study in all_studies()
+    ]
 
 
 def recipe_of(checkpoint: Checkpoint) -> Recipe | None:

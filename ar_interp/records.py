@@ -8,12 +8,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ar_interp._files import CheckpointError, check_keys, parse, read_text
+from ar_interp._files import CheckpointError, check_keys, check_versions, name_of, parse, read_text
+from ar_interp._writing import write_file
+from ar_interp.checkpoints import CLAIMS as FILE
 from ar_interp.checkpoints import Checkpoint, TrainingRun, is_shipped
 from ar_interp.claims import Claims
 from ar_interp.claims.core import SCHEMA, VERDICTS, claims_json
 
-FILE = "claims.json"
 MAX_BYTES = 2**22
 NUMBERS = ("predicted", "measured", "uncertainty", "n", "tolerance")
 TEXTS = ("name", "evidence", "statement", "source", "side", "reason", "verdict", "limit")
@@ -50,9 +51,8 @@ def fingerprint(run: TrainingRun) -> str:
 
 def write(run: TrainingRun, claims: Claims, folder: str | Path) -> Path:
     """Write the claims about a run into its checkpoint folder."""
-    path = Path(folder) / FILE
-    path.write_text(claims_json({path.parent.name: claims}, seed=claims.seed, weights=fingerprint(run)))
-    return path
+    path = Path(folder).absolute() / FILE
+    return write_file(path, claims_json({path.parent.name: claims}, seed=claims.seed, weights=fingerprint(run)))
 
 
 def read(checkpoint: Checkpoint) -> Record | None:
@@ -62,18 +62,18 @@ def read(checkpoint: Checkpoint) -> Record | None:
         CheckpointError: it is not such a file, or about other weights.
     """
     path = checkpoint.path / FILE
-    if not path.is_file():
+    if not path.exists():
         return None
-    where = f"{checkpoint.path.name}/{FILE}"
+    where = name_of(path)
     raw = parse(read_text(path, MAX_BYTES), where)
     keys = {"schema", "seed", "versions", "weights", "checkpoints"}
     check_keys(raw, keys, keys, where)
-    _check(raw["schema"] == SCHEMA, where, f"schema must be {SCHEMA}, got {raw['schema']!r}")
+    _check(
+        type(raw["schema"]) is int and raw["schema"] == SCHEMA, where, f"schema must be {SCHEMA}, got {raw['schema']!r}"
+    )
     _check(raw["weights"] == fingerprint(checkpoint), where, "it is about other weights; verify the checkpoint again")
     _check(type(raw["seed"]) is int, where, f"seed must be an integer, got {raw['seed']!r}")
-    versions, lists = raw["versions"], raw["checkpoints"]
-    texts = isinstance(versions, dict) and all(isinstance(value, str) for value in versions.values())
-    _check(texts, where, "versions must map names to strings")
+    versions, lists = check_versions(raw["versions"], where), raw["checkpoints"]
     one = isinstance(lists, dict) and len(lists) == 1 and isinstance(next(iter(lists.values())), list)
     _check(one, where, "checkpoints must hold one list of claims")
     rows = tuple(next(iter(lists.values())))

@@ -1,8 +1,8 @@
 """Measure every claim about every shipped checkpoint and write it down wherever it is said.
 
-Writes `claims.json` and the model card of each checkpoint, `docs/results.md`, and the tables of README.md between
-`<!-- results: NAME -->` and `<!-- end -->`, so that no number there can differ from what the code gives. The tables of
-speed are made of the JSON files that the benchmarks left.
+Writes `claims.json` and the model card of each checkpoint, what `ar-interp list` reads, `docs/results.md`, and the
+tables of README.md between `<!-- results: NAME -->` and `<!-- end -->`, so that no number there can differ from what
+the code gives. The tables of speed are made of the JSON files that the benchmarks left.
 
     python docs/results.py                 # measure with the stated seed (`make results`)
     python docs/results.py --seeds 10      # also with nine others: how often does a verdict change?
@@ -24,6 +24,7 @@ import torch
 
 import ar_interp as ari
 from ar_interp import records
+from ar_interp._writing import write_file
 from ar_interp.cards import model_card
 from ar_interp.claims.core import FAILS, HOLDS, UNDECIDED, VERDICTS, VOID
 from ar_interp.recipes import RECIPES
@@ -43,7 +44,7 @@ def measure(name: str) -> None:
     checkpoint = ari.load(name)
     claims = verify(checkpoint, seed=STATED)
     records.write(checkpoint, claims, FOLDER / name)
-    (FOLDER / name / "README.md").write_text(model_card(checkpoint, name, claims, RECIPES[name].summary))
+    write_file(FOLDER / name / "README.md", model_card(checkpoint, name, claims, RECIPES[name].summary))
     print(name, claims.counts, flush=True)
 
 
@@ -203,11 +204,11 @@ def tables() -> dict[str, str]:
 
 
 def write_readme() -> None:
-    text = README.read_text()
+    text = README.read_text("utf-8")
     for name, made in tables().items():
         pattern = rf"(<!-- results: {name} -->\n).*?(\n<!-- end -->)"
         text = re.sub(pattern, lambda found, made=made: found[1] + made + found[2], text, flags=re.DOTALL)
-    README.write_text(text)
+    write_file(README, text)
 
 
 def write_page() -> None:
@@ -231,14 +232,14 @@ def write_page() -> None:
         lines.append(long({name: every[name]}, lambda name, row: row["verdict"] != VOID))
         if any(row["verdict"] == VOID for row in every[name]):
             lines += ["", "Void:", "", long({name: every[name]}, lambda name, row: row["verdict"] == VOID)]
-    PAGE.write_text("\n".join(lines) + "\n")
+    write_file(PAGE, "\n".join(lines) + "\n")
 
 
 def seeds_section() -> str:
     """How often each verdict was another with other seeds."""
     if not SEEDS.is_file():
         return "Not measured."
-    found = json.loads(SEEDS.read_text())
+    found = json.loads(SEEDS.read_text("utf-8"))
     rows, flips = [], 0
     for name, claims in found["verdicts"].items():
         for claim, seen in claims.items():
@@ -272,7 +273,8 @@ def main() -> None:
                 name: {claim: [per_seed[seed][i][claim] for seed in seeds] for claim in per_seed[STATED][i]}
                 for i, name in enumerate(names)
             }
-            SEEDS.write_text(json.dumps({"seeds": seeds, "verdicts": found}, indent=1) + "\n")
+            write_file(SEEDS, json.dumps({"seeds": seeds, "verdicts": found}, indent=1) + "\n")
+    write_file(LISTING, json.dumps(listing(), indent=1, ensure_ascii=False) + "\n")
     write_readme()
     write_page()
 

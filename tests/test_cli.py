@@ -11,8 +11,9 @@ from zoo import claim
 
 import ar_interp as ari
 from ar_interp import cli
+from ar_interp._shipped import LISTING
 from ar_interp.claims import Claims
-from ar_interp.recipes import RECIPES, known_failure
+from ar_interp.recipes import RECIPES, known_failure, listing
 from ar_interp.setting import setting_of
 from ar_interp.studies import STUDIES, studies_of
 
@@ -31,6 +32,11 @@ def test_list_names_every_recipe(capsys):
     assert cli.main(["list"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in RECIPES)
+
+
+def test_what_list_reads_is_what_the_studies_say():
+    """`python docs/results.py --tables` writes it anew."""
+    assert json.loads(LISTING.read_text("utf-8")) == listing()
 
 
 def test_every_study_of_ours_is_among_those_measured():
@@ -123,7 +129,7 @@ def known(monkeypatch):
 
 def test_a_shipped_checkpoint_is_the_same_by_name_and_by_path_and_a_copy_is_not(tmp_path, monkeypatch, capsys, known):
     name = known
-    monkeypatch.setattr(cli, "measure", lambda checkpoint, seed: one_failure(checkpoint.name))
+    monkeypatch.setattr("ar_interp.studies.verify", lambda checkpoint, seed: one_failure(checkpoint.name))
     shipped = ari.checkpoints.trained_folder() / name
     assert cli.main(["verify", name]) == 0
     assert "(known)" in capsys.readouterr().out
@@ -137,11 +143,19 @@ def test_a_shipped_checkpoint_is_the_same_by_name_and_by_path_and_a_copy_is_not(
     assert "(known)" not in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("default")
 def test_a_folder_of_a_shipped_name_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ari.checkpoints.trained_folder() / "positional-mu300", "positional-mu50")
     assert cli.main(["verify", "positional-mu50"]) == 0
-    assert "(the shipped one; for the folder of that name here write ./positional-mu50)" in capsys.readouterr().out
+    said = capsys.readouterr().err
+    assert said == (
+        "ar-interp: 'positional-mu50' is the shipped checkpoint of that name; for the folder here write "
+        "'./positional-mu50'.\n"
+    )
+    assert cli.main(["verify", "./positional-mu50"]) == 0
+    printed = capsys.readouterr().out
+    assert "./positional-mu50 (this folder, not the shipped checkpoint of that name)" in printed
 
 
 @pytest.mark.parametrize(("measured", "expected"), [(0.25, True), (0.5, False), (0.19, False), (float("nan"), False)])

@@ -13,6 +13,7 @@ from ar_interp.models.config import ModelConfig
 from ar_interp.processes import HaarOrthogonal
 
 DIM, N_POSITIONS, LENGTH, BATCH = 5, 100, 12, 4
+PROCESS = HaarOrthogonal(DIM)  # one augmented layer has the shapes of a plain one of three times the dim
 
 
 # ---- the two models, with the authors' names of the weights
@@ -122,8 +123,8 @@ def tokens():
 def assert_same_outputs(theirs: nn.Module, tokens: Tensor) -> None:
     """1e-12 in float64. In float32 1e-6, or a few times what rounding does to their own outputs: LayerNorm divides by
     the spread of the heads' sum, and four in a row have been seen to make 1.5e-5 of it."""
-    state = theirs.state_dict()
-    single, double = from_ical_state_dict(state), from_ical_state_dict(state, dtype="float64")
+    state, process = theirs.state_dict(), HaarOrthogonal(tokens.shape[-1])
+    single, double = (from_ical_state_dict(state, process=process, dtype=dtype) for dtype in ("float32", "float64"))
     in_single = theirs(tokens.float())
     exact = theirs.double()(tokens)
     assert exact.std() > 0.02
@@ -151,7 +152,7 @@ def test_outputs_are_theirs_in_other_dimensions(name, dim):
 @every_model
 def test_outputs_are_theirs_at_every_length(name, tokens):
     theirs = make(name).double()
-    ours = from_ical_state_dict(theirs.state_dict(), dtype="float64")
+    ours = from_ical_state_dict(theirs.state_dict(), process=PROCESS, dtype="float64")
     for length in (1, 2, LENGTH - 1):
         assert_close(ours(tokens[:, :length]), theirs(tokens[:, :length]), rtol=1e-12, atol=1e-12)
     longest = HaarOrthogonal(DIM).sample(1, N_POSITIONS, seed=3).tokens
@@ -178,7 +179,7 @@ def test_outputs_of_trained_weights_are_theirs(name, tokens):
 @every_model
 def test_the_control_notices_every_weight_that_is_used(name, tokens):
     """Each tensor of ours changes the output, so that none can be loaded wrongly and go unnoticed."""
-    model = from_ical_state_dict(make(name).state_dict(), dtype="float64").requires_grad_(False)
+    model = from_ical_state_dict(make(name).state_dict(), process=PROCESS, dtype="float64").requires_grad_(False)
     before = model(tokens)
     for parameter, value in model.named_parameters():
         value += torch.linspace(-1, 1, value.numel(), dtype=value.dtype).reshape(value.shape)
@@ -191,7 +192,7 @@ def test_the_control_notices_every_weight_that_is_used(name, tokens):
 
 @every_model
 def test_the_config_is_read_off_the_shapes(name):
-    config = from_ical_state_dict(make(name).state_dict()).config
+    config = from_ical_state_dict(make(name).state_dict(), process=PROCESS).config
     sizes = THEIRS[name][1]
     preset = ModelConfig.paper_figure5 if name.startswith("augmented") else ModelConfig.paper_figure7
     key = "n_layers" if "n_layers" in sizes else "n_heads"
@@ -201,22 +202,21 @@ def test_the_config_is_read_off_the_shapes(name):
 @every_model
 def test_arrays_are_taken_too(name, tokens):
     state = make(name).state_dict()
-    arrays = from_ical_state_dict({key: value.numpy() for key, value in state.items()})
-    mixed = from_ical_state_dict(
-        {key: value.numpy()[::1] if "fc_out" in key else value for key, value in state.items()}
-    )
-    nested = from_ical_state_dict({key: value.double().tolist() for key, value in state.items()})
-    expected = from_ical_state_dict(state)(tokens)
-    for model in (arrays, mixed, nested):
+    arrays = {key: value.numpy() for key, value in state.items()}
+    mixed = {key: value.numpy()[::1] if "fc_out" in key else value for key, value in state.items()}
+    nested = {key: value.double().tolist() for key, value in state.items()}
+    models = [from_ical_state_dict(each, process=PROCESS) for each in (arrays, mixed, nested)]
+    expected = from_ical_state_dict(state, process=PROCESS)(tokens)
+    for model in models:
         assert torch.equal(model(tokens), expected)
-    assert isinstance(arrays.unembed.W_U, nn.Parameter)
+    assert isinstance(models[0].unembed.W_U, nn.Parameter)
 
 
 @every_model
 def test_the_callers_weights_are_not_shared(name):
     state = make(name).double().state_dict()
     before = {key: value.clone() for key, value in state.items()}
-    model = from_ical_state_dict(state, dtype="float64").requires_grad_(False)
+    model = from_ical_state_dict(state, process=PROCESS, dtype="float64").requires_grad_(False)
     for parameter in model.parameters():
         parameter.zero_()
     assert set(state) == set(before)
@@ -226,7 +226,7 @@ def test_the_callers_weights_are_not_shared(name):
 
 def test_the_process_is_passed_on():
     process = HaarOrthogonal(DIM)
-    state = make("augmented, 1 layer").state_dict()
+    state = make("augmented, 2 layers").state_dict()
     assert from_ical_state_dict(state, process=process).process is process
     assert from_ical_state_dict(state).process is None
     with pytest.raises(ValueError, match="process has dim 4 but the model has dim 5; they must agree"):
@@ -254,7 +254,7 @@ def test_every_name_is_needed(name):
         if "norm2" not in key and "feed_forward" not in key:
             without = {other: value for other, value in state.items() if other != key}
             with pytest.raises(ValueError, match=rf"state_dict (lacks|has no matrix) '{key}'"):
-                from_ical_state_dict(without)
+                from_ical_state_dict(without, process=PROCESS)
 
 
 @every_model
@@ -262,7 +262,7 @@ def test_every_name_is_needed(name):
 def test_unknown_names_are_refused(name, extra):
     state = make(name).state_dict() | {extra: torch.ones(2, 2)}
     with pytest.raises(ValueError, match=f"state_dict has '{extra}', which neither of the authors' general models has"):
-        from_ical_state_dict(state)
+        from_ical_state_dict(state, process=PROCESS)
 
 
 def test_a_second_layer_of_the_non_augmented_model_is_refused():
@@ -288,7 +288,7 @@ def test_every_wrong_shape_is_refused(name, change):
         rows_are_free = key == "decoder.position_embedding.weight" and change.startswith("a row")
         if "norm2" not in key and "feed_forward" not in key and not rows_are_free:
             with pytest.raises(ValueError, match=r"^state_dict"):
-                from_ical_state_dict({**state, key: changes[change](value)})
+                from_ical_state_dict({**state, key: changes[change](value)}, process=PROCESS)
 
 
 def test_a_wrong_shape_is_named():
@@ -304,7 +304,7 @@ def test_nan_is_refused(name, key, bad):
     state = make(name).state_dict()
     state[key].view(-1)[-1] = bad
     with pytest.raises(ValueError, match=rf"state_dict\['{key}'\] has NaN or infinite entries"):
-        from_ical_state_dict(state)
+        from_ical_state_dict(state, process=PROCESS)
 
 
 @pytest.mark.parametrize(
@@ -347,9 +347,25 @@ def test_a_read_out_that_fits_neither_model_is_refused():
 def test_the_augmented_model_has_one_head():
     state = Augmented(heads=3).state_dict()
     with pytest.raises(ValueError, match="state_dict of the augmented model must have one head, got 3"):
+        from_ical_state_dict(state, process=PROCESS)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_shapes_that_both_models_have_are_a_question(heads):
+    state = Augmented(heads=heads).state_dict()
+    for process in (None, HaarOrthogonal(4)):
+        with pytest.raises(ValueError, match=r"maps 15 to 15: is it the augmented model with dim 5, or .* dim 15"):
+            from_ical_state_dict(state, process=process)
+    assert from_ical_state_dict(state, process=HaarOrthogonal(15)).config.repeats == 1
+
+
+@pytest.mark.parametrize(("prefix", "wrapper"), [("_orig_mod.", "torch.compile"), ("module.", "DataParallel")])
+def test_a_wrapper_is_named(prefix, wrapper):
+    state = {prefix + name: x for name, x in make("augmented, 2 layers").state_dict().items()}
+    with pytest.raises(ValueError, match=f"All names start with '{prefix}', as {wrapper} writes them"):
         from_ical_state_dict(state)
 
 
 def test_the_dtype_is_one_of_two():
     with pytest.raises(ValueError, match="dtype must be one of 'float64', 'float32', got 'float16'"):
-        from_ical_state_dict(make("augmented, 1 layer").state_dict(), dtype="float16")
+        from_ical_state_dict(make("augmented, 2 layers").state_dict(), dtype="float16")

@@ -18,7 +18,7 @@ def loaded_by(statement: str) -> set[str]:
     """Which of HEAVY a fresh Python has loaded after the statement."""
     code = f"{statement}\nimport sys\nprint(*(name for name in {HEAVY} if name in sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(result.stdout.split())
+    return set(result.stdout.splitlines()[-1].split())
 
 
 def test_the_bare_import_loads_nothing_heavy():
@@ -39,6 +39,12 @@ ari.load("diagonal-unitary-h5").history
 ari.train
 """
     assert loaded_by(uses) == {"torch"}
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["--help"], ["verify", "--help"]])
+def test_what_only_speaks_of_checkpoints_loads_nothing_heavy(arguments):
+    code = f"from ar_interp.cli import main\ntry: main({arguments})\nexcept SystemExit: pass\nprint()"
+    assert loaded_by(code) == set()
 
 
 def test_a_model_loads_transformer_lens():

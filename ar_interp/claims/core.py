@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from ar_interp._writing import write_file
 from ar_interp.claims.estimate import Estimate, as_estimate
 from ar_interp.claims.tolerances import TOLERANCES, Tolerance
 
@@ -208,7 +209,7 @@ class Claims:
         """The claims as JSON text (see `claims_json`), also written to `path` where given."""
         text = claims_json({self.name: self}, seed=self.seed)
         if path is not None:
-            Path(path).write_text(text)
+            write_file(path, text)
         return text
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from ar_interp._checks import as_real_array
+from ar_interp._checks import as_real_array, wrapping
 from ar_interp.models.config import BLOCKS, ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.processes import HaarOrthogonal
@@ -19,7 +19,7 @@ def from_state_dict(
 ) -> HookedARTransformer:
     """See `checkpoints.from_ical_state_dict`."""
     theirs = {name: _array(name, value) for name, value in state_dict.items()}
-    config = _config(theirs, dtype)
+    config = _config(theirs, process, dtype)
     _check_shapes(config, theirs)
     weights: dict[str, Tensor] = {}
     if config.positional == "softmax":
@@ -61,19 +61,28 @@ def _check_shapes(config: ModelConfig, state_dict: Mapping[str, Tensor]) -> None
             raise ValueError(f"state_dict has {name!r}, which neither of the authors' general models has.")
 
 
-def _config(state_dict: Mapping[str, Tensor], dtype: str) -> ModelConfig:
-    """The model that the shapes say."""
+def _config(state_dict: Mapping[str, Tensor], process: HaarOrthogonal | None, dtype: str) -> ModelConfig:
+    """The model that the shapes say, and the process where they leave it open."""
     for name in ("fc_out.weight", "decoder.position_embedding.weight", "decoder.layers.0.attention.queries.weight"):
         if name not in state_dict or state_dict[name].ndim != 2:
             raise ValueError(
                 f"state_dict has no matrix {name!r}: it is not one of the authors' general models (augmented.py, "
                 "non_augmented.py). Diagonal heads come through HookedARTransformer.from_diagonal."
+                + wrapping(state_dict)
             )
     n_out, width = state_dict["fc_out.weight"].shape
     n_ctx = len(state_dict["decoder.position_embedding.weight"])
     n_heads = max(1, len(state_dict["decoder.layers.0.attention.queries.weight"]) // width)
-    if n_out == width and width % BLOCKS == 0:
-        n_layers = len({name.split(".")[2] for name in state_dict if name.startswith("decoder.layers.")})
+    n_layers = len({name.split(".")[2] for name in state_dict if name.startswith("decoder.layers.")})
+    augmented = n_out == width and width % BLOCKS == 0
+    dim = process.dim if process else None
+    if augmented and n_layers == 1 and dim not in (width // BLOCKS, width):
+        raise ValueError(
+            f"state_dict's read-out maps {width} to {width}: is it the augmented model with dim {width // BLOCKS}, or "
+            f"the other one with dim {width} that writes a token once? Say which: process=HaarOrthogonal"
+            f"({width // BLOCKS}) or process=HaarOrthogonal({width})."
+        )
+    if augmented and not (n_layers == 1 and dim == width):
         if n_heads != 1:
             raise ValueError(f"state_dict of the augmented model must have one head, got {n_heads}.")
         return ModelConfig.paper_figure5(dim=width // BLOCKS, n_ctx=n_ctx, n_layers=n_layers, dtype=dtype)

@@ -70,7 +70,7 @@ class TrainConfig:
         check_integer("steps", self.steps, low=1, high=10**9)
         check_integer("batch", self.batch, low=1, high=10**7)
         check_integer("seed", self.seed, low=0, high=TRAINING_LIMIT - 1)
-        check_integer("n_seeds", self.n_seeds, low=1, high=10**6)
+        check_integer("n_seeds", self.n_seeds, low=1, high=10**5)
         if self.seed + self.n_seeds > TRAINING_LIMIT:
             raise ValueError(
                 f"seed + n_seeds must be at most 2**31, got {self.seed} + {self.n_seeds}: members have the seeds "
