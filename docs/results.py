@@ -24,10 +24,11 @@ import torch
 
 import ar_interp as ari
 from ar_interp import records
+from ar_interp._shipped import LISTING
 from ar_interp._writing import write_file
 from ar_interp.cards import model_card
 from ar_interp.claims.core import FAILS, HOLDS, UNDECIDED, VERDICTS, VOID
-from ar_interp.recipes import RECIPES
+from ar_interp.recipes import RECIPES, listing
 from ar_interp.seeds import STATED
 from ar_interp.studies import all_studies, verify
 
