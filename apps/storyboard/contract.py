@@ -89,7 +89,6 @@ class Experiment(TypedDict):
 
     key: str
     model: str
-    x_label: str
     x_range: Numbers
     y_max: float
     ask: float

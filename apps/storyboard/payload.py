@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ar_interp
-
 from storyboard.contract import (
     VERSION,
     Claim,
@@ -97,7 +96,8 @@ def build() -> Payload:
 def _sources() -> dict[str, str]:
     """SHA-256 of the weights and claims of every checkpoint that the story is about."""
     files = [_trained() / name / file for name in SOURCES for file in ("model.safetensors", "claims.json")]
-    return {f"{file.parent.name}/{file.name}": sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+    there = [file for file in files if file.is_file()]
+    return {f"{file.parent.name}/{file.name}": sha256(file.read_bytes()).hexdigest() for file in there}
 
 
 def _trained() -> Path:
@@ -247,11 +247,11 @@ def _spread(span: Numbers, n: int) -> Numbers:
     return [low + (high - low) * i / (n - 1) for i in range(n)]
 
 
-def _experiment(key: str, model: str, x_label: str, x_range: Numbers, **others: Any) -> Experiment:
+def _experiment(key: str, model: str, x_range: Numbers, **others: Any) -> Experiment:
     """y_max leaves the top tenth of the figure free."""
     theory, measured = others["theory"], others["measured"]
     y_max = 1.1 * max(*theory["y"], *measured["y"])
-    return {"key": key, "model": model, "x_label": x_label, "x_range": x_range, "y_max": y_max, **others}  # type: ignore[typeddict-item]
+    return {"key": key, "model": model, "x_range": x_range, "y_max": y_max, **others}  # type: ignore[typeddict-item]
 
 
 def _edited(checkpoint: ari.Checkpoint, edit: str, key: str, span: Numbers, *, ask: float) -> Experiment:
@@ -268,7 +268,6 @@ def _edited(checkpoint: ari.Checkpoint, edit: str, key: str, span: Numbers, *, a
     return _experiment(
         key,
         checkpoint.path.name,
-        {"cut": "factor of the weight of s_{T−1}", "turn": "angle of the turn (radians)"}[key],
         span,
         ask=ask,
         neutral=chosen.neutral,
@@ -291,7 +290,7 @@ def _noise(checkpoint: ari.Checkpoint) -> Experiment:
     def expected(noise: float) -> float:
         return sum(theory.last_pair_noise_error(dim=dim, length=T, noise=noise) for T in lengths) / energy(noise)
 
-    return _outside(checkpoint, "noise", "noise in each number, at every step", span, 0.2, 0.0, expected)
+    return _outside(checkpoint, "noise", span, 0.2, 0.0, expected)
 
 
 def _radius(checkpoint: ari.Checkpoint) -> Experiment:
@@ -305,13 +304,12 @@ def _radius(checkpoint: ari.Checkpoint) -> Experiment:
         errors = sum(theory.recurrence_error(dim=dim, covered=dim, length=T, radius=radius) for T in lengths)
         return errors / sum(dim * radius ** (2 * T) for T in lengths)
 
-    return _outside(checkpoint, "radius", "length of the eigenvalues of W", span, 0.9, 1.0, expected)
+    return _outside(checkpoint, "radius", span, 0.9, 1.0, expected)
 
 
 def _outside(
     checkpoint: ari.Checkpoint,
     key: str,
-    x_label: str,
     span: Numbers,
     ask: float,
     neutral: float,
@@ -335,7 +333,6 @@ def _outside(
     return _experiment(
         key,
         checkpoint.path.name,
-        x_label,
         span,
         ask=ask,
         neutral=neutral,
@@ -358,7 +355,6 @@ def _longer(checkpoint: ari.Checkpoint) -> Experiment:
     return _experiment(
         "longer",
         checkpoint.path.name,
-        "tokens in the context, T",
         [2.0, float(last)],
         ask=float(last),
         neutral=float(n_ctx),
@@ -382,7 +378,6 @@ def _gaussian(checkpoint: ari.Checkpoint) -> Experiment:
     return _experiment(
         "gaussian",
         checkpoint.path.name,
-        "tokens in the context, T",
         [2.0, float(n_ctx)],
         ask=float(n_ctx),
         neutral=float(n_ctx),

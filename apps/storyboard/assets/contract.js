@@ -53,7 +53,6 @@ const VERSION = 1;
 /** @typedef {Object} Experiment
  * @property {string} key
  * @property {string} model
- * @property {string} x_label
  * @property {number[]} x_range
  * @property {number} y_max
  * @property {number} ask

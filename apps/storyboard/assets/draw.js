@@ -66,13 +66,15 @@ function dot(parent, kind, label = "", r = 0.055) {
   parent.append(circle, caption);
   return {
     nodes: [circle, caption],
-    at(x, y) {
-      const size = Math.hypot(x, y) || 1, away = 0.2;
+    /** `aside` turns the text around the dot, in radians from outwards. */
+    at(x, y, aside = 0) {
+      const towards = Math.atan2(y, x) + aside, away = 0.2;
       set(circle, { cx: x, cy: -y });
-      set(caption, { x: x + (away * x) / size, y: -(y + (away * y) / size) });
+      set(caption, { x: x + away * Math.cos(towards), y: -(y + away * Math.sin(towards)) });
     },
     say(html) { caption.innerHTML = html; },
     show(visible) { for (const node of [circle, caption]) node.toggleAttribute("hidden", !visible); },
+    name(visible) { caption.toggleAttribute("hidden", !visible); },
   };
 }
 
@@ -196,9 +198,9 @@ function legend(...entries) {
 
 /** A matrix of squares, blue where positive, orange where negative, as dark as large. */
 function heatmap(rows, columns, label) {
-  const svg = el("svg:svg", { viewBox: `0 0 ${columns} ${rows}`, class: "heat", role: "img", "aria-label": label });
+  const svg = el("svg:svg", { viewBox: `0 0 ${columns} ${rows}`, class: "heat", role: "img", "aria-label": label, preserveAspectRatio: "none" });
   const cells = Array.from({ length: rows * columns }, (_, k) => {
-    const cell = el("svg:rect", { x: k % columns, y: Math.floor(k / columns), width: 1.02, height: 1.02 });
+    const cell = el("svg:rect", { x: k % columns, y: Math.floor(k / columns), width: 1, height: 1 });
     svg.append(cell);
     return cell;
   });
@@ -215,11 +217,11 @@ function heatmap(rows, columns, label) {
 
 // ---- charts
 
-const CHART = { width: 400, height: 270, left: 46, right: 14, top: 12, bottom: 44 };
+const MARGIN = { left: 46, right: 14, top: 12, bottom: 44 };
 
-/** Axes and curves over numbers; scale is "linear" or "log" for y. */
-function chart(label, { x, y, xLabel, yLabel, scale = "linear", yTicks, xTicks }) {
-  const { width, height, left, right, top, bottom } = CHART;
+/** Axes and curves over numbers; scale is "linear" or "log" for y. Text has its size where the chart has its width. */
+function chart(label, { x, y, xLabel, yLabel, scale = "linear", yTicks, xTicks, width = 440, height = 290 }) {
+  const { left, right, top, bottom } = MARGIN;
   const svg = el("svg:svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": label });
   const f = scale === "log" ? Math.log : (v) => v;
   const X = (v) => left + ((v - x[0]) / (x[1] - x[0])) * (width - left - right);

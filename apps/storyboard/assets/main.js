@@ -46,9 +46,10 @@ function read(story) {
 function show(story, query = null) {
   const { root, screen, data } = story, chosen = SCREENS[screen];
   const built = chosen.build(placeOf(story, screen, query), data);
-  root.querySelector(".count").textContent = `${screen + 1} of ${SCREENS.length}`;
+  root.querySelector(".count").textContent = screen ? `${screen} of ${SCREENS.length - 1}` : "How a small transformer learns in context";
   root.querySelector("h2").textContent = chosen.title;
   root.querySelector(".question").innerHTML = built.question;
+  root.querySelector(".intro").replaceChildren(...built.intro);
   root.querySelector(".stage").replaceChildren(...built.stage);
   root.querySelector(".side").replaceChildren(...built.side);
   root.querySelectorAll(".steps button").forEach((step, n) => {

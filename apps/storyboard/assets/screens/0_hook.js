@@ -68,9 +68,11 @@ const hook = {
     return {
       question: "You have seen five jumps. Where will the next one end?",
       stage: [svg],
-      side: [
+      intro: [
         text("p", `The point jumps around the circle by some rule. It has been at <b>1, 2, … 6</b>. A small neural network,
           a <b>transformer</b>, watches beside you (and four other such circles at the same time).`),
+      ],
+      side: [
         said, el("div", { class: "buttons" }, enter, again),
         legend(["truth", "where it goes"], ["model ring", "the model"], ["you", "you"]),
       ],

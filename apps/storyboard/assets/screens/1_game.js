@@ -30,7 +30,11 @@ const game = {
     const draw = () => {
       const angles = place.get("angles"), clock = place.get("clock"), angle = angles[clock] * DEGREE;
       const tokens = tokensOf(angles.map((d) => d * DEGREE), SHOWN);
-      marks.forEach((mark, t) => mark.at(tokens[t].re[clock], tokens[t].im[clock]));
+      const near = (t, u) => Math.hypot(tokens[t].re[clock] - tokens[u].re[clock], tokens[t].im[clock] - tokens[u].im[clock]) < 0.22;
+      marks.forEach((mark, t) => {
+        mark.at(tokens[t].re[clock], tokens[t].im[clock]);
+        mark.name(!marks.slice(0, t).some((_, u) => near(t, u)));
+      });
       jumps.forEach((jump, t) => set(jump, {
         x1: tokens[t].re[clock], y1: -tokens[t].im[clock], x2: tokens[t + 1].re[clock], y2: -tokens[t + 1].im[clock],
       }));
@@ -41,8 +45,8 @@ const game = {
         points.forEach((point, t) => point.at(tokens[t].re[k], tokens[t].im[k]));
       });
       const [c, s] = [Math.cos(angle), Math.sin(angle)].map((x) => shown(x));
-      matrix.innerHTML = `<i>s</i><sub><i>t</i>+1</sub> = <i>W s</i><sub><i>t</i></sub>, here
-        <i>W</i> = <span class="matrix"><span>${c}</span><span>${shown(-Math.sin(angle))}</span><span>${s}</span>
+      matrix.innerHTML = `<span class="big"><i>s</i><sub><i>t</i>+1</sub> = <i>W s</i><sub><i>t</i></sub></span>
+        <span>with <i>W</i> =</span> <span class="matrix"><span>${c}</span><span>${shown(-Math.sin(angle))}</span><span>${s}</span>
         <span>${c}</span></span> <span class="quiet">a turn by θ = ${degrees(angle)}°</span>`;
       const touched = String(angles) !== String(game.params.angles.otherwise);
       surprise.innerHTML = touched
@@ -54,16 +58,16 @@ const game = {
     draw();
     return {
       question: "What is the least that one must know to continue a sequence forever?",
-      stage: [svg, el("div", { class: "faces" }, ...small.map((each) => each.face_button))],
-      side: [
+      stage: [svg, text("p", "The five circles of one sequence; choose one:", { class: "quiet" }), el("div", { class: "faces" }, ...small.map((each) => each.face_button))],
+      intro: [
         matrix,
         text("p", `<b><i>s</i><sub><i>t</i></sub></b> is where the point is at time <i>t</i>; such a piece of a sequence is
           called a <b>token</b>. <b><i>W</i></b> is the rule that makes the next token from the present one. Here it
           turns the circle by an angle <b>θ</b> (“theta”).`),
         text("p", `Five such circles, each with an angle of its own, are watched at once: a token has
           <b><i>d</i></b> = 10 numbers, two for each circle, and <i>W</i> is made of five turns.`),
-        surprise,
       ],
+      side: [surprise],
     };
   },
 };

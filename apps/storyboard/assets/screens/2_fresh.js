@@ -1,8 +1,7 @@
 const HEARD = 6; // tokens in the context
 
 const GUESSES = {
-  less: ["small", "close, but not exact"], same: ["as bad as silence", "as bad as saying nothing"],
-  more: ["worse", "worse than saying nothing"],
+  less: ["small", "small"], same: ["as bad as saying nothing", "as bad as saying nothing"], more: ["worse", "worse than saying nothing"],
 };
 
 function freshAngles(draw) {
@@ -79,14 +78,13 @@ const fresh = {
       stage: [
         el("div", { class: "faces still" }, ...faces.map((each) => each.face)),
         legend(["plain", "newest token"], ["truth", "next token"], ["model ring", "our model"], ["you", "memorised <i>W</i>"]),
-        el("div", { class: "bars" }, ...rows.map((row) => row.bar)), count,
+        next, el("div", { class: "bars" }, ...rows.map((row) => row.bar)), count,
       ],
-      side: [
+      intro: [
         text("p", `In this game <b>every sequence has a fresh random <i>W</i></b>. Whatever a network has learned in training,
           it has never met the angles of today's sequence.`),
-        text("p", "<b>Your guess:</b> the error of the rival on new sequences will be"), asked, said,
-        el("div", { class: "buttons" }, next),
       ],
+      side: [text("p", "<b>Your guess:</b> the error of the rival on new sequences will be"), asked, said],
     };
   },
 };

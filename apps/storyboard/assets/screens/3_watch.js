@@ -17,6 +17,7 @@ const watch = {
     const found = watched.eigenvalues[0].map(() => dot(circle, "model", "", 0.14));
     const picture = chart("Error at each context length", {
       x: [1, 50], y: [0, 1], xLabel: "tokens in the context, <tspan class='it'>T</tspan>", yLabel: "error", yTicks: [0, 0.25, 0.5, 0.75, 1], xTicks: [1, 10, 20, 30, 40, 50],
+      width: 350, height: 250,
     });
     picture.line("step").draw(one_step);
     picture.line("theory").draw(least_squares);
@@ -33,8 +34,8 @@ const watch = {
       const open = place.get("guess") !== null;
       said.innerHTML = open
         ? `<p>It errs like <b>${shown(depth.steps, 1)} gradient steps</b>, whose sizes are tuned. Two layers do more than two steps, since the
-          first layer also prepares the tokens for the second. And one thing nobody told it: <b>least squares needs
-          <i>T</i> = ${dim + 1}</b> to be exact; no method can be better before (its curve is the best possible one).</p>`
+          first layer also prepares the tokens for the second. <b>Least squares</b> is the floor: nothing can be better, and from
+          <i>T</i> = ${dim + 1} on it is exact; the model never quite gets there.</p>`
         : "<p>The two dashed curves are theory, drawn before anything was measured. Where will the model's curve run?</p>";
     };
     tell();
@@ -51,12 +52,14 @@ const watch = {
         el("div", { class: "pair" }, el("figure", { class: "third" }, circle, text("figcaption", "eigenvalues of <i>W</i> and <i>Ŵ</i>")), picture.node),
         legend(["truth", "<i>W</i>"], ["model", "the model"], ["dashed step", "one gradient step (theory)"], ["dashed", "least squares (theory)"]),
       ],
-      side: [
+      intro: [
         text("p", `A harder game: <i>W</i> is any rotation or reflection of a space of <i>d</i> = ${dim} dimensions, and no
           circles are given. <b><i>Ŵ</i><sub><i>T</i></sub></b> (“W hat”) is what the model takes for <i>W</i> after
           <b><i>T</i></b> tokens, read off its inside: how its prediction answers to the newest token.`),
         text("p", `Two ways to find <i>W</i> by the book: a <b>gradient step</b> (start at <i>W</i> = 0, take one step
           towards what explains the pairs of neighbours seen so far) and <b>least squares</b> (the <i>W</i> that explains them best).`),
+      ],
+      side: [
         text("p", "<b>Your guess:</b> with two layers the model is as good as"), asked, said,
       ],
     };

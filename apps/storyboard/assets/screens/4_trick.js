@@ -29,9 +29,9 @@ const trick = {
       first.show(on.last);
       second.show(on.previous);
       tip.at(...end);
-      target.at(all[LENGTH].re[0], all[LENGTH].im[0]);
+      target.at(all[LENGTH].re[0], all[LENGTH].im[0], theta > 0 ? 0.5 : -0.5);
       previous.at(tokens[LENGTH - 2].re[0], tokens[LENGTH - 2].im[0]);
-      last.at(tokens[LENGTH - 1].re[0], tokens[LENGTH - 1].im[0]);
+      last.at(tokens[LENGTH - 1].re[0], tokens[LENGTH - 1].im[0], theta > 0 ? -1.2 : 1.2);
       knob.at(BEFORE + theta, theta);
       const read = scoresOf(model, tokens), positions = positionsOf(model, LENGTH);
       const reading = (t) => model.B.reduce((total, head, h) => total + head[0] * read[h][t].re, 0);
@@ -61,13 +61,13 @@ const trick = {
     return {
       question: "Can you continue a turn without knowing whether it goes left or right?",
       stage: [svg, el("div", { class: "buttons", role: "group", "aria-label": "Keys that the model may use" }, cut("last"), cut("previous"))],
-      side: [
+      intro: [
         el("p", { class: "equation big" }, text("span", `<i>s</i><sub><i>T</i>+1</sub> = <span class="model">2 cos θ <i>s<sub>T</sub></i></span> <span class="you">− <i>s</i><sub><i>T</i>−1</sub></span>`)),
         text("p", `This identity holds for every turn. The model has found it. It weighs earlier tokens, its <b>keys</b>: five
           <b>heads</b> compare each key with <i>s</i><sub><i>T</i>−1</sub>, and a learned <b>positional weight</b> multiplies what they read.
           Switch a key off and look.`),
-        table, said,
       ],
+      side: [table, said],
     };
   },
 };

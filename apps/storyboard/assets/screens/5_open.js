@@ -49,7 +49,7 @@ const open = {
     const overlaps = pair("M", H, H, "<b><i>M</i></b>, overlap of each head’s key with each head’s value");
     const positions = pair("P", length, length + 1, "<b><i>P</i></b>, positional weights: a row for each <i>T</i>, a column for each key");
     const limits = [Math.max(...C.flat()), Math.max(...M.flat()), Math.max(...P.flat())];
-    const said = el("div", { class: "reveal", "aria-live": "polite" });
+    const said = el("div", { class: "reveal" }), readout = el("p", { class: "readout", "aria-live": "polite" });
     const draw = () => {
       const seen = place.get("guess") !== null, on = chosen(), n = on.filter(Boolean).length;
       const off = on.indexOf(false);
@@ -59,18 +59,13 @@ const open = {
       circuits.model.draw(seen ? circuitOf(model, on).flat() : C.flat().map(() => 0), limits[0]);
       overlaps.model.draw(overlapsOf(model).map((row, h) => row.map((x, k) => (seen && on[h] && on[k] ? x : 0))).flat(), limits[1]);
       positions.model.draw(model.P.slice(0, length).flat().map((x) => (seen ? x : 0)), limits[2]);
-      if (!seen) {
-        said.innerHTML = "<p>Theory’s matrices are drawn; the model’s stay covered until you have guessed.</p>";
-        return;
-      }
-      const error = meanError(model, on);
-      said.innerHTML = n === H
-        ? `<p><b>No head owns a circle:</b> each is spread over all five. Yet together they make theory’s blocks exactly, one for each circle,
-          and all heads are orthogonal (<i>M</i> is diagonal to ${shown(claims["heads/orthogonal"].measured)}).
-          <b>Now switch a head off</b> and watch the blocks break.</p>`
-        : `<p>${n === 0 ? "<b>No heads:</b> nothing is read, nothing predicted." : `<b>${H - n} head${H - n > 1 ? "s" : ""} off:</b> the blocks of <i>C</i> dissolve.`}
-          The error is now <b>${shown(error)}</b> (mean over ${TRIALS} sequences, computed here)${H - n === 1
-          ? `; theory, from the weights alone and over all sequences: <b>${shown(cut_head[off])}</b>` : ""}.</p>`;
+      readout.innerHTML = `Error with ${n === H ? "all" : n} heads: <b>${shown(meanError(model, on))}</b>${
+        n === H - 1 ? `, in theory <b>${shown(cut_head[off])}</b>` : ""} <span class="quiet">(mean over ${TRIALS} sequences, computed here)</span>`;
+      said.innerHTML = !seen
+        ? "<p>Theory’s matrices are drawn; the model’s stay covered until you have guessed.</p>"
+        : `<p><b>No head owns a circle:</b> each is spread over all five, in a mixture that differs from one training to the next. Yet together
+          they make theory’s blocks, one for each circle, and all heads are orthogonal (<i>M</i> is diagonal to
+          ${shown(claims["heads/orthogonal"].measured)}). <b>Switch a head off</b> above and watch the blocks of <i>C</i> dissolve.</p>`;
     };
     const asked = choices("Does each head own one circle?", { yes: "yes, one each", no: "no" }, place.get("guess"),
       (guess) => { place.commit({ guess }); draw(); });
@@ -78,18 +73,18 @@ const open = {
     return {
       question: "Five circles, five heads. Does each head look after one circle?",
       stage: [
-        el("div", { class: "cards", role: "group", "aria-label": "Heads" }, ...cards),
+        el("div", { class: "cards", role: "group", "aria-label": "Heads" }, ...cards), readout,
         legend(["bar-key", "key weights <i>a<sub>h</sub></i>"], ["bar-value", "value weights <i>b<sub>h</sub></i>, on circles 1 to 5"]),
         el("div", { class: "comparisons" }, circuits.node, overlaps.node, positions.node),
       ],
-      side: [
+      intro: [
         text("p", `A head is two lists of weights: <b><i>a<sub>h</sub></i></b> says how much each circle counts when it compares a key with
           the query, and <b><i>b<sub>h</sub></i></b> where it writes the result.`),
         text("p", `Theory predicts three matrices before we look. <i>C</i>: a block of equal numbers for every circle, nothing between circles.
           <i>M</i>: diagonal. <i>P</i>: two bands, <span class="model">+</span> for <i>s<sub>T</sub></i> and half of it, with <span class="you">−</span>,
           for <i>s</i><sub><i>T</i>−1</sub>. (Blue is positive, orange negative.)`),
-        text("p", "<b>Your guess:</b> does each head own one circle?"), asked, said,
       ],
+      side: [text("p", "<b>Your guess:</b> does each head own one circle?"), asked, said],
     };
   },
 };

@@ -19,6 +19,22 @@ const used = {
       moved: (to) => { place.move({ angle: degrees(to) }); draw(); }, committed: () => place.commit({}),
     });
     const said = el("div", { class: "reveal", "aria-live": "polite" });
+    let from = null, at = null, to = null, turning = 0; // share of the way that is left after a change of estimate
+    const frame = () => {
+      if (!svgA.isConnected) return;
+      turning = Math.max(0, turning - 1 / 24);
+      const share = turning ** 2;
+      at = to.map((x, k) => x + share * (from[k] - x));
+      needle.from(0, 0, ...at);
+      if (turning) requestAnimationFrame(frame);
+    };
+    const turnTo = (...end) => {
+      to = end;
+      if (!turning || matchMedia("(prefers-reduced-motion: reduce)").matches) [turning, at] = [0, end];
+      from = at;
+      needle.from(0, 0, ...at);
+      if (turning) requestAnimationFrame(frame);
+    };
     const draw = () => {
       const theta = place.get("angle") * DEGREE, state = place.get("state");
       const anglesB = [theta, ...uniforms(13, d - 1).map((u) => 2 * Math.PI * u)];
@@ -32,7 +48,7 @@ const used = {
       const moved = sumOf(partsOf(model, patterns[state](), tokensA));
       const wanted = [last.re[0] * Math.cos(theta) - last.im[0] * Math.sin(theta), last.re[0] * Math.sin(theta) + last.im[0] * Math.cos(theta)];
       goal.at(...wanted);
-      needle.from(0, 0, moved.re[0], moved.im[0]);
+      turnTo(moved.re[0], moved.im[0]);
       const off = Math.hypot(moved.re[0] - wanted[0], moved.im[0] - wanted[1]);
       const change = Math.hypot(moved.re[0] - own.re[0], moved.im[0] - own.im[0]);
       said.innerHTML = `<p>${{
@@ -42,18 +58,22 @@ const used = {
         random: `<b>Noise of the same size</b> is no estimate: the arrow goes anywhere (${shown(off)} from the ring), and does not follow B.`,
       }[state]}</p><p class="quiet">Over ${n} pairs of sequences: the swap scores ${shown(score)} (1 is all the way to the ring), the best control ${shown(controls, 3)}.</p>`;
     };
-    const asked = choices("What multiplies A’s newest token", STATES, place.get("state"), (state) => { place.commit({ state }); draw(); });
+    const asked = choices("What multiplies A’s newest token", STATES, place.get("state"), (state) => {
+      place.commit({ state });
+      turning = 1;
+      draw();
+    });
     draw();
     return {
       question: "The model carries an estimate of <i>W</i>. Does the prediction come from it, or does it just lie around?",
       stage: [el("div", { class: "pair even" },
-        el("figure", {}, svgA, text("figcaption", "sequence A, predicted")), el("figure", {}, svgB, text("figcaption", "sequence B (drag)")))],
-      side: [
+        el("figure", {}, svgA, text("figcaption", "sequence A and the model’s prediction")), el("figure", {}, svgB, text("figcaption", "sequence B: drag it"))),
+        legend(["dashed-ring", "where theory expects the tip"], ["model", "the prediction"], ["plain", "tokens"])],
+      intro: [
         text("p", `To see that something is in a network is not to know that it is <b>used</b>. So we operate: take the attention of sequence B, in
           which only B’s <i>W</i> is left, and put it into the model while it reads A. (This model keeps ${d} independent circles; one is shown.)`),
-        text("p", "<b>Attention put in:</b>"), asked, said,
-        legend(["dashed-ring", "where theory expects the tip"], ["model", "the prediction"]),
       ],
+      side: [text("p", "<b>Attention put in:</b>"), asked, said],
     };
   },
 };

@@ -4,13 +4,13 @@ const depth = {
   build(place, data) {
     const stacks = data.depth, most = stacks[stacks.length - 1];
     const errors = chart("Error at each context length, for one to four layers", {
-      x: [1, 50], y: [0.003, 1], scale: "log", xLabel: "tokens in the context, <tspan class='it'>T</tspan>", yLabel: "error", yTicks: [0.003, 0.01, 0.03, 0.1, 0.3, 1], xTicks: [1, 10, 20, 30, 40, 50],
+      x: [1, 50], y: [0.003, 1], scale: "log", width: 300, height: 290, xLabel: "tokens in the context, <tspan class='it'>T</tspan>", yLabel: "error", yTicks: [0.003, 0.01, 0.03, 0.1, 0.3, 1], xTicks: [1, 10, 20, 30, 40, 50],
     });
     errors.line("step").draw(data.one_step);
     errors.line("theory").draw(data.least_squares);
     const lines = stacks.map(() => errors.line("model"));
     const worth = chart("Gradient steps that the layers are worth", {
-      x: [0.7, 4.3], y: [0.8, 24], scale: "log", xLabel: "layers", yLabel: "gradient steps", yTicks: [1, 2, 4, 8, 16], xTicks: [1, 2, 3, 4],
+      x: [0.7, 4.3], y: [0.8, 24], scale: "log", width: 260, height: 290, xLabel: "layers", yLabel: "gradient steps", yTicks: [1, 2, 4, 8, 16], xTicks: [1, 2, 3, 4],
     });
     const counts = stacks.map((each) => each.n_layers);
     worth.line("step").draw({ x: counts, y: counts });
@@ -18,7 +18,7 @@ const depth = {
     const marks = stacks.map((each) => worth.dots("model full", {
       x: [each.n_layers], y: [each.steps], se: [(each.interval[1] - each.interval[0]) / 4],
     }));
-    const said = el("div", { class: "reveal", "aria-live": "polite" }), list = el("div", { class: "claims" });
+    const said = el("div", { class: "reveal short", "aria-live": "polite" }), list = el("div");
     const draw = (L) => {
       const seen = place.get("guess") !== null, chosen = stacks[L - 1];
       lines.forEach((line, k) => {
@@ -36,8 +36,8 @@ const depth = {
       const total = Object.values(chosen.verdicts).reduce((a, b) => a + b, 0);
       list.innerHTML = !seen ? "" : `<p><b>${L} layer${L > 1 ? "s" : ""}:</b> ${total} claims were tested, ${holds} hold${
         Object.entries(others).filter(([, n]) => n).map(([verdict, n]) => `, ${n} <span class="you">${n === 1 && verdict === "fails" ? "fails" : verdict === "fails" ? "fail" : verdict}</span>`).join("")}.</p>${
-        chosen.not_held.map((claim) => `<details><summary><span class="badge">${claim.verdict}</span> ${short(claim.statement)}</summary>
-          <p>${escaped(claim.statement)}</p><p>Predicted ${number(claim.predicted)}, measured ${number(claim.measured)}.</p></details>`).join("")}`;
+        chosen.not_held.map((claim) => `<details><summary><span class="badge">${claim.verdict}</span> ${typeset(claim.statement.split(":")[0])}</summary>
+          <p>${typeset(claim.statement)}</p><p>Predicted ${number(claim.predicted)}, measured ${number(claim.measured)}.</p></details>`).join("")}`;
     };
     draw(place.get("layers"));
     const asked = choices("Gradient steps", { 4: "4", 8: "8", 16: "16", 64: "64" }, place.get("guess"), (guess) => { place.commit({ guess, layers: 4 }); place.restart({}); });
@@ -47,24 +47,25 @@ const depth = {
         slider("Layers", 1, 4, place.get("layers"), {
           moved: (layers) => { place.move({ layers }); draw(layers); }, committed: (layers) => place.commit({ layers }),
         }),
-        el("div", { class: "pair even" }, errors.node, worth.node),
+        el("div", { class: "pair charts" }, errors.node, worth.node),
         legend(["model", "the models"], ["dashed step", "one step; a step for each layer"], ["dashed", "least squares; a doubling for each layer"]),
       ],
-      side: [
+      intro: [
         text("p", `Layers stacked on each other refine the estimate. “Worth <i>k</i> steps” means: the same mean error as <i>k</i> steps of
           gradient descent with tuned sizes, on the same contexts.`),
-        text("p", "<b>Your guess:</b> four layers are worth"), asked, said, list,
       ],
+      side: [text("p", "<b>Your guess:</b> four layers are worth"), asked, said, list],
     };
   },
 };
 
 function escaped(statement) {
-  return text("p", "").appendChild(document.createTextNode(statement)).parentNode.innerHTML;
+  return el("p", {}, statement).innerHTML;
 }
 
-function short(statement) {
-  return escaped(statement.length > 74 ? `${statement.slice(0, 72)}…` : statement);
+/** The statement of a claim, with its subscripts. */
+function typeset(statement) {
+  return escaped(statement).replace(/_(\{[^}]*\}|\w+)/g, (_, index) => `<sub>${index.replace(/[{}]/g, "")}</sub>`);
 }
 
 function number(value) {

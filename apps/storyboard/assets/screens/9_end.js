@@ -42,6 +42,7 @@ const end = {
         text("h3", "Papers"),
         el("ul", {}, ...PAPERS.map(([name, href]) => el("li", {}, text("a", name, { href, target: "_blank", rel: "noreferrer" })))),
       ],
+      intro: [],
       side: [
         text("h3", "The same in Python"), copied(CODE),
         text("h3", "Train one of your own"), copied(TRAIN),
