@@ -61,6 +61,18 @@ def test_the_best_scale_undoes_a_wrong_one(factor):
     assert verify(model)["loss/best scale"].verdict == "fails"
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.98])
+def test_a_stand_in_whose_loss_is_known_sharpens_the_loss(factor):
+    """The layer's expected loss is exact here: both intervals hold it, and the paired one is the smaller."""
+    model = optimal(UNITARY)
+    model.blocks[0].attn.OV_blocks.mul_(factor)
+    plain, paired = (kind(subject_of(model, n=1024, seed=0)).loss() for kind in (Measured, BlocksMeasured))
+    exact = Measured(subject_of(model, n=2)).expected_loss
+    assert abs(plain.value - exact) < 2 * plain.half_width
+    assert abs(paired.value - exact) < 2 * paired.half_width + 1e-9
+    assert paired.half_width < plain.half_width / 2
+
+
 def test_the_best_scale_is_the_bottom_of_the_parabola_through_three_runs():
     process = ari.HaarOrthogonal(DIM)
     config = ari.ModelConfig.augmented(dim=DIM, n_ctx=N_CTX, n_layers=2, init_scale=0.3)

@@ -1,6 +1,7 @@
 """Edits of weights: what they change, the loss that theory predicts for them, and the loss that is measured."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ar_interp.probes.ablations import ablate_positions
 from ar_interp.probes.edits import EDITS, available_edits, edit_losses
 from ar_interp.seeds import REFERENCES
 from ar_interp.setting import setting_of
-from ar_interp.setting.sampled import PART, sampled_quadratic
+from ar_interp.setting.sampled import GROUPS, PART, sampled_quadratic
 
 PAIRS = ari.CommutingOrthogonal(4)
 SCALARS = (0.03, 0.2, -0.05, 0.04, 0.9, 0.2)
@@ -266,6 +267,16 @@ def test_the_quadratic_of_a_commuting_process_is_the_exact_one():
     loss, standard_error = quadratic.loss(a, b)
     exact = theory.block_scalar_loss(a, b, dim=4, max_length=6, conjugate_pairs=True).item() / 5
     assert 0 < abs(loss - exact) < 4 * standard_error
+
+
+@pytest.mark.parametrize("read", [lambda best: best.loss, lambda best: abs(best.b[1] / best.b[0])], ids=["loss", "b2"])
+def test_the_spread_is_that_of_independent_groups(read):
+    """A number read off the mean of G groups varies as the G numbers of groups alone do, over the root of G."""
+    quadratic = sampled_quadratic(PAIRS, 6, "linear", 2 * GROUPS)
+    groups = [slice(2 * i, 2 * i + 2) for i in range(GROUPS)]
+    alone = [replace(quadratic, h=quadratic.h[g], G=quadratic.G[g], constant=quadratic.constant[g]) for g in groups]
+    expected = np.std([read(group.near(0.3)) for group in alone], ddof=1) / GROUPS**0.5
+    assert quadratic.spread(read, 0.3) == pytest.approx(expected, rel=0.4)  # two estimates from 20 groups
 
 
 # ---- which edits, and errors

@@ -85,6 +85,36 @@ def test_loss_is_the_error_of_the_hooked_model(family, random_tensor, assert_mea
     assert_mean(errors[:, 1:], losses)
 
 
+@pytest.mark.parametrize(
+    ("family", "dim", "length", "attained"),
+    [
+        ("unitary", 1, 2, True),  # as many monomials as phases, and they can all be in line
+        ("unitary", 2, 2, True),
+        ("orthogonal", 2, 2, True),
+        ("unitary", 3, 5, False),
+        ("orthogonal", 4, 6, False),
+    ],
+)
+def test_no_angles_err_more_than_the_bound(family, dim, length, attained, random_tensor):
+    P = torch.zeros(length, length, dtype=torch.float64)
+    C, P[-2] = random_tensor(dim, dim, seed=0), random_tensor(length, seed=1)
+    P[-1] = 7.0  # no row of a context of 2 to `length` tokens
+    free = dim if family == "unitary" else dim // 2
+    angles = torch.rand(20_000, free, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    if attained:
+        grid = torch.linspace(0, 1, 65, dtype=torch.float64)[:-1]
+        angles = torch.cartesian_prod(*[grid] * free).reshape(-1, free)
+    phases = torch.exp(2j * torch.pi * angles)
+    eigenvalues = phases if family == "unitary" else torch.stack([phases, phases.conj()], -1).flatten(1)
+    largest = (naive_predictions(C, P[-2], eigenvalues) - eigenvalues**length).abs().max().item()
+    alone = torch.zeros_like(P)
+    alone[length - 2, :length], shorter = P[-2], 1.0  # at shorter contexts it predicts zero and errs by 1
+    bound = theory.largest_error_bound(C, alone, family=family).item()
+    assert max(largest, shorter) <= bound * (1 + 1e-12)
+    if attained:
+        assert bound == pytest.approx(max(largest, shorter), rel=5e-3)
+
+
 @given(dim=st.sampled_from([2, 4, 6]), length=st.integers(2, 12), seed=st.integers(0, 10**6))
 def test_orthogonal_loss_is_a_sum_of_squares(dim, length, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -99,7 +99,7 @@ def _recipe(
     return Recipe(
         summary=f"{layers} on Haar W, blocks that are multiples of the identity, "
         + ("scores as they are" if raw else "scores divided by the number of keys")
-        + f"; d = 5, contexts up to {n_ctx}, 8 seeds.",
+        + f"; d = 5, contexts up to {n_ctx}, 16 seeds.",
         config=ModelConfig.augmented(
             dim=5,
             n_ctx=n_ctx,
@@ -119,7 +119,7 @@ def _recipe(
             clip=10.0,
             steps=2500,
             batch=128,
-            n_seeds=8,
+            n_seeds=16,
         ),
         known_failures=known_failures or {},
     )
