@@ -144,7 +144,7 @@ def test_readability_is_void_with_as_many_heads_as_coordinates():
 
 
 @given(seed=st.integers(0, 10**6), name=st.sampled_from(list(HEALTHY)))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_the_gauge_changes_no_verdict(seed, name):
     model = HEALTHY[name]()
     generator = torch.Generator().manual_seed(seed)
