@@ -17,11 +17,12 @@ class Curve(TypedDict):
 
 
 class Claim(TypedDict):
-    """A claim as it was measured with the checkpoint; what JSON cannot hold is a text."""
+    """A claim as it was measured with the checkpoint, and its control; what JSON cannot hold is a text."""
 
     statement: str
     predicted: float | str
     measured: float | str
+    control: float | str
     verdict: str
 
 
@@ -84,7 +85,8 @@ class Watched(TypedDict):
 class Experiment(TypedDict):
     """A way to break a model: what theory predicts, and what the model did.
 
-    ask: the x at which the visitor guesses. neutral: the x as trained.
+    ask: the x at which the visitor guesses. neutral: the x as trained. limit: what theory's curve
+    tends to with long contexts, where it tends to something.
     """
 
     key: str
@@ -95,6 +97,7 @@ class Experiment(TypedDict):
     neutral: float
     theory: Curve
     measured: Curve
+    limit: float | None
     n: int
 
 

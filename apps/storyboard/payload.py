@@ -128,7 +128,8 @@ def _claims(checkpoint: ari.Checkpoint) -> dict[str, Any]:
 
 
 def _claim(row: dict[str, Any]) -> Claim:
-    return {key: row[key] for key in Claim.__annotations__}  # type: ignore[return-value]
+    shown: Claim = {key: row[key] for key in ("statement", "predicted", "measured", "verdict")}  # type: ignore[typeddict-item]
+    return {**shown, "control": row["control"]["measured"]}
 
 
 def _diagonal(checkpoint: ari.Checkpoint) -> DiagonalModel:
@@ -161,7 +162,7 @@ def _pairs(checkpoint: ari.Checkpoint) -> Pairs:
     heads = setting.head_removal_costs(model, **options)
     assert keys is not None
     assert heads is not None
-    wanted = ("positions/identity", "heads/orthogonal", "positions/minus half", "estimate/cos", "estimate/sin")
+    wanted = ("positions/identity", "heads/orthogonal", "positions/minus half", "estimate/sin")
     rows = _claims(checkpoint)
     return {
         "model": _diagonal(checkpoint),
@@ -251,7 +252,7 @@ def _experiment(key: str, model: str, x_range: Numbers, **others: Any) -> Experi
     """y_max leaves the top tenth of the figure free."""
     theory, measured = others["theory"], others["measured"]
     y_max = 1.1 * max(*theory["y"], *measured["y"])
-    return {"key": key, "model": model, "x_range": x_range, "y_max": y_max, **others}  # type: ignore[typeddict-item]
+    return {"key": key, "model": model, "x_range": x_range, "limit": None, "y_max": y_max, **others}  # type: ignore[typeddict-item]
 
 
 def _edited(checkpoint: ari.Checkpoint, edit: str, key: str, span: Numbers, *, ask: float) -> Experiment:
@@ -383,6 +384,7 @@ def _gaussian(checkpoint: ari.Checkpoint) -> Experiment:
         neutral=float(n_ctx),
         theory=_curve(lengths, expected),
         measured=_curve(lengths, error[1:], se[1:]),
+        limit=1 - moments.kappa1**2 / (moments.kappa0 * moments.kappa2),
         n=4 * N_CONTEXTS,
     )
 

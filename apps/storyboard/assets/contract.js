@@ -11,6 +11,7 @@ const VERSION = 1;
  * @property {string} statement
  * @property {number|string} predicted
  * @property {number|string} measured
+ * @property {number|string} control
  * @property {string} verdict */
 
 /** @typedef {Object} DiagonalModel
@@ -59,6 +60,7 @@ const VERSION = 1;
  * @property {number} neutral
  * @property {Curve} theory
  * @property {Curve} measured
+ * @property {number|null} limit
  * @property {number} n */
 
 /** @typedef {Object} Depth

@@ -58,8 +58,8 @@ function plane(label, extent = 1.45) {
   return svg;
 }
 
-/** A dot with a text beside it, away from the center. */
-function dot(parent, kind, label = "", r = 0.055) {
+/** A dot with a text beside it, so far away from the center. */
+function dot(parent, kind, label = "", r = 0.055, away = 0.2) {
   const circle = el("svg:circle", { r, class: `dot ${kind}` });
   const caption = text("svg:text", "", { class: `label ${kind}` });
   caption.innerHTML = label;
@@ -68,7 +68,7 @@ function dot(parent, kind, label = "", r = 0.055) {
     nodes: [circle, caption],
     /** `aside` turns the text around the dot, in radians from outwards. */
     at(x, y, aside = 0) {
-      const towards = Math.atan2(y, x) + aside, away = 0.2;
+      const towards = Math.atan2(y, x) + aside;
       set(circle, { cx: x, cy: -y });
       set(caption, { x: x + away * Math.cos(towards), y: -(y + away * Math.sin(towards)) });
     },
@@ -106,11 +106,11 @@ function angleOf(svg, event) {
 }
 
 /** A point of a circle that is dragged, or moved with the arrow keys: `moved` at every event, `committed` at the end. */
-function handle(svg, label, { moved, committed, step = 2 }) {
+function handle(svg, label, { moved, committed, hit = 0.24 }) {
   const group = el("svg:g", {
     class: "handle", tabindex: 0, role: "slider", "aria-label": label, "aria-valuemin": -180, "aria-valuemax": 180,
   });
-  group.append(el("svg:circle", { r: 0.24, class: "hit" }), el("svg:circle", { r: 0.085, class: "knob" }));
+  group.append(el("svg:circle", { r: hit, class: "hit" }), el("svg:circle", { r: 0.085, class: "knob" }));
   svg.append(group);
   let angle = 0, dragging = false, grip = 0;
   const turn = (to) => moved(Math.atan2(Math.sin(to), Math.cos(to)));
@@ -124,10 +124,10 @@ function handle(svg, label, { moved, committed, step = 2 }) {
     group.addEventListener(end, () => { if (dragging) { dragging = false; committed(); } });
   }
   group.addEventListener("keydown", (event) => {
-    const steps = { ArrowLeft: 1, ArrowUp: 1, ArrowRight: -1, ArrowDown: -1, PageUp: 10, PageDown: -10 }[event.key];
+    const steps = { ArrowLeft: 1, ArrowUp: 1, ArrowRight: -1, ArrowDown: -1, PageUp: 8, PageDown: -8 }[event.key];
     if (!steps) return;
     event.preventDefault();
-    turn(angle + steps * step * DEGREE);
+    turn(angle + 2 * steps * DEGREE);
     committed();
   });
   return {

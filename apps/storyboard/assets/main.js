@@ -12,6 +12,8 @@ function placeOf(story, screen, query) {
   }
   return {
     get: (name) => own[name],
+    /** A width in pixels, or what there is of it on a narrow page. */
+    room: (width) => Math.min(width, story.room),
     /** A value that is still being dragged. */
     move: (values) => Object.assign(own, values),
     /** A value that is in the URL from now on. */
@@ -45,9 +47,10 @@ function read(story) {
 
 function show(story, query = null) {
   const { root, screen, data } = story, chosen = SCREENS[screen];
+  story.room = root.querySelector(".stage").clientWidth || Infinity;
   const built = chosen.build(placeOf(story, screen, query), data);
   root.querySelector(".count").textContent = screen ? `${screen} of ${SCREENS.length - 1}` : "How a small transformer learns in context";
-  root.querySelector("h2").textContent = chosen.title;
+  root.querySelector("h1").textContent = chosen.title;
   root.querySelector(".question").innerHTML = built.question;
   root.querySelector(".intro").replaceChildren(...built.intro);
   root.querySelector(".stage").replaceChildren(...built.stage);
@@ -66,7 +69,7 @@ function go(story, screen) {
   story.screen = screen;
   show(story);
   write(story, "pushState");
-  const heading = story.root.querySelector("h2");
+  const heading = story.root.querySelector("h1");
   heading.focus({ preventScroll: true });
   if (story.root.getBoundingClientRect().top < 0) story.root.scrollIntoView({ block: "start" });
 }
@@ -100,11 +103,10 @@ function follow(root) {
 
 const mounted = new WeakMap(); // this runs again at every run of the script and change of theme
 
-export default function ({ parentElement, data, setTriggerValue }) {
+export default function ({ parentElement, data }) {
   if (!mounted.has(parentElement)) mounted.set(parentElement, start(parentElement, data));
   const story = mounted.get(parentElement);
   if (!story) return undefined;
-  story.open = (page) => setTriggerValue("open", page);
   follow(story.root);
   const onKey = (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -114,7 +116,11 @@ export default function ({ parentElement, data, setTriggerValue }) {
   const onBack = () => new URLSearchParams(location.search).has("screen") && read(story);
   addEventListener("keydown", onKey);
   addEventListener("popstate", onBack);
+  const stage = story.root.querySelector(".stage");
+  const resized = new ResizeObserver(() => { if (Math.abs(stage.clientWidth - story.room) > 0.2 * story.room) show(story); });
+  resized.observe(stage);
   return () => {
+    resized.disconnect();
     removeEventListener("keydown", onKey);
     removeEventListener("popstate", onBack);
   };

@@ -28,13 +28,10 @@ const hook = {
         node.style.setProperty("--after", t);
       }
     });
-    const truth = dot(svg, "truth", "next", 0.085), answer = dot(svg, "model", "", 0.13), mine = dot(svg, "you", "you");
+    const truth = dot(svg, "truth", "next", 0.085, 0.32), answer = dot(svg, "model", "", 0.13), mine = dot(svg, "you", "you", 0.055, 0.24);
     const said = el("div", { class: "reveal", "aria-live": "polite" });
     let guess = place.get("guess");
-    const knob = handle(svg, "Your guess", {
-      moved: (to) => { if (place.get("guess") === null) aim(to); },
-      committed: () => {},
-    });
+    const knob = handle(svg, "Your guess", { moved: (to) => aim(to), committed: () => {} });
     const aim = (to) => { guess = degrees(to); knob.at(to); };
     const answered = () => { place.commit({ guess }); show(); };
     const show = () => {
@@ -58,7 +55,7 @@ const hook = {
         has are the six places that you have seen too. By the last screen you will know how it does this: it looks at
         <b>two</b> of them, and it uses one trick.</p>`;
     };
-    svg.addEventListener("pointerdown", (event) => {
+    svg.addEventListener("click", (event) => {
       if (place.get("guess") === null) { aim(angleOf(svg, event)); answered(); }
     });
     const enter = button("That is my guess", answered);

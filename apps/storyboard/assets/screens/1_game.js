@@ -53,7 +53,7 @@ const game = {
         ? `<p><b>The whole future hangs on the angles.</b> Move one and every later token moves. And the other way round:
           two neighbouring tokens, <i>s</i><sub>1</sub> and <i>s</i><sub>2</sub>, already show every angle. So two tokens
           are enough to continue forever, for whoever knows that the rule is a turn.</p>`
-        : "<p>Drag the round handle at <i>s</i><sub>2</sub>, or choose another circle below.</p>";
+        : "<p>Drag the round handle at <i>s</i><sub>2</sub>, or choose another circle.</p>";
     };
     draw();
     return {

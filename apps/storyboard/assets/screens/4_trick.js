@@ -5,10 +5,11 @@ const trick = {
   params: { angle: wholeNumber(50, -180, 180), keys: oneOf("both", "both", "last", "previous", "none") },
   build(place, data) {
     const { model, cut_last, cut_previous, claims } = data.pairs;
+    const sine = claims["estimate/sin"], percent = (share) => `${Math.max(0, Math.round(100 * share))} %`;
     const others = uniforms(7, CLOCKS - 1).map((u) => 2 * Math.PI * u);
     const svg = plane("The prediction as two arrows, head to tail. Drag s_T to change the angle.", 1.75);
     const older = Array.from({ length: LENGTH - 2 }, () => dot(svg, "faint", "", 0.04));
-    const target = dot(svg, "truth", sub("s", "T+1"), 0.085);
+    const target = dot(svg, "truth", sub("s", "T+1"), 0.085, 0.3);
     const [first, second] = [arrow(svg, "model"), arrow(svg, "you")];
     const tip = dot(svg, "model", "", 0.13), previous = dot(svg, "plain", sub("s", "T−1")), last = dot(svg, "plain", sub("s", "T"));
     const knob = handle(svg, "Angle from s_{T−1} to s_T", {
@@ -43,8 +44,8 @@ const trick = {
       const off = Math.hypot(end[0] - all[LENGTH].re[0], end[1] - all[LENGTH].im[0]);
       said.innerHTML = `<p>${{
         both: `The tip lies ${shown(off)} from the next token. <b>Drag <i>s<sub>T</sub></i> to the other side of <i>s</i><sub><i>T</i>−1</sub></b>:
-          at −θ both weights are the same. The model never knows whether the turn goes left or right, and need not: from its scores
-          cos θ can be read (R² = ${shown(claims["estimate/cos"].measured)}), sin θ cannot (R² = ${shown(claims["estimate/sin"].measured)}; 1 would be perfect, 0 is nothing).`,
+          at −θ both weights are the same. The model never knows whether the turn goes left or right, and need not: the best reading of
+          sin θ, the direction, off its scores explains ${percent(sine.measured)} of it (off those of an untrained model ${percent(sine.control)}).`,
         last: `<b>Without <i>s</i><sub><i>T</i>−1</sub></b> the arrow stays on the line of <i>s<sub>T</sub></i>: it misses by exactly one radius, at every angle.
           Theory: error <b>${shown(cut_previous)}</b>, as bad as saying nothing.`,
         previous: `<b>Without <i>s<sub>T</sub></i></b> only −<i>s</i><sub><i>T</i>−1</sub> is left: no angle is in it. Theory: error <b>${shown(cut_last)}</b> on average over all angles,

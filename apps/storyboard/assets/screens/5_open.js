@@ -1,4 +1,4 @@
-const TRIALS = 48; // sequences over which the error is averaged in the browser
+const TRIALS = 400; // sequences over which the error is averaged in the browser
 
 function meanError(model, chosen) {
   const kept = { ...model, A: model.A.filter((_, h) => chosen[h]), B: model.B.filter((_, h) => chosen[h]) };

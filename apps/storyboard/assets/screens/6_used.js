@@ -16,7 +16,7 @@ const used = {
     newest.at(last.re[0], last.im[0]);
     const goal = dot(svgA, "goal", "", 0.14), needle = arrow(svgA, "model");
     const knob = handle(svgB, "Angle of B", {
-      moved: (to) => { place.move({ angle: degrees(to) }); draw(); }, committed: () => place.commit({}),
+      moved: (to) => { place.move({ angle: degrees(to) }); draw(); }, committed: () => place.commit({}), hit: 0.4,
     });
     const said = el("div", { class: "reveal", "aria-live": "polite" });
     let from = null, at = null, to = null, turning = 0; // share of the way that is left after a change of estimate

@@ -2,33 +2,33 @@
 const TESTS = {
   cut: {
     name: "cut a key", x: "factor of the weight of s<tspan class='small' dy='3'>T−1</tspan>", said: "The weight of the key <i>s</i><sub><i>T</i>−1</sub> is multiplied by a factor; at 0 the key is cut.",
-    asked: "error with the key cut (factor 0)", ticks: [-0.5, 0, 0.5, 1, 1.5, 2], y: [0, 0.5, 1, 1.5, 2],
-    lesson: "A parabola: wrong weights hurt with the square of what is wrong. Without the second key the model is as bad as one that says nothing.",
+    asked: () => "error with the key cut (factor 0)", ticks: [-0.5, 0, 0.5, 1, 1.5, 2], y: [0, 0.5, 1, 1.5, 2],
+    lesson: () => "A parabola: wrong weights hurt with the square of what is wrong. Without the second key the model is as bad as one that says nothing.",
   },
   turn: {
     name: "turn a head", x: "angle of the turn (radians)", said: "One of the five heads is turned, so that it writes what another one writes; at π its sign is opposite.",
-    asked: "error with one head reversed (π)", ticks: [0, 1, 2, 3], y: [0, 0.5, 1, 1.5],
-    lesson: "One head in five, and the model is worse than silent: heads that sum to the right blocks cannot spare one of them.",
+    asked: () => "error with one head reversed (π)", ticks: [0, 1, 2, 3], y: [0, 0.5, 1, 1.5],
+    lesson: () => "One head in five, and the model is worse than silent: heads that sum to the right blocks cannot spare one of them.",
   },
   noise: {
     name: "noise", x: "noise in each number, at every jump", said: "Every jump is disturbed at random. The model has never met noise in training.",
-    asked: "error at noise 0.2", ticks: [0, 0.05, 0.1, 0.15, 0.2, 0.25], y: [0, 1, 2, 3, 4, 5, 6],
-    lesson: "A method that trusts one pair of tokens repeats each error of that pair. Whoever averages over all pairs loses little; this model was never given a reason to.",
+    asked: ({ ask }) => `error at noise ${ask}`, ticks: [0, 0.05, 0.1, 0.15, 0.2, 0.25], y: [0, 1, 2, 3, 4, 5, 6],
+    lesson: () => "A method that trusts one pair of tokens repeats each error of that pair. Whoever averages over all pairs loses little; this model was never given a reason to.",
   },
   longer: {
-    name: "longer contexts", x: "tokens in the context, <tspan class='it'>T</tspan>", said: "A model that takes one gradient step, trained on up to 20 tokens, gets up to 40. Longer contexts hold more evidence.",
-    asked: "error at 40 tokens (at 20 it is below 0.4)", ticks: [2, 10, 20, 30, 40], y: [0, 0.5, 1],
-    lesson: "More evidence, worse predictions: its step is of a fixed size, tuned to the lengths of training, and the sum it multiplies goes on growing.",
+    name: "longer contexts", x: "tokens in the context, <tspan class='it'>T</tspan>", said: "A model that takes one gradient step gets contexts twice as long as any in its training. Longer contexts hold more evidence.",
+    asked: ({ ask, neutral, theory }) => `error at ${ask} tokens (at ${neutral} it is ${shown(nearest(theory, neutral))})`, ticks: [2, 10, 20, 30, 40], y: [0, 0.5, 1],
+    lesson: () => "More evidence, worse predictions: its step is of a fixed size, tuned to the lengths of training, and the sum it multiplies goes on growing.",
   },
   radius: {
     name: "<i>W</i> off the circle", x: "factor of the length at every jump", said: "<i>W</i> does not only turn, it also shrinks (below 1) or stretches (above 1) at each jump.",
-    asked: "error where each jump shrinks by a tenth (0.9)", ticks: [0.85, 0.9, 0.95, 1, 1.05], y: [0, 2, 4, 6, 8],
-    lesson: "The model turns back with a mirror image where it should divide, which is the same on the circle only. Below 1 the predictions fade out; above 1 they explode.",
+    asked: ({ ask }) => `error where each jump changes the length by a factor of ${ask}`, ticks: [0.85, 0.9, 0.95, 1, 1.05], y: [0, 2, 4, 6, 8],
+    lesson: () => "The model turns back with a mirror image where it should divide, which is the same on the circle only. Below 1 the predictions fade out; above 1 they explode.",
   },
   gaussian: {
     name: "random first tokens", x: "tokens in the context, <tspan class='it'>T</tspan>", said: "First tokens are Gaussian, and the model was <b>trained</b> on such. It takes one gradient step; contexts grow.",
-    asked: "error at 20 tokens", ticks: [2, 5, 10, 15, 20], y: [0, 0.25, 0.5, 0.75],
-    lesson: "No context is long enough: with such first tokens one gradient step never gets below 2/5. The start of a sequence decides what a model can learn from the rest.",
+    asked: ({ ask }) => `error at ${ask} tokens`, ticks: [2, 5, 10, 15, 20], y: [0, 0.25, 0.5, 0.75],
+    lesson: ({ limit }) => `No context is long enough: with such first tokens one gradient step never gets below ${shown(limit)}. The start of a sequence decides what can be learned from the rest.`,
   },
 };
 
@@ -39,6 +39,7 @@ const broken = {
     const key = place.get("test"), test = TESTS[key], found = data.experiments.find((each) => each.key === key);
     const picture = chart(`${test.name.replace(/<[^>]*>/g, "")}: error`, {
       x: found.x_range, y: [0, found.y_max], xLabel: test.x, yLabel: "error", xTicks: test.ticks, yTicks: test.y.filter((v) => v <= found.y_max),
+      width: place.room(440), height: 290,
     });
     picture.rule(found.ask, "your guess here");
     const theory = picture.line("theory"), measured = picture.dots("model full", found.measured);
@@ -49,7 +50,7 @@ const broken = {
     const value = () => (place.get("guess") ?? start) / 1000;
     const said = el("div", { class: "reveal", "aria-live": "polite" });
     const input = el("input", {
-      type: "range", min: 0, max: 100, value: Math.round(value() / step), "aria-label": `Your guess: ${test.asked}`,
+      type: "range", min: 0, max: 100, value: Math.round(value() / step), "aria-label": `Your guess: ${test.asked(found)}`,
       oninput: () => { aim(input.value * step); },
     });
     const output = el("output");
@@ -72,7 +73,7 @@ const broken = {
       theory.draw(found.theory);
       aim(value());
       said.innerHTML = !told() ? "" : `<p>You: <b class="you">${value().toFixed(2)}</b>, theory: <b>${shown(expected)}</b>${done
-        ? `, the model: <b class="model">${shown(seen)}</b>.</p><p>${test.lesson}</p>
+        ? `, the model: <b class="model">${shown(seen)}</b>.</p><p>${test.lesson(found)}</p>
            <p class="quiet">Dots: mean over ${found.n} sequences at each place, with two standard errors; model <code>${found.model}</code>.</p>`
         : ". Will the model follow?</p>"}`;
     };
@@ -89,7 +90,7 @@ const broken = {
         text("p", `${test.said} The error is 0 if all predictions are right, and 1 if the model says nothing.`),
       ],
       side: [
-        el("label", { class: "slider" }, text("span", `<b>Your guess:</b> ${test.asked}`), input, output),
+        el("label", { class: "slider" }, text("span", `<b>Your guess:</b> ${test.asked(found)}`), input, output),
         el("div", { class: "buttons" }, guess, measure, again), said,
       ],
     };

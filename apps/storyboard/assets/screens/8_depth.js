@@ -4,13 +4,13 @@ const depth = {
   build(place, data) {
     const stacks = data.depth, most = stacks[stacks.length - 1];
     const errors = chart("Error at each context length, for one to four layers", {
-      x: [1, 50], y: [0.003, 1], scale: "log", width: 300, height: 290, xLabel: "tokens in the context, <tspan class='it'>T</tspan>", yLabel: "error", yTicks: [0.003, 0.01, 0.03, 0.1, 0.3, 1], xTicks: [1, 10, 20, 30, 40, 50],
+      x: [1, 50], y: [0.003, 1], scale: "log", width: place.room(300), height: 290, xLabel: "tokens in the context, <tspan class='it'>T</tspan>", yLabel: "error", yTicks: [0.003, 0.01, 0.03, 0.1, 0.3, 1], xTicks: [1, 10, 20, 30, 40, 50],
     });
     errors.line("step").draw(data.one_step);
     errors.line("theory").draw(data.least_squares);
     const lines = stacks.map(() => errors.line("model"));
     const worth = chart("Gradient steps that the layers are worth", {
-      x: [0.7, 4.3], y: [0.8, 24], scale: "log", width: 260, height: 290, xLabel: "layers", yLabel: "gradient steps", yTicks: [1, 2, 4, 8, 16], xTicks: [1, 2, 3, 4],
+      x: [0.7, 4.3], y: [0.8, 24], scale: "log", width: place.room(260), height: 290, xLabel: "layers", yLabel: "gradient steps", yTicks: [1, 2, 4, 8, 16], xTicks: [1, 2, 3, 4],
     });
     const counts = stacks.map((each) => each.n_layers);
     worth.line("step").draw({ x: counts, y: counts });
@@ -20,6 +20,7 @@ const depth = {
     }));
     const said = el("div", { class: "reveal short", "aria-live": "polite" }), list = el("div");
     const draw = (L) => {
+      const excluded = stacks.filter(({ n_layers, interval: [low, high] }) => 2 ** n_layers < low || 2 ** n_layers > high).length;
       const seen = place.get("guess") !== null, chosen = stacks[L - 1];
       lines.forEach((line, k) => {
         line.draw(stacks[k].curve);
@@ -29,8 +30,8 @@ const depth = {
       marks.forEach((mark, k) => mark.toggleAttribute("hidden", k > L - 1 || (!seen && k > 0)));
       said.innerHTML = seen
         ? `<p>You said ${place.get("guess")}; <b>${most.n_layers} layers are worth ${shown(most.steps, 1)} steps</b>
-          (${stacks.map((each) => shown(each.steps, 1)).join(", ")} for one, two, three, four). Nearly a doubling for each layer, but
-          measured closely it is <b>not</b> 2<sup>layers</sup> either: every interval excludes it.</p>`
+          (${stacks.map((each) => shown(each.steps, 1)).join(", ")} for one, two, three, four). Near a doubling for each layer, but
+          not 2<sup>layers</sup> exactly: ${excluded} of ${stacks.length} intervals exclude it.</p>`
         : "<p>Dashed are two plain expectations: a step for each layer, or a doubling for each layer.</p>";
       const { holds, ...others } = chosen.verdicts;
       const total = Object.values(chosen.verdicts).reduce((a, b) => a + b, 0);
