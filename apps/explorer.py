@@ -9,6 +9,7 @@ import streamlit as st
 import view
 
 PAGES = {
+    "story": ("Story", "auto_stories"),
     "overview": ("Overview", "summarize"),
     "in_context_w": ("In-context W", "timeline"),
     "algorithm": ("Algorithm", "function"),
@@ -27,7 +28,7 @@ else:
     st.session_state["in explorer"] = True  # see view.open_page
     st.navigation(
         [
-            st.Page(f"pages/{file}.py", title=title, icon=f":material/{icon}:", default=file == "overview")
+            st.Page(f"pages/{file}.py", title=title, icon=f":material/{icon}:", default=file == "story")
             for file, (title, icon) in PAGES.items()
         ]
     ).run()

@@ -46,6 +46,7 @@ STACKS = tuple(f"augmented-haar-l{n}-keys" for n in (1, 2, 3, 4))
 WATCHED = STACKS[1]
 SOURCES = (PAIRS, CIRCLES, STEP, GAUSSIAN, *STACKS)
 N_CONTEXTS, N_MEASURED = 1024, 256
+N_DRAWN = 41  # places of theory's curve
 DIGITS = 7
 
 
@@ -223,9 +224,11 @@ def _watched(checkpoint: ari.Checkpoint, sizes: list[float]) -> Watched:
 
 
 def _eigenvalues(W: Tensor) -> Matrix:
+    """In an order that rounding leaves as it is."""
     import torch
 
-    return _matrix(torch.view_as_real(torch.linalg.eigvals(W)))
+    found = torch.view_as_real(torch.linalg.eigvals(W)).tolist()
+    return [_rounded(each) for each in sorted(found, key=lambda each: (round(each[0], 4), each[1]))]
 
 
 def _relative(model: Any, contexts: ari.Sequences) -> tuple[Tensor, Tensor]:
@@ -260,11 +263,11 @@ def _edited(checkpoint: ari.Checkpoint, edit: str, key: str, span: Numbers, *, a
     import ar_interp as ari
     from ar_interp.probes.edits import EDITS
 
-    values, dim = _spread(span, 9), checkpoint.config.dim
+    values, dim = _spread(span, 7), checkpoint.config.dim
     asked = sorted({*values, ask})
     chosen, setting = EDITS[edit], ari.setting_of(checkpoint.config, checkpoint.process)
     found = ari.edit_losses(checkpoint.model, edit, asked, n=N_CONTEXTS).by_value
-    dense = _spread(span, 61)
+    dense = _spread(span, N_DRAWN)
     expected = [setting.expected_loss(chosen.apply(checkpoint.model, value)).loss / dim for value in dense]
     return _experiment(
         key,
@@ -330,7 +333,7 @@ def _outside(
         energy = contexts.targets.abs().square().sum(-1)[:, 1:].mean()
         measured.append((errors.mean() / energy).item())
         spread.append((errors.std() / energy).item() / N_MEASURED**0.5)
-    dense = _spread(span, 61)
+    dense = _spread(span, N_DRAWN)
     return _experiment(
         key,
         checkpoint.path.name,

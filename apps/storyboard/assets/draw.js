@@ -113,6 +113,7 @@ function handle(svg, label, { moved, committed, hit = 0.24 }) {
   group.append(el("svg:circle", { r: hit, class: "hit" }), el("svg:circle", { r: 0.085, class: "knob" }));
   svg.append(group);
   let angle = 0, dragging = false, grip = 0;
+  group.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false }); // no scrolling from here
   const turn = (to) => moved(Math.atan2(Math.sin(to), Math.cos(to)));
   group.addEventListener("pointerdown", (event) => {
     group.setPointerCapture(event.pointerId);

@@ -13,7 +13,10 @@ function placeOf(story, screen, query) {
   return {
     get: (name) => own[name],
     /** A width in pixels, or what there is of it on a narrow page. */
-    room: (width) => Math.min(width, story.room),
+    room(width) {
+      story.sized = true;
+      return Math.min(width, story.room);
+    },
     /** A value that is still being dragged. */
     move: (values) => Object.assign(own, values),
     /** A value that is in the URL from now on. */
@@ -37,9 +40,10 @@ function write(story, entry = "replaceState") {
   if (url !== location.pathname + location.search) history[entry](history.state, "", url);
 }
 
-function read(story) {
+/** Go where the URL says; where `kept`, and where it says nothing, to the place that was left last. */
+function read(story, kept = false) {
   let query = new URLSearchParams(location.search);
-  if (!query.has("screen")) query = new URLSearchParams(sessionStorage.getItem(KEPT) ?? "");
+  if (kept || !query.has("screen")) query = new URLSearchParams(sessionStorage.getItem(KEPT) ?? "");
   const asked = Number(query.get("screen"));
   story.screen = Number.isInteger(asked) && asked >= 0 && asked < SCREENS.length ? asked : 0;
   show(story, query);
@@ -48,6 +52,7 @@ function read(story) {
 function show(story, query = null) {
   const { root, screen, data } = story, chosen = SCREENS[screen];
   story.room = root.querySelector(".stage").clientWidth || Infinity;
+  story.sized = false;
   const built = chosen.build(placeOf(story, screen, query), data);
   root.querySelector(".count").textContent = screen ? `${screen} of ${SCREENS.length - 1}` : "How a small transformer learns in context";
   root.querySelector("h1").textContent = chosen.title;
@@ -91,7 +96,8 @@ function start(parent, data) {
   const [back, next] = root.querySelectorAll(".move button");
   back.addEventListener("click", () => go(story, story.screen - 1));
   next.addEventListener("click", () => go(story, story.screen + 1));
-  read(story);
+  read(story, window[KEPT]); // a link is followed once: who comes back from another page goes on where they were
+  window[KEPT] = true;
   return story;
 }
 
@@ -117,7 +123,9 @@ export default function ({ parentElement, data }) {
   addEventListener("keydown", onKey);
   addEventListener("popstate", onBack);
   const stage = story.root.querySelector(".stage");
-  const resized = new ResizeObserver(() => { if (Math.abs(stage.clientWidth - story.room) > 0.2 * story.room) show(story); });
+  const resized = new ResizeObserver(() => {
+    if (story.sized && Math.abs(stage.clientWidth - story.room) > 0.2 * story.room) show(story);
+  });
   resized.observe(stage);
   return () => {
     resized.disconnect();

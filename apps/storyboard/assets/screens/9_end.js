@@ -5,7 +5,7 @@ sequences = checkpoint.process.sample(batch=256, length=21, seed=0)
 recovered = ari.recover_context(checkpoint.model, sequences)    # its estimate of W
 positions = ari.positional_structure(checkpoint.model)          # the two bands of P
 print(positions.ratio)                                          # p_{T-1} / p_T: -1/2
-print(ari.ablate_positions(checkpoint.model, sequences))        # what each key is worth
+print(ari.ablate_positions(checkpoint.model, sequences).by_component)  # what each key is worth
 print(ari.verify(checkpoint).to_frame())                        # every claim, measured again`;
 
 const TRAIN = `config = ari.ModelConfig.diagonal(dim=6, n_heads=3, n_ctx=8)
