@@ -26,6 +26,7 @@ if serving.starts():
 else:
     st.set_page_config(page_title="ar_interp explorer", page_icon="🌀", layout="wide")
     st.session_state["in explorer"] = True  # see view.open_page
+    st.session_state.update({f"remembered {name}": value for name, value in st.query_params.items()})
     st.navigation(
         [
             st.Page(f"pages/{file}.py", title=title, icon=f":material/{icon}:", default=file == "story")
