@@ -123,14 +123,15 @@ def _faults_at(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None:
-            error.filename, error.filename2 = str(path), None
-        raise
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager
 def _lock_beside(place: Path) -> Iterator[None]:
-    place.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        place.parent.mkdir(parents=True)
     with _alone(place.with_name(f".{place.name}.lock")):
         yield
 
@@ -177,20 +178,21 @@ def _alone(path: Path) -> Iterator[int]:
     """
     end = time.monotonic() + LONGEST_WAIT
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        try:
-            if _locked(descriptor) and _is_at(descriptor, path):
+        with open(path, "r+b", buffering=0, opener=_open_or_make) as file:
+            if _locked(file.fileno()) and _is_at(file.fileno(), path):
                 try:
-                    yield descriptor
+                    yield file.fileno()
                 finally:
-                    if _is_at(descriptor, path):
+                    if _is_at(file.fileno(), path):
                         path.unlink()
                 return
-        finally:
-            os.close(descriptor)
         if time.monotonic() > end:
             raise TimeoutError(errno.ETIMEDOUT, "another process is writing it, for longer than usual", str(path))
         time.sleep(0.01)
+
+
+def _open_or_make(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _locked(descriptor: int) -> bool:
@@ -230,16 +232,12 @@ def _keep(place: Path, new: Path, is_ours: Callable[[str], bool]) -> None:
 
 
 def _swap(new: Path, old: Path, place: Path) -> None:
-    """Put the new folder in its place, and what is there in the place of the new one, or aside."""
+    """Put the new folder in its place, and what is there in the place of the new one, or aside, see `_clear`."""
     if not place.exists():
         new.rename(place)
     elif not _exchange(new, place):
-        try:
-            place.rename(old)
-            new.rename(place)
-        except BaseException:
-            _put_back(old, place)
-            raise
+        place.rename(old)
+        new.rename(place)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -257,11 +255,6 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(other))
 
 
-def _put_back(old: Path, place: Path) -> None:
-    if old.exists() and not place.exists():
-        old.rename(place)
-
-
 def _clear(new: Path, old: Path, place: Path, is_ours: Callable[[str], bool]) -> None:
     """Remove what a writer left, once the folder and all in it that is not ours is back in its place.
 
@@ -271,7 +264,8 @@ def _clear(new: Path, old: Path, place: Path, is_ours: Callable[[str], bool]) ->
     scratch = new.parent
     if not os.path.lexists(scratch):
         return
-    _put_back(old, place)
+    if old.exists() and not place.exists():
+        old.rename(place)
     left = [] if scratch.is_symlink() or not scratch.is_dir() else list(scratch.iterdir())
     inside = [entry for folder in left if folder in (new, old) for entry in folder.iterdir() if not is_ours(entry.name)]
     for entry in inside:
