@@ -54,4 +54,5 @@ bench: setup  ## the measured tables of the README that are not claims
 	$(BIN)/python benchmarks/ensemble.py
 	$(BIN)/python benchmarks/interventions.py
 	$(BIN)/python benchmarks/landscape.py
+	$(BIN)/python benchmarks/long.py
 	$(BIN)/python benchmarks/training.py

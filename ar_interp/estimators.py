@@ -24,6 +24,8 @@ from ar_interp.seeds import TUNING
 
 Tunable = TypeVar("Tunable", "GradientDescent", "NewtonSchulz")
 Context = Pairs | Tensor  # tokens [batch pos dim] are the pairs of neighbours
+SHORT = 128  # positions whose least squares are solved at once, each from all pairs before it
+CHUNK = 16  # of a longer context at a time
 
 
 class Estimator(ABC):
@@ -208,16 +210,27 @@ class Ridge(Estimator):
 class OLS(Estimator):
     """Ordinary least squares of minimum norm: Ŵ_T = Y X^+ with X = (x_1 .. x_{T-1}), Y = (y_1 .. y_{T-1}) as columns.
 
-    Without noise it is exact from T = dim + 1 on; for Haar W it is the conditional mean, so nothing does better.
+    Without noise it is exact from T = dim + 1 on; for Haar W it is the conditional mean, so nothing does better. Long
+    contexts go by chunks: of the pairs before a chunk the triangle R of X^* = Q R and Q^* Y^* tell
+    all, so that time and memory are linear in T.
     """
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
         x, past, future = _known(context)
         pos = x.shape[1]
-        known = torch.ones(pos, pos - 1, dtype=torch.bool, device=x.device).tril(-1)  # pairs t < T
-        contexts = past[:, None] * known[None, :, :, None]  # [batch pos pair dim]
         tolerance = 10 * pos * torch.finfo(x.dtype).eps
-        return (torch.linalg.pinv(contexts, rtol=tolerance) @ future[:, None]).mT  # states are rows
+        before, wanted, estimates = past[:, :0], future[:, :0], []  # rows that stand for the pairs before a chunk
+        chunk = pos if pos <= SHORT else CHUNK
+        for start in range(0, pos, chunk):
+            own = slice(start, start + chunk)
+            rows, goals = torch.cat([before, past[:, own]], dim=1), torch.cat([wanted, future[:, own]], dim=1)
+            ends = before.shape[1] + torch.arange(min(chunk, pos - start), device=x.device)
+            known = torch.arange(rows.shape[1], device=x.device) < ends[:, None]  # pairs t < T
+            contexts = rows[:, None] * known[None, :, :, None]  # [batch pos pair dim]
+            estimates.append((torch.linalg.pinv(contexts, rtol=tolerance) @ goals[:, None]).mT)  # states are rows
+            Q, before = torch.linalg.qr(rows)
+            wanted = Q.mH @ goals
+        return torch.cat(estimates, dim=1)
 
 
 @dataclass(frozen=True)

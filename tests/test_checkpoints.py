@@ -246,7 +246,7 @@ HUGE = 10**9
         ({"steps": None}, "steps must be an integer, got None"),
         ({"model.dim": HUGE}, f"model: dim must be at most 4096, got {HUGE}"),
         ({"model.n_heads": HUGE}, f"model: n_heads must be at most 4096, got {HUGE}"),
-        ({"model.n_ctx": HUGE}, f"model: n_ctx must be at most 16384, got {HUGE}"),
+        ({"model.n_ctx": HUGE}, f"model: n_ctx must be at most 1048576, got {HUGE}"),
         ({"model.n_ctx": 16384}, "model: .* ask for 268,435,480 parameters"),
         ({"model.dim": -4}, "model: dim must be at least 1, got -4"),
         ({"model.dim": "4"}, "model: dim must be an integer, got '4'"),

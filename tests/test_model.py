@@ -459,7 +459,7 @@ def test_forward_refuses(model, tokens, message, without_type_checks):
         ({"dim": 10**9}, "dim must be at most 4096, got 1000000000"),
         ({"n_heads": 10**9}, "n_heads must be at most 4096"),
         ({"n_ctx": 1}, "n_ctx must be at least 2"),
-        ({"n_ctx": 10**9}, "n_ctx must be at most 16384"),
+        ({"n_ctx": 10**9}, "n_ctx must be at most 1048576"),
         ({"n_ctx": 16384}, "ask for 268,435,480 parameters; at most 100,000,000 are allowed"),
         ({"n_heads": 2.0}, r"n_heads must be an integer, got 2\.0"),
         ({"heads": "round"}, "heads must be one of 'diagonal', 'unit', 'full', 'block-scalar', got 'round'"),

@@ -3,19 +3,23 @@
 Rows of `hook_attn_scores` and `hook_pattern` are destinations: with query_lag = 1 row t is asked by token t - 1.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from ar_interp.models.attention_types import AttentionType
+from ar_interp.models.attention_types import AttentionType, LinearAttention
 from ar_interp.models.config import BLOCKS, ModelConfig
 from ar_interp.models.encodings import Encoding
 
 Resid = Inexact[Tensor, "batch pos d_model"]
 PerHead = Inexact[Tensor, "batch pos head d_head"]
+
+CHUNK = 128  # positions of a long context whose scores are made at a time
+WEIGHING = ("multiplicative", "softmax")  # positional encodings that weigh every key
+LONG = 512  # from here on linear attention without a hook on its scores goes by chunks
 
 
 class OwnHookPoint(HookPoint):
@@ -70,7 +74,16 @@ class Attention(Part):
     scores_h(t, t') = <query_h(t - query_lag), key_h(t')>, where the encoding says which side is conjugated; pattern =
     what the attention type makes of the scores x its share x positional weights; z_h(t) = sum_t' pattern_h(t, t')
     v_h(t').
+
+    Linear attention whose weights are the same for all keys, on contexts of `LONG` positions or more and without a hook
+    on scores or pattern, is a running state sum_t' k(t') v(t')^T, `causal_sums`: time and memory are linear in T.
+
+    Attributes:
+        pattern_limit: most bytes of a pattern [batch head query key]; what asks for more is refused. Raise it where the
+            memory is there: `Attention.pattern_limit = 2**35`.
     """
+
+    pattern_limit: ClassVar[int] = 2**32
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, "blocks.0.attn.", optional=("b_O",))
@@ -83,7 +96,7 @@ class Attention(Part):
         self.hook_k = OwnHookPoint()  # [batch pos head d_head]
         self.hook_v = HookPoint()  # [batch pos head d_head]
         self.hook_attn_scores = HookPoint()  # [batch head query key]
-        if config.positional in ("multiplicative", "softmax"):
+        if config.positional in WEIGHING:
             self.hook_pos_weights = HookPoint()  # [query key], [head query key] for softmax
         self.hook_pattern = HookPoint()  # [batch head query key]
         if self.attention_type.linear:
@@ -102,10 +115,37 @@ class Attention(Part):
     def forward(self, resid: Resid, positions: Inexact[Tensor, "pos d_model"] | None = None) -> Resid:
         q, k, v = self.project(resid)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-        asked = self._asked(q)
+        asked = self._asked(q) * self._scale
         k_asked = k.conj() if self.conjugated == "key" else k
-        scores = torch.einsum("bthi,bshi->bhts", asked * self._scale, k_asked)
-        pos = resid.shape[1]
+        z = (self._by_states if self._is_long(resid.shape[1]) else self._by_scores)(asked, k_asked, v, positions)
+        result = self.hook_result(self.output(self.hook_z(z))).sum(dim=2)
+        return result if self.b_O is None else result + self.b_O.to(result.dtype)
+
+    def _is_long(self, pos: int) -> bool:
+        """Whether a long context has scores that no key weighs by its place, and nobody looks at them."""
+        kind = self.attention_type
+        if pos < LONG or type(kind).pattern is not LinearAttention.pattern or self.config.positional in WEIGHING:
+            return False
+        share = self._share(2, torch.float64)
+        looked_at = self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()
+        return (share is None or share.shape[-1] == 1) and not looked_at
+
+    def _by_states(self, asked: PerHead, k: PerHead, v: PerHead, positions: Tensor | None) -> PerHead:
+        """z by running states, without a pattern."""
+        share = self._share(k.shape[1], k.real.dtype)
+        z = causal_sums(asked, k, v)
+        z = z if share is None else z * share[:, :, None]
+        if self.hook_kv_state.has_hooks():
+            state = torch.einsum("bthi,bthj->bthij", k, v).cumsum(1)
+            state = state if share is None else state * share[:, :, None, None]
+            z = z + self._edited(asked, state)
+        return z
+
+    def _by_scores(self, asked: PerHead, k: PerHead, v: PerHead, positions: Tensor | None) -> PerHead:
+        """z by the pattern [batch head query key]."""
+        batch, pos, n_heads, _ = k.shape
+        self._check_pattern(batch * n_heads * pos**2 * k.element_size())
+        scores = torch.einsum("bthi,bshi->bhts", asked, k)
         future = torch.ones(pos, pos, dtype=torch.bool, device=scores.device).triu(1)
         scores = self.hook_attn_scores(scores.masked_fill(future, self.attention_type.future))
         weights = self._weights(pos, positions, scores.real.dtype)
@@ -117,9 +157,18 @@ class Attention(Part):
         pattern = self.hook_pattern(pattern)
         z = torch.einsum("bhts,bshj->bthj", pattern, v)
         if self.attention_type.linear and self.hook_kv_state.has_hooks():
-            z = z + self._state_edit(asked * self._scale, k_asked, v, weights)
-        result = self.hook_result(self.output(self.hook_z(z))).sum(dim=2)
-        return result if self.b_O is None else result + self.b_O.to(result.dtype)
+            z = z + self._edited(asked, self._states(k, v, weights))
+        return z
+
+    def _check_pattern(self, size: int) -> None:
+        if size > self.pattern_limit:
+            raise ValueError(
+                f"tokens ask for a pattern [batch head query key] of {size / 2**30:.3g} GiB, more than "
+                f"Attention.pattern_limit = {self.pattern_limit / 2**30:.3g} GiB. Give fewer or shorter sequences; "
+                f"linear attention without positional weights needs no pattern from {LONG} positions on, unless "
+                "something hooks attn_scores or pattern (say which activations to cache: names_filter); or "
+                "raise ar_interp.models.attention.Attention.pattern_limit."
+            )
 
     @property
     def _scale(self) -> float:
@@ -143,19 +192,39 @@ class Attention(Part):
             scores = torch.einsum("bthi,bshi->bhts", self._asked(q) * self._scale, k)[0]
             future = torch.ones(pos, pos, dtype=torch.bool, device=scores.device).triu(1)
             weights = self.hook_pos_weights(scores.masked_fill(future, -torch.inf).softmax(-1))
-        T = torch.arange(1, pos + 1, device=next(self.parameters()).device, dtype=dtype)[:, None]
-        share = self.attention_type.share(T)
+        share = self._share(pos, dtype)
         if share is None:
             return weights
         return share.expand(pos, pos) if weights is None else weights * share
 
-    def _state_edit(self, asked: Tensor, k: Tensor, v: Tensor, weights: Tensor | None) -> PerHead:
-        """The change of z = query times state by a hook on the state sum_t' w(t, t') k(t') v(t')^T."""
+    def _share(self, pos: int, dtype: torch.dtype) -> Float[Tensor, "query #key"] | None:
+        T = torch.arange(1, pos + 1, device=next(self.parameters()).device, dtype=dtype)[:, None]
+        return self.attention_type.share(T)
+
+    def _states(
+        self, k: PerHead, v: PerHead, weights: Tensor | None
+    ) -> Inexact[Tensor, "batch pos head d_head d_head"]:
+        """sum_t' w(t, t') k(t') v(t')^T for every destination t."""
         pos = k.shape[1]
         weights = k.new_ones(pos, pos).tril() if weights is None else weights.tril()
         per_head = weights.to(k.dtype).expand(k.shape[2], pos, pos)
-        state = torch.einsum("hts,bshi,bshj->bthij", per_head, k, v)
+        return torch.einsum("hts,bshi,bshj->bthij", per_head, k, v)
+
+    def _edited(self, asked: PerHead, state: Tensor) -> PerHead:
+        """The change of z = query times state by a hook on the state."""
         return torch.einsum("bthi,bthij->bthj", asked, self.hook_kv_state(state) - state)
+
+
+def causal_sums(asked: PerHead, k: PerHead, v: PerHead) -> PerHead:
+    """sum_{t' <= t} (asked(t) . k(t')) v(t'): by scores inside chunks of `CHUNK` positions, by a state between them."""
+    state, written = None, []
+    for q_own, k_own, v_own in zip(*(x.split(CHUNK, dim=1) for x in (asked, k, v)), strict=True):
+        scores = torch.einsum("bthi,bshi->bhts", q_own, k_own).tril()
+        z = torch.einsum("bhts,bshj->bthj", scores, v_own)
+        written.append(z if state is None else z + torch.einsum("bthi,bhij->bthj", q_own, state))
+        added = torch.einsum("bshi,bshj->bhij", k_own, v_own)
+        state = added if state is None else state + added
+    return torch.cat(written, dim=1)
 
 
 class IdentityAttention(Attention):

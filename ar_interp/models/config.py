@@ -17,7 +17,7 @@ from ar_interp.models.attention_types import AttentionType
 from ar_interp.models.encodings import Augmented, Encoding
 from ar_interp.processes import MAX_DIM, Process
 
-MAX_CTX = 16384
+MAX_CTX = 2**20
 MAX_HEADS = 4096
 MAX_LAYERS = 256
 MAX_WIDTH = 2**16
@@ -436,7 +436,12 @@ POSITIONAL_P = "blocks.0.attn.positional.P"
 
 def is_preset(config: Any, preset: Callable[..., ModelConfig], *own: str) -> bool:
     """A `ModelConfig` (a subclass is another kind) equal to a preset that is given these fields of its own."""
-    return type(config) is ModelConfig and config == preset(**{name: getattr(config, name) for name in own})
+    if type(config) is not ModelConfig:
+        return False
+    try:
+        return config == preset(**{name: getattr(config, name) for name in own})
+    except ValueError:  # no preset has these sizes
+        return False
 
 
 def is_plain_full(config: Any) -> bool:

@@ -28,7 +28,7 @@ from ar_interp.training.objectives import (
 )
 
 N_LOGGED = 200  # points of the recorded history
-EVALUATION_BATCH = 4096
+EVALUATION_BATCH, EVALUATION_TOKENS = 4096, 2**20  # held-out sequences, fewer where these are too many tokens
 EVALUATION_PART = {"cpu": 64, "cuda": 4096}  # sequences at once, over all members: on a CPU scores stay in the cache
 COMPILED_FROM = 5000  # steps of a training on a GPU that are worth the time of torch.compile, some twenty seconds
 SNAPSHOT_SIZE = 2**11  # weights of a model of which those along training are kept
@@ -276,12 +276,14 @@ def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfi
     config, process = setting.config, setting.process
     device = next(iter(parameters.values())).device
     generator = seeds.generator_of(seeds.FINAL_LOSSES, device)
-    sequences = process.contexts(EVALUATION_BATCH, config.n_ctx, generator=generator, dtype=config.torch_dtype)
+    batch = max(1, min(EVALUATION_BATCH, EVALUATION_TOKENS // config.n_ctx))
+    sequences = process.contexts(batch, config.n_ctx, generator=generator, dtype=config.torch_dtype)
     form = form_of(config, process.real_tokens)
     shared = sequences.tokens.expand(training.n_seeds, -1, -1, -1)
-    parts = shared.split(max(1, EVALUATION_PART[device.type] // training.n_seeds), dim=1)
+    at_once = min(EVALUATION_PART[device.type], EVALUATION_TOKENS // (4 * config.n_ctx))
+    parts = shared.split(max(1, at_once // training.n_seeds), dim=1)
     with torch.no_grad():
         products = form.collapse(parameters, config.n_ctx)
         errors = torch.cat([squared_errors(form, products, part, training.first_length) for part in parts], dim=1)
-    kept = torch.sort(errors, dim=1)[0][:, : round((1 - TRIM) * EVALUATION_BATCH)]
+    kept = torch.sort(errors, dim=1)[0][:, : round((1 - TRIM) * batch)]
     return {"loss": errors.mean(1), "trimmed": kept.mean(1)}

@@ -1,0 +1,94 @@
+"""Long contexts: linear attention by running states and least squares by chunks are what the short way gives."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import ar_interp as ari
+from ar_interp import estimators
+from ar_interp.models import attention
+from ar_interp.models.attention import Attention
+
+HAAR, UNITARY = ari.HaarOrthogonal(3), ari.CommutingUnitary(3)
+T = 2 * attention.CHUNK + 7
+
+
+def model_of(process, **options) -> ari.HookedARTransformer:
+    config = ari.ModelConfig.augmented(dim=3, n_ctx=T, n_layers=2, n_heads=2, init_scale=0.05, **options)
+    return ari.HookedARTransformer(config, process=process, seed=1)
+
+
+@pytest.fixture
+def both_ways(monkeypatch):
+    """A function run as contexts of any length and as long ones are."""
+
+    def run(read):
+        monkeypatch.setattr(attention, "LONG", 2 * T)
+        expected = read()
+        monkeypatch.setattr(attention, "LONG", 2)
+        return read(), expected
+
+    return run
+
+
+@pytest.mark.parametrize("process", [HAAR, UNITARY], ids=lambda process: process.kind)
+@pytest.mark.parametrize("kind", ["linear", "linear/keys", "linear/pairs"])
+def test_predictions_and_gradients_are_those_of_the_pattern(process, kind, both_ways):
+    model, inputs = model_of(process, attention=kind), process.contexts(2, T, seed=0).inputs
+
+    def read():
+        model.zero_grad()
+        predictions = model(inputs)
+        predictions.abs().square().mean().backward()
+        gradients = [p.grad + 0 for p in model.parameters() if p.grad is not None]
+        return predictions.detach(), gradients
+
+    found, expected = both_ways(read)
+    assert_close(found[0], expected[0], rtol=1e-10, atol=1e-12)
+    assert_close(found[1], expected[1], rtol=1e-9, atol=1e-12)
+    assert not torch.equal(found[0], expected[0])  # two ways indeed
+
+
+def test_hooks_on_states_see_and_change_the_same(both_ways):
+    model, inputs = model_of(HAAR, attention="linear/keys"), HAAR.contexts(2, 40, seed=0).inputs
+
+    def read():
+        seen = []
+
+        def halve(value, hook):
+            seen.append(value.detach().clone())
+            return value / 2
+
+        with model.hooks([("blocks.1.attn.hook_kv_state", halve)]):
+            return model(inputs).detach(), seen[0]
+
+    found, expected = both_ways(read)
+    assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_where_keys_have_weights_of_their_own_there_is_a_pattern(both_ways):
+    config = ari.ModelConfig.full(dim=3, n_ctx=T, n_heads=2)
+    model, inputs = ari.HookedARTransformer(config, seed=1), HAAR.contexts(2, T, seed=0).inputs
+    found, expected = both_ways(lambda: model(inputs))
+    assert torch.equal(found, expected)
+
+
+def test_a_hook_on_the_pattern_has_one_unless_it_is_too_large(monkeypatch):
+    monkeypatch.setattr(attention, "LONG", 2)
+    model, inputs = model_of(HAAR), HAAR.contexts(2, T, seed=0).inputs
+    _, cache = model.run_with_cache(inputs)
+    assert cache["pattern", 1].shape == (2, 2, T, T)
+    monkeypatch.setattr(Attention, "pattern_limit", 8 * 2 * 2 * T**2 - 1)
+    with pytest.raises(ValueError, match=r"pattern \[batch head query key\] of .* GiB, more than Attention"):
+        model.run_with_cache(inputs)
+    _, cache = model.run_with_cache(inputs, names_filter="blocks.1.hook_resid_post")
+    assert cache["resid_post", 1].shape == (2, T, 9)
+
+
+@pytest.mark.parametrize("process", [HAAR, UNITARY], ids=lambda process: process.kind)
+def test_least_squares_by_chunks_are_those_of_all_pairs(process, monkeypatch):
+    pairs = process.contexts(2, 3 * estimators.CHUNK + 5, seed=0).pairs()
+    monkeypatch.setattr(estimators, "SHORT", 2)
+    found = estimators.OLS().estimate(pairs)
+    monkeypatch.setattr(estimators, "SHORT", 1000)
+    assert_close(found, estimators.OLS().estimate(pairs), rtol=1e-10, atol=1e-12)
