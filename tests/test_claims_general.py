@@ -42,8 +42,11 @@ def exact_run(model):
 # ---- one gradient step
 
 
-@pytest.mark.parametrize("gauge", [1.0, -0.3, 7.0])
-@pytest.mark.parametrize("process", [ari.CommutingUnitary(DIM), ari.CommutingOrthogonal(DIM)], ids=lambda p: p.kind)
+@pytest.mark.parametrize(
+    ("process", "gauge"),
+    [(ari.CommutingUnitary(DIM), -0.3), (ari.CommutingOrthogonal(DIM), 7.0)],
+    ids=["unitary", "pairs"],
+)
 def test_the_optimum_holds_in_every_gauge(process, gauge):
     claims = ari.verify(exact_run(optimal(process, gauge)), seed=0)  # the least margin: as many contexts as planned
     assert {claim.verdict for claim in claims} == {"holds"}
