@@ -20,9 +20,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import plotly
 import streamlit as st
 from starlette.middleware import Middleware
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit.runtime.pages_manager import PagesManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 import ar_interp as ari
@@ -123,6 +127,7 @@ def is_ready() -> bool:
 async def warm_up(app: st.App) -> AsyncIterator[None]:
     """While the server runs: import what pages need, and open the first page where there is a screen."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    PagesManager.uses_pages_directory = False  # pages are those of view.navigation, for the very first visitor too
     threading.Thread(target=import_all, daemon=True).start()
     if not st.get_option("server.headless"):
         address = f"http://{st.get_option('server.address')}:{st.get_option('server.port')}"
@@ -178,3 +183,4 @@ def is_local(host: str) -> bool:
 
 
 MIDDLEWARE: list[Any] = [Middleware(OwnPagesOnly)]
+ROUTES: list[Any] = [Mount("/plotly", StaticFiles(directory=Path(plotly.__file__).parent / "package_data"))]

@@ -1,4 +1,4 @@
-"""All that the pages share: the selection (sidebar and URL), and the exhibits of a page with their controls and code.
+"""All that the pages share: the checkpoint, the exhibits of a page with their controls, and errors as sentences.
 
 The URL is the one truth about the selection: widgets write to it before a rerun, and are set from it. Streamlit
 empties it when the page changes, so the selection is also remembered in the session and written back.
@@ -8,49 +8,106 @@ from __future__ import annotations
 
 import math
 import re
-import runpy
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
+import plots
 import serving
 import streamlit as st
-from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.errors import StreamlitAPIException
 
 import ar_interp as ari
+from ar_interp import records
 
 if TYPE_CHECKING:
     from ar_interp.claims import Subject
     from ar_interp.studies import Control, Exhibit
 
-EXPLORER = Path(__file__).with_name("explorer.py")
 STEP = 0.05  # of sliders of real numbers
-DEFAULT = "diagonal-unitary-h10"
+DEFAULT = "augmented-haar-l2-keys"
 N_RESULTS = 64  # kept of each checkpoint
+STYLE = (Path(__file__).with_name("assets") / "page.css").read_text("utf-8")
+SIGNS = {"fails": "✗", "undecided": "?", "void": "○", "holds": "✓"}  # worst first
+PAGES = {  # of the exhibits of one model: title -> file, icon, what it asks
+    "Overview": ("overview", "summarize", "What is this model, and what of the theory holds in it?"),
+    "In-context W": ("in_context_w", "timeline", "What is its estimate of W?"),
+    "Algorithm": ("algorithm", "function", "Which algorithm does it run?"),
+    "Heads": ("heads", "grid_on", "What do its heads do?"),
+    "Positional encoding": ("positional_encoding", "stacked_line_chart", "Which keys does it use?"),
+    "Circuits": ("circuits", "account_tree", "What do heads ask for, and what do they write?"),
+    "Readout": ("readout", "search", "What can be read off its activations?"),
+    "Interventions": ("interventions", "tune", "Does it use what is found in it?"),
+}
 
 
 def show_page(title: str, summary: str) -> None:
-    """A page of exhibits; a model that has none of them is told so."""
+    """A page of exhibits; a model that has none of them is told so, and where to find them."""
     checkpoint = open_page(title, summary)
     serving.import_all()
     with errors_shown():
         if not show_exhibits(checkpoint, title):
             st.info(f"Nothing on this page applies to this model: {plain(checkpoint.config.summary)}.")
+            _lead_on(title)
 
 
 def open_page(title: str, summary: str) -> ari.Checkpoint:
-    """The head of a page and the checkpoint of the sidebar; one that cannot be read ends the page."""
-    _enter_through_explorer()
-    for name, value in st.query_params.items():
-        st.session_state[f"remembered {name}"] = value
+    """The head of a page and the checkpoint that is looked at; one that cannot be read ends the page."""
+    keep_selection()
     for name in [name.removeprefix("remembered ") for name in st.session_state if str(name).startswith("remembered ")]:
         _remember(name, _recall(name))
+    st.html(f"<style>{STYLE}</style>")
     st.title(title)
     st.markdown(summary)
     name = _select_checkpoint()
     with errors_shown():
         return serving.load(name)
+
+
+def keep_selection() -> None:
+    """Remember what the URL says for pages that are opened later."""
+    for name, value in st.query_params.items():
+        st.session_state[f"remembered {name}"] = value
+
+
+def navigation() -> dict[str, list[Any]]:
+    """The pages by section; those that have nothing of the selected checkpoint are reached by links alone."""
+    keep_selection()
+    there = applicable_pages()
+    start = [
+        st.Page("pages/story.py", title="The story", icon=":material/auto_stories:", default=True),
+        st.Page("pages/models.py", title="Models by question", icon=":material/category:"),
+        st.Page("pages/glossary.py", title="Glossary", icon=":material/dictionary:"),
+    ]
+    model = [
+        st.Page(
+            f"pages/{file}.py",
+            title=title,
+            icon=f":material/{icon}:",
+            visibility="visible" if title in there else "hidden",
+        )
+        for title, (file, icon, _) in PAGES.items()
+    ]
+    return {"Start": start, "One model": model}
+
+
+def applicable_pages() -> set[str]:
+    """Titles of the pages that have something of the selected checkpoint; all of them while that is not known."""
+    if not serving.is_ready():
+        return set(PAGES)
+    try:
+        return {"Overview", *_pages_of(serving.load(selected()))}
+    except Exception:  # the page says what is wrong
+        return set(PAGES)
+
+
+def selected() -> str:
+    """The name or the folder of the checkpoint that is looked at."""
+    names = ari.available()
+    return _recall("checkpoint") or (DEFAULT if DEFAULT in names else (names or [""])[0])
 
 
 def show_exhibits(checkpoint: ari.Checkpoint, page: str) -> int:
@@ -61,8 +118,7 @@ def show_exhibits(checkpoint: ari.Checkpoint, page: str) -> int:
     subject = subject_of(checkpoint)
     exhibits = [exhibit for exhibit in exhibits_of(subject) if exhibit.page == page]
     shared = {control.name: control for exhibit in exhibits for control in exhibit.controls(subject)}
-    with st.sidebar:
-        values = {name: _choose(control) for name, control in shared.items() if control.kind == "integer"}
+    values = _choose_shared([control for control in shared.values() if control.kind == "integer"])
     places = _places([exhibit.wide for exhibit in exhibits])
     for exhibit, place in zip(exhibits, places, strict=True):
         with place, errors_shown(end=False):
@@ -70,23 +126,97 @@ def show_exhibits(checkpoint: ari.Checkpoint, page: str) -> int:
     return len(exhibits)
 
 
+def _choose_shared(controls: list[Control]) -> dict[str, Any]:
+    """Values of the controls that move several figures, in a bar that stays in sight."""
+    if not controls:
+        return {}
+    with st.container(key="controls", horizontal=True, vertical_alignment="bottom"):
+        return {control.name: _choose(control) for control in controls}
+
+
 def _show(checkpoint: ari.Checkpoint, subject: Subject, exhibit: Exhibit, shared: dict[str, Any]) -> None:
-    """A figure with the controls that are its own, what to look at, and the lines that reproduce it."""
+    """A figure with the controls that are its own, the claims that it bears on and the lines that reproduce it."""
     values = {c.name: shared[c.name] if c.name in shared else _choose(c) for c in exhibit.controls(subject)}
     kept = _results(checkpoint)
     with st.spinner(f"Measuring: {exhibit.title} …"):
         result = exhibit.result(subject, values, kept)
-    if len(kept) > N_RESULTS:
-        del kept[next(iter(kept))]
-    st.plotly_chart(exhibit.draw(subject, result, **values), theme=None, config={"displaylogo": False})
-    st.caption(plain(exhibit.look))
-    show_code(exhibit.code.format(**values))
+    for old in list(kept)[:-N_RESULTS]:
+        kept.pop(old, None)
+    about = [row for row in measured_claims(checkpoint) if _bears_on(exhibit, row)]
+    verdicts = [row["verdict"] for row in about]
+    plots.show(
+        exhibit.draw(subject, result, **values),
+        id=re.sub(r"\W+", "-", exhibit.name),
+        look=exhibit.look,
+        code=code_of(exhibit.code.format(**values)),
+        claims=[claim_line(row) for row in about],
+        verdict=worst(verdicts),
+        summary=f"Claims that this bears on: {counted(verdicts)}",
+    )
 
 
-def show_code(code: str) -> None:
-    """Lines of Python that run as they are."""
-    with st.expander("Python", icon=":material/code:"):
-        st.code(f"import ar_interp as ari\n\ncheckpoint = ari.load({_recall('checkpoint')!r})\n{code}")
+def _bears_on(exhibit: Exhibit, row: Mapping[str, Any]) -> bool:
+    return row["name"].split("/")[0] == exhibit.structure and row["evidence"] == exhibit.evidence
+
+
+def measured_claims(checkpoint: ari.Checkpoint) -> Sequence[Mapping[str, Any]]:
+    """The claims about a checkpoint that this package has measured: here in this session, or its makers before.
+
+    What a folder from anybody says of itself is not among them.
+    """
+    here = st.session_state.get(f"measured {checkpoint.path}")
+    if here is not None and here["weights"] == records.fingerprint(checkpoint):
+        return here["rows"]
+    try:
+        record = records.read(checkpoint)
+    except ari.checkpoints.CheckpointError:
+        return ()
+    return record.rows if record is not None and record.shipped else ()
+
+
+def counted(verdicts: Iterable[str]) -> str:
+    """How many claims hold, fail and so on, in words and signs."""
+    from ar_interp.report.words import VERBS
+
+    counts = Counter(verdicts)
+    return " · ".join(
+        f"{SIGNS[verdict]} {counts[verdict]} {VERBS[verdict][counts[verdict] > 1]}"
+        for verdict in reversed(SIGNS)
+        if counts[verdict]
+    )
+
+
+def worst(verdicts: Sequence[str]) -> str:
+    """The verdict that needs attention first."""
+    return next((verdict for verdict in SIGNS if verdict in verdicts), "")
+
+
+def claim_line(row: Mapping[str, Any]) -> str:
+    """A claim as HTML: its verdict, its statement, and the numbers."""
+    from ar_interp.report.typeset import typeset
+
+    side = "" if row["side"] == "equal to" else f"{row['side']} "
+    return (
+        f"<b>{SIGNS[row['verdict']]} {row['verdict']}</b> {typeset(row['statement'])}: "
+        f"measured {numeral(row['measured'], row['uncertainty'])}, predicted {side}{numeral(row['predicted'])}"
+    )
+
+
+def numeral(value: Any, uncertainty: Any = 0.0) -> str:
+    """A number of a record as HTML; one that is not finite is a text there."""
+    from ar_interp.report.typeset import measured
+
+    if isinstance(value, str):
+        return "not a number" if value == "nan" else value.replace("inf", "∞")
+    if isinstance(uncertainty, str):
+        return f"{measured(value)} (uncertainty unknown)"
+    tiny = max(abs(value), uncertainty) < 1e-20
+    return "0 (to rounding)" if value and tiny else measured(value, 0.0 if tiny else uncertainty)
+
+
+def code_of(lines: str) -> str:
+    """Lines of Python that run as they are, for the selected checkpoint."""
+    return f"import ar_interp as ari\n\ncheckpoint = ari.load({selected()!r})\n{lines}"
 
 
 def _places(wide: list[bool]) -> list[Any]:
@@ -94,7 +224,7 @@ def _places(wide: list[bool]) -> list[Any]:
     found: list[Any] = []
     while len(found) < len(wide):
         pair = wide[len(found) : len(found) + 2] == [False, False]
-        found += st.columns(2) if pair else [st.container()]
+        found += st.columns(2, gap="large") if pair else [st.container()]
     return found
 
 
@@ -142,13 +272,13 @@ def errors_shown(*, end: bool = True) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        st.error(words(error), icon=":material/error:")
+        tell(error)
         if end:
             st.stop()
 
 
 def tell(error: Exception) -> bool:
-    """Show an error that no part of a page expected as a sentence; the answer is that it has been shown."""
+    """Show an error as a sentence; the answer is that it has been shown."""
     st.error(words(error), icon=":material/error:")
     return True
 
@@ -163,7 +293,7 @@ def words(error: Exception) -> str:
 def cached(spinner: str | bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Keep a function's result for all sessions, until a file of the checkpoint it was called with changes."""
     return st.cache_resource(
-        max_entries=32, show_spinner=spinner, hash_funcs={"ar_interp.checkpoints.Checkpoint": _fingerprint}
+        max_entries=64, show_spinner=spinner, hash_funcs={"ar_interp.checkpoints.Checkpoint": _fingerprint}
     )
 
 
@@ -172,45 +302,61 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()<>#+!|$~:^-])", r"\\\1", text)
 
 
-def _enter_through_explorer() -> None:
-    """Run the explorer where Streamlit has skipped it.
-
-    A server whose first visitor follows a link to a page finds the folder `pages` before it has seen the explorer's
-    navigation, and would run the page's file by itself, with another menu.
-    """
-    context = get_script_run_ctx()
-    if context and Path(context.main_script_path) == EXPLORER and "in explorer" not in st.session_state:
-        runpy.run_path(str(EXPLORER))
-        st.stop()
-
-
 def _fingerprint(checkpoint: ari.Checkpoint) -> list[tuple[str, int]]:
     return [(str(file.resolve()), file.stat().st_mtime_ns) for file in sorted(checkpoint.path.iterdir())]
 
 
 def _select_checkpoint() -> str:
-    names = ari.available()
-    chosen = _recall("checkpoint") or (DEFAULT if DEFAULT in names else (names or [""])[0])
-    shipped = chosen in names
-    st.session_state["shipped"] = chosen if shipped else None
-    st.session_state["folder"] = "" if shipped else chosen
-    with st.sidebar:
-        st.selectbox(
-            "Checkpoint",
-            names,
-            key="shipped",
-            placeholder="a folder of your own",
-            on_change=_take,
-            args=("checkpoint", "shipped"),
-        )
-        st.text_input(
-            "or the folder of your own",
-            key="folder",
-            placeholder="path/to/checkpoint",
-            on_change=_take,
-            args=("checkpoint", "folder"),
-        )
+    """The checkpoint of the URL, in a box to choose another; folders can be typed where any are allowed."""
+    chosen, names, own = selected(), ari.available(), serving.allowed_checkpoints()
+    st.session_state["checkpoint chosen"] = chosen if chosen in (*names, *own) else None
+    st.selectbox(
+        "Checkpoint",
+        [*names, *own],
+        key="checkpoint chosen",
+        format_func=lambda name: f"{Path(name).name} (your own)" if name in own else name,
+        placeholder=chosen if chosen else "a checkpoint",
+        accept_new_options=bool(serving.allowed_folders()),
+        on_change=_take,
+        args=("checkpoint", "checkpoint chosen"),
+        help="Shipped ones, and those in folders that were allowed at the start: "
+        "streamlit run apps/explorer.py \\-\\- \\-\\-allow FOLDER",
+    )
     return _remember("checkpoint", chosen)
+
+
+def _lead_on(page: str) -> None:
+    """Links to models that have something on a page."""
+    st.markdown("Models that have it:")
+    with st.container(horizontal=True):
+        for name in models_with(page)[:6]:
+            link_to(page, name)
+
+
+def link_to(page: str, checkpoint: str, about: str | None = None) -> None:
+    """A link to a page of a checkpoint."""
+    file, query = PAGES[page][0], {"checkpoint": checkpoint}
+    try:
+        st.page_link(f"pages/{file}.py", label=checkpoint, query_params=query, help=about)
+    except StreamlitAPIException:  # a page that is run by itself knows no others
+        st.markdown(f"[{checkpoint}](/{file}?{urlencode(query)})")
+
+
+@st.cache_resource(show_spinner="Looking for models that have it …")
+def models_with(page: str) -> list[str]:
+    """Shipped checkpoints that have an exhibit on a page, the first of each study first."""
+    firsts = [next(iter(study.recipes)) for study in ari.studies.all_studies() if study.recipes]
+    names = [name for name in dict.fromkeys([*firsts, *ari.available()]) if name in ari.available()]
+    return [name for name in names if page in _pages_of(ari.load(name))]
+
+
+@cached(False)
+def _pages_of(checkpoint: ari.Checkpoint) -> set[str]:
+    """The pages on which a checkpoint has exhibits."""
+    from ar_interp.claims import subject_of
+    from ar_interp.studies import exhibits_of
+
+    return {exhibit.page for exhibit in exhibits_of(subject_of(checkpoint))}
 
 
 def _take(name: str, widget: str) -> None:

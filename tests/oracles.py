@@ -162,7 +162,12 @@ def check_titles(figures: dict[str, go.Figure]) -> None:
         lines = figure.layout.title.text.replace("<sub>", "").replace("</sub>", "").split("<br>")
         assert len(lines) <= 2, name
         assert max(map(len, lines)) <= (104 if len(lines) == 1 else 52), name
-        assert figure.layout.title.subtitle.text.count("<br>") <= 1, name
+        assert figure.layout.title.subtitle.text.count("<br>") <= 5, name
+
+
+def plain(text: str) -> str:
+    """The text of a title without its line breaks."""
+    return text.replace("<br>", " ")
 
 
 def read_row(features, values, control=None, n=N_READ, **options):

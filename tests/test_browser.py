@@ -1,5 +1,7 @@
-"""The explorer in a real browser: no page shows an exception or an error."""
+"""The explorer in a real browser: every page, wide and narrow, light and dark, without a fault or a look elsewhere."""
 
+import csv
+import re
 import socket
 import subprocess
 import sys
@@ -17,8 +19,20 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 
 ROOT = Path(__file__).parents[1]
 FAULTS = '[data-testid="stException"], [data-testid="stAlertContentError"], [role="dialog"]'
-TITLES = ("In-context W", "Algorithm", "Heads", "Positional encoding", "Circuits", "Readout", "Interventions")
+PAGES = {  # title in the navigation -> what is there once the page is
+    "Models by question": "text=Every model was trained",
+    "Glossary": ".ar-terms",
+    "Overview": ".ar-plot .main-svg",
+    "In-context W": ".ar-plot .main-svg",
+    "Algorithm": ".ar-plot .main-svg",
+    "Heads": ".ar-plot .main-svg",
+    "Positional encoding": ".ar-plot .main-svg",
+    "Circuits": ".ar-plot .main-svg",
+    "Readout": ".ar-plot .main-svg",
+}
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SECONDS = 1000  # playwright counts in milliseconds
+KNOWN = ("_stcore/health", "_stcore/host-config")  # streamlit looks for these beside a deep link first
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
@@ -50,7 +64,7 @@ def _wait_for(address: str, process: subprocess.Popen) -> None:
         try:
             urllib.request.urlopen(address, timeout=5).close()
             return
-        except (urllib.error.URLError, ConnectionError):
+        except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     pytest.fail(f"the explorer does not answer at {address} (exit code {process.poll()})")
 
@@ -63,59 +77,136 @@ def browser() -> Iterator["sync_api.Browser"]:
         browser.close()
 
 
-def settle(page: "sync_api.Page") -> None:
-    """Wait until the first figure or message is there and the script has ended."""
-    page.wait_for_selector('.js-plotly-plot .main-svg, [data-testid="stAlert"]', timeout=90 * SECONDS)
-    page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]', timeout=90 * SECONDS)
-
-
-def test_no_page_shows_an_exception(server, browser):
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    faults = []
+@pytest.fixture
+def page(browser, server) -> Iterator["sync_api.Page"]:
+    """A visitor; what goes wrong in the browser, or is asked of another host, fails the test."""
+    context = browser.new_context(viewport=WIDE, color_scheme="light", base_url=server, accept_downloads=True)
+    page, faults = context.new_page(), []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(f"{server}/in_context_w?checkpoint=diagonal-orthogonal-h5&position=7")  # a shared link is opened first
-    for title in (*TITLES, "Overview"):
-        page.get_by_role("link", name=title).click()
-        page.get_by_role("heading", name=title, exact=True).first.wait_for(timeout=60 * SECONDS)
-        settle(page)
-        assert page.locator(FAULTS).count() == 0, page.locator(FAULTS).all_inner_texts()
+    page.on("console", lambda said: faults.append(said.text) if said.type == "error" and not _known(said) else None)
+    page.on(
+        "request",
+        lambda asked: faults.append(asked.url) if not asked.url.startswith((server, "data:", "blob:")) else None,
+    )
+    yield page
+    context.close()
     assert faults == []
-    page.close()
 
 
-def test_the_url_follows_the_selection_through_the_pages(server, browser):
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.goto(f"{server}/in_context_w?checkpoint=diagonal-unitary-h5&position=7&sequence=2")
+def _known(said: "sync_api.ConsoleMessage") -> bool:
+    return any(said.location["url"].endswith(name) for name in KNOWN)
+
+
+def settle(page: "sync_api.Page", there: str = ".ar-plot .main-svg") -> None:
+    """Wait until what should be there is, and the script has ended."""
+    page.wait_for_selector(there, timeout=90 * SECONDS)
+    page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]', timeout=90 * SECONDS)
+    assert page.locator(FAULTS).count() == 0, page.locator(FAULTS).all_inner_texts()
+
+
+def test_every_page_is_whole_wide_and_narrow_in_both_themes(page):
+    page.goto("/in_context_w?checkpoint=diagonal-orthogonal-h5&position=7")  # a shared link is opened first
+    for title, there in PAGES.items():
+        page.set_viewport_size(WIDE)
+        page.emulate_media(color_scheme="light")
+        page.get_by_role("link", name=title, exact=True).click()
+        page.get_by_role("heading", name=title, exact=True).first.wait_for(timeout=60 * SECONDS)
+        settle(page, there)
+        ink = _ink(page)
+        page.emulate_media(color_scheme="dark")
+        page.wait_for_function("before => getComputedStyle(document.querySelector('h1')).color !== before", arg=ink)
+        page.set_viewport_size(NARROW)
+        settle(page, there)
+        page.wait_for_function("document.documentElement.scrollWidth <= 390")
+        if page.locator(".ar-plot .main-svg").count():
+            text = page.locator(".ar-plot .xtick text").first
+            assert _light(text.evaluate("node => getComputedStyle(node).fill")), title
+            fits = "[...document.querySelectorAll('.ar-plot')].every(plot => plot.scrollWidth <= plot.clientWidth)"
+            page.wait_for_function(fits)
+
+
+def _ink(page: "sync_api.Page") -> str:
+    return page.locator("h1").first.evaluate("node => getComputedStyle(node).color")
+
+
+def _light(colour: str) -> bool:
+    return min(map(int, re.findall(r"\d+", colour)[:3])) > 128
+
+
+def test_the_url_follows_the_selection_through_the_pages_and_zoom_is_kept(page):
+    page.goto("/in_context_w?checkpoint=diagonal-unitary-h5&position=7&sequence=2")
     settle(page)
+    plot = page.locator(".ar-figure", has_text="the estimate of W errs").locator(".ar-plot")
+    plot.scroll_into_view_if_needed()
+    box = plot.locator(".nsewdrag").first.bounding_box()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.5 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"], steps=4)
+    page.mouse.up()
+    zoomed = "node => node._fullLayout.xaxis.range"
+    before = plot.evaluate(zoomed)
     page.get_by_role("slider", name="Context length T").press("ArrowRight")
     page.wait_for_url("**position=8**")
-    page.get_by_role("link", name="Heads").click()
+    page.locator(".ar-figure", has_text="At T = 8 ").first.wait_for(timeout=30 * SECONDS)
+    assert plot.evaluate(zoomed) == before
+    page.get_by_role("link", name="Heads", exact=True).click()
     parts = ("/heads?", "checkpoint=diagonal-unitary-h5", "position=8")  # in whatever order
     page.wait_for_url(lambda url: all(part in url for part in parts))
     settle(page)
-    page.get_by_role("link", name="In-context W").click()
+    page.get_by_role("link", name="In-context W", exact=True).click()
     page.wait_for_url("**/in_context_w?*position=8*")
     settle(page)
-    page.locator(".js-plotly-plot", has_text="at T = 8").first.wait_for(timeout=30 * SECONDS)
-    page.close()
 
 
-def test_an_edit_of_the_weights_is_in_the_url_and_in_the_figure(server, browser):
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.goto(f"{server}/interventions?checkpoint=positional-mu100&positional_scale=0.5")
+def test_a_figure_is_taken_away_as_image_table_page_lines_and_link(page, tmp_path):
+    page.goto("/positional_encoding?checkpoint=positional-mu100")
     settle(page)
-    page.locator(".js-plotly-plot", has_text="at 0.50: predicted").wait_for(timeout=30 * SECONDS)
+    figure = page.locator(".ar-figure").nth(1)
+
+    def take(label: str) -> Path:
+        with page.expect_download(timeout=30 * SECONDS) as saved:
+            figure.locator(".ar-take button", has_text=label).click()
+        saved.value.save_as(tmp_path / saved.value.suggested_filename)
+        return tmp_path / saved.value.suggested_filename
+
+    assert take("SVG").read_text("utf-8").startswith("<svg")
+    assert take("PNG").read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader(take("CSV").read_text("utf-8").splitlines()))
+    assert {row["trace"] for row in rows} >= {"T = 30", "T = 29", "T = 28"}
+    assert all(row["x"] and row["y"] for row in rows)
+    alone = take("HTML")
+    page.context.new_page().goto(alone.as_uri(), wait_until="load")
+    page.context.pages[-1].wait_for_selector(".main-svg")
+    page.context.pages[-1].close()
+    figure.locator("button", has_text="Python").click()
+    assert "ari.figures.positional_rows" in figure.locator(".ar-code").inner_text()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    figure.locator("button", has_text="Link").click()
+    figure.locator("button", has_text="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()").endswith("#positional_rows")
+
+
+def test_panels_that_would_be_too_narrow_stack(page):
+    page.set_viewport_size(NARROW)
+    page.goto("/in_context_w?checkpoint=diagonal-unitary-h5")
+    settle(page)
+    upper, lower = page.locator(".ar-plot").first.evaluate(
+        "node => ['yaxis', 'yaxis2'].map(name => node._fullLayout[name].domain)"
+    )
+    assert upper[0] > lower[1]
+
+
+def test_an_edit_of_the_weights_is_in_the_url_and_in_the_figure(page):
+    page.goto("/interventions?checkpoint=positional-mu100&positional_scale=0.5")
+    page.locator(".ar-figure", has_text="Positional scale at 0.50").wait_for(timeout=60 * SECONDS)
+    settle(page)
     page.get_by_role("slider", name="Positional scale").press("ArrowRight")
     page.wait_for_url("**positional_scale=0.55**")
-    page.locator(".js-plotly-plot", has_text="at 0.55: predicted").wait_for(timeout=30 * SECONDS)
+    page.locator(".ar-figure", has_text="Positional scale at 0.55").wait_for(timeout=30 * SECONDS)
     assert page.locator(FAULTS).count() == 0
-    page.close()
 
 
-def test_a_broken_checkpoint_shows_its_error(server, browser, tmp_path):
-    page = browser.new_page()
-    page.goto(f"{server}/heads?checkpoint={tmp_path}")
-    settle(page)
-    assert page.locator('[data-testid="stAlertContentError"]').count() == 1
+def test_a_broken_checkpoint_shows_its_error(page, tmp_path):
+    page.goto(f"/heads?checkpoint={tmp_path}")
+    page.wait_for_selector('[data-testid="stAlertContentError"]', timeout=60 * SECONDS)
     assert page.locator('[data-testid="stException"]').count() == 0
-    page.close()

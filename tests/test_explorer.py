@@ -3,7 +3,8 @@
 import json
 import re
 import shutil
-from math import nan
+import time
+from importlib import import_module
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import ar_interp as ari
 from ar_interp import records
-from ar_interp.claims import Control, Estimate
+from ar_interp.studies import Exhibit
 
 streamlit = pytest.importorskip("streamlit", reason="the explorer needs the extra 'app'")
 AppTest = pytest.importorskip("streamlit.testing.v1", reason="the explorer needs the extra 'app'").AppTest
@@ -30,7 +31,6 @@ PAGES = (
     "readout",
     "interventions",
 )
-CHECKPOINTS = ("diagonal-unitary-h10", "pairs", "positional-mu100")
 SHOWN = {  # figures of every model that a page speaks of
     "overview": {"training_history"},
     "in_context_w": {"prediction", "context_error"},
@@ -49,30 +49,23 @@ ALSO_SHOWN = {
     ("algorithm", "deep"): {"steps_by_layer"},
     ("positional_encoding", "pairs"): {"positional_ratio"},
     ("positional_encoding", "positional-mu100"): {"filter_profile", "filter_response"},
-    ("circuits", "diagonal-unitary-h10"): {"effective_ranks"},
-    ("circuits", "augmented-unitary"): {"block_shares"},
-    ("circuits", "figure5-l2"): {"block_shares", "block_distances", "effective_ranks", "composition_scores"},
+    ("circuits", "deep"): {"block_shares", "effective_ranks", "composition_scores"},
     ("interventions", "pairs"): {"edit_curve"},
     ("interventions", "positional-mu100"): {"edit_curve"},
-    ("interventions", "augmented-unitary"): {"edit_curve", "path_shares"},
     ("interventions", "deep"): {"swap_by_layer", "path_shares"},
 }
-GENERAL = ("deep", "plain")
 MADE = {  # small models, so that what pages measure is measured quickly
     "deep": (ari.ModelConfig.augmented(dim=4, n_ctx=8, n_layers=2), ari.HaarOrthogonal(4)),
     "plain": (ari.ModelConfig.full(dim=4, n_ctx=8, n_heads=2), ari.HaarOrthogonal(4)),
     "pairs": (ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=8), ari.CommutingOrthogonal(4)),
+    "silent": (ari.ModelConfig.diagonal(dim=4, n_heads=4, n_ctx=8), ari.CommutingUnitary(4, noise=0.3)),
 }
-OF_DIAGONAL_HEADS = ("heads", "positional_encoding")
-OTHER_KINDS = ("augmented-unitary", "figure5-l2", "figure7-h5")
-WITHOUT_TRAINED_HEADS = [("heads", "positional-mu100"), ("circuits", "positional-mu100")]
-ENOUGH_OF_PAIRS = [("algorithm", "diagonal-unitary-h10"), ("interventions", "diagonal-unitary-h10")]  # slow to measure
-DRAWN = [
-    (page, name)
-    for page in PAGES
-    for name in CHECKPOINTS
-    if (page, name) not in (*WITHOUT_TRAINED_HEADS, *ENOUGH_OF_PAIRS)
-]
+WITHOUT = {  # pages that have nothing of a model
+    "deep": {"heads", "positional_encoding"},
+    "plain": {"heads", "positional_encoding"},
+    "positional-mu100": {"heads", "circuits"},
+}
+DRAWN = [(page, name) for page in PAGES for name in (*MADE, "positional-mu100")]
 TIMEOUT = 120
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")  # the app as users run it
@@ -86,14 +79,15 @@ def _started(monkeypatch, tmp_path_factory):
 
 
 def open_page(page: str, **query: object) -> AppTest:
-    at = AppTest.from_file(APPS / "pages" / f"{page}.py", default_timeout=TIMEOUT)
+    at = AppTest.from_file(APPS / "explorer.py", default_timeout=TIMEOUT)
     for name, value in query.items():
         at.query_params[name] = str(value)
-    return at.run()
+    return at.switch_page(f"pages/{page}.py").run()
 
 
-def specs(at: AppTest) -> list[dict]:
-    return [json.loads(chart.proto.spec) for chart in at.get("plotly_chart")]
+def shown(at: AppTest) -> list[dict]:
+    """The figures of a page with their words and code, see plots.py."""
+    return [json.loads(element.proto.json) for element in at.get("bidi_component")]
 
 
 def selection(at: AppTest) -> dict[str, str]:
@@ -108,11 +102,24 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(("page", "name"), DRAWN)
-def test_page_draws_its_figures_and_their_code_reproduces_them(page, name, made, monkeypatch):
-    monkeypatch.setattr("ar_interp.studies.verify", no_claims)
+def test_page_draws_what_a_model_has_with_code_that_reproduces_it_or_says_that_it_has_nothing(
+    page, name, made, monkeypatch
+):
     at = open_page(page, checkpoint=made.get(name, name), position=6, sequence=3)
-    check_page(at, page, name)
+    assert not at.exception
+    assert not at.error
+    if page in WITHOUT.get(name, ()):
+        assert not shown(at)
+        assert "Nothing on this page applies to this model" in at.info[0].value
+        return
+    drawn = "".join(figure["code"] for figure in shown(at))
+    assert SHOWN[page] | ALSO_SHOWN.get((page, name), set()) <= set(re.findall(r"figures\.(\w+)\(", drawn))
+    assert all(figure["title"] and figure["measured"] and figure["look"] for figure in shown(at))
     check_code(at, monkeypatch)
+    if name == "silent":
+        assert "in theory" not in "".join(f"{figure['title']} {figure['measured']}".lower() for figure in shown(at))
+        if page == "overview":
+            assert "Theory makes no claims about this model: noise is 0.3" in at.info[1].value.replace("\\", "")
 
 
 @pytest.fixture(scope="module")
@@ -126,118 +133,66 @@ def made(tmp_path_factory) -> dict[str, Path]:
     return folders
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in OF_DIAGONAL_HEADS])
-@pytest.mark.parametrize("name", GENERAL)
-def test_page_draws_what_a_general_model_has(page, name, made, monkeypatch):
-    monkeypatch.setattr("ar_interp.studies.verify", no_claims)
-    at = open_page(page, checkpoint=made[name], position=4, sequence=3)
-    check_page(at, page, name)
-    check_code(at, monkeypatch)
-
-
-@pytest.mark.parametrize("name", OTHER_KINDS)
-def test_circuits_and_interventions_draw_every_kind_of_shipped_model(name, monkeypatch):
-    at = open_page("circuits", checkpoint=name, layer=1, head=2)
-    check_page(at, "circuits", name)
-    check_code(at, monkeypatch)
-    check_page(open_page("interventions", checkpoint=name), "interventions", name)
-
-
-@pytest.mark.parametrize("page", OF_DIAGONAL_HEADS)
-@pytest.mark.parametrize("name", GENERAL)
-def test_a_page_that_has_nothing_of_a_model_says_so_in_a_sentence(page, name, made):
-    at = open_page(page, checkpoint=made[name])
-    assert not at.exception
-    assert not at.error
-    assert not specs(at)
-    assert "Nothing on this page applies to this model" in at.info[0].value
-
-
-@pytest.fixture(scope="module")
-def silent(tmp_path_factory) -> Path:
-    """A checkpoint of a model of which theory is silent, since its process is noisy."""
-    training = ari.TrainConfig(objective="sampled", lr=1e-3, steps=2, batch=8, n_seeds=2, device="cpu")
-    config = ari.ModelConfig.diagonal(dim=4, n_heads=4, n_ctx=8)
-    run = ari.train(config, ari.CommutingUnitary(4, noise=0.3), training)
-    return ari.checkpoints.save(run, tmp_path_factory.mktemp("silent") / "noisy")
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_a_model_of_which_theory_is_silent_shows_its_figures_and_why_there_are_no_claims(page, silent, monkeypatch):
-    at = open_page(page, checkpoint=silent)
-    check_page(at, page, "silent")
-    check_code(at, monkeypatch)
-    assert "in theory" not in "".join(spec["layout"]["title"]["text"].lower() for spec in specs(at))
-    if page == "overview":
-        assert "Theory makes no claims about this model: noise is 0.3" in at.info[0].value.replace("\\", "")
-
-
-def no_claims(checkpoint, seed) -> ari.Claims:
-    return ari.Claims(checkpoint.name, ())
-
-
-def check_page(at: AppTest, page: str, name: str) -> None:
-    """A page without faults, with all the figures that it should have."""
-    assert not at.exception
-    assert not at.error
-    shown = set(re.findall(r"figures\.(\w+)\(", "".join(snippet.value for snippet in at.code)))
-    assert SHOWN[page] | ALSO_SHOWN.get((page, name), set()) <= shown
-
-
 def check_code(at: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code that a page shows reproduces its figures."""
-    shown: list[go.Figure] = []
-    monkeypatch.setattr(go.Figure, "show", lambda figure: shown.append(figure))
-    for snippet in at.code:
-        exec(snippet.value, {})
-    assert [json.loads(figure.to_json()) for figure in shown] == specs(at)
+    drawn: list[go.Figure] = []
+    monkeypatch.setattr(go.Figure, "show", lambda figure: drawn.append(figure))
+    for figure in shown(at):
+        exec(figure["code"], {})
+    assert [json.loads(figure.to_json())["data"] for figure in drawn] == [f["figure"]["data"] for f in shown(at)]
 
 
-def test_overview_tells_the_verdict_of_every_claim_in_words(monkeypatch):
-    def claim(measured: float, control: float) -> ari.Claim:
-        return ari.Claim(
-            name="positions/c",
-            evidence="weights",
-            statement="p_{T-1} * [c]",
-            source="a source",
-            predicted=0.0,
-            estimate=Estimate(measured),
-            tolerance=0.1,
-            reason="a reason",
-            control=Control(description="untrained", estimate=Estimate(control)),
-        )
-
-    claims = ari.Claims("made up", (claim(0, 1), claim(1, 1), claim(0, 0), claim(0, nan)))
-    monkeypatch.setattr("ar_interp.studies.verify", lambda checkpoint, seed: claims)
-    monkeypatch.setattr("ar_interp.records.read", lambda checkpoint: None)
-    streamlit.cache_resource.clear()
-    at = open_page("overview", checkpoint="diagonal-unitary-h10")
-    streamlit.cache_resource.clear()
-    table = at.table[0].value
-    assert list(table.columns) == ["Verdict", "Statement", "Predicted", "Measured", "n", "Tolerance", "Control"]
-    for cell, verdict in zip(table["Verdict"], ("✓ holds", "✗ fails", "○ void", "? undecided"), strict=True):
-        assert verdict in cell.replace("\N{NO-BREAK SPACE}", " ")
-    assert table["Statement"][0] == r"p\_\{T\-1\} \* \[c\]"  # Markdown shows it as written
+def test_figures_of_shipped_models_carry_the_claims_that_they_bear_on_and_others_carry_none(folder):
+    shipped = shown(open_page("positional_encoding", checkpoint="positional-mu100"))
+    assert {figure["verdict"] for figure in shipped if figure["claims"]} == {"holds"}
+    assert all("measured" in claim and "predicted" in claim for figure in shipped for claim in figure["claims"])
+    assert not any(figure["claims"] for figure in shown(open_page("positional_encoding", checkpoint=folder)))
 
 
-def test_overview_shows_the_record_of_a_folder_as_its_makers_word(tmp_path):
-    shutil.copytree(ari.checkpoints.trained_folder() / "positional-mu300", tmp_path / "mine")
-    mine = ari.load(tmp_path / "mine")
+def test_overview_shows_the_record_of_a_folder_as_its_makers_word(folder):
+    mine = ari.load(folder)
     records.write(mine, ari.Claims("mine", (zoo.claim(),), seed=9), mine.path)
     at = open_page("overview", checkpoint=str(mine.path))
-    assert at.table[0].value["Verdict"].tolist() == [":blue[**✓\N{NO-BREAK SPACE}holds**]"]
-    assert [caption.value for caption in at.caption if "seed 9" in caption.value] == [
-        "Measured by whoever made this folder, seed 9."
-    ]
+    assert any("Measured by whoever made this folder" in text.value for text in at.markdown)
+    at = open_page("overview", checkpoint="positional-mu100")
+    assert any("Measured by the makers of this package" in text.value for text in at.markdown)
 
 
-@pytest.mark.parametrize("page", ["heads", "circuits"])
-def test_a_positional_only_model_has_no_heads_to_show(page):
-    at = open_page(page, checkpoint="positional-mu100")
+def test_a_number_that_is_none_is_said_in_words():
+    view = import_module("view")
+    assert view.numeral("nan") == "not a number"
+    assert view.numeral("-inf") == "-∞"
+    assert view.numeral(3e-30, 1e-30) == "0 (to rounding)"
+    assert view.numeral(1.5, 0.25) == "1.5 ± 0.25"
+
+
+def test_claims_are_measured_again_in_the_background_and_can_be_stopped(folder):
+    at = open_page("overview", checkpoint=folder)
+    (again,) = (button for button in at.button if "again" in button.label)
+    again.click().run()
+    (stop,) = (button for button in at.button if "Stop" in button.label)
+    stop.click().run()
     assert not at.exception
-    assert not at.error
-    assert not specs(at)
-    assert "Nothing on this page" in at.info[0].value
+    (again,) = (button for button in at.button if "again" in button.label)
+    again.click().run()
+    deadline = time.monotonic() + TIMEOUT
+    while any("Stop" in button.label for button in at.button) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        at.run()
+    assert not at.exception
+    assert any("Measured here" in text.value for text in at.markdown), [e.value for e in at.error]
+    assert shown(open_page("positional_encoding", checkpoint=folder))
+
+
+def test_models_by_question_and_the_glossary_have_every_study_and_the_papers():
+    at = open_page("models")
+    assert not at.exception
+    text = " ".join(part.value for part in (*at.markdown, *at.caption))
+    questions = [study.question for study in ari.studies.all_studies() if study.recipes]
+    assert all(question[:20] in text for question in questions)
+    at = open_page("glossary")
+    assert not at.exception
+    assert "arxiv.org/abs/2402.05787" in at.markdown[0].value
 
 
 def break_config(folder: Path) -> str:
@@ -256,7 +211,7 @@ def remove_all(folder: Path) -> str:
     return "no checkpoint"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", ["overview", "heads"])
 @pytest.mark.parametrize("damage", [break_config, break_weights, remove_all])
 def test_a_broken_checkpoint_shows_its_error_and_the_page_recovers(page, damage, folder):
     fault = damage(folder)
@@ -264,38 +219,61 @@ def test_a_broken_checkpoint_shows_its_error_and_the_page_recovers(page, damage,
     assert not at.exception
     (error,) = at.error
     assert fault in error.value.replace("\\", "")
-    assert not specs(at)
-    at.selectbox(key="shipped").select("positional-mu100").run()
+    assert not shown(at)
+    at.selectbox(key="checkpoint chosen").select("positional-mu100").run()
     assert not at.exception
     assert not at.error
     assert selection(at)["checkpoint"] == "positional-mu100"
 
 
+@pytest.mark.parametrize("page", ["in_context_w", "interventions", "circuits"])
+def test_absurd_weights_are_a_sentence_for_each_figure(page, folder):
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: 1e150 * (tensor + 1) for name, tensor in tensors.items()}, folder / "model.safetensors")
+    at = open_page(page, checkpoint=folder)
+    assert not at.exception
+
+
+def test_an_exception_in_a_figure_leaves_the_others(monkeypatch):
+    result = Exhibit.result
+
+    def fail(self, *rest):
+        if self.name == "positional_rows":
+            raise ZeroDivisionError("no *such* thing")
+        return result(self, *rest)
+
+    monkeypatch.setattr(Exhibit, "result", fail)
+    at = open_page("positional_encoding", checkpoint="positional-mu100")
+    assert not at.exception
+    (error,) = at.error
+    assert "stopped unexpectedly" in error.value
+    assert len(shown(at)) > 2
+
+
+def test_a_folder_that_was_not_allowed_is_refused_in_the_same_words_whether_it_is_there(monkeypatch, folder):
+    monkeypatch.setenv("AR_INTERP_ALLOW", "")
+    said = [open_page("heads", checkpoint=path).error[0].value for path in (folder, "/root", "/no/such")]
+    assert len(set(said)) == 1
+    assert "allowed to open when it was started" in said[0]
+
+
 def test_a_folder_of_ones_own_is_drawn_and_drawn_afresh_once_it_changes(folder):
     at = open_page("positional_encoding", checkpoint=folder)
-    before = specs(at)
-    assert at.text_input(key="folder").value == str(folder)
-    assert at.selectbox(key="shipped").value is None
+    before = shown(at)
     tensors = load_file(folder / "model.safetensors")
     save_file({name: 2 * tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
-    after = specs(at.run())
-    assert after[1]["data"][0]["y"] == [2 * value for value in before[1]["data"][0]["y"]]
-
-
-def test_typing_a_folder_selects_it(folder):
-    at = open_page("heads", checkpoint="diagonal-unitary-h10")
-    at.text_input(key="folder").input(str(folder)).run()
-    assert selection(at)["checkpoint"] == str(folder)
-    assert "Nothing on this page" in at.info[0].value
+    after = shown(at.run())
+    old, new = (figures[1]["figure"]["data"][0]["y"] for figures in (before, after))
+    assert new == [2 * value for value in old]
 
 
 def test_the_url_selects_and_the_widgets_write_to_it():
     at = open_page("in_context_w", checkpoint="diagonal-unitary-h5", position=7, sequence=5)
     assert (at.slider(key="position").value, at.slider(key="sequence").value) == (7, 5)
-    assert "sequence 5 at T = 7" in specs(at)[0]["layout"]["title"]["subtitle"]["text"]
+    assert "At T = 7 " in shown(at)[0]["title"]
     at.slider(key="position").set_value(9).run()
     assert selection(at) == {"checkpoint": "diagonal-unitary-h5", "position": "9", "sequence": "5"}
-    assert "sequence 5 at T = 9" in specs(at)[0]["layout"]["title"]["subtitle"]["text"]
+    assert "At T = 9 " in shown(at)[0]["title"]
     at.query_params["position"] = "4"
     at.run()
     assert at.slider(key="position").value == 4
@@ -327,20 +305,20 @@ def test_the_selection_survives_a_change_of_page():
         at.switch_page(f"pages/{page}.py").run()
         assert not at.exception
         assert selection(at) == {"checkpoint": "diagonal-unitary-h5", "position": "7", "sequence": "5"}
-    assert at.selectbox(key="shipped").value == "diagonal-unitary-h5"
+    assert at.selectbox(key="checkpoint chosen").value == "diagonal-unitary-h5"
     assert at.slider(key="position").value == 7
 
 
 def test_layer_and_head_are_chosen_where_there_are_several(made):
     at = open_page("circuits", checkpoint="diagonal-unitary-h10", head=3)
     assert at.slider(key="head").value == 3
-    assert "layer 0, head 3" in specs(at)[0]["layout"]["title"]["subtitle"]["text"]
+    assert "layer 0, head 3" in shown(at)[0]["title"].lower()
     at.slider(key="head").set_value(0).run()
     assert selection(at)["head"] == "0"
-    assert "layer 0, head 0" in specs(at)[0]["layout"]["title"]["subtitle"]["text"]
+    assert "layer 0, head 0" in shown(at)[0]["title"].lower()
     at = open_page("circuits", checkpoint=made["deep"], layer=1)
     assert [slider.key for slider in at.slider] == ["layer"]
-    assert "layer 1, head 0" in specs(at)[0]["layout"]["title"]["subtitle"]["text"]
+    assert "layer 1, head 0" in shown(at)[0]["title"].lower()
 
 
 @pytest.mark.parametrize(("asked", "shown"), [("99", 9), ("-3", 0), ("1.5", 0), ("x", 0), ("", 0)])
@@ -363,7 +341,7 @@ def test_another_source_turns_the_same_prediction_elsewhere():
 
 
 def arrow(at: AppTest) -> dict:
-    return next(trace for trace in specs(at)[0]["data"] if trace.get("name") == "moved by the swap")
+    return next(trace for trace in shown(at)[0]["figure"]["data"] if trace.get("name") == "moved by the swap")
 
 
 def test_an_edit_moves_the_loss_and_the_url():
@@ -381,8 +359,8 @@ def test_an_edit_moves_the_loss_and_the_url():
 
 def chosen_edit(at: AppTest) -> dict:
     """Of the second edit, the marked loss."""
-    figure = next(spec for spec in specs(at) if spec["layout"]["title"]["text"].startswith("Positional scale"))
-    return next(trace for trace in figure["data"] if trace.get("name") == "measured here")
+    figure = next(figure for figure in shown(at) if figure["title"].startswith("Positional scale"))
+    return next(trace for trace in figure["figure"]["data"] if trace.get("name") == "measured here")
 
 
 @pytest.mark.parametrize(("asked", "shown"), [("99", 2), ("-3", 0), ("nan", 1), ("inf", 1), ("x", 1), ("", 1)])

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
-from oracles import check_titles, trace
+from oracles import check_titles, plain, trace
 
 import ar_interp as ari
 
@@ -334,7 +334,8 @@ def test_no_title_speaks_of_theory_where_it_is_silent():
     assert given.setting.why_not
     for name, figure in given.figures.items():
         if name not in ("filter_profile", "filter_response"):
-            words = figure.layout.title.text.lower()
+            title = figure.layout.title
+            words = f"{title.text} {title.subtitle.text}".lower()
             assert "in theory" not in words, name
             assert "exactly" not in words, name
 
@@ -353,8 +354,8 @@ def test_the_expected_spectrum_is_that_of_the_closed_form(n_heads, kappa):
 def test_a_model_that_misses_the_theory_shows_its_own_numbers(results):
     given = results["unitary"]
     figure = ari.figures.head_matrices(given.heads, given.setting)
-    assert figure.layout.title.text.startswith("In theory")
-    assert f"{given.heads.e_c:.3g}" in figure.layout.title.subtitle.text
+    assert f"C = BᵀA is {given.heads.e_c:.3g} away" in plain(figure.layout.title.text)
+    assert "In theory C = BᵀA" in plain(figure.layout.title.subtitle.text)
 
 
 def test_the_ratio_is_drawn_where_theory_has_none():

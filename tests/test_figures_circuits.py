@@ -5,7 +5,7 @@ from functools import cached_property
 import plotly.graph_objects as go
 import pytest
 import torch
-from oracles import check_titles, trace
+from oracles import check_titles, plain, trace
 
 import ar_interp as ari
 from ar_interp.probes.circuits import CIRCUITS, COMPOSITIONS, Circuits
@@ -117,7 +117,7 @@ def test_a_gradient_step_has_d_equal_singular_values_and_no_eigenvalue():
         assert list(trace(eigenvalues, name).x) == pytest.approx([0] * 3 * dim)
     assert "QK 3 (untrained 3) and OV 3 (untrained 3), of 9" in plain(spectra.layout.title.subtitle.text)
     shares = ari.figures.block_shares(given, layer=0, head=0)
-    assert "1 of |QK|² and 1 of |OV|²" in plain(shares.layout.title.subtitle.text)
+    assert "1 of |QK|² and 1 of |OV|²" in plain(shares.layout.title.text)
 
 
 @pytest.mark.parametrize("setting", ["plain", "wide", "many"])
@@ -182,9 +182,9 @@ def test_composition_is_drawn_from_earlier_to_later_and_white_at_the_untrained_m
         assert drawn.z[rows.index("1, 0")][columns.index("1, 1")] != drawn.z[rows.index("1, 0")][columns.index("1, 1")]
     mean, sd = given.circuits.untrained_composition
     assert figure.layout.coloraxis.cmid == mean
-    assert f"{mean:.3g} ± {sd:.3g} (sd)" in figure.layout.title.text
+    assert f"{mean:.3g} ± {sd:.3g} (sd)" in plain(figure.layout.title.subtitle.text)
     farthest = table[(table - mean).abs().idxmax()]
-    assert f"{farthest:.3g}, {(farthest - mean) / sd:.3g} sd away" in plain(figure.layout.title.subtitle.text)
+    assert f"is {farthest:.3g}, {(farthest - mean) / sd:.3g} sd from untrained" in plain(figure.layout.title.text)
 
 
 def test_composition_of_block_scalars_is_compared_with_untrained_block_scalars(opened):
@@ -194,7 +194,7 @@ def test_composition_of_block_scalars_is_compared_with_untrained_block_scalars(o
     figure = ari.figures.composition_scores(given.circuits, untrained=untrained)
     scores = torch.tensor([score for other in untrained for score in other.composition["score"]])
     assert figure.layout.coloraxis.cmid == pytest.approx(scores.mean().item())
-    assert f"{scores.mean():.3g} ± {scores.std():.3g} (sd)" in figure.layout.title.text
+    assert f"{scores.mean():.3g} ± {scores.std():.3g} (sd)" in plain(figure.layout.title.subtitle.text)
 
 
 def test_one_layer_has_nothing_to_compose_with(opened):
@@ -211,20 +211,15 @@ def test_one_layer_has_nothing_to_compose_with(opened):
         ("deep", "beside untrained weights", "beside untrained weights"),  # theory is silent
     ],
 )
-def test_titles_say_what_theory_says_of_this_kind_of_head(opened, setting, spectra, eigenvalues):
+def test_subtitles_say_what_theory_says_of_this_kind_of_head(opened, setting, spectra, eigenvalues):
     figures = opened[setting].figures
-    assert spectra in plain(figures["circuit_spectra"].layout.title.text)
-    assert eigenvalues in plain(figures["circuit_eigenvalues"].layout.title.text)
+    assert spectra in plain(figures["circuit_spectra"].layout.title.subtitle.text)
+    assert eigenvalues in plain(figures["circuit_eigenvalues"].layout.title.subtitle.text)
 
 
 def dense(circuits: Circuits, name: str) -> torch.Tensor:
     factored = getattr(circuits, name)
     return factored.A @ factored.B
-
-
-def plain(text: str) -> str:
-    """Without line breaks."""
-    return text.replace("<br>", " ")
 
 
 def gradient_step(dim: int) -> ari.HookedARTransformer:

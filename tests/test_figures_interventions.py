@@ -5,7 +5,7 @@ from functools import cached_property
 
 import plotly.graph_objects as go
 import pytest
-from oracles import check_titles, trace
+from oracles import check_titles, plain, trace
 
 import ar_interp as ari
 from ar_interp.probes.ablations import ablate_heads, ablate_positions
@@ -151,13 +151,13 @@ def test_predictions_that_hardly_differ_are_looked_at_closely(moved):
     assert low == -high < -0.5
 
 
-def test_the_subtitle_says_how_far_the_goal_is_before_and_after(moved):
+def test_the_title_says_how_far_the_goal_is_before_and_after(moved):
     given = moved["unitary"]
     at = given.swapped.positions.index(POSITION)
     own, tip, goal = (x[PAIR, at] for x in (given.swapped.own, given.swapped.moved, given.swapped.goal))
     before, after = ((x - goal).norm().square() / goal.norm().square() for x in (own, tip))
-    subtitle = plain(given.figures["swapped_prediction"].layout.title.subtitle.text)
-    assert f"{before:.3g} before, {after:.3g} after" in subtitle
+    title = plain(given.figures["swapped_prediction"].layout.title.text)
+    assert f"{before:.3g} before, {after:.3g} after" in title
 
 
 def test_a_minimum_of_the_unitary_family_ends_in_the_rings():
@@ -172,7 +172,7 @@ def test_a_minimum_of_the_unitary_family_ends_in_the_rings():
     for i in range(3):
         ring, _, arrow = (line for line in in_panel(figure, i) if line.name)
         assert (arrow.x[1], arrow.y[1]) == pytest.approx((ring.x[0], ring.y[0]))
-    assert "every arrow ends in its ring" in figure.layout.title.text
+    assert "every arrow ends in its ring" in plain(figure.layout.title.subtitle.text)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_a_minimum_of_the_unitary_family_ends_in_the_rings():
         ("deep", "as far as the model uses its estimate of W"),
     ],
 )
-def test_the_title_says_what_theory_says_of_the_swap(moved, setting, said):
-    assert said in plain(moved[setting].figures["swapped_prediction"].layout.title.text)
+def test_the_subtitle_says_what_theory_says_of_the_swap(moved, setting, said):
+    assert said in plain(moved[setting].figures["swapped_prediction"].layout.title.subtitle.text)
 
 
 @pytest.mark.parametrize("setting", ["unitary", "deep"])
@@ -245,7 +245,7 @@ def test_costs_are_bars_with_errors_and_theory_is_a_marker_on_each(moved):
         assert list(bars.y) == list(table["cost"])
         assert list(bars.error_y.array) == list(table["cost_se"])
         assert list(theory.y) == list(table["predicted"])
-        assert "In theory" in figure.layout.title.text
+        assert "In theory" in plain(figure.layout.title.subtitle.text)
         assert f"at most {table['cost'].max():.3g} ± " in plain(figure.layout.title.subtitle.text)
 
 
@@ -253,7 +253,7 @@ def test_where_theory_says_nothing_there_is_no_marker(moved):
     figures = moved["deep"].figures
     for name in ("ablation_costs", "ablation_costs of keys"):
         assert [bar.name for bar in figures[name].data] == ["measured"]
-        assert "theory" not in figures[name].layout.title.text
+        assert "theory" not in plain(figures[name].layout.title.subtitle.text)
     assert list(figures["ablation_costs"].data[0].x) == ["0", "1"]  # layers, of one head each
     assert figures["ablation_costs"].layout.xaxis.title.text == "layer"
 
@@ -304,10 +304,10 @@ def test_scrubbing_shows_the_hypothesis_its_controls_and_the_empty_layer(name, h
 @pytest.mark.parametrize(
     ("setting", "edit", "source", "said"),
     [
-        ("unitary", "head rotation", "exact", "a closed form of the weights"),
-        ("positional", "previous position", "exact", "a closed form of the weights"),
+        ("unitary", "head rotation", "exact", "closed form of the weights"),
+        ("positional", "previous position", "exact", "closed form of the weights"),
         ("one step", "second path", "estimated", "estimated from other sequences"),
-        ("plain", "positional scale", "none", "no closed form is known"),
+        ("plain", "positional scale", "none", "No closed form is known"),
     ],
 )
 def test_an_edit_is_predicted_and_measured_along_its_values_and_at_the_chosen_one(moved, setting, edit, source, said):
@@ -323,13 +323,13 @@ def test_an_edit_is_predicted_and_measured_along_its_values_and_at_the_chosen_on
     assert list(measured.error_y.array) == list(table["measured_se"])
     assert (marked.x, marked.y) == ((0.7,), (here["measured"],))
     assert figure.layout.shapes[0].x0 == EDITS[edit].neutral
-    assert said in plain(figure.layout.title.text)
+    assert said in plain(figure.layout.title.subtitle.text)
     assert losses.source == source
     subtitle = plain(figure.layout.title.subtitle.text)
     assert f"measured {here['measured']:.3g} ± {here['measured_se']:.3g}; 10 sequences" in subtitle
     if source == "none":
         assert "predicted" not in [line.name for line in figure.data]
-        assert "predicted" not in subtitle
+        assert "predicted" not in plain(figure.layout.title.text)
     else:
         assert list(trace(figure, "predicted").y) == list(table["predicted"])
         assert f"predicted {here['predicted']:.3g}" in subtitle
@@ -363,8 +363,3 @@ def in_panel(figure: go.Figure, i: int) -> list[go.Scatter]:
 def score(swapped: SwappedContext, condition: str) -> float:
     table = swapped.by_position
     return table[(table["condition"] == condition) & (table["T"] == POSITION)]["score"].item()
-
-
-def plain(text: str) -> str:
-    """Without line breaks."""
-    return text.replace("<br>", " ")

@@ -31,7 +31,7 @@ def run(*arguments: object, path: Path = OUTSIDE) -> str:
 
 COMMAND = "import sys; from ar_interp.cli import main; sys.exit(main())"
 WALK = """
-import json, sys
+import json, os, sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -59,10 +59,11 @@ with redirect_stdout(StringIO()) as verified:
     assert main(["verify", str(folder), "--json", str(output / "claims.json")]) == 0
 assert main(["report", str(folder), "-o", str(output / "report.html")]) == 0
 
+os.environ["AR_INTERP_ALLOW"] = str(folder.parent)
 at = AppTest.from_file(app, default_timeout=120)
 at.query_params["checkpoint"] = str(folder)
 at.switch_page("pages/heads.py").run()
-shown = {"exceptions": [e.message for e in at.exception], "specs": [e.proto.spec for e in at.get("plotly_chart")]}
+shown = {"exceptions": [e.message for e in at.exception], "specs": [e.proto.json for e in at.get("bidi_component")]}
 sections = {"loaded": loaded, "listed": listed.getvalue(), "verified": verified.getvalue(), "shown": shown}
 (output / "walk.json").write_text(json.dumps(sections))
 """

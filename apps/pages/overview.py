@@ -2,132 +2,123 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
+import measuring
 import serving
 import streamlit as st
 import view
 
 import ar_interp as ari
 from ar_interp import records
-from ar_interp.seeds import STATED
-
-SYMBOLS = {
-    "holds": ":blue[**✓\N{NO-BREAK SPACE}holds**]",
-    "fails": ":orange[**✗\N{NO-BREAK SPACE}fails**]",
-    "undecided": ":gray[**?\N{NO-BREAK SPACE}undecided**]",
-    "void": ":gray[**○\N{NO-BREAK SPACE}void**]",
-}
+from ar_interp.report.typeset import typeset
+from ar_interp.report.words import KINDS, VERDICTS
+from ar_interp.studies import structures
 
 
-@view.cached("Measuring every claim …")
-def verify(checkpoint: ari.Checkpoint) -> ari.Claims:
-    return ari.verify(checkpoint, seed=STATED)
+def show_facts(checkpoint: ari.Checkpoint) -> None:
+    """What the model is, what it learned and how."""
+    config, process, training = checkpoint.config, checkpoint.process, checkpoint.training
+    seeds = len(checkpoint.members)
+    rate = "" if training.optimizer == "lbfgs" else f", lr {training.lr:.4g}"
+    facts = {
+        "Model": {
+            "architecture": config.summary,
+            "dimension d": config.dim,
+            "longest context": config.n_ctx,
+            "precision": config.dtype,
+        },
+        "Process": {
+            "family": process.kind,
+            "law of W": process.meaning,
+            "first token": process.initial.law,
+            "noise": f"{process.noise:g}",
+        },
+        "Training": {
+            "loss": training.objective,
+            "optimizer": f"{training.optimizer}, {checkpoint.steps:,} steps{rate}",
+            "seed": f"{checkpoint.seed}, the best of {seeds:,}" if seeds > 1 else checkpoint.seed,
+            "device": checkpoint.device,
+        },
+    }
+    for column, (name, rows) in zip(st.columns(len(facts)), facts.items(), strict=True):
+        with column.container(border=True, height="stretch"):
+            lines = (f"{key}: {view.plain(str(value))}" for key, value in rows.items())
+            st.markdown(f"**{name}**  \n" + "  \n".join(lines))
 
 
-def with_interval(measured: Any, uncertainty: Any = 0.0, form: str = ".4g") -> str:
-    """A number of a record, which is a text where it is not finite."""
-    if isinstance(measured, str):
-        return measured
-    return f"{measured + 0:{form}}" + (f" ± {uncertainty:.2g}" if uncertainty and uncertainty != "nan" else "")
+def show_claims(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The claims by what they are about: what that is, how many hold, and each of them on a click."""
+    titles, parts, groups = structures(), [], defaultdict(list)
+    for row in rows:
+        groups[row["name"].split("/")[0]].append(row)
+    for structure, claims in groups.items():
+        about = titles.get(structure)
+        title = about.title if about else structure.capitalize()
+        meaning = f"<p>{typeset(about.meaning)}</p>" if about else ""
+        lines = "".join(map(claim_rows, claims))
+        counts = view.counted(row["verdict"] for row in claims)
+        summary = f"<summary>{typeset(title)} <small>{counts}</small></summary>"
+        parts.append(f'<details class="ar-group">{summary}{meaning}{lines}</details>')
+    st.html("".join(parts))
 
 
-def claims_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The claims as a reader wants them: verdict first, in words and a sign."""
-    return pd.DataFrame(
-        {
-            "Verdict": SYMBOLS[row["verdict"]],
-            "Statement": view.plain(row["statement"]),
-            "Predicted": f"{'' if row['side'] == 'equal to' else row['side'] + ' '}{with_interval(row['predicted'])}",
-            "Measured": with_interval(row["measured"], row["uncertainty"]),
-            "n": f"{row['n']:,}",
-            "Tolerance": with_interval(row["tolerance"], form=".2g"),
-            "Control": f"{with_interval(row['control']['measured'], form='.3g')} "
-            f"({view.plain(row['control']['description'])})",
-        }
-        for row in rows
+def claim_rows(row: Mapping[str, Any]) -> str:
+    """A claim as HTML."""
+    verdict, control = row["verdict"], row["control"]
+    side = "" if row["side"] == "equal to" else f"{row['side']} "
+    limit = f"<p>{typeset(row['limit'])}</p>" if row["limit"] else ""
+    numbers = {
+        "measured": view.numeral(row["measured"], row["uncertainty"]),
+        "predicted": side + view.numeral(row["predicted"]),
+        "tolerance": f"{view.numeral(row['tolerance'])} ({typeset(row['reason'])})",
+        "control": f"{view.numeral(control['measured'])} ({typeset(control['description'])})",
+        "n": f"{row['n']:,}",
+        "evidence": typeset(KINDS[row["evidence"]].meaning),
+        "source": typeset(row["source"]),
+    }
+    said = "".join(f"<span>{name}: {value}</span>" for name, value in numbers.items())
+    return (
+        f'<div class="ar-claim"><b>{view.SIGNS[verdict]} {verdict}</b>'
+        f'<div><p>{typeset(row["statement"])}</p>{limit}<div class="ar-numbers">{said}</div></div></div>'
     )
 
 
-def claims_of(checkpoint: ari.Checkpoint) -> tuple[str, Sequence[dict[str, Any]], str]:
-    """Where the claims come from, the claims, and why there are none: the folder's record until asked to measure."""
-    record = records.read(checkpoint)
-    if record is not None and not st.toggle("Measure again", help="All contexts are drawn anew; it takes a while."):
-        maker = "the makers of this package" if record.shipped else "whoever made this folder"
-        return f"Measured by {maker}, seed {record.seed}.", record.rows, ""
-    claims = verify(checkpoint)
-    return f"Measured here, seed {claims.seed}.", [claim.to_dict() for claim in claims], claims.why_not
+def show_record(checkpoint: ari.Checkpoint) -> None:
+    """The claims as they were measured here, or as the folder says, and the means to measure them again."""
+    rows = view.measured_claims(checkpoint)
+    maker = "here" if measuring.found(checkpoint) else "by the makers of this package"
+    if not rows:
+        record = records.read(checkpoint)
+        if record is None:
+            st.info("Nobody has measured the claims about this model yet.")
+        else:
+            rows, maker = record.rows, "by whoever made this folder"
+    if rows:
+        st.markdown(f"{view.counted(row['verdict'] for row in rows)}. Measured {maker}.")
+        with st.popover("What do these words mean?"):
+            for verdict, (sign, meaning) in VERDICTS.items():
+                st.markdown(f"{sign} **{verdict}**: {view.plain(meaning)}.")
+        show_claims(rows)
+    why_not = ari.setting_of(checkpoint.config, checkpoint.process).why_not
+    if why_not:
+        st.info(f"Theory makes no claims about this model: {view.plain(why_not)}.")
+    measuring.show(checkpoint)
 
 
 checkpoint = view.open_page("Overview", "What this model is, and what of the theory holds in it.")
-config, process, training = checkpoint.config, checkpoint.process, checkpoint.training
 recipe = ari.recipes.RECIPES.get(st.query_params["checkpoint"])
-
-st.subheader(checkpoint.name)
 if recipe:
     st.markdown(view.plain(recipe.summary))
-updates = f"{training.optimizer}, {checkpoint.steps:,} steps"
-n_seeds = len(checkpoint.members)
-facts = {
-    "Model": {
-        "architecture": config.summary,
-        "dimension d": config.dim,
-        "longest context": config.n_ctx,
-        "precision": config.dtype,
-    },
-    "Process": {
-        "family": process.kind,
-        "law of W": process.meaning,
-        "first token": process.initial.law,
-        "noise": f"{process.noise:g}",
-    },
-    "Training": {
-        "loss": training.objective,
-        "optimizer": updates + ("" if training.optimizer == "lbfgs" else f", lr {training.lr:.4g}"),
-        "seed": f"{checkpoint.seed}, the best of {n_seeds:,}" if n_seeds > 1 else checkpoint.seed,
-        "device": checkpoint.device,
-    },
-}
-for column, (name, rows) in zip(st.columns(len(facts)), facts.items(), strict=True):
-    with column.container(border=True):
-        st.markdown(f"**{name}**  \n" + "  \n".join(f"{key}: {view.plain(str(value))}" for key, value in rows.items()))
-
+show_facts(checkpoint)
 st.subheader("Claims")
-claims_place = st.container()
-
-st.subheader("Training")
-if training.optimizer == "lbfgs":
-    st.markdown("L-BFGS minimises each seed at once and keeps no history of steps.")
-view.show_exhibits(checkpoint, "Overview")
-
+with view.errors_shown(end=False):
+    show_record(checkpoint)
 serving.import_all()
-with claims_place, view.errors_shown():
-    said, rows, why_not = claims_of(checkpoint)
-    if why_not:
-        st.info(f"Theory makes no claims about this model: {view.plain(why_not)}.")
-    if not rows:
-        st.stop()
-    counts = Counter(row["verdict"] for row in rows)
-    st.markdown(
-        " · ".join(f"{SYMBOLS[verdict]} {counts[verdict]}" for verdict in SYMBOLS if counts[verdict])
-        + ". A claim *holds* if its whole interval is within its tolerance and its control's wholly outside; it is "
-        "*void* if both are within, *undecided* if an interval reaches over a bound."
-    )
-    st.caption(said)
-    st.table(claims_table(rows), hide_index=True)
-    with st.expander("Sources, and the reason for each tolerance", icon=":material/menu_book:"):
-        st.table(
-            pd.DataFrame(
-                {
-                    "Statement": view.plain(row["statement"]),
-                    "Source": view.plain(row["source"]),
-                    "Tolerance": f"{with_interval(row['tolerance'], form='.2g')}: {view.plain(row['reason'])}",
-                }
-                for row in rows
-            ),
-            hide_index=True,
-        )
-    view.show_code(f"claims = ari.verify(checkpoint, seed={STATED})\nprint(claims.to_frame().to_string())")
+st.subheader("Training")
+if checkpoint.training.optimizer == "lbfgs":
+    st.markdown("L-BFGS minimises each seed at once and keeps no history of steps.")
+with view.errors_shown():
+    view.show_exhibits(checkpoint, "Overview")

@@ -1,7 +1,7 @@
 """One figure per result: a frozen result in, a `plotly` figure out. Nothing is measured here.
 
-Where theory speaks of the model, titles say what it expects (`Setting.sentence`), subtitles what was measured:
-where the two differ, one sees it. Where theory is silent titles say what is drawn.
+Titles say what is seen, with its number; subtitles how it was measured and, where theory speaks of the model, what it
+expects (`Setting.sentence`): where the two differ, one sees it.
 
 Builders share these arguments: `sequence`, `pair`, `layer` and `head`, from 0; `position`, T, from 1; `untrained`, the
 same result of the same architecture with fresh weights.

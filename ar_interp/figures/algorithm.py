@@ -24,8 +24,9 @@ from ar_interp.figures.style import (
 )
 from ar_interp.probes.algorithm import AlgorithmIdentification
 
-COMPARED = ("zero", "1 step", "4 steps", "16 steps", "OLS")
-LINES = ((VERMILLION, "dash"), (ORANGE, "dot"), (PURPLE, "dashdot"), (GREEN, "longdash"), (GREY, "longdashdot"))
+COMPARED = ("zero", "1 step", "4 steps", "16 steps", "OLS", "diagonal OLS")
+LINES = ((VERMILLION, "dash"), (ORANGE, "dot"), (PURPLE, "dashdot"), (GREEN, "longdash"), (GREY, "longdashdot"),
+         (SKY, "dash"))  # fmt: skip
 FAINT = 0.12
 LEAST, LEAST_STEPS = 1e-32, 0.1  # a logarithmic axis has no zero
 
@@ -62,11 +63,17 @@ def error_by_position(identification: AlgorithmIdentification, *, estimators: Se
     lowest = np.floor(np.log10(max(own.min(), LEAST)))
     highest = np.ceil(np.log10(min(max(np.median(own), 1), 1 / LEAST)))
     last = drawn[drawn["estimator"] == layers[-1]].iloc[-1]
+    at_end = drawn[(drawn["T"] == last["T"]) & drawn["estimator"].isin(estimators)]
+    nearest = ""
+    if len(at_end):
+        apart = np.abs(np.log(np.asarray(at_end["error"].clip(LEAST)) / max(last["error"], LEAST)))
+        other = at_end.iloc[int(apart.argmin())]
+        nearest = f"; nearest to it is {other['estimator']}, {number(other['error'])}"
     return styled(
         figure,
-        title="Where two curves lie on each other at every T, model and estimator may do the same",
-        measured=f"the model at T = {last['T']}: {number(last['error'])}. Means over {identification.n} sequences; "
-        "bands: the middle 80 % of them",
+        title=f"At T = {last['T']} the model errs by {number(last['error'])}{nearest}",
+        expected="Where two curves lie on each other at every T, model and estimator may do the same",
+        measured=f"means over {identification.n} sequences; bands: the middle 80 % of them",
         x="context length T",
         y={"title_text": "|prediction − s<sub>T+1</sub>|²", "range": [lowest - 1, highest + 1], **LOG},
         wide=True,
@@ -105,9 +112,9 @@ def algorithm_match(identification: AlgorithmIdentification, *, layer: int | Non
     nearest = rows[rows["estimator"] == best].iloc[0]
     return styled(
         figure,
-        title="The algorithm that the model runs should be nearest in predictions, errors and estimates of W",
-        measured=f"after layer {layer} the nearest is {best}: distance {number(nearest['distance'])}, cosine of the "
-        f"errors {number(nearest['error_similarity'])}",
+        title=f"After layer {layer} the nearest predictions are those of {best}, {number(nearest['distance'])} away",
+        measured=f"cosine of the errors {number(nearest['error_similarity'])}",
+        expected="The algorithm that the model runs is near in predictions, errors and estimates of W alike",
         y={"title_text": "estimator", "dtick": 1},
         height=160 + 20 * len(rows),
         wide=True,
@@ -139,9 +146,10 @@ def steps_by_layer(identification: AlgorithmIdentification) -> go.Figure:
     kind = "divided by T − 1" if identification.per_pair else "of one size for all T"
     return styled(
         figure,
-        title="Layers that each took one gradient step would lie on the dotted line",
-        measured=f"the model's error: that of {number(identification.equivalent_steps)} steps {kind}. "
-        "0.1 is drawn for less, 64 for more",
+        title=f"The model errs as {number(identification.equivalent_steps)} gradient steps do, with "
+        f"{len(layers)} layer{'s' if len(layers) > 1 else ''}",
+        measured=f"steps {kind}; 0.1 is drawn for less, 64 for more",
+        expected="Layers that each took one step would lie on the dotted line",
         x={"title_text": "after layer", "dtick": 1},
         y={"title_text": "gradient steps", "type": "log", "tickvals": ticks, "range": [-1.05, 1.95]},
         wide=True,

@@ -51,12 +51,14 @@ def circuit_spectra(circuits: Circuits, untrained: Circuits, setting: Setting, *
             draw(figure, x, values, label, hover, mode="lines+markers", line=line, **look)
         own_rank, fresh_rank = (spectrum.effective_rank[layer, head].item() for spectrum in (own, fresh))
         ranks.append(f"{name} {number(own_rank)} (untrained {number(fresh_rank)})")
+    asked, written = (number(own.effective_rank[layer, head].item()) for _, own, _ in _pairs(circuits, untrained))
     number_of = {"title_text": "number of the singular value", "dtick": 1 if n_values <= 20 else None}
     return styled(
         figure,
         x={**number_of, "range": [0.5, n_values + 0.5]},
         y={"title_text": "S<sub>i</sub>² / |X|²", "rangemode": "tozero"},
-        title=setting.sentence("circuit spectra"),
+        title=f"Layer {layer}, head {head} asks for about {asked} directions and writes {written}",
+        expected=setting.sentence("circuit spectra"),
         measured=f"layer {layer}, head {head}: effective rank {' and '.join(ranks)}, of {circuits.QK.shape[-1]}",
     )
 
@@ -77,8 +79,9 @@ def circuit_eigenvalues(
     normality = " and ".join(f"{name} {number(own.normality[layer, head].item())}" for name, own, _ in spectra)
     return styled(
         figure,
-        title=setting.sentence("circuit eigenvalues"),
-        measured=f"layer {layer}, head {head}: Σ|λ|² / |X|² is {normality}; 1 for a normal circuit, 0 for a nilpotent",
+        title=f"Layer {layer}, head {head}: the eigenvalues hold {normality} of |X|²",
+        expected=setting.sentence("circuit eigenvalues"),
+        measured="Σ|λ|² / |X|²: 1 for a normal circuit, 0 for a nilpotent",
     )
 
 
@@ -104,8 +107,9 @@ def effective_ranks(circuits: Circuits, untrained: Circuits) -> go.Figure:
         figure,
         x={"title_text": unit, "type": "category"},
         y={"title_text": "effective rank", "range": [0, 1.05 * width]},
-        title="As many directions as a circuit treats alike, so large is its effective rank",
-        measured=f"{', '.join(ranges)}, of {width}; exp of the entropy of the shares S<sub>i</sub>² / |X|²",
+        title=f"Effective ranks: {', '.join(ranges)}, of {width}",
+        expected="As many directions as a circuit treats alike, so large is its effective rank",
+        measured="exp of the entropy of the shares S<sub>i</sub>² / |X|²",
         height=240,
         wide=True,
     )
@@ -121,9 +125,10 @@ def block_shares(circuits: Circuits, *, layer: int, head: int) -> go.Figure:
     step = shares[0, 1, 2].item(), shares[1, 1, 0].item()
     return styled(
         figure,
-        title="A gradient step asks with s<sub>t</sub> for keys s<sub>t−1</sub>, and reads out values s<sub>t</sub>",
-        measured=f"layer {layer}, head {head}: these have {number(step[0])} of |QK|² and {number(step[1])} of |OV|²; "
-        "each block of untrained full heads 1/9",
+        title=f"Two blocks have {number(step[0])} of |QK|² and {number(step[1])} of |OV|²",
+        expected="A gradient step asks with s<sub>t</sub> for keys s<sub>t−1</sub> and reads out values s<sub>t</sub>: "
+        "these two",
+        measured=f"layer {layer}, head {head}; each block of untrained full heads has 1/9",
         height=320,
         legend=False,
     )
@@ -201,9 +206,10 @@ def composition_scores(circuits: Circuits, *, untrained: Sequence[Circuits] = ()
     ]
     return styled(
         figure,
-        title=f"Layers that ignore each other compose as untrained ones do: {number(mean)} ± {number(sd)} (sd)",
-        measured=f"farthest from it: {top['kind']}-composition of {heads[0]} with {heads[1]}, {number(top['score'])}, "
-        f"{number((top['score'] - mean) / sd)} sd away",
+        title=f"{top['kind']}-composition of {heads[0]} with {heads[1]} is {number(top['score'])}, "
+        f"{number((top['score'] - mean) / sd)} sd from untrained layers",
+        expected="Layers that ignore each other compose as untrained ones do",
+        measured=f"untrained: {number(mean)} ± {number(sd)} (sd)",
         x={"type": "category"},
         y={"type": "category"},
         height=260,

@@ -63,12 +63,18 @@ def context_error(recovered: RecoveredContext, setting: Setting) -> go.Figure:
     if lowest <= NEAR_ROUNDING:
         rounding(figure, ROUNDING**2, "rounding, (2.2e−16)²")
         lowest = min(lowest, math.floor(2 * math.log10(ROUNDING)) - 1)
-    last = errors[(errors["estimator"] == "model") & (errors["T"] == errors["T"].max())].iloc[0]
+    at_end = errors[errors["T"] == errors["T"].max()].set_index("estimator")
+    last = at_end.loc["model"]
+    others = (
+        f", one gradient step by {number(at_end.loc['one gradient step', 'context_error'])}"
+        if "one gradient step" in at_end.index
+        else ""
+    )
     return styled(
         figure,
-        title=setting.sentence("context"),
-        measured=f"the model at T = {last['T']}: {number(last['context_error'])}. Means over {last['n']} sequences "
-        "± one standard error; an error of exactly 0 is not drawn",
+        title=f"At T = {int(last['T'])} the estimate of W errs by {number(last['context_error'])}{others}",
+        expected=setting.sentence("context"),
+        measured=f"means over {last['n']} sequences ± one standard error; an error of 0 is not drawn",
         x="context length T",
         y={"title_text": "|Ŵ − W|² / d", "range": [lowest - 1, 1], **LOG},
     )
@@ -83,9 +89,9 @@ def context_matrices(recovered: RecoveredContext, setting: Setting, *, sequence:
     panels = {name: (heatmap(part, rows="row", columns="column"), "row j", "column i") for name, part in parts.items()}
     return styled(
         matrices(panels),
-        title=setting.sentence("estimate"),
-        measured=f"sequence {sequence} at T = {position}: largest |Ŵ − W| of an entry "
-        f"{number((estimate - W).abs().max().item())}",
+        title=f"At T = {position} entries of Ŵ miss those of W by {number((estimate - W).abs().max().item())} at most",
+        expected=setting.sentence("estimate"),
+        measured=f"sequence {sequence}: the largest entry of W is {number(W.abs().max().item())}",
         height=250,
         wide=True,
         legend=False,
@@ -107,9 +113,10 @@ def phases_on_circle(recovered: RecoveredContext, setting: Setting, *, sequence:
     eigenvalues, estimate = (values for values, _ in list(points.values())[:2])
     return styled(
         figure,
-        title=setting.sentence("circle"),
-        measured=f"sequence {sequence} at T = {position}: largest |Ŵ<sub>jj</sub> − λ<sub>j</sub>| = "
-        f"{number((estimate - eigenvalues).abs().max().item())}",
+        title=f"At T = {position} the estimate misses an eigenvalue of W by "
+        f"{number((estimate - eigenvalues).abs().max().item())} at most",
+        expected=setting.sentence("circle"),
+        measured=f"sequence {sequence}: largest |Ŵ<sub>jj</sub> − λ<sub>j</sub>|",
     )
 
 
@@ -155,9 +162,10 @@ def prediction(
         figure.update_yaxes(title_text="s<sub>i</sub>", **place)
     return styled(
         figure,
-        title=setting.sentence("prediction"),
-        measured=f"sequence {sequence} at T = {position} (dashed: the token predicted there): largest error "
-        f"of a coordinate {number((guess - target).abs().max().item())}",
+        title=f"At T = {position} the prediction misses a coordinate of the next token by "
+        f"{number((guess - target).abs().max().item())} at most",
+        expected=setting.sentence("prediction"),
+        measured=f"sequence {sequence}; dashed: the token predicted at T = {position}",
         wide=True,
     )
 

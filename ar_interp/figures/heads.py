@@ -20,14 +20,15 @@ COSINES = ("cosine_ab", "cosine_aa")
 def head_matrices(heads: HeadOrthogonality, setting: Setting) -> go.Figure:
     """A, B, C = B^T A and M = A B^T on one colour scale."""
     panels = {
-        "A (keys)": (heatmap(heads.A, rows="head", columns="coordinate"), "head h", "coordinate i"),
-        "B (values)": (heatmap(heads.B, rows="head", columns="coordinate"), "head h", "coordinate i"),
+        "A (keys)": (heatmap(heads.A, rows="head", columns="coordinate", first_row=0), "head h", "coordinate i"),
+        "B (values)": (heatmap(heads.B, rows="head", columns="coordinate", first_row=0), "head h", "coordinate i"),
         "C = BᵀA": (heatmap(heads.C, rows="coordinate", columns="coordinate"), "coordinate j", "coordinate i"),
-        "M = ABᵀ": (heatmap(heads.M, rows="head", columns="head"), "head h", "head h'"),
+        "M = ABᵀ": (heatmap(heads.M, rows="head", columns="head", first_row=0, first_column=0), "head h", "head h'"),
     }
     return styled(
         matrices(panels),
-        title=setting.sentence("heads"),
+        title=f"C = BᵀA is {number(heads.e_c)} away from a multiple of a projector, and has rank {heads.rank}",
+        expected=setting.sentence("heads"),
         measured=f"|C² − mC|/m² = {number(heads.e_c)}, m = tr M / rank = {number(heads.scale)}, rank {heads.rank}",
         height=250,
         wide=True,
@@ -43,7 +44,8 @@ def head_spectrum(heads: HeadOrthogonality, setting: Setting) -> go.Figure:
     threshold(figure, abs(heads.scale), "|m| = |tr M| / rank")
     return styled(
         figure,
-        title=setting.sentence("spectrum"),
+        title=f"{heads.rank} of {len(values)} singular values of C are not zero; the largest is {number(max(values))}",
+        expected=setting.sentence("spectrum"),
         measured=f"rank {heads.rank}, largest {number(max(values))}, smallest {number(min(values))}",
         x={"title_text": "number of the singular value", "dtick": 1 if len(values) <= 20 else None},
         y={"title_text": "singular value of C", "range": [0, 1.15 * max([*values, abs(heads.scale)])]},
@@ -66,7 +68,8 @@ def head_statistics(heads: HeadOrthogonality, untrained: HeadOrthogonality, sett
     draw(figure, gaussian, cosines, "1/√d, Gaussian heads", "%{x:.3g}", marker=marker)
     return styled(
         figure,
-        title=setting.sentence("statistics"),
+        title=f"C is {number(heads.e_c)} away from a multiple of a projector; untrained, {number(untrained.e_c)}",
+        expected=setting.sentence("statistics"),
         measured="cosines are rms over h ≠ h'; within a head cos(a<sub>h</sub>, b<sub>h</sub>) is "
         f"{number(heads.alignment)} here, {number(untrained.alignment)} untrained",
         x={"title_text": "value (log scale)", **LOG},

@@ -49,9 +49,9 @@ SCORE = "score, 1 is W<sub>source</sub> s<sub>T</sub>"
 LOWEST, HIGHEST = -0.5, 1.5  # scores shown at most: where predictions hardly differ, controls have no bound
 
 PREDICTED = {
-    EXACT: "in theory the points lie on the line, a closed form of the weights",
-    ESTIMATED: "the points lie on the line, a quadratic estimated from other sequences",
-    NONE: "no closed form is known for these weights",
+    EXACT: "In theory the points lie on the line, which joins values of a closed form of the weights",
+    ESTIMATED: "The line joins values of a quadratic that was estimated from other sequences",
+    NONE: "No closed form is known for these weights",
 }
 PATHS_DRAWN = 8
 ROUNDED = 1e-9  # losses below it are rounding, and drawn as 0
@@ -98,9 +98,9 @@ def swapped_prediction(swapped: SwappedContext, setting: Setting, *, pair: int, 
     errors = [(prediction - goal).abs().square().sum() / goal.abs().square().sum() for prediction in (own, moved)]
     return styled(
         figure,
-        title=setting.sentence("turn"),
-        measured=f"at T = {position}, {swapped.what} moved: squared distance to the goal over |goal|² "
-        f"{number(errors[0].item())} before, {number(errors[1].item())} after",
+        title=f"Squared distance to the goal: {number(errors[0].item())} before, {number(errors[1].item())} after",
+        expected=setting.sentence("turn"),
+        measured=f"at T = {position}, {swapped.what} moved; distances over |goal|²",
         height=80 + 210 * n_rows if len(planes) > 1 else 420,
         wide=True,
     )
@@ -117,7 +117,7 @@ def swap_scores(swapped: SwappedContext, *, position: int) -> go.Figure:
     _place(swapped, position)
     table = swapped.by_position
     figure = go.Figure()
-    said = []
+    said, here = [], dict[str, float]()
     for name, (colour, dash, symbol) in LINES.items():
         rows = table[table["condition"] == name]
         draw(
@@ -125,15 +125,18 @@ def swap_scores(swapped: SwappedContext, *, position: int) -> go.Figure:
             error=rows["score_se"], mode="lines+markers",
             line={"color": colour, "dash": dash, "width": 1.5}, marker={"symbol": symbol, "size": 7},
         )  # fmt: skip
-        here = _row(swapped, name, position)
-        said.append(f"{name} {_decimals(here['score'])}" + (f" ± {here['score_se']:.3f}" if name == SWAP else ""))
+        row = _row(swapped, name, position)
+        here[name] = row["score"]
+        said.append(f"{name} {_decimals(row['score'])}" + (f" ± {row['score_se']:.3f}" if name == SWAP else ""))
     mark(figure, position)
     lowest, highest = max(LOWEST, min(table["score"].min(), 0.0)), min(HIGHEST, max(table["score"].max(), 1.0))
     return styled(
         figure,
         x="context length T",
         y={"title_text": SCORE, "range": [lowest - 0.1, highest + 0.1]},
-        title="If the model uses this W alone, the swap reaches its ceiling and the controls stay at 0",
+        title=f"The swap scores {_decimals(here[SWAP])}; its ceiling is {_decimals(here[CEILING])}, "
+        f"the largest control {_decimals(max(here[name] for name in CONTROLS))}",
+        expected="A model that uses this W alone reaches the ceiling, and its controls stay at 0",
         measured=f"at T = {position}: {', '.join(said)}; {swapped.n} pairs",
         wide=True,
     )
@@ -167,11 +170,15 @@ def swap_by_layer(
         said.append(f"{name} {', '.join(_decimals(row['score']) for row in rows)}")
     ceiling = _row(cumulative[-1], CEILING, position)["score"]
     threshold(figure, ceiling, "ceiling", BLACK, "dot")
+    alone = max(_row(swapped, SWAP, position)["score"] for swapped in single)
+    together = _row(cumulative[-1], SWAP, position)["score"]
     return styled(
         figure,
         x={"title_text": "layer", "dtick": 1},
         y=SCORE,
-        title="If the estimate is built layer by layer, only all layers together reach the ceiling",
+        title=f"Swapped in all layers the score is {_decimals(together)}, in the best single one {_decimals(alone)}; "
+        f"the ceiling is {_decimals(ceiling)}",
+        expected="If the estimate is built layer by layer, only all layers together reach the ceiling",
         measured=f"at T = {position}, {'; '.join(said)}; ceiling {_decimals(ceiling)}; {cumulative[-1].n} pairs",
         wide=True,
     )
@@ -203,9 +210,11 @@ def edit_curve(losses: EditLosses, chosen: EditLosses) -> go.Figure:
     figure.add_annotation(x=edit.neutral, y=1, yref="paper", yanchor="bottom", text="as trained", showarrow=False)
     highest = max(table[["predicted", "measured"]].max().max(), here["measured"], ROUNDED)
     predicted = "" if losses.source == NONE else f"predicted {number(here['predicted'])}, "
+    beside = "" if losses.source == NONE else f", predicted {number(here['predicted'])}"
     return styled(
         figure,
-        title=f"{edit.name.capitalize()}: {PREDICTED[losses.source]}",
+        title=f"{edit.name.capitalize()} at {here['value']:.2f}: the loss is {number(here['measured'])}{beside}",
+        expected=PREDICTED[losses.source],
         measured=f"at {here['value']:.2f}: {predicted}measured {number(here['measured'])} ± "
         f"{number(here['measured_se'])}; {chosen.n} sequences",
         x=_typeset(edit.meaning),
@@ -237,7 +246,8 @@ def ablation_costs(ablation: Ablation) -> go.Figure:
     cost, error = (table[column].to_numpy()[top] for column in ("cost", "cost_se"))
     return styled(
         figure,
-        title=f"In theory each {what} costs what its closed form says"
+        title=f"Without {what} {names[top]} the loss grows by {number(cost)}, the most of all",
+        expected=f"In theory each {what} costs what its closed form says, a diamond"
         if known
         else f"The more a {what} costs, the less can the others stand in for it",
         measured=f"{ablation.method} ablation, {ablation.n} sequences: the loss, {number(ablation.loss)}, grows by at "
@@ -267,7 +277,8 @@ def path_shares(paths: Paths) -> go.Figure:
     step = paths[GRADIENT_STEP]
     return styled(
         figure,
-        title=f"One gradient step is the path {_typeset(str(GRADIENT_STEP))}",
+        title=f"The path {_typeset(str(GRADIENT_STEP))} is {step['share']:.3f} of what the layer writes",
+        expected="One gradient step is this path alone",
         measured=f"layer {paths.layer}: its share {step['share']:.3f} ± {step['share_se']:.3f}; the loss "
         f"{number(paths.loss)} becomes {number(step['loss_only'])} with it alone; {paths.n} sequences",
         legend=False,
@@ -285,13 +296,25 @@ def scrub_recovered(scrubbed: Scrubbed) -> go.Figure:
         hovertemplate="own: %{customdata}<br>%{x:.4g}<extra></extra>",
     )  # fmt: skip
     mark(figure, 1)
+    kept = _typeset(table["kept"][HYPOTHESIS])
+    seen = f"With {kept} alone, {_decimals(scrubbed.recovered)} of the layer's work is recovered"
+    measured = (
+        f"layer {scrubbed.layer}: {_decimals(scrubbed.recovered)} ± {scrubbed.standard_error:.3f} recovered, "
+        f"{_decimals(scrubbed.ablated)} by writing nothing; {scrubbed.n} sequences, {scrubbed.n_resamples} others each"
+    )
+    if not np.isfinite(scrubbed.recovered):
+        seen = f"Whether {kept} is all that matters cannot be told: this layer does nothing for the loss"
+        measured = (
+            f"layer {scrubbed.layer}: the loss is the same, to within three standard errors, when all that it reads "
+            f"is another sequence's; {scrubbed.n} sequences, {scrubbed.n_resamples} others each"
+        )
     return styled(
         figure,
         x="loss recovered; 0: all replaced, 1: nothing",
-        y={"title_text": "own of the sequence", "autorange": "reversed", "automargin": True},
-        title=f"Hypothesis: nothing matters but {_typeset(table['kept'][HYPOTHESIS])}; then all is recovered",
-        measured=f"layer {scrubbed.layer}: {_decimals(scrubbed.recovered)} ± {scrubbed.standard_error:.3f} recovered, "
-        f"{_decimals(scrubbed.ablated)} by writing nothing; {scrubbed.n} sequences, {scrubbed.n_resamples} others each",
+        y={"title_text": "what stays the sequence's own", "autorange": "reversed", "automargin": True},
+        title=seen,
+        measured=measured,
+        expected="If nothing else matters, 1 is recovered, and the controls recover less",
         legend=False,
     )
 

@@ -47,12 +47,13 @@ def outside_errors(outside: OutsideErrors) -> go.Figure:
     rows = table[table["predictor"] == "model"]
     own = dict(zip(rows["condition"], rows["error"], strict=True))
     worst = max((name for name in own if name != AS_TRAINED), key=lambda name: own[name])
-    expected = "the model lies on theory's diamonds" if "theory" in set(table["predictor"]) else "its error is low too"
+    expected = "it lies on theory's diamonds" if "theory" in set(table["predictor"]) else "its error is low"
     return styled(
         figure,
-        title=f"Where what it learned holds outside the training law, {expected}",
-        measured=f"error over that of predicting zero (dashed): {number(own[AS_TRAINED])} as trained, at most "
-        f"{number(own[worst])} ({worst}). Means over {outside.n} contexts, with 95 % intervals; what lies beyond "
+        title=f"As trained it errs by {number(own[AS_TRAINED])} of predicting zero; most under {worst}, "
+        f"{number(own[worst])}",
+        expected=f"Where what the model learned holds outside the training law, {expected}",
+        measured=f"dashed: predicting zero. Means over {outside.n} contexts, with 95 % intervals; what lies beyond "
         f"{LEAST:g} and {MOST:g} is drawn there",
         x={"title_text": "relative error", "range": [-6.3, 6.3], **LOG},
         y={"title_text": "condition", "autorange": "reversed", "categoryorder": "array", "categoryarray": list(own)},

@@ -39,7 +39,8 @@ def positional_matrix(structure: PositionalStructure, setting: Setting) -> go.Fi
     signed_scale(figure, "weight")
     return styled(
         figure,
-        title=setting.sentence("positional"),
+        title=f"All but {number(structure.off_mass)} of |P|² lies on the two newest keys",
+        expected=setting.sentence("positional"),
         measured=f"share {number(structure.off_mass)} of |P|² lies on other keys than T−1 and T",
         legend=False,
     )
@@ -68,7 +69,8 @@ def positional_rows(structure: PositionalStructure, setting: Setting) -> go.Figu
         figure,
         x={"title_text": "key relative to the newest, t − T", "range": [0.5 - n_ctx, 1.6]},
         y="positional weight p<sub>t</sub>",
-        title=setting.sentence("positional"),
+        title=f"The last key but one has {number(structure.ratio)} times the weight of the last",
+        expected=setting.sentence("positional"),
         measured=f"p<sub>T−1</sub>/p<sub>T</sub> = {number(structure.ratio)} ± {number(structure.ratio_spread)} "
         f"over T; c p<sub>T</sub> is 1 to within {number(structure.scale_error)}",
     )
@@ -87,7 +89,9 @@ def positional_ratio(structure: PositionalStructure, setting: Setting) -> go.Fig
     kappa = f"κ from the heads {number(structure.kappa)} ± {number(structure.kappa_spread)}, "
     return styled(
         figure,
-        title=setting.sentence("ratio"),
+        title=f"p<sub>T−1</sub>/p<sub>T</sub> is {number(structure.ratio)}"
+        + (f", from the heads follows {number(predicted)}" if predicted is not None and np.isfinite(predicted) else ""),
+        expected=setting.sentence("ratio"),
         measured=f"{kappa if np.isfinite(structure.kappa) else ''}κ from P "
         f"{number(structure.kappa_from_P)}, largest deviation over T {number(structure.ratio_spread)}",
         x="context length T",
@@ -107,8 +111,9 @@ def residual_by_angle(structure: PositionalStructure, setting: Setting) -> go.Fi
         figure,
         x="angle θ of the eigenvalue (radians)",
         y={"title_text": "sup<sub>j</sub> |prediction − λ<sup>T</sup>|", "range": [-18, highest], **LOG},
-        title=setting.sentence("residual"),
-        measured=f"at most {number(structure.residual)} over all angles and T",
+        title=f"The prediction errs by {number(structure.residual)} at most, over all angles and T",
+        expected=setting.sentence("residual"),
+        measured=f"drawn at T = {structure.P.shape[1]}",
         legend=False,
     )
 
@@ -121,8 +126,9 @@ def filter_profile(structure: PositionalStructure, filter: SpectralFilter) -> go
     gap = (structure.profile - filter.p).abs().max().item()
     return styled(
         figure,
-        title="The trained p should lie on the spectral filter of unfinished descent, not on the optimum e<sub>T</sub>",
-        measured=f"largest distance {number(gap)}; the filter has learned {filter.rank:.2f} modes in effect",
+        title=f"The trained p lies within {number(gap)} of the filter of unfinished descent",
+        expected="The optimum would be e<sub>T</sub>, all weight on the newest key",
+        measured=f"the filter has learned {filter.rank:.2f} modes in effect",
     )
 
 
@@ -140,8 +146,9 @@ def filter_response(structure: PositionalStructure, filter: SpectralFilter) -> g
         figure,
         x="mode of the kernel, largest eigenvalue first",
         y={"title_text": "part learned (0 none, 1 all)", "range": [-0.08, 1.08]},
-        title="Strong modes should be learned and weak ones not: a low-pass filter with a sharp edge",
-        measured=f"modes learned in effect: {learned.sum():.3g}, by theory {filter.rank:.3g}",
+        title=f"{learned.sum():.3g} modes are learned in effect, by theory {filter.rank:.3g}",
+        expected="In theory strong modes are learned and weak ones not: a low-pass filter with a sharp edge",
+        measured=f"of {len(learned)} modes",
     )
 
 

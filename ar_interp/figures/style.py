@@ -28,30 +28,35 @@ def styled(
     *,
     title: str,
     measured: str,
+    expected: str = "",
     x: dict[str, Any] | str | None = None,
     y: dict[str, Any] | str | None = None,
     height: int = 340,
     wide: bool = False,
     legend: bool = True,
 ) -> go.Figure:
-    """The figure with its title, what was measured below it, and the common look.
+    """The figure with what is seen as its title, how it was measured below, and the common look.
 
     Args:
+        title: what is seen, with its number.
+        measured: how, and further numbers.
+        expected: a sentence on what theory expects, or on what one would see.
         x, y: title of the axes, or fields of them; None where panels have axes of their own.
         height: of what lies below the titles, pixels. Figures of the same height align side by side.
         wide: for the width of a page rather than half of it.
         legend: leave room for one below.
     """
-    width, lines = (2 * TITLE_WIDTH, 1) if wide else (TITLE_WIDTH, 2)
-    top = (56 if wide else 40) + lines * (TITLE_SIZE + SMALL_SIZE + 10)
+    width = 2 * TITLE_WIDTH if wide else TITLE_WIDTH
+    head, below = _wrap(title, width), _wrap(f"{measured}. {expected}" if expected else measured, int(1.25 * width))
+    top = 56 + (TITLE_SIZE + 6) * (1 + head.count("<br>")) + (SMALL_SIZE + 5) * (1 + below.count("<br>"))
     bottom = 84 if legend else 56
     figure.update_layout(
         template="plotly_white",
         height=top + height,
         font={"family": FONT, "size": SMALL_SIZE, "color": "#222222"},
         title={
-            "text": _wrap(title, width),
-            "subtitle": {"text": _wrap(measured, int(1.25 * width)), "font": {"size": SMALL_SIZE, "color": "#555555"}},
+            "text": head,
+            "subtitle": {"text": below, "font": {"size": SMALL_SIZE, "color": "#555555"}},
             "font": {"size": TITLE_SIZE, "weight": 600},
             "x": 0,
             "xanchor": "left",
@@ -117,12 +122,12 @@ def _name_at_right(figure: go.Figure, y: float, anchor: str, text: str, **look: 
     figure.add_annotation(x=1, xref="paper", xanchor="right", y=y, yanchor=anchor, text=text, showarrow=False, **look)
 
 
-def heatmap(values: Tensor, *, rows: str, columns: str, first_row: int = 1) -> go.Heatmap:
-    """A signed matrix on the shared colour axis, indices counted from one; nan is left blank."""
+def heatmap(values: Tensor, *, rows: str, columns: str, first_row: int = 1, first_column: int = 1) -> go.Heatmap:
+    """A signed matrix on the shared colour axis, with the indices of its first entry; nan is left blank."""
     n_rows, n_columns = values.shape
     return go.Heatmap(
         z=values.tolist(),
-        x=list(range(1, n_columns + 1)),
+        x=list(range(first_column, first_column + n_columns)),
         y=list(range(first_row, first_row + n_rows)),
         coloraxis="coloraxis",
         hovertemplate=f"{rows} %{{y}}<br>{columns} %{{x}}<br>%{{z:.4g}}<extra></extra>",

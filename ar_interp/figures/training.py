@@ -19,6 +19,7 @@ def training_history(history: pd.DataFrame, setting: Setting) -> go.Figure:
     Args:
         history: rows of step, loss_min, loss_median, loss_max, per context length.
     """
+    first = history["loss_min"].iloc[0]
     looks = {
         "loss_min": ("best seed", BLUE, "solid"),
         "loss_median": ("median seed", VERMILLION, "dash"),
@@ -31,11 +32,12 @@ def training_history(history: pd.DataFrame, setting: Setting) -> go.Figure:
         if one_seed and column != "loss_min":
             continue
         draw(
-            figure, history["step"], history[column] - (minimum or 0), "the seed" if one_seed else name,
-            "step %{x}<br>%{y:.3g}", mode="lines+markers", line={"color": colour, "dash": dash, "width": 1.5},
+            figure, history["step"] + 1, history[column] - (minimum or 0), "the seed" if one_seed else name,
+            "step %{customdata}<br>%{y:.3g}", customdata=history["step"].tolist(),
+            mode="lines+markers", line={"color": colour, "dash": dash, "width": 1.5},
             marker={"size": 4},
         )  # fmt: skip
-    first, last = history["loss_min"].iloc[0], history["loss_min"].iloc[-1]
+    last = history["loss_min"].iloc[-1]
     measured = "smallest loss per T over the seeds"
     if minimum is not None:
         measured += f"; the minimum of theory is {number(minimum)} (what is at or below it is not drawn)"
@@ -43,7 +45,7 @@ def training_history(history: pd.DataFrame, setting: Setting) -> go.Figure:
         figure,
         title=f"The loss goes from {number(first)} at the start to {number(last)} at the end of training",
         measured=measured,
-        x={"title_text": "training step (log scale, from the first logged one)", "type": "log"},
+        x={"title_text": "training step, plus one", **LOG},
         y={"title_text": "loss (per T)" if minimum is None else "loss − minimum (per T)", **LOG},
         wide=True,
         legend=not one_seed,
@@ -68,12 +70,12 @@ def along_training(along: AlongTraining) -> go.Figure:
             customdata=table["step"].tolist(), mode="lines+markers", line={"color": colour, "width": 1.5},
         )  # fmt: skip
     halved = table["step"][table["loss"] <= table["loss"].iloc[0] / 2].tolist()
-    when = f"the loss has halved after {halved[0]} updates" if halved else "the loss has not halved"
+    when = f"The loss has halved after {halved[0]} updates" if halved else "The loss has not halved"
     return styled(
         figure,
-        title="Balance is conserved from the start; the other structures form as the loss falls",
-        measured=f"{when}; A Aᵀ − B Bᵀ has changed by "
-        f"{number(table['conserved'].to_numpy().max())} of A Aᵀ at most. What is below {LEAST:g} is drawn there",
+        title=f"{when}; A Aᵀ − B Bᵀ changes by {number(table['conserved'].to_numpy().max())} of A Aᵀ at most",
+        expected="Gradient flow conserves balance from the start; the other structures form as the loss falls",
+        measured=f"what is below {LEAST:g} is drawn there",
         x={"title_text": "updates, plus one", **LOG},
         y={"title_text": "distance", **LOG},
         wide=True,

@@ -2,11 +2,12 @@
 
 import secrets
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
 
 from ar_interp._kinds import load_plugins
-from ar_interp.claims import Claims, Subject, subject_of
+from ar_interp.claims import Claim, Claims, Subject, subject_of
 from ar_interp.processes import Process
 from ar_interp.seeds import DRAWN_LIMIT
 from ar_interp.setting import Setting
@@ -78,7 +79,14 @@ def structures() -> dict[str, Structure]:
     return {name: structure for study in every for name, structure in study.structures.items()}
 
 
-def verify(subject: Any, process: Process | None = None, *, seed: int | None = None, n: int | None = None) -> Claims:
+def verify(
+    subject: Any,
+    process: Process | None = None,
+    *,
+    seed: int | None = None,
+    n: int | None = None,
+    each: Callable[[Claim], object] = lambda claim: None,
+) -> Claims:
     """Measure every claim that the studies make of a model.
 
     Args:
@@ -86,6 +94,7 @@ def verify(subject: Any, process: Process | None = None, *, seed: int | None = N
         process: what it is about; the subject's own if left out.
         seed: that every context is drawn with, below 2**31; drawn if left out, and in the result.
         n: how many contexts each measurement takes; as many as each claim was planned with if left out.
+        each: called with every claim once it is measured, to show progress.
     Returns:
         The claims, of any model first; where theory makes none, `why_not` says why.
     Raises:
@@ -94,8 +103,13 @@ def verify(subject: Any, process: Process | None = None, *, seed: int | None = N
     """
     found = subject_of(subject, process, n=n, seed=secrets.randbelow(DRAWN_LIMIT) if seed is None else seed)
     others = [study for study in studies_of(found.setting) if study is not any_model.STUDY]
-    theirs = tuple(claim for study in others for claim in study.claims(found))
+    theirs = tuple(_watched((claim for study in others for claim in study.claims(found)), each))
     silent = found.setting.why_not or f"no study makes a claim about {found.setting.kind}"
-    return Claims(
-        found.name, (*any_model.STUDY.claims(found), *theirs), why_not="" if theirs else silent, seed=found.seed
-    )
+    first = _watched(any_model.STUDY.claims(found), each)
+    return Claims(found.name, (*first, *theirs), why_not="" if theirs else silent, seed=found.seed)
+
+
+def _watched(claims: Iterable[Claim], each: Callable[[Claim], object]) -> Iterator[Claim]:
+    for claim in claims:
+        each(claim)
+        yield claim

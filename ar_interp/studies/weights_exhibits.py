@@ -160,8 +160,8 @@ EXHIBITS = (
         result=_composed,
         title="Composition of layers",
         structure="depth",
-        look="How much each later head reads of what an earlier one wrote, through query, key and value. White is what "
-        "unrelated heads have; look for colour.",
+        look="How much each later head reads of what an earlier one wrote, through query, key and value. The middle of "
+        "the scale is what unrelated heads have; look for colour.",
         wide=True,
     ),
 )

@@ -1,0 +1,164 @@
+"""Claims measured anew, in a process of their own: pages stay free, progress is shown, and it can be ended.
+
+Run as a script it is that process: `python measuring.py CHECKPOINT SEED RESULT`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+import ar_interp as ari
+from ar_interp import records
+from ar_interp.seeds import DRAWN_LIMIT
+
+MOST = 2  # at once, for all visitors
+EVERY = 1.0  # seconds between two looks at the progress
+
+
+@dataclass
+class Job:
+    """A process that measures, and the file in which it says how far it is."""
+
+    process: subprocess.Popen[bytes]
+    folder: tempfile.TemporaryDirectory[str] = field(repr=False)
+
+    @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        try:
+            return json.loads((Path(self.folder.name) / "state.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return {"done": 0}
+
+    def end(self) -> None:
+        """End the process, if it runs."""
+        if self.runs:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            self.process.wait(5)
+
+
+_jobs: dict[str, Job] = {}  # by session and folder; they outlive pages
+_lock = threading.Lock()
+
+
+def start(key: str, checkpoint: ari.Checkpoint, seed: int) -> str:
+    """Start to measure; returns why not, or nothing."""
+    with _lock:
+        if sum(job.runs for job in _jobs.values()) >= MOST:
+            return f"{MOST} measurements run for other visitors; try again when one has ended."
+        folder = tempfile.TemporaryDirectory(prefix="ar-interp-")
+        command = [sys.executable, __file__, str(checkpoint.path), str(seed), str(Path(folder.name) / "state.json")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, start_new_session=True, env=environment, stderr=subprocess.DEVNULL)
+        _jobs[key] = Job(process, folder)
+    return ""
+
+
+@atexit.register
+def _end_all() -> None:
+    for job in _jobs.values():
+        job.end()
+
+
+def found(checkpoint: ari.Checkpoint) -> dict[str, Any] | None:
+    """What this session has measured of a checkpoint."""
+    return st.session_state.get(_key(checkpoint))
+
+
+def _key(checkpoint: ari.Checkpoint) -> str:
+    return f"measured {checkpoint.path}"
+
+
+def show(checkpoint: ari.Checkpoint) -> None:
+    """The button that measures, then its progress and the one that ends it."""
+    session = st.session_state.setdefault("session", secrets.token_hex(8))
+    key = f"{session} {checkpoint.path}"
+    job = _jobs.get(key)
+    st.fragment(run_every=EVERY if job is not None else None)(_panel)(checkpoint, key)
+
+
+def _panel(checkpoint: ari.Checkpoint, key: str) -> None:
+    job = _jobs.get(key)
+    if job is None:
+        found_here = found(checkpoint)
+        if found_here:
+            st.caption(
+                f"Measured here with seed {found_here['seed']}; the same from Python: "
+                f"ari.verify(checkpoint, seed={found_here['seed']})"
+            )
+        if st.button("Measure every claim again, on fresh contexts", help="In the background; it takes a while."):
+            refused = start(key, checkpoint, secrets.randbelow(DRAWN_LIMIT))
+            if refused:
+                st.warning(refused)
+            else:
+                st.rerun()
+        return
+    state = job.state
+    if job.runs:
+        done, of = state["done"], max(state.get("of", 0), 1)
+        st.progress(
+            min(done / of, 1.0), text=f"{done} of about {of} claims measured" if done else "The model is read …"
+        )
+        if st.button("Stop measuring"):
+            job.end()
+            _forget(key)
+            st.rerun()
+        return
+    _forget(key)
+    if "rows" in state:
+        st.session_state[_key(checkpoint)] = {"weights": records.fingerprint(checkpoint), **state}
+    else:
+        st.session_state["said"] = state.get("error", "The measurement ended before it was done.")
+    st.rerun()
+
+
+def _forget(key: str) -> None:
+    with _lock:
+        job = _jobs.pop(key, None)
+    if job is not None:
+        job.folder.cleanup()
+
+
+def measure(path: str, seed: int, result: Path) -> None:
+    """Measure every claim about a checkpoint; the file says how far it is, and then what was found."""
+    done, of = 0, 0
+
+    def say(**state: Any) -> None:
+        scratch = result.with_suffix(".new")
+        scratch.write_text(json.dumps(state), encoding="utf-8")
+        os.replace(scratch, result)
+
+    def one_more(claim: Any) -> None:
+        nonlocal done
+        done += 1
+        say(done=done, of=of)
+
+    try:
+        checkpoint = ari.load(path)
+        record = records.read(checkpoint)
+        of = len(record.rows) if record else 0
+        claims = ari.verify(checkpoint, seed=seed, each=one_more)
+    except Exception as error:
+        return say(done=done, error=str(error)[:500])
+    return say(done=done, seed=seed, rows=[claim.to_dict() for claim in claims], why_not=claims.why_not)
+
+
+if __name__ == "__main__":
+    os.nice(5)
+    measure(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

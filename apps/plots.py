@@ -1,0 +1,76 @@
+"""A figure on a page: a component around the plotly.js of the installed package (assets/figure.js)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamlit.components.v2 import component
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+ASSETS = Path(__file__).with_name("assets")
+HEIGHT, MARGIN = 450, {"l": 68, "r": 16, "t": 100, "b": 84}  # of a figure that says nothing of them
+PLOTLY = "/plotly/plotly.min.js"  # see serving.ROUTES
+
+
+def show(
+    figure: go.Figure,
+    *,
+    id: str,
+    look: str,
+    code: str,
+    claims: Sequence[str] = (),
+    verdict: str = "",
+    summary: str = "",
+) -> None:
+    """Show a figure with its words as text, the claims that it bears on and the ways to take it away.
+
+    Args:
+        id: of the element, unique on the page; the end of links to it, and the name of files made of it.
+        look: what to look at, in the notation of `report.typeset`.
+        code: lines of Python that draw it.
+        claims: HTML, one each.
+        verdict: of the claims together.
+        summary: of the claims, shown while they are folded.
+    """
+    from ar_interp.report.typeset import figure_text, typeset
+
+    found = json.loads(str(figure.to_json()))
+    layout = found["layout"]
+    title = layout.pop("title", {})
+    layout.pop("template", None)
+    margin = {**MARGIN, **layout.get("margin", {})}
+    top = 36 if layout.get("annotations") else 14  # of what is left without the title
+    layout["height"] = layout.get("height", HEIGHT) + top - margin["t"]
+    layout["margin"] = {**margin, "t": top}
+    _component()(
+        key=f"figure {id}",
+        data={
+            "id": id,
+            "name": id,
+            "title": figure_text(title.get("text", "")),
+            "measured": figure_text(title.get("subtitle", {}).get("text", "")),
+            "look": typeset(look),
+            "code": code,
+            "claims": list(claims),
+            "verdict": verdict,
+            "summary": summary,
+            "plotly": PLOTLY,
+            "figure": found,
+        },
+    )
+
+
+def _component() -> Any:
+    """The component, made known to the server that runs; it is the same each time."""
+    return component("ar_figure", **_sources(), isolate_styles=False)
+
+
+@cache
+def _sources() -> dict[str, str]:
+    return {kind: (ASSETS / f"figure.{kind}").read_text("utf-8") for kind in ("html", "css", "js")}
