@@ -93,6 +93,7 @@ function start(parent, data) {
   }
   root.querySelector(".steps").replaceChildren(...SCREENS.map((screen, n) =>
     el("li", {}, button(`<span>${n}</span>`, () => go(story, n), { "aria-label": `Screen ${n}: ${screen.title}`, title: screen.title }))));
+  root.querySelector(".frame").hidden = false; // nothing shifts: what is seen first is complete
   const [back, next] = root.querySelectorAll(".move button");
   back.addEventListener("click", () => go(story, story.screen - 1));
   next.addEventListener("click", () => go(story, story.screen + 1));
