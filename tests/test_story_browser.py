@@ -197,7 +197,7 @@ def test_walk_by_keys_and_mouse(visit):
     assert f"in theory {PAYLOAD['pairs']['cut_head'][1]:.2f}" in page.locator(".readout").inner_text()
 
     page.keyboard.press("ArrowRight")
-    turn(page, "Sequence B.", 45, extent=1.5)
+    turn(page, "Sequence B.", 45, extent=1.4)
     page.get_by_role("button", name="B’s estimate").click()
     assert place(page)["state"] == "moved"
     assert "its tip is 0 from the ring" in told(page)

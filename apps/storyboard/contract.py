@@ -19,6 +19,7 @@ class Curve(TypedDict):
 class Claim(TypedDict):
     """A claim as it was measured with the checkpoint, and its control; what JSON cannot hold is a text."""
 
+    name: str
     statement: str
     predicted: float | str
     measured: float | str

@@ -129,7 +129,7 @@ def _claims(checkpoint: ari.Checkpoint) -> dict[str, Any]:
 
 
 def _claim(row: dict[str, Any]) -> Claim:
-    shown: Claim = {key: row[key] for key in ("statement", "predicted", "measured", "verdict")}  # type: ignore[typeddict-item]
+    shown: Claim = {key: row[key] for key in ("name", "statement", "predicted", "measured", "verdict")}  # type: ignore[typeddict-item]
     return {**shown, "control": row["control"]["measured"]}
 
 

@@ -8,6 +8,7 @@ const VERSION = 1;
  * @property {number[]} se */
 
 /** @typedef {Object} Claim
+ * @property {string} name
  * @property {string} statement
  * @property {number|string} predicted
  * @property {number|string} measured

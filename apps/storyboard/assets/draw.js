@@ -205,10 +205,17 @@ function heatmap(rows, columns, label) {
     svg.append(cell);
     return cell;
   });
-  svg.append(el("svg:rect", { x: 0, y: 0, width: columns, height: rows, class: "frame" }));
+  const hint = el("svg:title");
+  let shownValues = [];
+  svg.append(el("svg:rect", { x: 0, y: 0, width: columns, height: rows, class: "border" }), hint);
+  svg.addEventListener("pointerover", (event) => {
+    const k = cells.indexOf(event.target);
+    if (k >= 0) hint.textContent = `row ${Math.floor(k / columns) + 1}, column ${(k % columns) + 1}: ${shownValues[k].toFixed(3)}`;
+  });
   return {
     node: svg,
     draw(values, limit) {
+      shownValues = values;
       values.forEach((v, k) => set(cells[k], {
         class: v < 0 ? "negative" : "positive", "fill-opacity": Math.min(1, Math.abs(v) / limit).toFixed(3),
       }));

@@ -1,6 +1,7 @@
 // The frame: which screen is shown, what of it was moved, the URL, keys and theme.
 
 const SCREENS = [hook, game, fresh, watch, trick, open, used, broken, depth, end];
+const NARROW = 736; // pixels; 46rem in story.css
 const KEPT = "ar_interp story"; // in this tab, for the way back from another page
 
 /** What is moved on a screen, by name: from the URL if it is valid there, else as it was left, else the default. */
@@ -12,10 +13,11 @@ function placeOf(story, screen, query) {
   }
   return {
     get: (name) => own[name],
-    /** A width in pixels, or what there is of it on a narrow page. */
-    room(width) {
+    /** A width in pixels, or what there is of it: this share of the stage, all of it where the page is narrow. */
+    room(width, share = 1) {
       story.sized = true;
-      return Math.min(width, story.room);
+      const narrow = story.root.clientWidth < NARROW;
+      return Math.min(width, narrow ? story.room : share * story.room);
     },
     /** A value that is still being dragged. */
     move: (values) => Object.assign(own, values),

@@ -17,7 +17,7 @@ const watch = {
     const found = watched.eigenvalues[0].map(() => dot(circle, "model", "", 0.14));
     const picture = chart("Error at each context length", {
       x: [1, 50], y: [0, 1], xLabel: "tokens in the context, <tspan class='it'>T</tspan>", yLabel: "error", yTicks: [0, 0.25, 0.5, 0.75, 1], xTicks: [1, 10, 20, 30, 40, 50],
-      width: place.room(350), height: 250,
+      width: place.room(360, 0.64), height: 240,
     });
     picture.line("step").draw(one_step);
     picture.line("theory").draw(least_squares);

@@ -8,7 +8,7 @@ const used = {
     const anglesA = [0.9, ...uniforms(11, d - 1).map((u) => 2 * Math.PI * u)], phases = uniforms(12, d).map((u) => 2 * Math.PI * u);
     const noise = uniforms(14, 2 * model.A.length * LENGTH).map((u) => 2 * u - 1);
     const tokensA = tokensOf(anglesA, LENGTH), last = tokensA[LENGTH - 1], own = predict(model, tokensA);
-    const [svgA, svgB] = ["Sequence A: its tokens, its prediction, and where theory expects it", "Sequence B. Drag its second token to change its W."].map((label) => plane(label, 1.5));
+    const [svgA, svgB] = ["Sequence A: its tokens, its prediction, and where theory expects it", "Sequence B. Drag its second token to change its W."].map((label) => plane(label, 1.4));
     const path = (svg, kind) => Array.from({ length: LENGTH }, () => dot(svg, kind, "", 0.045));
     const [dotsA, dotsB] = [path(svgA, "faint"), path(svgB, "plain")];
     dotsA.forEach((mark, t) => mark.at(tokensA[t].re[0], tokensA[t].im[0]));

@@ -23,7 +23,7 @@ const TESTS = {
   radius: {
     name: "<i>W</i> off the circle", x: "factor of the length at every jump", said: "<i>W</i> does not only turn, it also shrinks (below 1) or stretches (above 1) at each jump.",
     asked: ({ ask }) => `error where each jump changes the length by a factor of ${ask}`, ticks: [0.85, 0.9, 0.95, 1, 1.05], y: [0, 2, 4, 6, 8],
-    lesson: () => "The model turns back with a mirror image where it should divide, which is the same on the circle only. Below 1 the predictions fade out; above 1 they explode.",
+    lesson: () => "To undo a turn the model takes its mirror image. On the circle that is the same as dividing by it, off the circle it is not: below 1 the predictions fade away, above 1 they explode.",
   },
   gaussian: {
     name: "random first tokens", x: "tokens in the context, <tspan class='it'>T</tspan>", said: "First tokens are Gaussian, and the model was <b>trained</b> on such. It takes one gradient step; contexts grow.",

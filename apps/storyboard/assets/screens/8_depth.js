@@ -4,13 +4,13 @@ const depth = {
   build(place, data) {
     const stacks = data.depth, most = stacks[stacks.length - 1];
     const errors = chart("Error at each context length, for one to four layers", {
-      x: [1, 50], y: [0.003, 1], scale: "log", width: place.room(300), height: 290, xLabel: "tokens in the context, <tspan class='it'>T</tspan>", yLabel: "error", yTicks: [0.003, 0.01, 0.03, 0.1, 0.3, 1], xTicks: [1, 10, 20, 30, 40, 50],
+      x: [1, 50], y: [0.003, 1], scale: "log", width: place.room(440), height: 230, xLabel: "tokens in the context, <tspan class='it'>T</tspan>", yLabel: "error", yTicks: [0.003, 0.01, 0.03, 0.1, 0.3, 1], xTicks: [1, 10, 20, 30, 40, 50],
     });
     errors.line("step").draw(data.one_step);
     errors.line("theory").draw(data.least_squares);
     const lines = stacks.map(() => errors.line("model"));
     const worth = chart("Gradient steps that the layers are worth", {
-      x: [0.7, 4.3], y: [0.8, 24], scale: "log", width: place.room(260), height: 290, xLabel: "layers", yLabel: "gradient steps", yTicks: [1, 2, 4, 8, 16], xTicks: [1, 2, 3, 4],
+      x: [0.7, 4.3], y: [0.8, 24], scale: "log", width: place.room(440), height: 210, xLabel: "layers", yLabel: "gradient steps", yTicks: [1, 2, 4, 8, 16], xTicks: [1, 2, 3, 4],
     });
     const counts = stacks.map((each) => each.n_layers);
     worth.line("step").draw({ x: counts, y: counts });
@@ -33,12 +33,14 @@ const depth = {
           (${stacks.map((each) => shown(each.steps, 1)).join(", ")} for one, two, three, four). Near a doubling for each layer, but
           not 2<sup>layers</sup> exactly: ${excluded} of ${stacks.length} intervals exclude it.</p>`
         : "<p>Dashed are two plain expectations: a step for each layer, or a doubling for each layer.</p>";
+      const moved = chosen.not_held.some((claim) => claim.name.startsWith("estimate/swap"));
       const { holds, ...others } = chosen.verdicts;
       const total = Object.values(chosen.verdicts).reduce((a, b) => a + b, 0);
       list.innerHTML = !seen ? "" : `<p><b>${L} layer${L > 1 ? "s" : ""}:</b> ${total} claims were tested, ${holds} hold${
         Object.entries(others).filter(([, n]) => n).map(([verdict, n]) => `, ${n} <span class="you">${n === 1 && verdict === "fails" ? "fails" : verdict === "fails" ? "fail" : verdict}</span>`).join("")}.</p>${
         chosen.not_held.map((claim) => `<details><summary><span class="badge">${claim.verdict}</span> ${typeset(claim.statement.split(":")[0])}</summary>
-          <p>${typeset(claim.statement)}</p><p>Predicted ${number(claim.predicted)}, measured ${number(claim.measured)}.</p></details>`).join("")}`;
+          <p>${typeset(claim.statement)}</p><p>Predicted ${number(claim.predicted)}, measured ${number(claim.measured)}.</p></details>`).join("")}${moved ? `<p class="quiet">What fails tells as much: in deep stacks the estimate cannot be moved as on screen 6,
+          since the queries of later layers carry a second copy of <i>W</i>.</p>` : ""}`;
     };
     draw(place.get("layers"));
     const asked = choices("Gradient steps", { 4: "4", 8: "8", 16: "16", 64: "64" }, place.get("guess"), (guess) => { place.commit({ guess, layers: 4 }); place.restart({}); });
@@ -48,7 +50,7 @@ const depth = {
         slider("Layers", 1, 4, place.get("layers"), {
           moved: (layers) => { place.move({ layers }); draw(layers); }, committed: (layers) => place.commit({ layers }),
         }),
-        el("div", { class: "pair charts" }, errors.node, worth.node),
+        errors.node, worth.node,
         legend(["model", "the models"], ["dashed step", "one step; a step for each layer"], ["dashed", "least squares; a doubling for each layer"]),
       ],
       intro: [
@@ -66,7 +68,10 @@ function escaped(statement) {
 
 /** The statement of a claim, with its subscripts. */
 function typeset(statement) {
-  return escaped(statement).replace(/_(\{[^}]*\}|\w+)/g, (_, index) => `<sub>${index.replace(/[{}]/g, "")}</sub>`);
+  const bare = (index) => index.replace(/[{}]/g, "");
+  return escaped(statement)
+    .replace(/_(\{[^}]*\}|\w+)/g, (_, index) => `<sub>${bare(index)}</sub>`)
+    .replace(/\^(\{[^}]*\}|\w+)/g, (_, index) => `<sup>${bare(index)}</sup>`);
 }
 
 function number(value) {
