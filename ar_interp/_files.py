@@ -108,10 +108,10 @@ def check_keys(values: object, known: set[str], required: set[str], where: str) 
         raise CheckpointError(f"{where}: {missing[0]!r} is missing.")
 
 
-def check_text(name: str, value: object) -> str:
+def check_text(name: str, value: object, *, longest: int = LONGEST_TEXT) -> str:
     """`value` as a short string of printable letters."""
-    if not isinstance(value, str) or len(value) > LONGEST_TEXT or not value.isprintable():
-        raise ValueError(f"{name} must be a string of at most {LONGEST_TEXT} printable letters, got {value!r}.")
+    if not isinstance(value, str) or len(value) > longest or not value.isprintable():
+        raise ValueError(f"{name} must be a string of at most {longest} printable letters, got {value!r}.")
     return value
 
 

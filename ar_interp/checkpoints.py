@@ -207,7 +207,7 @@ def from_ical_state_dict(
     return from_state_dict(state_dict, process=process, dtype=dtype)
 
 
-def save(run: TrainingRun, path: str | Path, *, card: str | None = None, overwrite: bool = False) -> Path:
+def save(run: Any, path: str | Path, *, card: str | None = None, overwrite: bool = False) -> Path:
     """Write a run as a checkpoint folder, whole or not at all.
 
     Args:
@@ -246,7 +246,7 @@ def check_place(path: str | Path, *, overwrite: bool = False) -> None:
     try_folder(path)
 
 
-def _files_of(run: TrainingRun, name: str, card: str | None) -> dict[str, bytes]:
+def _files_of(run: Any, name: str, card: str | None) -> dict[str, bytes]:
     """The content of each file of a checkpoint."""
     config = {
         "schema": SCHEMA,
@@ -292,7 +292,7 @@ def _is_checkpoint(path: Path) -> bool:
     return raw.keys() == KEYS and raw["schema"] == SCHEMA
 
 
-def describe(run: TrainingRun, name: str, summary: str = "") -> str:
+def describe(run: Any, name: str, summary: str = "") -> str:
     """The model card's first part: what the model is and how it was made."""
     model, process, training = run.config, run.process, run.training
     losses = run.members["loss"]

@@ -4,14 +4,16 @@ import json
 import pickle
 import shutil
 import struct
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.utils import prune
 
 from ar_interp import checkpoints
-from ar_interp.checkpoints import CheckpointError, available, load, save
+from ar_interp.checkpoints import CheckpointError, available, check_place, load, save
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken
 from ar_interp.training.config import TrainConfig
@@ -37,6 +39,8 @@ RUNS = {
     "sparse": (DIAGONAL, CommutingUnitary(4, first_token=FirstToken("sparse", scale=0.1, n_nonzero=2)), SAMPLED),
 }
 
+A, P = "blocks.0.attn.A", "blocks.0.attn.positional.P"
+
 
 @pytest.fixture(scope="module")
 def run():
@@ -52,6 +56,12 @@ def saved(run, tmp_path_factory):
 def folder(saved, tmp_path):
     """A good checkpoint to spoil."""
     return shutil.copytree(saved, tmp_path / "spoiled")
+
+
+def written(run, **changes) -> SimpleNamespace:
+    """Only what a checkpoint needs of a run."""
+    names = ("config", "process", "training", "history", "members", "seed", "steps", "device", "model")
+    return SimpleNamespace(**{name: getattr(run, name) for name in names} | changes)
 
 
 def edit_config(folder, edit) -> None:
@@ -89,6 +99,14 @@ def test_what_is_saved_is_loaded_bit_for_bit(kind, tmp_path):
 def test_a_loaded_model_predicts_the_same(run, saved):
     tokens = CommutingUnitary(4).sample(3, 5, seed=0).tokens
     assert torch.equal(load(str(saved)).model(tokens), run.model(tokens))
+
+
+def test_what_was_read_stays_when_its_files_are_cut_short(run, folder):
+    loaded = load(folder)
+    for file in folder.iterdir():
+        file.write_bytes(b"")
+    assert torch.equal(loaded.model.P, run.model.P)
+    assert all(torch.equal(x, run.snapshots[step][A]) for step, one in loaded.snapshots.items() for x in [one[A]])
 
 
 def test_load_moves_the_model(saved):
@@ -141,6 +159,63 @@ def test_only_a_checkpoint_is_ever_replaced(run, tmp_path):
     with pytest.raises(FileExistsError, match="thesis is there already"):
         save(run, precious, overwrite=True)
     assert (precious / "draft.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda model: model.float(), "A must be F64, got F32"),
+        (lambda model: model.P.data.fill_(torch.nan), "P has NaN or infinite entries"),
+        (lambda model: model.P.data.fill_(1e200), "P has entries beyond 1e.77, whose products overflow"),
+        (lambda model: prune.random_unstructured(model.blocks[0].attn, "A", 0.5), "'blocks.0.attn.A' is missing"),
+        (lambda model: model.to("meta"), "the run cannot be saved: Cannot copy out of meta tensor"),
+        (lambda model: setattr(model.blocks[0], "more", torch.nn.Linear(1, 1)), "more.bias' is unknown to the config"),
+    ],
+    ids=["cast", "nan", "huge", "pruned", "meta", "grown"],
+)
+def test_what_would_not_load_is_not_written(run, folder, tmp_path, spoil, message):
+    model = run.config.build(run.process)
+    spoil(model)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    for path in (folder, tmp_path / "new"):
+        with pytest.raises(ValueError, match=message):
+            save(written(run, model=model), path, overwrite=True)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["spoiled"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": -1}, {"steps": 0.5}, {"device": "\n"}, {"history": None}, {"members": []}]
+)
+def test_a_run_that_says_nonsense_is_not_written(run, tmp_path, changes):
+    with pytest.raises(ValueError, match="the run cannot be saved"):
+        save(written(run, **changes), tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_weights_in_a_wrapper_are_named(run, tmp_path):
+    model = torch.nn.Module()
+    model.module = run.model
+    with pytest.raises(ValueError, match=r"All names start with 'module\.', as DataParallel"):
+        save(written(run, model=model), tmp_path / "new")
+
+
+def test_what_lies_in_a_checkpoint_stays_there_and_old_claims_do_not(run, folder):
+    (folder / "notes.txt").write_text("mine")
+    (folder / checkpoints.CLAIMS).write_text("{}")
+    save(written(run), folder, overwrite=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not (folder / checkpoints.CLAIMS).exists()
+    assert not load(folder).snapshots
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
+
+
+@pytest.mark.parametrize("config", ["{}", '{"schema": 1}', '{"model_type": "gpt2"}', "not JSON"])
+def test_a_folder_with_somebody_elses_config_is_no_checkpoint(run, tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    for refuse in (lambda: save(run, tmp_path, overwrite=True), lambda: check_place(tmp_path, overwrite=True)):
+        with pytest.raises(FileExistsError, match="is there already"):
+            refuse()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -319,9 +394,6 @@ def rewrite(folder, edit) -> None:
     tensors = load_file(folder / "model.safetensors")
     edit(tensors)
     save_file(tensors, folder / "model.safetensors")
-
-
-A, P = "blocks.0.attn.A", "blocks.0.attn.positional.P"
 
 
 @pytest.mark.parametrize(
