@@ -5,7 +5,7 @@ VERSION := import sys, pip; print(*sys.version_info[:2], sep=".")
 export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 
-.PHONY: help setup explore test check verify results train bench
+.PHONY: help setup explore test check verify results train bench chaos
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -56,3 +56,6 @@ bench: setup  ## the measured tables of the README that are not claims
 	$(BIN)/python benchmarks/landscape.py
 	$(BIN)/python benchmarks/long.py
 	$(BIN)/python benchmarks/training.py
+
+chaos: setup  ## writers of checkpoints and pages are killed at random: nothing may be lost (2 minutes)
+	$(BIN)/python tests/chaos.py
