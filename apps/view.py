@@ -73,6 +73,12 @@ def keep_selection() -> None:
         st.session_state[f"remembered {name}"] = value
 
 
+def forget(names: Iterable[str]) -> None:
+    """Leave these parts of the URL out of what is remembered: they are one page's own."""
+    for name in names:
+        st.session_state.pop(f"remembered {name}", None)
+
+
 def navigation() -> dict[str, list[Any]]:
     """The pages by section; those that have nothing of the selected checkpoint are reached by links alone."""
     keep_selection()

@@ -78,6 +78,24 @@ def test_javascript_has_the_same_contract():
     assert declared == ours
 
 
+def test_names_in_the_url_are_those_that_python_knows():
+    import storyboard
+
+    scripts = [file.read_text("utf-8") for file in (ASSETS / "screens").glob("*.js")]
+    params = [re.search(r"params: \{(.*?)\},?\n", script) for script in scripts]
+    names = {name for found in params if found for name in re.findall(r"(\w+): \w+\(", found[1])}
+    assert {"screen", *names} == set(storyboard.NAMES)
+
+
+def test_the_end_leads_to_pages_that_exist():
+    import storyboard
+
+    (ways,) = re.findall(r"const WAYS_ON = (.*);", (ASSETS / "screens" / "9_end.js").read_text("utf-8"))
+    assert [page for page, _ in json.loads(ways)] == list(storyboard.WAYS_ON)
+    for page in storyboard.WAYS_ON:
+        assert (APPS / "pages" / f"{page}.py").is_file()
+
+
 def test_sentences_that_state_an_order_are_true_of_the_numbers(payload):
     pairs, tests = payload["pairs"], {test["key"]: test for test in payload["experiments"]}
     assert payload["memorised"] > 1  # "worse than saying nothing"

@@ -263,6 +263,20 @@ def test_finger_drags_the_handle_and_does_not_scroll(visit):
     assert page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop") == scrolled
 
 
+def test_who_comes_back_from_another_page_goes_on(visit):
+    page = visit("?screen=8&layers=2")
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("button", name="Glossary").click()
+    page.wait_for_url("**/glossary**")
+    page.get_by_text("in context", exact=True).first.wait_for(timeout=60 * SECONDS)
+    assert not {"screen", "layers"} & set(place(page))
+    page.get_by_role("link", name="The story").click()
+    page.wait_for_url(f"**screen={LAST}**")
+    page.wait_for_timeout(SECONDS)  # in which Streamlit has its say on the URL
+    assert title(page) == "Take it with you"
+    assert place(page)["screen"] == str(LAST)
+
+
 @pytest.mark.parametrize(
     "query", ["?screen=99", "?screen=abc&guess=9e9", "?screen=1&angles=1_2_x&clock=77", "?screen=7&test=none"]
 )

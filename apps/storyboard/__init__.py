@@ -10,8 +10,25 @@ import streamlit as st
 from streamlit.components.v2 import component
 
 from storyboard.contract import Payload
-from storyboard.payload import current
+from storyboard.payload import PAIRS, current
 
+# what is moved, in the URL
+NAMES = (
+    "screen",
+    "angle",
+    "angles",
+    "clock",
+    "draw",
+    "guess",
+    "heads",
+    "keys",
+    "layers",
+    "measured",
+    "state",
+    "test",
+    "T",
+)
+WAYS_ON = ("models", "heads", "glossary")  # pages that the end leads to
 ASSETS = Path(__file__).with_name("assets")
 PARTS = ("contract.js", "params.js", "model.js", "draw.js", "screens/*.js", "main.js")
 
@@ -31,8 +48,10 @@ _component = component(
 
 
 def show() -> None:
-    """Draw the story on the page."""
-    _component(key="story", data=_payload())
+    """Draw the story on the page, and go where its end leads."""
+    chosen = _component(key="story", data=_payload(), on_open_change=lambda: None).open
+    if chosen in WAYS_ON:
+        st.switch_page(f"pages/{chosen}.py", query_params={"checkpoint": PAIRS})
 
 
 @st.cache_data(show_spinner="Measuring what the story shows …")

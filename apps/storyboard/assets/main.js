@@ -13,6 +13,8 @@ function placeOf(story, screen, query) {
   }
   return {
     get: (name) => own[name],
+    /** Another page of the explorer. */
+    open: (page) => story.open(page),
     /** A width in pixels, or what there is of it: this share of the stage, all of it where the page is narrow. */
     room(width, share = 1) {
       story.sized = true;
@@ -100,6 +102,7 @@ function start(parent, data) {
   back.addEventListener("click", () => go(story, story.screen - 1));
   next.addEventListener("click", () => go(story, story.screen + 1));
   read(story, window[KEPT]); // a link is followed once: who comes back from another page goes on where they were
+  if (window[KEPT]) write(story);
   window[KEPT] = true;
   return story;
 }
@@ -112,10 +115,11 @@ function follow(root) {
 
 const mounted = new WeakMap(); // this runs again at every run of the script and change of theme
 
-export default function ({ parentElement, data }) {
+export default function ({ parentElement, data, setTriggerValue }) {
   if (!mounted.has(parentElement)) mounted.set(parentElement, start(parentElement, data));
   const story = mounted.get(parentElement);
   if (!story) return undefined;
+  story.open = (page) => setTriggerValue("open", page);
   follow(story.root);
   const onKey = (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

@@ -17,6 +17,8 @@ const PAPERS = [
   ["Zheng et al. (2024), on how the gradient step emerges in training", "https://arxiv.org/abs/2405.16845"],
 ];
 
+const WAYS_ON = [["models", "All models, by question"], ["heads", "The model of screens 4 and 5"], ["glossary", "Glossary"]];
+
 const end = {
   title: "Take it with you",
   params: {},
@@ -39,6 +41,8 @@ const end = {
           positional weights supply the −1: <i>s</i><sub><i>T</i>+1</sub> = 2 cos θ <i>s<sub>T</sub></i> − <i>s</i><sub><i>T</i>−1</sub>. (Models of the harder game use all pairs instead, as gradient descent does.)`),
         answer("What happens when one is cut?", `Without <i>s</i><sub><i>T</i>−1</sub> the error jumps from 0 to ${shown(cut_previous)}, as bad as saying nothing; without <i>s<sub>T</sub></i> to
           ${shown(cut_last)}. Theory says both beforehand, to the digit.`),
+        text("h3", "Go on in this explorer"),
+        el("div", { class: "buttons" }, ...WAYS_ON.map(([page, name]) => button(name, () => place.open(page)))),
         text("h3", "Papers"),
         el("ul", {}, ...PAPERS.map(([name, href]) => el("li", {}, text("a", name, { href, target: "_blank", rel: "noreferrer" })))),
       ],
@@ -46,7 +50,7 @@ const end = {
       side: [
         text("h3", "The same in Python"), copied(CODE),
         text("h3", "Train one of your own"), copied(TRAIN),
-        text("p", "A model of yours, in a folder or as your own class, can stand in the place of ours: see the other pages of this explorer, and the README."),
+        text("p", "A model of yours, in a folder or as your own class, can stand in the place of ours: the README says how."),
       ],
     };
   },
