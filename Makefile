@@ -43,8 +43,9 @@ check: setup  ## style, types, import contracts
 verify: setup  ## the claims about every shipped checkpoint
 	$(BIN)/ar-interp verify --seed 0 --jobs 2
 
-results: setup  ## the claims measured anew, and every table that states them
+results: setup  ## the claims measured anew, every table that states them, the numbers of the story
 	$(BIN)/python docs/results.py
+	PYTHONPATH=apps $(BIN)/python -m storyboard
 
 train: setup  ## every shipped checkpoint, from scratch
 	$(BIN)/ar-interp train all --jobs 2

@@ -41,7 +41,8 @@ def test_page_sends_the_payload_and_shows_nothing_else():
 def test_payload_is_what_the_checkpoints_and_theory_say(payload):
     from storyboard.payload import build
 
-    compare("payload", payload, json.loads(json.dumps(build())))
+    where = "payload.json, which `PYTHONPATH=apps python -m storyboard` writes anew"
+    compare(where, payload, json.loads(json.dumps(build())))
 
 
 def test_payload_of_other_checkpoints_is_built_anew(payload, monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""Write the payload of the story from the checkpoints at hand: `python -m storyboard` in apps/."""
+"""Write the payload of the story from the checkpoints at hand: `PYTHONPATH=apps python -m storyboard`."""
 
 import json
 

@@ -1,6 +1,6 @@
 """All numbers of the story: weights and claims of shipped checkpoints, values of theory, measurements on contexts.
 
-`python -m storyboard` in apps/ writes them to payload.json, so that the first page needs neither torch nor a
+`make results` writes them to payload.json, so that the first page needs neither torch nor a
 measurement; `current` builds them anew where a checkpoint they are of has changed since. Errors are relative: mean
 |prediction - s_{T+1}|^2 over mean |s_{T+1}|^2, so that predicting nothing has 1.
 """
@@ -353,7 +353,7 @@ def _longer(checkpoint: ari.Checkpoint) -> Experiment:
 
     dim, n_ctx = checkpoint.config.dim, checkpoint.config.n_ctx
     size, last = theory.optimal_step_size(dim=dim, max_length=n_ctx), 2 * n_ctx
-    contexts = _process(checkpoint).contexts(N_CONTEXTS, last, seed=seeds.OUTSIDE)
+    contexts = _process(checkpoint).contexts(4 * N_CONTEXTS, last, seed=seeds.OUTSIDE)
     error, se = _relative(lengthened(checkpoint.model, last), contexts)
     lengths = range(2, last + 1)
     return _experiment(
@@ -364,7 +364,7 @@ def _longer(checkpoint: ari.Checkpoint) -> Experiment:
         neutral=float(n_ctx),
         theory=_curve(lengths, (theory.one_step_loss(dim=dim, length=T, step_size=size) / dim for T in lengths)),
         measured=_curve(lengths[::2], error[1::2], se[1::2]),
-        n=N_CONTEXTS,
+        n=4 * N_CONTEXTS,
     )
 
 

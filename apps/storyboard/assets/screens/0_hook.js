@@ -42,7 +42,7 @@ const hook = {
       enter.toggleAttribute("hidden", open);
       again.toggleAttribute("hidden", !open);
       if (!open) {
-        said.innerHTML = "<p>Click on the circle. The model answers after you.</p>";
+        said.innerHTML = "";
         return;
       }
       truth.at(next.re[0], next.im[0]);
@@ -68,10 +68,11 @@ const hook = {
       intro: [
         text("p", `The point jumps around the circle by some rule. It has been at <b>1, 2, … 6</b>. A small neural network,
           a <b>transformer</b>, watches beside you (and four other such circles at the same time).`),
+        text("p", "Click on the circle. The model answers after you."),
       ],
       side: [
-        said, el("div", { class: "buttons" }, enter, again),
-        legend(["truth", "where it goes"], ["model ring", "the model"], ["you", "you"]),
+        el("div", { class: "buttons" }, enter, again),
+        legend(["truth", "where it goes"], ["model ring", "the model"], ["you", "you"]), said,
       ],
     };
   },

@@ -65,7 +65,7 @@ const trick = {
       intro: [
         el("p", { class: "equation big" }, text("span", `<i>s</i><sub><i>T</i>+1</sub> = <span class="model">2 cos θ <i>s<sub>T</sub></i></span> <span class="you">− <i>s</i><sub><i>T</i>−1</sub></span>`)),
         text("p", `This identity holds for every turn. The model has found it. It weighs earlier tokens, its <b>keys</b>: five
-          <b>heads</b> compare each key with <i>s</i><sub><i>T</i>−1</sub>, and a learned <b>positional weight</b> multiplies what they read.
+          <b>heads</b> compare each key with <i>s</i><sub><i>T</i>−1</sub> (the <b>query</b>), and a learned <b>positional weight</b> multiplies what they read.
           Switch a key off and look.`),
       ],
       side: [table, said],
