@@ -34,6 +34,7 @@ from ar_interp._files import (
 )
 from ar_interp._files import CheckpointError as CheckpointError
 from ar_interp._kinds import Kind
+from ar_interp._moods import calm
 from ar_interp._shipped import available as available
 from ar_interp._shipped import trained_folder as trained_folder
 from ar_interp._tensors import Shapes, read_tensors, to_bytes
@@ -136,6 +137,7 @@ def is_shipped(checkpoint: Checkpoint) -> bool:
     return checkpoint.path.resolve().parent == trained_folder().resolve()
 
 
+@calm()
 def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     """Read a checkpoint.
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from ar_interp import diagnoses
 from ar_interp._checks import check_choice, check_integer, check_number
+from ar_interp._moods import calm
 from ar_interp.checkpoints import TrainingRun, load
 from ar_interp.claims import subject_of
 from ar_interp.claims.core import OUTSIDE
@@ -60,6 +61,7 @@ Found = TypeVar("Found")
 Reading = tuple[Found, list[Check]]
 
 
+@calm()
 def assert_recovers_context(
     subject: object,
     *,
@@ -103,6 +105,7 @@ def assert_recovers_context(
     )
 
 
+@calm()
 def assert_heads_orthogonal(
     subject: object,
     *,
@@ -146,6 +149,7 @@ def assert_heads_orthogonal(
     )
 
 
+@calm()
 def assert_trigonometric_encoding(
     subject: object,
     *,
@@ -190,6 +194,7 @@ def assert_trigonometric_encoding(
     )
 
 
+@calm()
 def assert_gradient_step(
     subject: object,
     *,
@@ -244,6 +249,7 @@ def assert_gradient_step(
     )
 
 
+@calm()
 def assert_context_is_causal(
     subject: object,
     *,

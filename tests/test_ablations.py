@@ -377,7 +377,7 @@ def test_what_is_refused():
         ablate_positions(model, sequences, layer=3)
     with pytest.raises(ValueError, match="offsets must be at most 5, got 6"):
         ablate_positions(model, sequences, offsets=[6])
-    with pytest.raises(ValueError, match="sequences must be at least 2, for means, others and standard errors; got 1"):
+    with pytest.raises(ValueError, match="sequences must hold at least 2 sequences for this probe, got 1"):
         ablate_heads(model, sequences[:1], method="resample")
     with pytest.raises(ValueError, match="contexts must be at least 2 inputs long, got 1"):
         ablate_positions(model, HAAR.sample(4, 2, seed=0))

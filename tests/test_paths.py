@@ -247,7 +247,7 @@ def test_errors():
         measure(plain, sequences)
     with pytest.raises(ValueError, match="layer must be at most 0, got 1"):
         measure(model, sequences, layer=1)
-    with pytest.raises(ValueError, match="sequences must be at least 2"):
+    with pytest.raises(ValueError, match="sequences must hold at least 2 sequences"):
         measure(model, sequences[:1])
     with pytest.raises(ValueError, match="contexts must be at least 2 inputs long, got 1"):
         measure(model, HAAR.sample(4, 2, seed=0))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor, nn
-from transformer_lens.hook_points import HookPoint
 
 from ar_interp.models.attention_types import AttentionType, LinearAttention
 from ar_interp.models.config import BLOCKS, ModelConfig
 from ar_interp.models.encodings import Encoding
+from ar_interp.models.hooks import HookPoint, OwnHookPoint
 
 Resid = Inexact[Tensor, "batch pos d_model"]
 PerHead = Inexact[Tensor, "batch pos head d_head"]
@@ -20,14 +20,6 @@ PerHead = Inexact[Tensor, "batch pos head d_head"]
 CHUNK = 128  # positions of a long context whose scores are made at a time
 WEIGHING = ("multiplicative", "softmax")  # positional encodings that weigh every key
 LONG = 512  # from here on linear attention without a hook on its scores goes by chunks
-
-
-class OwnHookPoint(HookPoint):
-    """Gives its hooks a copy: they may write in place, as TransformerLens's patching does, and what comes here is used
-    elsewhere too, by other heads, the rest of the forward pass or the caller."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clone(memory_format=torch.contiguous_format) if self.has_hooks() else x
 
 
 class Part(nn.Module):

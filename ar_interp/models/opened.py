@@ -1,22 +1,25 @@
 """`as_model`: a model of this package or of somebody else, as the one typed object that probes read."""
 
 import re
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property
+from threading import RLock
 from typing import Any
 
 import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
+from transformer_lens import HookedRootModule
 
 from ar_interp.models.config import Config, ModelConfig
+from ar_interp.models.hooks import Hook, in_this_thread
 from ar_interp.models.transformer import BlockScalars, HookedARTransformer
 from ar_interp.models.weights import diagonal_weights
 from ar_interp.processes import Process
 
-Hook = tuple[str | Callable[[str], bool], Callable]
 LAYER = re.compile(r"^blocks\.(\d+)\.", re.MULTILINE)
+TURN = RLock()
 WHERE = "probes.protocol.NAMES says what they stand for, probes.protocol.conformance(model) what else is missing"
 
 
@@ -62,7 +65,8 @@ class Model:
     """
 
     def __init__(self, module: Any) -> None:
-        self.module = module
+        self.module: Any = getattr(module, "_orig_mod", module)  # torch.compile's, which would not see hooks
+        module = self.module
         self.name = type(module).__name__
         self.is_ours = isinstance(module, HookedARTransformer)
         self.makes_control = hasattr(module, "untrained")
@@ -138,10 +142,36 @@ class Model:
         return self.module.block_scalars
 
     @property
+    def weights(self) -> dict[str, Tensor]:
+        """Its parameters by name; W_Q and the like where it has none."""
+        named = getattr(self.module, "named_parameters", dict)
+        names = [name for name in Model.__annotations__ if isinstance(getattr(self.module, name, None), Tensor)]
+        return dict(named()) or {name: getattr(self.module, name) for name in names}
+
+    @property
     def device(self) -> torch.device:
-        """That of its first parameter."""
-        parameters = getattr(self.module, "parameters", tuple)
-        return getattr(next(iter(parameters()), None), "device", torch.device("cpu"))
+        """That of its first weights."""
+        return getattr(next(iter(self.weights.values()), None), "device", torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """That of its first weights; None where there are none."""
+        return getattr(next(iter(self.weights.values()), None), "dtype", None)
+
+    @property
+    def largest_weight(self) -> float:
+        """The largest absolute value of a weight."""
+        return max((W.detach().abs().max().item() for W in self.weights.values() if W.numel()), default=0.0)
+
+    def check_finite(self) -> None:
+        """Refuse weights that are NaN or infinite.
+
+        Raises:
+            ValueError: it has some; the message names them.
+        """
+        wrong = [name for name, W in self.weights.items() if not (W.is_meta or torch.isfinite(W).all())]
+        if wrong:
+            raise ValueError(f"model of type {self.name} has NaN or infinite entries in {', '.join(wrong)}.")
 
     # ---- what it does
 
@@ -154,10 +184,19 @@ class Model:
         return tuple(getattr(self.module, "hook_dict", ()))
 
     def run_with_cache(
-        self, tokens: Inexact[Tensor, "batch pos dim"], names_filter: Any
+        self, tokens: Inexact[Tensor, "batch pos dim"], names_filter: str | Sequence[str] | None
     ) -> tuple[Tensor, Any]:  # an ActivationCache, or a mapping like it
-        """The predictions, and the activations that the filter selects."""
-        return self.module.run_with_cache(tokens, names_filter=names_filter)
+        """The predictions, and the activations of these hooks; of all for None."""
+        if getattr(type(self.module), "run_with_cache", None) is not HookedRootModule.run_with_cache:
+            return self.module.run_with_cache(tokens, names_filter=names_filter)
+        found: dict[str, Tensor] = {}  # TransformerLens's own would also keep what another thread's tokens give
+
+        def keep(value: Tensor, hook: Any) -> None:
+            found[hook.name] = value.detach()
+
+        names = self.hook_names if names_filter is None else names_filter
+        with self.hooks([(name, keep) for name in ([names] if isinstance(names, str) else names)]):
+            return self(tokens), found
 
     def activations(self, tokens: Inexact[Tensor, "batch pos dim"], names: list[str]) -> dict[str, Tensor]:
         """The activations of these hooks; of none without a forward pass."""
@@ -166,9 +205,16 @@ class Model:
         cache = self.run_with_cache(tokens, names)[1]
         return {name: cache[name] for name in names}
 
+    @property
+    def turn(self) -> AbstractContextManager[Any]:
+        """What a probe holds: hooks of a foreign model are in the model, so that two at a time would meet."""
+        return nullcontext() if self.is_ours else TURN
+
     def hooks(self, fwd_hooks: Iterable[Hook]) -> AbstractContextManager[Any]:
-        """Hooks for as long as the context lasts."""
-        return self.module.hooks(fwd_hooks=list(fwd_hooks))
+        """Hooks for as long as the context lasts, in this thread alone."""
+        if self.is_ours:
+            return self.module.hooks(fwd_hooks=fwd_hooks)
+        return self.module.hooks(fwd_hooks=[(names, in_this_thread(hook)) for names, hook in fwd_hooks])
 
     def untrained(self, seed: int) -> "Model":
         """The same architecture with fresh weights.

@@ -12,13 +12,14 @@ from jaxtyping import Float, Inexact, Integer
 from torch import Tensor, nn
 from transformer_lens import FactoredMatrix, HookedRootModule
 from transformer_lens.config import TransformerLensConfig
-from transformer_lens.hook_points import HookPoint
 
 from ar_interp._checks import as_real_array
-from ar_interp.models.attention import OwnHookPoint, Part, attention_of
+from ar_interp._moods import calm
+from ar_interp.models.attention import Part, attention_of
 from ar_interp.models.cache import ARCache
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.encodings import encode
+from ar_interp.models.hooks import Direction, Hook, HookPoint, OwnHookPoint, hooks_here
 from ar_interp.processes import Process
 
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
@@ -135,6 +136,7 @@ class HookedARTransformer(HookedRootModule):
 
     bank: Tensor | None
 
+    @calm()
     def __init__(
         self,
         config: ModelConfig,
@@ -176,6 +178,7 @@ class HookedARTransformer(HookedRootModule):
         self.to(device)
 
     @classmethod
+    @calm()
     def from_diagonal(cls, A: object, B: object, P: object, *, process: Process | None = None) -> "HookedARTransformer":
         """A model with these weights, published or made by hand.
 
@@ -197,10 +200,9 @@ class HookedARTransformer(HookedRootModule):
             )
         n_heads, dim = A.shape
         model = cls(ModelConfig.diagonal(dim=dim, n_heads=n_heads, n_ctx=len(P)), process=process)
-        with torch.no_grad():
-            model.A.copy_(A)
-            model.B.copy_(B)
-            model.P.copy_(P)
+        model.A.copy_(A)
+        model.B.copy_(B)
+        model.P.copy_(P)
         return model
 
     def untrained(self, seed: int) -> "HookedARTransformer":
@@ -373,17 +375,38 @@ class HookedARTransformer(HookedRootModule):
     @contextmanager
     def hooks(
         self,
-        fwd_hooks: Iterable[tuple[str | Callable[[str], bool], Callable]] = (),
-        bwd_hooks: Iterable[tuple[str | Callable[[str], bool], Callable]] = (),
-        *args: Any,
-        **kwargs: Any,
+        fwd_hooks: Iterable[Hook] = (),
+        bwd_hooks: Iterable[Hook] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
     ) -> Iterator["HookedARTransformer"]:
-        """TransformerLens's context manager; an unknown hook is an error, and the hooks are gone after one."""
-        fwd_hooks, bwd_hooks = list(fwd_hooks), list(bwd_hooks)
-        for name, _ in [*fwd_hooks, *bwd_hooks]:
-            self._check_filter(name)
-        with super().hooks(fwd_hooks, bwd_hooks, *args, **kwargs):
+        """TransformerLens's context manager, in this thread alone: another one that runs the model has no part in it.
+
+        So are `run_with_hooks` and `run_with_cache`; `add_hook` acts in every thread. An unknown hook is an error.
+
+        Args:
+            fwd_hooks, bwd_hooks: names (or functions that select names) and hooks.
+            reset_hooks_end: False leaves them on the model, as `add_hook` does.
+            clear_contexts: forget the `ctx` of every hook point at the end.
+        """
+        given: list[tuple[Direction, Hook]] = [("fwd", hook) for hook in fwd_hooks]
+        given += [("bwd", hook) for hook in bwd_hooks]
+        found = [
+            (direction, self.hook_dict[name], hook)
+            for direction, (names, hook) in given
+            for name in self._selected(names)
+        ]
+        if not reset_hooks_end:
+            for direction, point, hook in found:
+                point.add_hook(hook, dir=direction)
+        with hooks_here(found if reset_hooks_end else ()):
             yield self
+        if clear_contexts and reset_hooks_end:
+            self.clear_contexts()
+
+    def _selected(self, names: str | Callable[[str], bool]) -> list[str]:
+        self._check_filter(names)
+        return list(filter(names, self.hook_dict)) if callable(names) else [names]
 
     def add_hook(self, name: str | Callable[[str], bool], *args: Any, **kwargs: Any) -> None:
         """Add a hook that stays until `reset_hooks`; an unknown name is an error."""

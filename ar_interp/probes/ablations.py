@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_several
 from ar_interp.models.opened import Model
-from ar_interp.probes.context import check_length
 from ar_interp.probes.protocol import PATTERNS as READ_PATTERNS
 from ar_interp.probes.protocol import RUN, needs
 from ar_interp.probes.results import Result
@@ -63,8 +62,7 @@ class _Component(NamedTuple):
     view: Callable[[Tensor], Tensor]
 
 
-@needs(*RUN, "blocks.{layer}.attn.hook_result|hook_z")
-@torch.no_grad()
+@needs(*RUN, "blocks.{layer}.attn.hook_result|hook_z", sequences=2, length=2)
 def ablate_heads(
     model: Model,
     sequences: Sequences,
@@ -108,8 +106,7 @@ def ablate_heads(
     return _ablate(model, sequences, components, labels, predict, method, process, seed, n_heads)
 
 
-@needs(*RUN, "blocks.{layer}.hook_attn_out")
-@torch.no_grad()
+@needs(*RUN, "blocks.{layer}.hook_attn_out", sequences=2, length=2)
 def ablate_layers(
     model: Model,
     sequences: Sequences,
@@ -142,8 +139,7 @@ def ablate_layers(
     return _ablate(model, sequences, components, labels, lambda setting: None, method, process, seed, n_heads)
 
 
-@needs(*RUN, *READ_PATTERNS)
-@torch.no_grad()
+@needs(*RUN, *READ_PATTERNS, sequences=2, length=2)
 def ablate_positions(
     model: Model,
     sequences: Sequences,
@@ -370,7 +366,4 @@ def _layer_of(name: str) -> int:
 
 def _example(model: Model, sequences: Sequences, name: str) -> Tensor:
     """The activation of one sequence."""
-    if len(sequences) < 2:
-        raise ValueError(f"sequences must be at least 2, for means, others and standard errors; got {len(sequences)}.")
-    check_length(sequences)
     return model.activations(sequences.inputs[:1], [name])[name]

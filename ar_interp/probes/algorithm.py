@@ -37,7 +37,6 @@ from ar_interp.probes.context import (
     ESTIMATE,
     EVERY,
     OWN,
-    check_length,
     estimates_of,
     has_own_path,
     in_chunks,
@@ -109,9 +108,10 @@ class AlgorithmIdentification(Result):
     "run_with_cache",
     when=ESTIMATE
     | {BARE: ("forward", *CIRCUIT), DIAGONAL: ("read_out", "config.n_layers", "blocks.{layer}.hook_resid_post")},
+    sequences=MIN_SEQUENCES,
+    length=2,
 )
 @np.errstate(over="ignore", invalid="ignore")  # of what explodes
-@torch.no_grad()
 def identify_algorithm(
     model: Model,
     sequences: Sequences,
@@ -137,9 +137,7 @@ def identify_algorithm(
     process = process or model.process
     if process is None:
         raise ValueError("process is needed to tune the step sizes; pass process=..., e.g. HaarOrthogonal(5).")
-    if len(sequences) < MIN_SEQUENCES:
-        raise ValueError(f"sequences must be at least {MIN_SEQUENCES} for an interval, got {len(sequences)}.")
-    length = check_length(sequences)
+    length = sequences.length
     per_pair = model.normalises if per_pair is None else per_pair
     descents = {choice: _descents(process, length, choice) for choice in (False, True)}
     if estimators is None:

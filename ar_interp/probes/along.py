@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ar_interp._moods import calm
 from ar_interp.models.weights import diagonal_weights
 from ar_interp.probes.heads import head_orthogonality
 from ar_interp.probes.positional import positional_structure
@@ -30,6 +31,7 @@ class AlongTraining(Result):
     by_step: pd.DataFrame
 
 
+@calm()
 def structure_along(models: Mapping[int, object], process: CommutingProcess) -> AlongTraining:
     """Measure models of diagonal heads at several steps of one training.
 

@@ -75,8 +75,7 @@ class RecoveredContext(Result):
     readouts: tuple[Readout, ...] = ()
 
 
-@needs("forward", when=ESTIMATE)
-@torch.no_grad()
+@needs("forward", when=ESTIMATE, length=2)
 def recover_context(
     model: Model,
     sequences: Sequences,
@@ -151,25 +150,10 @@ def _readouts(model: Model, sequences: Sequences, hook: str, untrained: object) 
     return tuple(Readout(*row) for row in columns.itertuples(index=False))
 
 
-def check_length(contexts: Contexts) -> int:
-    """The length of the contexts, which hold two inputs and a target at least.
-
-    Raises:
-        ValueError: they are shorter.
-    """
-    if contexts.length < 2:
-        raise ValueError(
-            f"contexts must be at least 2 inputs long, got {contexts.length}: sample them with "
-            "process.contexts(n, length, seed=...)."
-        )
-    return contexts.length
-
-
 def estimates_of(
     model: Model, sequences: Sequences, *, layer: int | None = None, kind: str = OWN
 ) -> Inexact[Tensor, "kind batch pos dim dim"]:
     """Γ_T and Ŵ_T, see `recover_context`, or the one matrix that is both; `layer` is that of `query_jacobian`."""
-    check_length(sequences)
     if check_choice("kind", kind, KINDS) == EVERY:
         jacobian = full_jacobian
     elif reads_circuit(model, sequences):

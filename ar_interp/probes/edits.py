@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_number
+from ar_interp._moods import calm
 from ar_interp.models.opened import as_model
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes.results import Result
@@ -43,7 +44,7 @@ class Edit:
     applies: Callable[[Any], bool]
     change: Callable[[Any, float], None]
 
-    @torch.no_grad()
+    @calm()
     def apply(self, model: Any, value: float) -> Any:
         """A copy of the model with the edit; the model stays as it is.
 
@@ -78,7 +79,7 @@ class EditLosses(Result):
     n: int
 
 
-@torch.no_grad()
+@calm()
 def edit_losses(
     model: Any, edit: str, values: Iterable[float], *, process: Process | None = None, n: int = 2048, seed: int = EDITED
 ) -> EditLosses:

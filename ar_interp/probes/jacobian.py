@@ -97,7 +97,6 @@ def full_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, lay
     when={LINEAR: ("blocks.{layer}.attn.hook_kv_state",)},
     scope=LINEAR,
 )  # fmt: skip
-@torch.no_grad()
 def exact_circuit(model: Model, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim d_model"]:
     """The matrix that takes e_T to prediction_T in a stack of linear attention, from weights and key-value states.
 

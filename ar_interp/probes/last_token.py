@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer, check_several
 from ar_interp.models.opened import Model
-from ar_interp.probes.context import check_length
 from ar_interp.probes.protocol import needs
 from ar_interp.probes.results import Result
 from ar_interp.processes import Sequences
@@ -35,8 +34,7 @@ class ReplacedToken(Result):
     n: int
 
 
-@needs("forward")
-@torch.no_grad()
+@needs("forward", sequences=2, length=2)
 def replace_last_token(
     model: Model, sequences: Sequences, *, positions: Iterable[int] | None = None, seed: int = 0
 ) -> ReplacedToken:
@@ -52,9 +50,7 @@ def replace_last_token(
     Raises:
         ValueError: fewer than two sequences, contexts shorter than 2, positions that are not there.
     """
-    asked = check_several("positions", positions, low=2, high=check_length(sequences))
-    if len(sequences) < 2:
-        raise ValueError(f"sequences must be at least 2, the control needs another W; got {len(sequences)}.")
+    asked = check_several("positions", positions, low=2, high=sequences.length)
     inputs, W = sequences.inputs, sequences.W
     generator = generator_of(check_integer("seed", seed, low=0))
     u = torch.randn(inputs[:, 0].shape, generator=generator, dtype=inputs.dtype).to(inputs.device)

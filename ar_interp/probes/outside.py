@@ -94,7 +94,6 @@ def conditions(process: Process) -> tuple[Condition, ...]:
 
 
 @needs("forward")
-@torch.no_grad()
 def outside_errors(
     model: Model,
     process: Process | None = None,

@@ -19,7 +19,6 @@ from torch import Tensor
 from ar_interp._checks import check_integer, check_number
 from ar_interp.models.opened import Model, as_model
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS
-from ar_interp.probes.context import check_length
 from ar_interp.probes.protocol import RUN, needs
 from ar_interp.probes.results import Result
 from ar_interp.processes import Contexts, Sequences
@@ -99,8 +98,7 @@ class Paths(Result):
         return tuple(PATHS[i] for i in np.argsort(-effects, kind="stable") if effects[i] >= threshold)
 
 
-@needs(*BY_PATHS, "W_U", scope="augmented tokens, linear attention without biases")
-@torch.no_grad()
+@needs(*BY_PATHS, "W_U", scope="augmented tokens, linear attention without biases", sequences=2, length=2)
 def path_contributions(model: Model, sequences: Sequences, *, layer: int = 0) -> Paths:
     """Take a layer of linear attention apart into its 27 paths, and cut them one by one.
 
@@ -123,9 +121,6 @@ def path_contributions(model: Model, sequences: Sequences, *, layer: int = 0) ->
             "paths are an exact sum; scrub(model, sequences) takes any attention."
         )
     check_integer("layer", layer, low=0, high=len(model.W_Q) - 1)
-    if len(sequences) < 2:
-        raise ValueError(f"sequences must be at least 2 for a standard error, got {len(sequences)}.")
-    check_length(sequences)
     parts = [_measure(model, part, layer) for part in sequences.split(chunk_size(model, sequences, len(PATHS)))]
     found = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0] if name != "written"}
     loss, loss_se = _mean(found["loss"])

@@ -16,14 +16,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from ar_interp._checks import check_choice
+from ar_interp._moods import calm
 from ar_interp.models.opened import Model, as_model
+from ar_interp.processes.base import Contexts, brought
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -106,25 +111,93 @@ _TABLE = {
 
 
 def needs(
-    *always: str, when: Mapping[str, tuple[str, ...]] | None = None, scope: str = "any"
+    *always: str,
+    when: Mapping[str, tuple[str, ...]] | None = None,
+    scope: str = "any",
+    sequences: int = 1,
+    length: int = 1,
 ) -> Callable[[Callable[Concatenate[Model, Arguments], Result]], Callable[Concatenate[object, Arguments], Result]]:
-    """Declare what a probe reads of a model, see `Needs`; the probe is given a `Model` that has all of it."""
+    """Declare what a probe reads, see `Needs`, and make its door: whatever it is given, inside it is at home.
+
+    The probe is given a `Model` that has all of what it needs, finite weights and a turn of its own where hooks are
+    not of a thread; torch in its normal mood, see `calm`; sequences and tokens on the model's device, in the higher
+    precision of the two, without a history, finite, and as many and as long as it needs.
+
+    Args:
+        sequences, length: the least number of contexts and of inputs in each.
+    """
 
     def declare(
         probe: Callable[Concatenate[Model, Arguments], Result],
     ) -> Callable[Concatenate[object, Arguments], Result]:
-        name = probe.__name__
+        name, arguments_of = probe.__name__, signature(probe)
         _TABLE[name] = Needs(always=always, when=when or {}, scope=scope)
 
         @wraps(probe)
         def opened(model: object, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
             found = as_model(model)
-            check(found, name)
-            return probe(found, *arguments, **options)
+            with calm(), found.turn:
+                check(found, name)
+                found.check_finite()
+                given = arguments_of.bind(found, *arguments, **options)
+                for argument, value in given.arguments.items():
+                    if isinstance(value, Contexts):
+                        given.arguments[argument] = _brought(argument, value, found, (sequences, length))
+                    elif isinstance(value, Tensor):
+                        given.arguments[argument] = _brought_tokens(argument, value, found)
+                try:
+                    return probe(*given.args, **given.kwargs)
+                except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+                    raise ValueError(
+                        f"{name} of {found.name} met numbers without a decomposition, most likely overflow: its "
+                        f"weights go up to {found.largest_weight:.2g}. Check its predictions on these sequences."
+                    ) from error
 
         return opened
 
     return declare
+
+
+def _brought(argument: str, contexts: Contexts, model: Model, least: tuple[int, int]) -> Contexts:
+    """The contexts where the model is.
+
+    Raises:
+        ValueError: too few, too short, not finite; the message says which sequence and position.
+    """
+    n, length = least
+    if len(contexts) < n:
+        raise ValueError(
+            f"{argument} must hold at least {n} sequence{'s' * (n > 1)} for this probe, got {len(contexts)}: sample "
+            "more with process.contexts(n, length, seed=...)."
+        )
+    if contexts.length < length:
+        raise ValueError(
+            f"{argument}: contexts must be at least {length} inputs long, got {contexts.length}: sample them with "
+            "process.contexts(n, length, seed=...)."
+        )
+    for name, value in contexts.tensors().items():
+        _check_finite(f"{argument}.{name}", value)
+    return contexts.to(model.device, model.dtype)
+
+
+def _brought_tokens(argument: str, tokens: Tensor, model: Model) -> Tensor:
+    if 0 in tokens.shape:
+        raise ValueError(f"{argument} must not be empty, got shape {list(tokens.shape)}.")
+    _check_finite(argument, tokens)
+    return brought(tokens, model.device, model.dtype)
+
+
+def _check_finite(name: str, value: Tensor) -> None:
+    """Refuse NaN, infinity, and what overflows when it is squared."""
+    wrong = ~torch.isfinite(value.abs().square())
+    if value.is_meta or not wrong.any():
+        return
+    at = wrong.nonzero()[0].tolist()
+    where = " ".join(f"{axis} {i}," for axis, i in zip(("sequence", "position"), at[:-1], strict=False))
+    raise ValueError(
+        f"{name} must be finite, and so must squares: {value[tuple(at)].item():g} in {where} coordinate {at[-1]} (all "
+        f"from 0); {int(wrong.flatten(1).any(1).sum())} of {len(value)} sequences have such entries. Leave them out."
+    )
 
 
 def __getattr__(name: str) -> dict[str, Needs]:

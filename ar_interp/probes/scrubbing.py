@@ -18,7 +18,6 @@ from torch import Tensor
 from ar_interp._checks import check_choice, check_integer
 from ar_interp.models.opened import Model
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS
-from ar_interp.probes.context import check_length
 from ar_interp.probes.paths import BY_PATHS as READ_BY_PATHS
 from ar_interp.probes.paths import CURRENT, PATHS, PREVIOUS, Path, chunk_size, has_paths, in_place_of, inner, written_by
 from ar_interp.probes.protocol import AUGMENTED, BARE, PLAIN, RUN, needs
@@ -88,8 +87,12 @@ class Scrubbed(Result):
         return {name: self._last(name, "recovered") for name in CONTROLS}
 
 
-@needs(*RUN, "W_Q", when={BARE: READ_BY_KEYS, PLAIN: ("config.encoding", *READ_BY_KEYS), AUGMENTED: READ_BY_PATHS})
-@torch.no_grad()
+@needs(
+    *RUN,
+    "W_Q",
+    when={BARE: READ_BY_KEYS, PLAIN: ("config.encoding", *READ_BY_KEYS), AUGMENTED: READ_BY_PATHS},
+    length=2,
+)
 def scrub(
     model: Model,
     sequences: Sequences,
@@ -134,7 +137,7 @@ def scrub(
     """
     check_integer("layer", layer, low=0, high=len(model.W_Q) - 1)
     check_integer("n_resamples", n_resamples, low=1)
-    inputs, length = sequences.inputs, check_length(sequences)
+    inputs, length = sequences.inputs, sequences.length
     if len(sequences) <= 2 * n_resamples:
         raise ValueError(
             f"sequences must be more than 2 n_resamples = {2 * n_resamples}, got {len(sequences)}: sample more, or "

@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from ar_interp.models.opened import Model
 from ar_interp.probes.algorithm import CHUNK, STEPS, TRIM, Spectra, interpolate, step_sizes, trimmed
-from ar_interp.probes.context import check_length
 from ar_interp.probes.protocol import needs
 from ar_interp.probes.results import Result
 from ar_interp.processes import Process, Sequences
@@ -48,8 +47,7 @@ class EquivalentSteps(Result):
     n: int
 
 
-@needs("forward")
-@torch.no_grad()
+@needs("forward", sequences=2, length=2)
 def equivalent_steps_of(
     model: Model,
     sequences: Sequences,
@@ -73,7 +71,7 @@ def equivalent_steps_of(
     process = process or model.process
     if process is None:
         raise ValueError("process is needed to tune the step sizes; pass process=..., e.g. HaarOrthogonal(5).")
-    length, per_pair = check_length(sequences), model.normalises if per_pair is None else per_pair
+    length, per_pair = sequences.length, model.normalises if per_pair is None else per_pair
     sizes = step_sizes(process, length=length, per_pair=per_pair, steps=COUNTED)
     own, descents = [], []
     for part in sequences.split(CHUNK):

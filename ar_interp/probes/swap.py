@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_several
 from ar_interp.models.opened import Model
-from ar_interp.probes.context import DRESS, check_length, has_own_path, no_own_path, reads_circuit
+from ar_interp.probes.context import DRESS, has_own_path, no_own_path, reads_circuit
 from ar_interp.probes.paths import in_place_of
 from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, LAYER, LINEAR, NOT_LINEAR, PATTERNS, PLAIN, RUN, needs
 from ar_interp.probes.results import Result
@@ -109,8 +109,9 @@ class SwappedContext(Result):
         LINEAR: ("blocks.{layer}.attn.hook_kv_state",),
         NOT_LINEAR: ("blocks.{layer}.attn.hook_k", "blocks.{layer}.attn.hook_v"),
     },
+    sequences=2,
+    length=2,
 )
-@torch.no_grad()
 def swap_context(
     model: Model,
     source: Sequences,
@@ -230,9 +231,6 @@ def _check_pairs(source: Sequences, target: Sequences) -> None:
             f"source and target must both be real or both complex, got {kinds[0]} and {kinds[1]}: sample both in the "
             "same basis."
         )
-    if len(a) < 2:
-        raise ValueError(f"source and target must hold at least 2 sequences, the controls need another; got {len(a)}.")
-    check_length(source)
     if torch.equal(source.W, target.W):
         raise ValueError("source and target have the same W, so there is nothing to move: sample with two seeds.")
 

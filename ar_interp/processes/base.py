@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from ar_interp import seeds
 from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp._kinds import Kind
+from ar_interp._moods import calm
 
 MAX_DIM = 4096
 FIRST_TOKEN_LAWS = ("ones", "unit-ones", "gaussian", "sphere", "signs", "one-hot", "sparse")
@@ -120,6 +122,16 @@ class Contexts(ABC):
     def length(self) -> int:
         """The longest context, T = 1..length."""
         return self.inputs.shape[1]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it is made of, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "Contexts":
+        """The same on a device, without gradients, and at least in the precision of `dtype`."""
+        moved = copy(self)
+        vars(moved).update({name: brought(value, device, dtype) for name, value in self.tensors().items()})
+        return moved
 
     def split(self, size: int) -> "tuple[Contexts, ...]":
         """The contexts in parts of at most `size`, in order."""
@@ -231,6 +243,7 @@ class AutoregressiveProcess(Kind, ABC, root=True):
         A family with more than one basis takes further keywords, which `sample` and `contexts` pass on.
         """
 
+    @calm()
     def sample(
         self,
         batch: int,
@@ -291,6 +304,14 @@ class AutoregressiveProcess(Kind, ABC, root=True):
     def to_dict(self) -> dict[str, object]:
         """The fields and the kind, ready for JSON."""
         return {"kind": self.kind, **asdict(self)}
+
+
+def brought(values: Tensor, device: str | torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Values on a device, without their history; numbers that are no integers in the higher precision of the two."""
+    values = values.detach().to(device)
+    if dtype is not None and (values.is_floating_point() or values.is_complex()):
+        values = values.to(torch.promote_types(values.dtype, dtype))
+    return values.clone() if values.is_inference() else values  # which no gradient may pass
 
 
 def _random_signs(batch: int, n: int, generator: torch.Generator) -> Float[Tensor, "batch n"]:

@@ -14,6 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from ar_interp._moods import calm
 from ar_interp.checkpoints import VERSIONED, Checkpoint, load
 from ar_interp.claims import Claim, Claims, Evidence
 from ar_interp.claims.core import VERDICTS
@@ -215,6 +216,7 @@ class Report:
         return json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+@calm()
 def build(names: Sequence[str | Path], *, date: datetime.date) -> Report:
     """Verify checkpoints and draw what their claims rest on. The same names and date give the same report.
 

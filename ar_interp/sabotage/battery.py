@@ -6,6 +6,7 @@ import pandas as pd
 
 from ar_interp import checkpoints
 from ar_interp._checks import check_integer
+from ar_interp._moods import calm
 from ar_interp.sabotage.core import BatteryResult, Make, Sabotage, cells
 from ar_interp.sabotage.deceptions import DECEPTIONS
 from ar_interp.sabotage.diagonal import PAIRS, UNITARY
@@ -31,6 +32,7 @@ PARTS: dict[str, dict[str, Sabotage]] = {
 BATTERY = {name: sabotage for part in PARTS.values() for name, sabotage in part.items()}
 
 
+@calm()
 def run_battery(
     names: Iterable[str] | None = None,
     *,

@@ -10,6 +10,7 @@ import torch
 
 from ar_interp import checkpoints
 from ar_interp._checks import check_number
+from ar_interp._moods import calm
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.edits import healthy, is_shortened, with_weights, with_weights_of
@@ -41,6 +42,7 @@ class Sensitivity:
         return pd.Series({str(claim): _flip(rows) for claim, rows in self.frame.groupby("claim", sort=False)})
 
 
+@calm()
 def sensitivity(base: str, scales: Iterable[float] = SCALES, seeds: Iterable[int] = range(4)) -> Sensitivity:
     """Add Gaussian noise to every weight of a shipped model, and verify it.
 

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from ar_interp._kinds import load_plugins
+from ar_interp._moods import calm
 from ar_interp.claims import Claim, Claims, Subject, subject_of
 from ar_interp.processes import Process
 from ar_interp.seeds import DRAWN_LIMIT
@@ -79,6 +80,7 @@ def structures() -> dict[str, Structure]:
     return {name: structure for study in every for name, structure in study.structures.items()}
 
 
+@calm()
 def verify(
     subject: Any,
     process: Process | None = None,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ar_interp._moods import calm
 from ar_interp.claims import Claim, Evidence, Subject
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import Process
@@ -104,6 +105,7 @@ class Exhibit:
     controls: Callable[[Subject], tuple[Control, ...]] = lambda subject: ()
     wide: bool = False
 
+    @calm()
     def result(self, subject: Subject, values: Mapping[str, Any], kept: dict[Any, Any]) -> Any:
         """The result of `measure` for these values of the controls, from `kept` where it has been measured before."""
         taken = {control.name: values[control.name] for control in self.controls(subject) if control.remeasures}

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ar_interp import seeds
+from ar_interp._moods import calm
 from ar_interp.checkpoints import TrainingRun
 from ar_interp.models.config import Config
 from ar_interp.processes import Process
@@ -47,6 +48,7 @@ class _AllDivergedError(Exception):  # caught here, never shown
     pass
 
 
+@calm(gradients=True)
 def train(
     config: Config, process: Process, training: TrainConfig | None = None, *, progress: bool = True
 ) -> TrainingRun:
