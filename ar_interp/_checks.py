@@ -84,6 +84,11 @@ def as_real_array(name: str, value: object, *, shape: tuple[int | str, ...]) -> 
     return tensor.detach().to(torch.float64)
 
 
+def as_tensor(value: object) -> Tensor:
+    """A tensor as it is; an array or nested list in its own precision, on the CPU."""
+    return value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+
+
 def _is_finite(value: Real) -> bool:
     try:
         return math.isfinite(value)

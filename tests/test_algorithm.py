@@ -220,7 +220,7 @@ def model_without_process() -> ari.HookedARTransformer:
     ("call", "message"),
     [
         (lambda m: identify(model_without_process(), HAAR), "process is needed to tune the step sizes"),
-        (lambda m: identify_algorithm(m, HAAR.sample(9, 5, seed=0)), "at least 10 for an interval, got 9"),
+        (lambda m: identify_algorithm(m, HAAR.sample(9, 5, seed=0)), "at least 10 sequences for this probe, got 9"),
         (lambda m: identify_algorithm(m, HAAR.sample(20, 2, seed=0)), "contexts must be at least 2 inputs long, got 1"),
         (lambda m: step_sizes(HAAR, length=1), "length must be at least 2, got 1"),
         (lambda m: step_sizes(HAAR, length=5, steps=(0,)), "steps must be at least 1, got 0"),

@@ -226,7 +226,7 @@ def test_hooks_are_gone_after_an_error():
 
     with model.hooks([("blocks.0.hook_resid_post", fail)]), pytest.raises(RuntimeError):
         measure(model, HAAR.sample(4, 6, seed=0))
-    assert not any(hook.fwd_hooks for hook in model.hook_dict.values())
+    assert not any(hook.has_hooks() for hook in model.hook_dict.values())
 
 
 @pytest.mark.parametrize(

@@ -280,7 +280,7 @@ def test_impostors_have_the_weights_and_activations_of_the_healthy_model(imposto
     assert_close(cache["blocks.0.attn.hook_pattern"], seen["blocks.0.attn.hook_pattern"])
     assert not torch.allclose(predictions, own, atol=0.1)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
-    assert not any(point.fwd_hooks for point in other.hook_dict.values())
+    assert not any(point.has_hooks() for point in other.hook_dict.values())
 
 
 def test_impostors_answer_what_they_say():

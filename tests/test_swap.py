@@ -379,7 +379,7 @@ UNITARY = ari.CommutingUnitary(6)
             lambda a, b: swap_context(augmented(), a, ari.CommutingUnitary(4).sample(4, 9, seed=1)),
             "both be real or both complex, got real and complex",
         ),
-        (lambda a, b: swap_context(augmented(), a[:1], b[:1]), "at least 2 sequences, .* got 1"),
+        (lambda a, b: swap_context(augmented(), a[:1], b[:1]), "at least 2 sequences for this probe, got 1"),
         (lambda a, b: swap_context(augmented(), a, a), "have the same W, so there is nothing to move"),
         (lambda a, b: swap_context(augmented(), a, b, layers=[1]), "layers must be at most 0, got 1"),
         (lambda a, b: swap_context(augmented(), a, b, layers=[]), "layers is empty"),

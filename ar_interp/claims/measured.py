@@ -82,7 +82,7 @@ class Measured:
     @torch.no_grad()
     def errors(self) -> Float[Tensor, "batch pos"]:
         """|prediction - target|^2 for T = 1..n_ctx."""
-        return torch.cat([part.errors(self.model(part.inputs)) for part in self.parts]).double()
+        return torch.cat([part.errors(self.model(part.inputs)) for part in self.parts]).double().cpu()
 
     def losses(self, first_length: int = 2) -> Float[Tensor, "batch"]:
         """Mean of the errors over T >= first_length, of every context."""
@@ -98,7 +98,7 @@ class Measured:
         """The errors less those of the stand-in."""
         stand_in = self.stand_in
         assert stand_in is not None
-        return self.errors - torch.cat([part.errors(stand_in.predict(part.inputs)) for part in self.parts])
+        return self.errors - torch.cat([part.errors(stand_in.predict(part.inputs)) for part in self.parts]).cpu()
 
     def loss(self, first_length: int = 2) -> Estimate:
         """Mean of `losses`, or the stand-in's expectation and the mean difference from it, if that varies less."""

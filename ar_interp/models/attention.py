@@ -39,7 +39,7 @@ class Part(nn.Module):
         for name, shape in config.parameter_shapes.items():
             own = name.removeprefix(prefix)
             if name.startswith(prefix) and "." not in own:
-                self.register_parameter(own, nn.Parameter(torch.zeros(shape, dtype=config.torch_dtype)))
+                self.register_parameter(own, nn.Parameter(torch.zeros(shape, dtype=config.torch_dtype, device="cpu")))
 
 
 class MultiplicativePositional(Part):
@@ -241,7 +241,7 @@ class DiagonalAttention(IdentityAttention):
         super().__init__(config)
         if config.heads == "unit":
             for name in "AB":
-                ones = torch.ones(config.n_heads, config.dim, dtype=config.torch_dtype)
+                ones = torch.ones(config.n_heads, config.dim, dtype=config.torch_dtype, device="cpu")
                 self.register_buffer(name, ones, persistent=False)
 
     def project(self, resid: Resid) -> tuple[PerHead, PerHead, PerHead]:

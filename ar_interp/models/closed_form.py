@@ -39,6 +39,7 @@ def closed_form(
     if reason:
         raise ValueError(f"config must have a closed form here: {reason}.")
     tokens = tokens.to(torch.complex128 if tokens.is_complex() else torch.float64)
+    weights = {name: W.to(tokens.device) for name, W in weights.items()}
     x, pos = tokens, tokens.shape[1]
     if config.encoding == "augmented":
         older = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
@@ -106,13 +107,14 @@ def _of_layer(weights: Weights, layer: int) -> Weights:
 
 def _matrices(config: ModelConfig, own: Weights) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """W_Q, W_K, W_V [head d_model d_head] and W_O [head d_head d_model] of one layer."""
-    one = torch.eye(config.d_model, dtype=torch.float64).expand(config.n_heads, -1, -1)
+    device = next(iter(own.values())).device if own else "cpu"
+    one = torch.eye(config.d_model, dtype=torch.float64, device=device).expand(config.n_heads, -1, -1)
     if config.heads == "unit":
         return one, one, one, one
     if config.heads == "diagonal":
         return one, torch.diag_embed(own["attn.A"]), torch.diag_embed(own["attn.B"]), one
     if config.heads == "block-scalar":
-        small = torch.eye(config.dim, dtype=torch.float64)
+        small = torch.eye(config.dim, dtype=torch.float64, device=device)
         QK, OV = (torch.kron(own[f"attn.{name}_blocks"].contiguous(), small) for name in ("QK", "OV"))
         return QK, one, OV, one
     W_O = own["attn.shared_W_O"].expand(config.n_heads, -1, -1) if config.shared_output else own["attn.W_O"]
@@ -133,18 +135,22 @@ def _attention(config: ModelConfig, own: Weights, x: Tensor, positions: Tensor |
     if config.scale_scores:
         QK = QK / math.sqrt(config.head_width)
     pos, lag = x.shape[1], config.query_lag
-    T = torch.arange(1, pos + 1, dtype=torch.float64)
+    T = torch.arange(1, pos + 1, dtype=torch.float64, device=x.device)
     seen = (T[:, None] >= T) & (T[:, None] > lag)  # [query key], of destinations that somebody asks for
     left, right = (x, x.conj()) if config.encoding == "augmented" else (x.conj(), x)
     scores = torch.einsum("btm,hmn,bsn->bhts", _lagged(left, lag), QK.to(x.dtype), right)
     if config.attention == "softmax":
         pattern = _softmax(scores, seen)
     else:
-        shares = {"linear": torch.ones(pos), "linear/keys": 1 / T, "linear/pairs": 1 / (T - 1).clamp(min=1)}
+        shares = {
+            "linear": torch.ones(pos, dtype=T.dtype, device=x.device),
+            "linear/keys": 1 / T,
+            "linear/pairs": 1 / (T - 1).clamp(min=1),
+        }
         pattern = scores * seen * shares[config.attention][:, None]
     if config.positional == "multiplicative":
         P = own["attn.positional.P"]
-        pattern = pattern * torch.cat([torch.zeros(lag, pos, dtype=P.dtype), P[: pos - lag, :pos]])
+        pattern = pattern * torch.cat([torch.zeros(lag, pos, dtype=P.dtype, device=P.device), P[: pos - lag, :pos]])
     elif positions is not None:
         pattern = pattern * _softmax(
             torch.einsum("tm,hmn,sn->hts", _lagged(positions[None], lag)[0], QK, positions), seen
@@ -189,7 +195,10 @@ def _by_attribute(model: Model, config: ModelConfig) -> dict[str, Tensor]:
     if config.positional == "multiplicative":
         found |= {f"blocks.{i}.attn.positional.P": module.P for i in layers}
     if config.unembed:
-        found |= {"unembed.W_U": module.W_U, "unembed.b_U": torch.zeros(config.dim)}
+        found |= {
+            "unembed.W_U": module.W_U,
+            "unembed.b_U": torch.zeros_like(module.W_U[0]),
+        }
     return found
 
 

@@ -393,13 +393,13 @@ class ModelConfig(Config):
         parameters = {}
         for name, shape in self.parameter_shapes.items():
             if ".ln1_post." in name:
-                value = torch.full(shape, float(name.endswith(".w")), dtype=torch.float64)
+                value = torch.full(shape, float(name.endswith(".w")), dtype=torch.float64, device="cpu")
             elif self.init == "linear" and name != "pos_embed.W_pos":
                 bound = 1 / math.sqrt(self._inputs(name))
-                value = bound * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
+                value = bound * (2 * torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu") - 1)
             else:
                 scale = 1.0 if self.init == "linear" else self.init_scale
-                value = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+                value = scale * torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
             parameters[name] = value.to(self.torch_dtype)
         if self.heads == "block-scalar":
             QK, OV = (parameters[f"blocks.0.attn.{name}_blocks"] for name in ("QK", "OV"))

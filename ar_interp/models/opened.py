@@ -194,8 +194,8 @@ class Model:
         def keep(value: Tensor, hook: Any) -> None:
             found[hook.name] = value.detach()
 
-        names = self.hook_names if names_filter is None else names_filter
-        with self.hooks([(name, keep) for name in ([names] if isinstance(names, str) else names)]):
+        names = [names_filter] if isinstance(names_filter, str) else names_filter or self.hook_names
+        with self.hooks([(name, keep) for name in names if name in self.hook_names]):
             return self(tokens), found
 
     def activations(self, tokens: Inexact[Tensor, "batch pos dim"], names: list[str]) -> dict[str, Tensor]:

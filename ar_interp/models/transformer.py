@@ -389,9 +389,11 @@ class HookedARTransformer(HookedRootModule):
             reset_hooks_end: False leaves them on the model, as `add_hook` does.
             clear_contexts: forget the `ctx` of every hook point at the end.
         """
-        given: list[tuple[Direction, Hook]] = [("fwd", hook) for hook in fwd_hooks]
-        given += [("bwd", hook) for hook in bwd_hooks]
-        found = [
+        given: list[tuple[Direction, Hook]] = [
+            *(("fwd", hook) for hook in fwd_hooks),
+            *(("bwd", hook) for hook in bwd_hooks),
+        ]
+        found: list[tuple[Direction, Any, Callable]] = [
             (direction, self.hook_dict[name], hook)
             for direction, (names, hook) in given
             for name in self._selected(names)

@@ -195,7 +195,9 @@ def _ablate(
     if process is not None and process.dim != dim:
         raise ValueError(f"process has dim {process.dim} but the sequences have dim {dim}; they must agree.")
     generator = generator_of(check_integer("seed", seed, low=0))
-    cycle = torch.randperm(n, generator=generator)  # everybody's other sequence is the one before it on the cycle
+    cycle = torch.randperm(
+        n, generator=generator, device="cpu"
+    )  # everybody's other sequence is the one before it on the cycle
     losses = _losses(model, sequences, components, method, cycle, n_heads)
     costs = losses[:-1] - losses[-1]
     known = predict(setting_of(model.config, process or model.process)) if _in_theorys_basis(sequences) else None
@@ -248,7 +250,7 @@ def _losses(
         for part in parts:
             for name, value in _over_scales(model, inputs[part], names).items():
                 replacements[name] = replacements.get(name, 0) + value.sum(0, keepdim=True) / n
-    found = torch.empty(len(components) + 1, n, dtype=torch.float64)
+    found = torch.empty(len(components) + 1, n, dtype=torch.float64, device="cpu")
     for part in parts:
         if method == "resample":
             replacements = _over_scales(model, inputs[others[part].to(inputs.device)], names)

@@ -95,6 +95,6 @@ def _scalars(circuit: Float[Tensor, "d_model d_model"]) -> tuple[Float[Tensor, "
     dim = len(circuit) // BLOCKS
     blocks = split_blocks(circuit, dim)
     means = blocks.diagonal(0, -2, -1).mean(-1)
-    rest = blocks - means[:, :, None, None] * torch.eye(dim, dtype=blocks.dtype)
+    rest = blocks - means[:, :, None, None] * torch.eye(dim, dtype=blocks.dtype, device=blocks.device)
     largest = blocks.norm(dim=(-2, -1)).max()
     return means, rest.norm(dim=(-2, -1)) / largest

@@ -278,7 +278,7 @@ def _spectrum(circuit: FactoredMatrix) -> Spectrum:
 
 def _composition(W_Q: Tensor, W_K: Tensor, W_V: Tensor, W_O: Tensor) -> Float[Tensor, "3 layer head layer head"]:
     n_layers, n_heads = W_Q.shape[:2]
-    scores = torch.full((3, n_layers, n_heads, n_layers, n_heads), torch.nan, dtype=torch.float64)
+    scores = torch.full((3, n_layers, n_heads, n_layers, n_heads), torch.nan, dtype=torch.float64, device=W_Q.device)
     writes = _writes(W_V, W_O)
     for kind, reads in enumerate((_reads(W_Q, W_K.mH), _reads(W_K, W_Q.mH), _reads(W_V, W_O))):
         for earlier in range(n_layers):
@@ -309,8 +309,8 @@ def _untrained_composition(d_model: int, d_head: int, dtype: torch.dtype, n: int
     generator = generator_of(check_integer("seed", seed, low=0))
 
     def score() -> Tensor:
-        A, C = torch.randn(2, 1, d_model, d_head, generator=generator, dtype=dtype)
-        B, D = torch.randn(2, 1, d_head, d_model, generator=generator, dtype=dtype)
+        A, C = torch.randn(2, 1, d_model, d_head, generator=generator, dtype=dtype, device="cpu")
+        B, D = torch.randn(2, 1, d_head, d_model, generator=generator, dtype=dtype, device="cpu")
         return _scores(_writes(A, B), _reads(C, D))
 
     scores = torch.cat([score().flatten() for _ in range(n)])
@@ -323,7 +323,7 @@ def _block_view(QK: FactoredMatrix, OV: FactoredMatrix, dim: int) -> BlockView:
     norms = blocks.norm(dim=(-2, -1))
     diagonals = blocks.diagonal(0, -2, -1)
     scalars = diagonals.mean(-1)
-    beside_scalars = blocks - scalars[..., None, None] * torch.eye(dim, dtype=blocks.dtype)
+    beside_scalars = blocks - scalars[..., None, None] * torch.eye(dim, dtype=blocks.dtype, device=blocks.device)
     beside_diagonals = blocks - torch.diag_embed(diagonals)
     return BlockView(
         share=norms.square() / norms.square().sum((-2, -1), keepdim=True),

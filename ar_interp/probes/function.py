@@ -173,7 +173,7 @@ class _Compared:
             drawn = self.process.contexts(N_GAUSSIAN, self.length, generator=self.generator, dtype=self.dtype).inputs
             yield drawn.to(self.model.device)
         if contexts is not None:
-            which = torch.randperm(len(contexts), generator=self.generator)[:N_CONTEXTS]
+            which = torch.randperm(len(contexts), generator=self.generator, device="cpu")[:N_CONTEXTS]
             yield contexts[which, : self.length].to(self.model.device)
 
     def _gaussian(self, like: Tensor | None) -> Iterator[Tensor]:
@@ -191,7 +191,9 @@ class _Compared:
         lengths = [(N_GAUSSIAN, longest), *((N_FEW, n) for n in {*SHORT, (longest + 1) // 2} if n < longest)]
         for i, (batch, pos) in enumerate(lengths):
             norm = NORMS[(i + 1) % len(NORMS)] * dim**-0.5
-            real, imaginary = norm * torch.randn(2, batch, pos, dim, generator=self.generator, dtype=torch.float64)
+            real, imaginary = norm * torch.randn(
+                2, batch, pos, dim, generator=self.generator, dtype=torch.float64, device="cpu"
+            )
             tokens = torch.complex(real, imaginary) / 2**0.5 if is_complex else real
             yield tokens.to(self.model.device, torch.promote_types(dtype, torch.complex32) if is_complex else dtype)
 
@@ -223,7 +225,7 @@ class _Compared:
         self.checks[check] = max(self.checks.get(check, 0.0), deviation(found, expected, tokens))
 
     def _alone(self, tokens: Tensor, expected: Tensor) -> None:
-        order = torch.randperm(len(tokens), generator=self.generator).to(tokens.device)
+        order = torch.randperm(len(tokens), generator=self.generator, device="cpu").to(tokens.device)
         self._compare("batch in another order", self.model(tokens[order]), expected[order], tokens)
         self._compare("batch twice as large", self.model(tokens.repeat(2, 1, 1)), expected.repeat(2, 1, 1), tokens)
         for part in (slice(0, 1), slice(1, 2), slice(1, 3)):
@@ -262,7 +264,9 @@ class _Compared:
     def _derivative(self, tokens: Tensor) -> None:
         if torch.is_inference_mode_enabled():
             return
-        direction = torch.randn(tokens.shape, generator=self.generator, dtype=torch.float64).to(tokens.device)
+        direction = torch.randn(tokens.shape, generator=self.generator, dtype=torch.float64, device="cpu").to(
+            tokens.device
+        )
         with torch.enable_grad():
             leaf = tokens.detach().clone().requires_grad_()
             predictions = self.model(leaf)
@@ -312,7 +316,7 @@ def _with_a_change(weights: Weights, name: str) -> Weights:
 def _vectors(activation: Tensor | None) -> Tensor:
     """An activation as one vector of each sequence, masked scores left out."""
     if activation is None:
-        return torch.empty(0)
+        return torch.empty(0, dtype=torch.float32, device="cpu")
     return activation.masked_fill(activation.abs() == torch.inf, 0).flatten(1)[:, None]
 
 

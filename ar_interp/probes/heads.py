@@ -73,7 +73,7 @@ def head_orthogonality(model: Model) -> HeadOrthogonality:
     return HeadOrthogonality(
         kind="identity" if rank == n_heads else "projector",
         scale=scale.item(),
-        e_m=((M / scale - torch.eye(n_heads)).norm() / n_heads**0.5).item(),
+        e_m=((M / scale - torch.eye(n_heads, dtype=M.dtype, device=M.device)).norm() / n_heads**0.5).item(),
         e_p=((M @ M - scale * M).norm() / scale**2).item(),
         e_c=((C @ C - scale * C).norm() / scale**2).item(),
         rank=rank,

@@ -53,7 +53,7 @@ def replace_last_token(
     asked = check_several("positions", positions, low=2, high=sequences.length)
     inputs, W = sequences.inputs, sequences.W
     generator = generator_of(check_integer("seed", seed, low=0))
-    u = torch.randn(inputs[:, 0].shape, generator=generator, dtype=inputs.dtype).to(inputs.device)
+    u = torch.randn(inputs[:, 0].shape, generator=generator, dtype=inputs.dtype, device="cpu").to(inputs.device)
     rows, found = [], []
     for T in asked:
         token = u * (inputs[:, T - 1].norm(dim=-1) / u.norm(dim=-1))[:, None]

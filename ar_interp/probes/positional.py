@@ -84,7 +84,7 @@ def positional_structure(model: Model, *, process: CommutingProcess | None = Non
     weights = diagonal_weights(model)
     process = process_of(model, process)
     n_ctx = len(weights.P)
-    P = weights.P[:-1] * torch.ones(n_ctx - 1, n_ctx, dtype=torch.float64).tril(1)
+    P = weights.P[:-1] * torch.ones(n_ctx - 1, n_ctx, dtype=torch.float64, device=weights.P.device).tril(1)
     previous, last = P.diagonal(), P.diagonal(1)
     ratio = ((previous * last).sum() / last.square().sum()).item()
     total = P.square().sum()
@@ -127,7 +127,7 @@ def _scale(weights: DiagonalWeights, process: CommutingProcess) -> float:
 
 def _covered(C: Float[Tensor, "dim dim"]) -> Tensor:
     """Coordinates that C writes to within their pair, if by the partner alone."""
-    j = torch.arange(len(C))
+    j = torch.arange(len(C), device=C.device)
     written = torch.maximum(C.diagonal().abs(), C[j, j ^ 1].abs())
     return written > RANK_TOLERANCE * written.max()
 
@@ -137,7 +137,7 @@ def _pair_structure(C: Float[Tensor, "dim dim"]) -> tuple[float, float, float]:
     dim = len(C)
     if dim % 2:
         return float("nan"), float("nan"), float("nan")
-    j = torch.arange(dim)
+    j = torch.arange(dim, device=C.device)
     diagonal, partners = C.diagonal(), C[j, j ^ 1]
     kappa = partners.sum() / diagonal.sum()
     covered = _covered(C)
@@ -154,10 +154,10 @@ def _residuals(
     model: Model, process: CommutingProcess, n_ctx: int
 ) -> tuple[Float[Tensor, "angle"], Float[Tensor, "offset angle length"]]:
     """sup over coordinates of |prediction - lambda^T|; every coordinate runs over the whole grid at each offset."""
-    angles = torch.arange(N_ANGLES, dtype=torch.float64) * (2 * torch.pi / process.mu / N_ANGLES)
+    angles = torch.arange(N_ANGLES, dtype=torch.float64, device="cpu") * (2 * torch.pi / process.mu / N_ANGLES)
     n_free = process.n_free
     generator = generator_of(ANGLES)
-    offsets = 2 * torch.pi * torch.rand(N_OFFSETS, n_free, generator=generator, dtype=torch.float64)
+    offsets = 2 * torch.pi * torch.rand(N_OFFSETS, n_free, generator=generator, dtype=torch.float64, device="cpu")
     offsets[0] = 0
     if n_free == 1:
         offsets = offsets[:1]

@@ -146,12 +146,12 @@ def scrub(
     kept = _kept(_default(model) if hypothesis is None else hypothesis, length)
     by, wrong = _method(model, kept, by), _wrong(kept)
     mix = {BY_PATHS: _mix_paths, BY_INPUTS: _mix_inputs, BY_KEYS: _mix_keys}[by]
-    donors = _donors(len(sequences), n_resamples, seed)
+    donors = _donors(len(sequences), n_resamples, seed).to(inputs.device)
     names = [f"blocks.{layer}.{name}" for name in ACTIVATIONS[by]]
     output = names[0]
 
     parts = []
-    for rows in torch.arange(len(sequences)).split(chunk_size(model, sequences, 1 + len(kept))):
+    for rows in torch.arange(len(sequences), device=inputs.device).split(chunk_size(model, sequences, 1 + len(kept))):
         own = model.activations(inputs[rows], names)
         hooks: dict[str, list[Hooks]] = {MODEL: [[]], ABLATED: [in_place_of({output: torch.zeros_like(own[output])})]}
         for others in donors[:, rows]:
@@ -176,7 +176,7 @@ def scrub(
         WRONG_KEYS: _in_words(wrong),
     }
     return Scrubbed(
-        table=_table(losses, words, donors.numpy()),
+        table=_table(losses, words, donors.cpu().numpy()),
         kept=tuple(path for path in PATHS if path in kept) or tuple(sorted(kept)),
         by=by,
         layer=layer,

@@ -113,5 +113,5 @@ def equivalent_steps_of(
 
 
 def _bootstrap(statistic: Callable[[np.ndarray], np.ndarray], n: int, seed: int) -> Float[np.ndarray, "draw value"]:
-    draws = torch.randint(n, (N_BOOTSTRAP, n), generator=generator_of(seed)).numpy()
+    draws = torch.randint(n, (N_BOOTSTRAP, n), generator=generator_of(seed), device="cpu").numpy()
     return np.stack([statistic(rows) for rows in draws])

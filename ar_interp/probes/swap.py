@@ -184,7 +184,7 @@ def swap_context(
     at = torch.tensor(asked, device=target.inputs.device) - 1
 
     parts = []
-    for rows in torch.arange(len(target)).chunk(ceil(len(target) / CHUNK)):
+    for rows in torch.arange(len(target), device=target.inputs.device).chunk(ceil(len(target) / CHUNK)):
         inputs, W = target.inputs[rows], source.W[rows]
         other = rows.roll(1)
         same = _orbit(target.W[rows], source.targets[other, -1], length)
@@ -266,12 +266,12 @@ def _random_like(
     """
     if name.endswith(STATE) and len(at) < value.shape[1]:
         everywhere = torch.zeros_like(value)
-        everywhere[:, at] = _random_like(value[:, at], name, model, torch.arange(len(at)), generator)
+        everywhere[:, at] = _random_like(value[:, at], name, model, torch.arange(len(at), device=at.device), generator)
         return everywhere
     block, _, hook = name.rpartition(".")
     layer = int(LAYER.match(block + ".").group(1))  # type: ignore[union-attr] - names are ours
     norms, readings = READ[hook]
-    drawn = torch.randn(value.shape, generator=generator, dtype=value.dtype).to(value.device)
+    drawn = torch.randn(value.shape, generator=generator, dtype=value.dtype, device="cpu").to(value.device)
     drawn = drawn.tril() if hook in PATTERN else drawn
     roots = [(form, _roots(gram(model, layer)).to(value.dtype)) for form, gram in readings]
 

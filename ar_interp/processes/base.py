@@ -70,7 +70,11 @@ class FirstToken:
             tokens = _random_signs(batch, dim, generator)
         elif self.law in ("one-hot", "sparse"):
             n_nonzero = self.n_nonzero or 1
-            places = torch.rand(batch, dim, generator=generator, device=device).topk(n_nonzero, dim=-1).indices
+            places = (
+                torch.rand(batch, dim, generator=generator, device=device, dtype=torch.float32)
+                .topk(n_nonzero, dim=-1)
+                .indices
+            )
             entries = _random_signs(batch, n_nonzero, generator) if self.law == "sparse" else 1.0
             tokens = torch.zeros(batch, dim, **options)
             tokens.scatter_(-1, places, torch.ones(batch, n_nonzero, **options) * entries)

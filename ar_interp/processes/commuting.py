@@ -234,7 +234,7 @@ def _orthonormal(basis: Tensor, dim: int) -> Tensor:
     if basis.shape != (dim, dim):
         raise ValueError(f"basis must have shape [{dim} {dim}], got {list(basis.shape)}.")
     double = basis.to(torch.complex128)
-    defect = (double @ double.mH - torch.eye(dim, device=basis.device)).abs().max().item()
+    defect = (double @ double.mH - torch.eye(dim, dtype=double.dtype, device=basis.device)).abs().max().item()
     if not defect < 1e-5:  # float32 bases are welcome
         raise ValueError(f"basis must be orthonormal: P P^* differs from the identity by {defect:.2g}.")
     return double

@@ -39,7 +39,7 @@ class Otherwise(HookedARTransformer):
     @property
     def hooked(self) -> bool:
         """Somebody looks."""
-        return any(point.fwd_hooks for point in self.hook_points())
+        return any(point.has_hooks() for point in self.hook_points())
 
 
 def answering(model: Any, way: Way) -> Otherwise:

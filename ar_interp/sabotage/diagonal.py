@@ -53,7 +53,7 @@ head_removed, turned, doubled = scaled("B", 0, 0.0), scaled("A", 0, -1.0), scale
 
 def older_keys(weights: dict[str, Tensor], generator: torch.Generator) -> None:
     P = weights["P"]
-    noise = torch.randn(P.shape, generator=generator, dtype=P.dtype).tril(-1)
+    noise = torch.randn(P.shape, generator=generator, dtype=P.dtype, device="cpu").tril(-1)
     P[:-1] += 0.5 * P[0, 1] * noise[:-1]
 
 
@@ -211,7 +211,7 @@ def set_to(solution: KappaFamily) -> Change:
 def mixed_kappa() -> KappaFamily:
     """kappa = 1 on four pairs, 0 on the fifth."""
     C, P = kappa_family(dim=10, kappa=1.0, n_ctx=N_CTX)
-    C[:2, :2] = torch.eye(2)
+    C[:2, :2] = torch.eye(2, dtype=C.dtype, device=C.device)
     return KappaFamily(C, P)
 
 

@@ -27,8 +27,8 @@ def regauged_heads(weights: dict[str, Tensor], generator: torch.Generator) -> No
 def steeply_regauged_heads(weights: dict[str, Tensor], generator: torch.Generator) -> None:
     """The same with a G of condition STEEP."""
     n_heads = len(weights["A"])
-    U, _, Vh = torch.linalg.svd(torch.randn(n_heads, n_heads, generator=generator, dtype=torch.float64))
-    _regauge(weights, U * torch.logspace(0, math.log10(STEEP), n_heads, dtype=torch.float64) @ Vh)
+    U, _, Vh = torch.linalg.svd(torch.randn(n_heads, n_heads, generator=generator, dtype=torch.float64, device="cpu"))
+    _regauge(weights, U * torch.logspace(0, math.log10(STEEP), n_heads, dtype=torch.float64, device="cpu") @ Vh)
 
 
 def _regauge(weights: dict[str, Tensor], G: Tensor) -> None:
@@ -41,7 +41,7 @@ def _regauge(weights: dict[str, Tensor], G: Tensor) -> None:
 @on_weights
 def heads_reordered(weights: dict[str, Tensor], generator: torch.Generator) -> None:
     """The same permutation of A and B."""
-    order = torch.randperm(len(weights["A"]), generator=generator)
+    order = torch.randperm(len(weights["A"]), generator=generator, device="cpu")
     for name in "AB":
         weights[name].copy_(weights[name][order])
 
@@ -50,10 +50,10 @@ def coordinates_reordered(model: Any, checkpoint: Checkpoint, seed: int) -> Hook
     """Coordinates have no order; those of conjugate pairs move pair by pair, and partners change places."""
     generator = generator_of(seed)
     dim = model.config.dim
-    order = torch.randperm(dim, generator=generator)
+    order = torch.randperm(dim, generator=generator, device="cpu")
     process: Any = checkpoint.process
     if process.conjugate_pairs:
-        pairs = torch.randperm(dim // 2, generator=generator)
+        pairs = torch.randperm(dim // 2, generator=generator, device="cpu")
         order = torch.stack([2 * pairs + 1, 2 * pairs], dim=1).flatten()
     A, B, P = (weights.detach() for weights in (model.A, model.B, model.P))
     return HookedARTransformer.from_diagonal(A[:, order], B[:, order], P, process=process)
@@ -65,7 +65,7 @@ def unused_weights_random(weights: dict[str, Tensor], generator: torch.Generator
     P = weights["P"]
     unused = torch.ones_like(P).triu(2)
     unused[-1] = 1
-    P.copy_(torch.where(unused > 0, torch.randn(P.shape, generator=generator, dtype=P.dtype), P))
+    P.copy_(torch.where(unused > 0, torch.randn(P.shape, generator=generator, dtype=P.dtype, device="cpu"), P))
 
 
 def rescaled_layers(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
@@ -73,7 +73,7 @@ def rescaled_layers(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTr
     generator = generator_of(seed)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     for layer in range(model.config.n_layers):
-        c = SCALE * (0.5 + torch.rand((), generator=generator).item())
+        c = SCALE * (0.5 + torch.rand((), generator=generator, dtype=torch.float32, device="cpu").item())
         weights[f"blocks.{layer}.attn.QK_blocks"] *= c
         weights[f"blocks.{layer}.attn.OV_blocks"] /= c
     return with_weights(model, weights)
@@ -93,7 +93,7 @@ def regauged_full_head(weights: dict[str, Tensor], generator: torch.Generator) -
     W_Q, W_K, W_V, W_O = (weights[f"W_{part}"] for part in "QKVO")
     dim, width = W_Q.shape[1] // 3, W_Q.shape[-1]
     G, H = _gauge(width, generator), _gauge(width, generator)
-    signs = 1 - 2 * torch.randint(2, (dim,), generator=generator).to(W_Q.dtype)
+    signs = 1 - 2 * torch.randint(2, (dim,), generator=generator, device="cpu").to(W_Q.dtype)
     ones = torch.ones_like(signs)
     W_Q.copy_(torch.cat([signs] * 3)[:, None] * W_Q @ G)
     W_K.copy_(W_K @ torch.linalg.inv(G).T)
@@ -102,5 +102,5 @@ def regauged_full_head(weights: dict[str, Tensor], generator: torch.Generator) -
 
 
 def _gauge(size: int, generator: torch.Generator) -> Tensor:
-    U, S, Vh = torch.linalg.svd(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    U, S, Vh = torch.linalg.svd(torch.randn(size, size, generator=generator, dtype=torch.float64, device="cpu"))
     return U * S.clamp(NEAREST, FARTHEST) @ Vh

@@ -34,7 +34,7 @@ def kappas_around_one() -> KappaFamily:
     C, P = kappa_family(dim=10, kappa=1.0, n_ctx=N_CTX)
     for pair, kappa in enumerate((1.3, 0.7)):
         place = slice(2 * pair, 2 * pair + 2)
-        C[place, place] = torch.tensor([[1.0, kappa], [kappa, 1.0]], dtype=C.dtype)
+        C[place, place] = torch.tensor([[1.0, kappa], [kappa, 1.0]], dtype=C.dtype, device=C.device)
     return KappaFamily(C, P)
 
 
@@ -50,7 +50,7 @@ def uneven_values(weights: dict[str, Tensor], generator: torch.Generator) -> Non
     W_V = weights["W_V"]
     dim = W_V.shape[1] // 3
     values = W_V[:, dim : 2 * dim]
-    noise = torch.randn(values.shape, generator=generator, dtype=values.dtype)
+    noise = torch.randn(values.shape, generator=generator, dtype=values.dtype, device="cpu")
     values += 0.5 * values.norm() / noise.norm() * noise
     unread_values(weights, generator)
 
@@ -59,7 +59,7 @@ def older_values_of_both_signs(weights: dict[str, Tensor], generator: torch.Gene
     """Values of s_{t-1} as strong as those of s_t, every other coordinate negated: their mean diagonal is zero."""
     W_V = weights["W_V"]
     dim = W_V.shape[1] // 3
-    signs = torch.ones(dim, dtype=W_V.dtype)
+    signs = torch.ones(dim, dtype=W_V.dtype, device=W_V.device)
     signs[::2] = -1
     W_V[:, 2 * dim :] = signs[:, None] * W_V[:, dim : 2 * dim]
 
@@ -83,7 +83,9 @@ def unseen_angles(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTran
     """A row of C with what vanishes at every angle of the grid: orthogonal to the relative angles of all of it."""
     A, B, P = (weights.detach() for weights in (model.A, model.B, model.P))
     C, dim = B.mT @ A, A.shape[1]
-    offsets = 2 * torch.pi * torch.rand(N_OFFSETS, dim, generator=generator_of(ANGLES), dtype=torch.float64)
+    offsets = (
+        2 * torch.pi * torch.rand(N_OFFSETS, dim, generator=generator_of(ANGLES), dtype=torch.float64, device="cpu")
+    )
     offsets[0] = 0
     seen = torch.cat([offsets.cos(), offsets.sin()])[:, 1:]
     hidden = torch.linalg.svd(seen)[2][-1]

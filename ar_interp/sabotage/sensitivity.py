@@ -83,7 +83,10 @@ def _verdicts(checkpoint: Checkpoint, scale: float, seed: int) -> Any:
 def _noisy(model: Any, scale: float, seed: int) -> HookedARTransformer:
     generator = generator_of(seed)
     weights = {
-        name: value + scale * value.square().mean().sqrt() * torch.randn(value.shape, generator=generator).to(value)
+        name: value
+        + scale
+        * value.square().mean().sqrt()
+        * torch.randn(value.shape, generator=generator, dtype=torch.float32, device="cpu").to(value)
         for name, value in model.state_dict().items()
     }
     return with_weights(model, weights)

@@ -77,7 +77,7 @@ class _OneLayer(Setting):
         a, b = U[:, 0] * S[0], Vh[0]
         ideal = replace(self.config, heads="block-scalar", d_head=None, dtype="float64")
         ideal = ideal.build(self.process, device=model.W_Q.device)
-        QK, OV = (torch.zeros(1, 3, 3, dtype=torch.float64) for _ in range(2))
+        QK, OV = (torch.zeros(1, 3, 3, dtype=torch.float64, device="cpu") for _ in range(2))
         QK[0, 1:, 1:] = torch.from_numpy(a).reshape(2, 2)
         OV[0, 1:, 0] = torch.from_numpy(b)
         ideal.load_state_dict({"blocks.0.attn.QK_blocks": QK, "blocks.0.attn.OV_blocks": OV})

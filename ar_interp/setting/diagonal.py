@@ -119,11 +119,11 @@ class DiagonalHeads(_Diagonal):
         """C = m times a projector and its keys; what few heads carry, and kappa where it is free, are the model's."""
         found, kappa = diagonal_weights(model).C, 1.0 if self.kappa_is_one else 0.0
         if self.pairs and not self.kappa_is_one:
-            partner = torch.arange(len(found)) ^ 1
-            read = found[partner, torch.arange(len(found))].sum() / found.trace()
+            partner = torch.arange(len(found), device=found.device) ^ 1
+            read = found[partner, torch.arange(len(found), device=found.device)].sum() / found.trace()
             kappa = read.item() if read.isfinite() else 0.0  # of a C without a trace
         if self.rank == self.process.n_free:
-            C = torch.eye(len(found), dtype=torch.float64)
+            C = torch.eye(len(found), dtype=torch.float64, device=found.device)
             C = kappa_family(dim=len(C), kappa=kappa, n_ctx=2).C if self.pairs else C
         else:
             strongest = torch.linalg.eigh((found + found.T) * found.trace().sign()).eigenvectors[:, -self.rank :]

@@ -100,7 +100,7 @@ def sampled_quadratic(
     """
     config = ModelConfig.augmented(dim=process.dim, n_ctx=n_ctx)
     contexts = process.contexts(n_parts * PART, n_ctx, seed=REFERENCES)
-    T = torch.arange(2, n_ctx + 1)[:, None, None, None, None]
+    T = torch.arange(2, n_ctx + 1, device=contexts.inputs.device)[:, None, None, None, None]
     divisors = {"linear": torch.ones_like(T), "linear/keys": T, "linear/pairs": T - 1}[attention]
     h, G, constant = np.zeros((n_parts, 8)), np.zeros((n_parts, 8, 8)), np.zeros(n_parts)
     for i, part in enumerate(contexts.split(PART)):

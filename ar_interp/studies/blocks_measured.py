@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp import seeds
+from ar_interp._checks import as_tensor
 from ar_interp.claims import Claim, Estimate, Measured
 from ar_interp.claims.measured import StandIn
 from ar_interp.estimators import GradientDescent
@@ -152,8 +153,8 @@ def layer_of(config: ModelConfig, a: np.ndarray, b: np.ndarray, process: Process
     attn = model.blocks[0].attn
     for blocks in (attn.QK_blocks, attn.OV_blocks):
         blocks.zero_()
-    attn.QK_blocks[0, CURRENT:, CURRENT:] = torch.as_tensor(a).reshape(2, 2)
-    attn.OV_blocks[0, CURRENT:, READ_OUT] = torch.as_tensor(b)
+    attn.QK_blocks[0, CURRENT:, CURRENT:] = as_tensor(a).reshape(2, 2)
+    attn.OV_blocks[0, CURRENT:, READ_OUT] = as_tensor(b)
     return model
 
 
@@ -165,7 +166,7 @@ def predictor(model: Any) -> Callable[[Tensor], Tensor]:
 
 def _defect(block: Float[Tensor, "dim dim"]) -> float:
     """Distance of a block from the nearest multiple of the identity, over its norm."""
-    rest = block - block.diagonal().mean() * torch.eye(len(block), dtype=block.dtype)
+    rest = block - block.diagonal().mean() * torch.eye(len(block), dtype=block.dtype, device=block.device)
     return (rest.norm() / block.norm()).item()
 
 

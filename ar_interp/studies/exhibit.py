@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ar_interp.claims import Subject
+from ar_interp.models.opened import as_model
 from ar_interp.probes.protocol import missing
 from ar_interp.seeds import EXHIBITS as SEED
 from ar_interp.seeds import UNTRAINED
@@ -20,7 +21,7 @@ N_FITTED = 256  # contexts where estimators or probes are fitted to them
 def contexts_of(subject: Subject, n: int = N, seed: int = SEED) -> Any:
     """The contexts that exhibits of a model rest on."""
     assert subject.process is not None  # exhibits are made of models whose process is known
-    return subject.process.contexts(n, subject.config.n_ctx, seed=seed)
+    return subject.process.contexts(n, subject.config.n_ctx, seed=seed).to(as_model(subject.model).device)
 
 
 def contexts_code(n: int = N, seed: int = SEED) -> str:

@@ -45,7 +45,7 @@ class GeneralMeasured(Measured):
         model, contexts = model or self.model, contexts or self.contexts
         with model.hooks(fwd_hooks=list(hooks)):
             parts = [part.errors(model(part.inputs)) for part in contexts.split(self.PART)]
-        return torch.cat(parts).double()
+        return torch.cat(parts).double().cpu()
 
     @cached_property
     def whole(self) -> Float[Tensor, "batch pos"]:
@@ -226,8 +226,8 @@ def invariant_maps(dim: int, *, fixed: bool) -> Float[Tensor, "map dim dim dim d
     Args:
         fixed: with the rotations that leave s_1 = 1/sqrt(dim) (1, ..., 1) alone, so with that vector in them.
     """
-    identity = torch.eye(dim, dtype=torch.float64)
-    first = torch.full((dim, dim), 1 / dim, dtype=torch.float64)  # s_1 s_1^T
+    identity = torch.eye(dim, dtype=torch.float64, device="cpu")
+    first = torch.full((dim, dim), 1 / dim, dtype=torch.float64, device="cpu")  # s_1 s_1^T
     along = [identity, first] if fixed else [identity]
     pairings = [(x, y) for x in along for y in along]
     maps = [torch.einsum(form, x, y) for form in ("ij,kl->ijkl", "jk,il->ijkl") for x, y in pairings]

@@ -124,7 +124,7 @@ def _sign_claim(m: "BlocksMeasured") -> Claim:
     """Claim about a gauge that full matrices have and block scalars have not."""
     from ar_interp.studies.blocks_measured import query_signs, without_signs
 
-    turned = torch.ones(m.config.dim, dtype=torch.float64)
+    turned = torch.ones(m.config.dim, dtype=torch.float64, device="cpu")
     turned[::2] = -1
     loss = m.loss()
     return claim(

@@ -106,7 +106,7 @@ class HeadsMeasured(Measured):
         if not scaled.isfinite().all():
             return float("nan")
         found = torch.linalg.eigvals(scaled)
-        real = found.real.sort()[0] - torch.tensor(expected, dtype=torch.float64).sort()[0]
+        real = found.real.sort()[0] - torch.tensor(expected, dtype=torch.float64, device="cpu").sort()[0]
         return max(real.abs().max().item(), found.imag.abs().max().item())
 
     @cached_property
@@ -123,7 +123,7 @@ class HeadsMeasured(Measured):
 
     def farthest_kappa(self, expected: float) -> float:
         """C_jj' / C_jj at the coordinate where it is farthest from what is expected, of those that C covers."""
-        C, j = self.weights.C, torch.arange(self.process.dim)
+        C, j = self.weights.C, torch.arange(self.process.dim, device="cpu")
         diagonal, partners = C.diagonal(), C[j, j ^ 1]
         covered = torch.maximum(diagonal.abs(), partners.abs()) > RANK_TOLERANCE * C.abs().max()
         return _farthest(partners[covered] / diagonal[covered], expected)
@@ -133,7 +133,7 @@ class HeadsMeasured(Measured):
         """Largest |c p_T - 1| over T; for c every C_jj that a minimum asks to be c."""
         C, last = self.weights.C, self.positions.P.diagonal(1)
         each = self.setting.pairs or self.setting.rank == self.process.dim
-        scales = C.diagonal() if each else torch.tensor([self.positions.scale])
+        scales = C.diagonal() if each else torch.tensor([self.positions.scale], device="cpu")
         covered = scales.abs() > RANK_TOLERANCE * scales.abs().max()
         return (scales[covered, None] * last - 1).abs().max().item() if covered.any() else float("nan")
 
@@ -182,7 +182,7 @@ class HeadsMeasured(Measured):
         found = ablate_heads(self.model, contexts, process=self.process)
         whole = self.predict(contexts.inputs)
         parts = [self.predict(contexts.inputs, A=a[None], B=b[None]) for a, b in zip(A, B, strict=True)]
-        removed = torch.stack([contexts.losses(whole - part) for part in parts]) - contexts.losses(whole)
+        removed = (torch.stack([contexts.losses(whole - part) for part in parts]) - contexts.losses(whole)).cpu()
         exact = self.setting.head_removal_costs(self.model, length=contexts.length, method="zero")
         unit = torch.where(expected > RANK_TOLERANCE**2 * expected.max(), expected, expected.max())[:, None]
         beyond = (found.costs - removed) / unit
@@ -214,7 +214,7 @@ class HeadsMeasured(Measured):
         kept = P - torch.diag_embed(P.diagonal(1 - offset), 1 - offset)
         without, whole = (self.predict(contexts.inputs, P=each) for each in (kept, P))
         exact = self.setting.position_removal_costs(self.model, length=contexts.length, method="zero")[offset]
-        return Estimate.mean(costs - (contexts.losses(without) - contexts.losses(whole))).less(-exact.item())
+        return Estimate.mean(costs - (contexts.losses(without) - contexts.losses(whole)).cpu()).less(-exact.item())
 
 
 def _farthest(values: Float[Tensor, "value"], target: float) -> float:

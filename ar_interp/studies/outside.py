@@ -218,7 +218,9 @@ def _growth_claim(subject: Subject) -> Claim:
 
 def _direction_claim(subject: Subject, own: Sequences) -> Claim:
     generator = seeds.generator_of(subject.seed_of(seeds.OUTSIDE))
-    drawn = torch.randn(len(own), own.inputs.shape[-1], own.inputs.shape[-1], generator=generator, dtype=torch.float64)
+    drawn = torch.randn(
+        len(own), own.inputs.shape[-1], own.inputs.shape[-1], generator=generator, dtype=torch.float64, device="cpu"
+    )
     turn = torch.linalg.qr(drawn)[0].to(own.inputs.device)
 
     @torch.no_grad()

@@ -120,11 +120,11 @@ def _path_claims(run: TrainingRun, setting: Any) -> Iterator[Claim]:
 def _newest_key_costs(filters: list[SpectralFilter], mu: float) -> list[float]:
     """Costs of losing the newest key, for the filter and at the optimum."""
     n_ctx = len(filters) + 1
-    P = torch.zeros(2, n_ctx, n_ctx, dtype=torch.float64)
+    P = torch.zeros(2, n_ctx, n_ctx, dtype=torch.float64, device="cpu")
     for row, spectral in enumerate(filters):
         P[0, row, : row + 2] = spectral.p
         P[1, row, row + 1] = 1
-    one = torch.ones(2, 1, 1, dtype=torch.float64)
+    one = torch.ones(2, 1, 1, dtype=torch.float64, device="cpu")
     return position_removal_cost(one, P, family="unitary", mu=mu)[:, 0].tolist()
 
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from ar_interp._checks import check_choice, check_number
+from ar_interp._checks import as_tensor, check_choice, check_number
 from ar_interp.theory.diagonal import FAMILIES, Array, check_even, check_scale, kappa_to_ratio, population_loss
 from ar_interp.theory.positional import positional_population_loss
 
@@ -48,7 +48,7 @@ def head_removal_cost(
     Raises:
         ValueError: an unknown family or method, mu that is not 1 where dim > 1, odd dim for conjugate pairs.
     """
-    A, B, P = torch.as_tensor(A), torch.as_tensor(B), torch.as_tensor(P)
+    A, B, P = as_tensor(A), as_tensor(B), as_tensor(P)
     _check(family, mu, method, dim=A.shape[-1])
     parts = B[..., :, None] * A[..., None, :]  # [... head dim dim]
     C = (B.mT @ A)[..., None, :, :].expand_as(parts)
@@ -82,7 +82,7 @@ def position_removal_cost(
     Returns:
         means over all T; contexts that are too short to have a key there cost nothing.
     """
-    C, P = torch.as_tensor(C), torch.as_tensor(P)
+    C, P = as_tensor(C), as_tensor(P)
     _check(family, mu, method, dim=C.shape[-1])
     offsets = torch.arange(P.shape[-1], device=P.device)
     removed = offsets[:, None] + 1 - offsets == offsets[:, None, None]  # [offset query key]: key index of s_{T-k}
@@ -131,7 +131,7 @@ def removal_cost_at_minimum(
     """
     check_scale(scale)
     check_number("kappa", kappa, low=-float("inf"))
-    E = torch.as_tensor(B).mT @ torch.as_tensor(A) / scale
+    E = as_tensor(B).mT @ as_tensor(A) / scale
     if kappa == 0:
         return E.square().sum((-1, -2))
     check_even(E.shape[-1])

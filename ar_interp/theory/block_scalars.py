@@ -10,11 +10,11 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from ar_interp._checks import as_tensor
 from ar_interp.theory.diagonal import Array, check_sizes
 
 _LAGS = [(key, query, value) for query, key, value in product((0, 1), repeat=3)]  # of the tokens, in the order of g
@@ -85,7 +85,7 @@ def block_scalar_loss(
     Raises:
         ValueError: as `block_scalar_quadratic`; a or b of other shapes.
     """
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    a, b = as_tensor(a), as_tensor(b)
     if a.shape[-1:] != (4,) or b.shape[-1:] != (2,) or a.shape[:-1] != b.shape[:-1]:
         raise ValueError(f"a must be [... 4] and b [... 2] with the same leading axes, got {[*a.shape]}, {[*b.shape]}.")
     h, G, constant = block_scalar_quadratic(dim=dim, max_length=max_length, conjugate_pairs=conjugate_pairs)

@@ -24,7 +24,7 @@ def positional_weights(*, n_ctx: int, previous: float, last: float) -> Float[Ten
     Row r holds T = r + 2, so `previous` is on the diagonal and `last` right of it; the last row is unused.
     """
     check_integer("n_ctx", n_ctx, low=2)
-    P = previous * torch.eye(n_ctx, dtype=torch.float64)
+    P = previous * torch.eye(n_ctx, dtype=torch.float64, device="cpu")
     P[-1] = 0
     P.diagonal(1).fill_(last)
     return P
@@ -56,7 +56,9 @@ def kappa_family(*, dim: int, kappa: float, n_ctx: int, scale: float = 1.0, n_pa
     """
     check_number("kappa", kappa, low=-float("inf"))
     check_scale(scale)
-    C, _ = _on_pairs(dim, n_pairs, scale * torch.tensor([[1.0, kappa], [kappa, 1.0]], dtype=torch.float64))
+    C, _ = _on_pairs(
+        dim, n_pairs, scale * torch.tensor([[1.0, kappa], [kappa, 1.0]], dtype=torch.float64, device="cpu")
+    )
     return KappaFamily(C, positional_weights(n_ctx=n_ctx, previous=kappa_to_ratio(kappa) / scale, last=1 / scale))
 
 
@@ -71,7 +73,7 @@ def valley_at_infinity(*, dim: int, epsilon: float, n_ctx: int, n_pairs: int | N
         n_pairs: pairs covered; all if left out.
     """
     check_number("epsilon", epsilon, low=0.0, strict=True)
-    C, D = _on_pairs(dim, n_pairs, torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64))
+    C, D = _on_pairs(dim, n_pairs, torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64, device="cpu"))
     C[:D, :D] += epsilon / D
     ratio = (1 - epsilon / D) / epsilon
     return KappaFamily(C, positional_weights(n_ctx=n_ctx, previous=ratio, last=1.0))
@@ -96,10 +98,10 @@ def factor_heads(
     rank = int((S / S[0] > 1e-12).sum()) if S[0] > 0 else 0
     if n_heads < rank:
         raise ValueError(f"n_heads must be at least the rank of C, {rank}, got {n_heads}.")
-    mix = torch.eye(n_heads, rank, dtype=torch.float64)
+    mix = torch.eye(n_heads, rank, dtype=torch.float64, device="cpu")
     if seed is not None:
         generator = generator_of(seed)
-        mix = torch.linalg.qr(torch.randn(n_heads, rank, dtype=torch.float64, generator=generator))[0]
+        mix = torch.linalg.qr(torch.randn(n_heads, rank, dtype=torch.float64, generator=generator, device="cpu"))[0]
     root = S[:rank].sqrt()
     return mix @ (root[:, None] * Vh[:rank]), mix @ (root[:, None] * U.T[:rank])
 
@@ -108,6 +110,6 @@ def _on_pairs(dim: int, n_pairs: int | None, block: Tensor) -> tuple[Float[Tenso
     """The block on each of the first pairs, all if None; zero elsewhere; and the number of coordinates covered."""
     check_even(dim)
     n_pairs = check_integer("n_pairs", dim // 2 if n_pairs is None else n_pairs, low=1, high=dim // 2)
-    C = torch.zeros(dim, dim, dtype=torch.float64)
+    C = torch.zeros(dim, dim, dtype=torch.float64, device="cpu")
     C[: 2 * n_pairs, : 2 * n_pairs] = torch.block_diag(*[block] * n_pairs)
     return C, 2 * n_pairs

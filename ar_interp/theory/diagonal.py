@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp._checks import check_choice, check_integer, check_number
+from ar_interp._checks import as_tensor, check_choice, check_integer, check_number
 
 Array = Tensor | np.ndarray
 FAMILIES = ("unitary", "orthogonal")
@@ -98,7 +98,7 @@ def unitary_loss(C: Float[Array, "*ensemble dim dim"], p: Float[Array, "*ensembl
     Raises:
         ValueError: C is not square, p has fewer than two entries.
     """
-    C, p = torch.as_tensor(C), torch.as_tensor(p)
+    C, p = as_tensor(C), as_tensor(p)
     return _loss(C, _Weights.of_row(p), conjugate_pairs=False)
 
 
@@ -113,7 +113,7 @@ def orthogonal_loss(
 
     Args, Raises: as `unitary_loss`; C of odd size is refused.
     """
-    C, p = torch.as_tensor(C), torch.as_tensor(p)
+    C, p = as_tensor(C), as_tensor(p)
     return _loss(C, _Weights.of_row(p), conjugate_pairs=True)
 
 
@@ -125,7 +125,7 @@ def orthogonal_loss_as_squares(
     sum_j (v C_jj - 1)^2 + (sum_{t<=T-2} p_t^2) sum_j C_jj^2 + Q2 sum_j sum_{i not in {j,j'}} C_ji^2
     + sum_j (u R_j + Qs C_jj')^2.
     """
-    C, p = torch.as_tensor(C), torch.as_tensor(p)
+    C, p = as_tensor(C), as_tensor(p)
     u, v, others, squares = _Weights.of_row(p)
     diagonal, partners, rows = C.diagonal(0, -2, -1), _partners(C), C.sum(-1)
     blocks = torch.block_diag(*[C.new_ones(2, 2)] * (C.shape[-1] // 2))
@@ -149,7 +149,7 @@ def population_loss(
         family: `unitary` or `orthogonal`.
     """
     check_choice("family", family, FAMILIES)
-    C, P = torch.as_tensor(C), torch.as_tensor(P)
+    C, P = as_tensor(C), as_tensor(P)
     return _loss(C, _Weights.of_matrix(P), conjugate_pairs=family == "orthogonal").sum(-1)
 
 
@@ -169,7 +169,7 @@ def largest_error_bound(
         C, P, family: as in `population_loss`.
     """
     check_choice("family", family, FAMILIES)
-    C, P = torch.as_tensor(C), torch.as_tensor(P)
+    C, P = as_tensor(C), as_tensor(P)
     n_ctx = P.shape[-1]
     rows = P[..., :-1, :] * torch.ones(n_ctx - 1, n_ctx, dtype=P.dtype, device=P.device).tril(1)
     u, v = (P.diagonal(k, -2, -1)[..., : n_ctx - 1, None] for k in (0, 1))  # [... length 1]

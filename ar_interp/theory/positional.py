@@ -21,14 +21,14 @@ def positional_kernel(*, mu: float, length: int) -> Float[Tensor, "pos pos"]:
     """
     check_number("mu", mu, low=0.0, strict=True)
     check_integer("length", length, low=1)
-    t = torch.arange(length, dtype=torch.float64)
+    t = torch.arange(length, dtype=torch.float64, device="cpu")
     return torch.sinc(4 * (t[:, None] - t[None, :]) / mu)
 
 
 def positional_optimum(*, length: int) -> Float[Tensor, "pos"]:
     """e_T: all weight on the newest key, loss 0, for every mu."""
     check_integer("length", length, low=1)
-    return torch.eye(length, dtype=torch.float64)[-1]
+    return torch.eye(length, dtype=torch.float64, device="cpu")[-1]
 
 
 def positional_loss(p: Float[Tensor, "*ensemble pos"], *, mu: float) -> Float[Tensor, "*ensemble"]:
@@ -122,6 +122,10 @@ def legendre_profile(*, rank: int, length: int) -> Float[Tensor, "pos"]:
     """
     check_integer("length", length, low=1)
     check_integer("rank", rank, low=1, high=length)
-    t = torch.linspace(-1, 1, length, dtype=torch.float64) if length > 1 else torch.zeros(1, dtype=torch.float64)
-    basis = torch.linalg.qr(t[:, None] ** torch.arange(rank))[0]
+    t = (
+        torch.linspace(-1, 1, length, dtype=torch.float64, device="cpu")
+        if length > 1
+        else torch.zeros(1, dtype=torch.float64, device="cpu")
+    )
+    basis = torch.linalg.qr(t[:, None] ** torch.arange(rank, device=t.device))[0]
     return basis @ basis[-1]

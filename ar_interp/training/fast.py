@@ -54,6 +54,6 @@ def _step(errors: Errors, products: Products, tokens: Tokens, first_length: int)
     sequences = tokens.permute(0, 2, 3, 1)
     sequences = (pad(sequences, (0, fill)) if fill else sequences.contiguous()).unflatten(-1, (-1, LANES))
     mask = pad(tokens.new_ones(batch), (0, fill))
-    counted = (torch.arange(1, tokens.shape[2]) >= first_length).to(tokens.dtype)
+    counted = (torch.arange(1, tokens.shape[2], device=tokens.device) >= first_length).to(tokens.dtype)
     losses, gradients = errors(products, sequences, mask, counted)
     return losses / batch, {name: gradient * (2 / batch) for name, gradient in gradients.items()}

@@ -75,8 +75,8 @@ def errors(form: Stack, products: Products, tokens: Tensor, mask: Tensor, counte
     names = [f"{layer}.{part}" for layer in range(config.n_layers) for part in parts] + ["readout"] * config.unembed
     columns, out = config.d_model + form.constant, products["readout"].shape[-1] if config.unembed else 0
     shape = Shape(config.dim, config.d_model, columns, form.width, out, config.encoding == "augmented", parts)
-    share = form.attention.share(torch.arange(1, n_pos + 1, dtype=kind)[:, None])
-    rates = torch.ones(n_pos, dtype=kind) if share is None else share.flatten().contiguous()
+    share = form.attention.share(torch.arange(1, n_pos + 1, dtype=kind, device=tokens.device)[:, None])
+    rates = torch.ones(n_pos, dtype=kind, device=tokens.device) if share is None else share.flatten().contiguous()
     rows = (config.n_layers + 1) * (n_pos + 1)
     work = [rows * columns] * 4 + [rows] + [(n_pos + 1) * columns] * 5 + [len(pairs(columns))]
     counts, run = (tokens.shape[3], n_pos, config.n_layers), compiled(_write, 15, 3, 3, kind, shape)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ar_interp import seeds
+from ar_interp._checks import as_tensor
 from ar_interp._moods import calm
 from ar_interp.checkpoints import TrainingRun
 from ar_interp.models.config import Config
@@ -152,7 +153,7 @@ class _Log:
         self.every = max(1, training.steps // N_LOGGED)
         self.rows: list[dict[str, float]] = []
         self.snapshots: dict[int, Tensor] = {}
-        self.diverged = torch.zeros(training.n_seeds, dtype=torch.bool)
+        self.diverged = torch.zeros(training.n_seeds, dtype=torch.bool, device="cpu")
         self.diverged_by = 0
         self.last_good: Tensor
         self.last_good_step = 0
@@ -180,7 +181,9 @@ class _Log:
         self.last_good = torch.where(went_on[:, None], flat, self.last_good) if gone.any() else flat
         self.last_good_step = step
         losses = losses[went_on]
-        low, middle, high = torch.quantile(losses, torch.tensor([0, 0.5, 1], dtype=losses.dtype).to(losses)).tolist()
+        low, middle, high = torch.quantile(
+            losses, torch.tensor([0, 0.5, 1], dtype=losses.dtype, device=losses.device).to(losses)
+        ).tolist()
         self.rows.append({"step": step, "loss_min": low, "loss_median": middle, "loss_max": high})
         shown = {"loss": f"{low:.4g}"} | ({} if self.minimum is None else {"minimum": f"{self.minimum:g}"})
         self.bar.set_postfix(shown, refresh=False)
@@ -245,11 +248,11 @@ def _minimise(
     for member in flat:
 
         def value_and_gradient(x: np.ndarray, like: Tensor = member) -> tuple[float, np.ndarray]:
-            losses, gradient = loss_and_gradient(objective, layout, torch.as_tensor(x).to(like)[None])
+            losses, gradient = loss_and_gradient(objective, layout, as_tensor(x).to(like)[None])
             return losses.item(), gradient[0].double().cpu().numpy()
 
         x, curve = _lbfgs(value_and_gradient, member.double().cpu().numpy(), training.steps)
-        member.copy_(torch.as_tensor(x))
+        member.copy_(as_tensor(x))
         curves.append(curve)
         log.bar.update()
     longest = max(map(len, curves))

@@ -325,4 +325,4 @@ def errors_by(
 @lru_cache(maxsize=8)
 def _places(work: tuple[int, ...], dtype: torch.dtype, thread: int) -> list[Tensor]:
     """Vectors without values; of a thread, which uses them again."""
-    return [torch.empty(n * LANES, dtype=dtype) for n in work]
+    return [torch.empty(n * LANES, dtype=dtype, device="cpu") for n in work]
