@@ -18,14 +18,17 @@ EXPECTED = ("_stcore/health", "_stcore/host-config")  # which Streamlit asks for
 
 
 @contextmanager
-def explorer(folder: Path) -> Iterator[str]:
-    """The address of a running explorer that was started in a folder."""
+def explorer(folder: Path, *arguments: str) -> Iterator[str]:
+    """The address of a running explorer that was started in a folder with these arguments."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", str(EXPLORER), "--server.headless", "true"]
     process = subprocess.Popen(
-        [*command, "--server.port", str(port)], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, "--server.port", str(port), "--", *arguments],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         address = f"http://127.0.0.1:{port}"

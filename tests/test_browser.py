@@ -2,22 +2,16 @@
 
 import csv
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cases import CHROMIUM, CHROMIUM_FLAGS
+from browsing import chromium, explorer, faults_of
+from cases import CHROMIUM
 
 pytest.importorskip("streamlit", reason="the explorer needs the extra 'app'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-ROOT = Path(__file__).parents[1]
 FAULTS = '[data-testid="stException"], [data-testid="stAlertContentError"], [role="dialog"]'
 PAGES = {  # title in the navigation -> what is there once the page is
     "Models by question": "text=Every model was trained",
@@ -32,69 +26,31 @@ PAGES = {  # title in the navigation -> what is there once the page is
 }
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SECONDS = 1000  # playwright counts in milliseconds
-KNOWN = ("_stcore/health", "_stcore/host-config")  # streamlit looks for these beside a deep link first
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", ROOT / "apps" / "explorer.py", "--server.headless", "true"]
-    process = subprocess.Popen(
-        [*command, "--server.port", str(port), "--", "--allow", tmp_path_factory.getbasetemp()],
-        cwd=tmp_path_factory.mktemp("elsewhere"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        _wait_for(f"{address}/_stcore/health", process)
+    with explorer(tmp_path_factory.mktemp("elsewhere"), "--allow", str(tmp_path_factory.getbasetemp())) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-def _wait_for(address: str, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(f"the explorer does not answer at {address} (exit code {process.poll()})")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["sync_api.Browser"]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser, server) -> Iterator["sync_api.Page"]:
     """A visitor; what goes wrong in the browser, or is asked of another host, fails the test."""
     context = browser.new_context(viewport=WIDE, color_scheme="light", base_url=server, accept_downloads=True)
-    page, faults = context.new_page(), []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda said: faults.append(said.text) if said.type == "error" and not _known(said) else None)
-    page.on(
-        "request",
-        lambda asked: faults.append(asked.url) if not asked.url.startswith((server, "data:", "blob:")) else None,
-    )
+    page = context.new_page()
+    faults = faults_of(page, server)
     yield page
     context.close()
     assert faults == []
-
-
-def _known(said: "sync_api.ConsoleMessage") -> bool:
-    return any(said.location["url"].endswith(name) for name in KNOWN)
 
 
 def settle(page: "sync_api.Page", there: str = ".ar-plot .main-svg") -> None:
