@@ -21,6 +21,7 @@ PAYLOAD = json.loads((ASSETS.parent / "payload.json").read_text("utf-8"))
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SECONDS = 1000  # playwright counts in milliseconds
 LAST = 9
+PARTS = ("contract.js", "params.js", "model.js", "draw.js", "screens/*.js", "main.js")  # see storyboard/__init__.py
 KINDS = ("you", "model", "truth", "quiet")  # of text in colours
 
 pytestmark = [
@@ -108,10 +109,24 @@ def test_javascript_takes_heads_apart_as_theory_does(browser):
     assert errors == pytest.approx(pairs["cut_head"], rel=0.15)  # 400 sequences: a standard error of about 4 %
 
 
+def test_numbers_of_another_version_are_refused_with_a_sentence(browser):
+    said = run(
+        browser,
+        """(html) => {
+            const parentElement = document.createElement("div");
+            parentElement.innerHTML = html;
+            story({ parentElement, data: { version: 0 }, setTriggerValue() {} });
+            return parentElement.textContent.trim();
+        }""",
+        (ASSETS / "story.html").read_text("utf-8"),
+    )
+    assert said == "The story needs numbers of version 1, not 0: reload the page."
+
+
 def run(browser, function, argument):
     """A function of JavaScript, among those of the story, on an empty page."""
-    parts = [ASSETS / name for name in ("params.js", "model.js", "draw.js")] + sorted((ASSETS / "screens").glob("*.js"))
-    script = "\n".join(part.read_text("utf-8") for part in parts)
+    parts = [file for pattern in PARTS for file in sorted(ASSETS.glob(pattern))]
+    script = "\n".join(part.read_text("utf-8") for part in parts).replace("export default function", "function story")
     page = browser.new_page()
     try:
         return page.evaluate(f"(argument) => {{ {script}\nreturn ({function})(argument); }}", argument)
@@ -285,6 +300,9 @@ def test_link_that_says_nonsense_opens_the_default(visit, query):
     assert page.locator(".stage svg").first.is_visible()
     for kind in KINDS:
         assert contrast(page, kind) >= 4.5
+    page.emulate_media(color_scheme="dark")
+    page.locator(".story.dark").wait_for()
+    page.emulate_media(color_scheme="light")
 
 
 def contrast(page, kind: str) -> float:

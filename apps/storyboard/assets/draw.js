@@ -43,6 +43,11 @@ function degrees(angle) {
   return d > 180 ? d - 360 : d <= -180 ? d + 360 : d;
 }
 
+/** Which shipped model a screen is about. */
+function ofModel(name) {
+  return text("p", `Model: <code>${name}</code>`, { class: "quiet" });
+}
+
 // ---- circles
 
 /** A drawing of the plane with the unit circle; y points up: use `at`. */

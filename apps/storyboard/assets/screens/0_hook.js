@@ -59,6 +59,7 @@ const hook = {
       if (place.get("guess") === null) { aim(angleOf(svg, event)); answered(); }
     });
     const enter = button("That is my guess", answered);
+    knob.node.addEventListener("keydown", (event) => { if (event.key === "Enter") answered(); });
     const again = button("Another jump", () => place.restart({ draw: (place.get("draw") % 999) + 1, guess: null }));
     if (guess === null) aim(Math.atan2(tokens[SEEN - 1].im[0], tokens[SEEN - 1].re[0]) + 0.5);
     show();

@@ -40,10 +40,10 @@ const watch = {
     };
     tell();
     draw(place.get("T"));
-    const asked = choices("The model is as good as", { one: "one step", two: "two steps", more: "more" }, place.get("guess"),
+    const asked = choices("The model is as good as", { one: "one gradient step", two: "two steps", more: "more steps" }, place.get("guess"),
       (guess) => { place.commit({ guess }); tell(); draw(place.get("T")); });
     return {
-      question: `A model with two layers. Is it as good as two steps of descent, or better?`,
+      question: "How well does a model with two layers find <i>W</i> while it reads?",
       stage: [
         slider("Tokens seen, <i>T</i>", 1, 50, place.get("T"), {
           moved: (T) => { place.move({ T }); draw(T); }, committed: (T) => place.commit({ T }),
@@ -58,6 +58,7 @@ const watch = {
           <b><i>T</i></b> tokens, read off its inside: how its prediction answers to the newest token.`),
         text("p", `Two ways to find <i>W</i> by the book: a <b>gradient step</b> (start at <i>W</i> = 0, take one step
           towards what explains the pairs of neighbours seen so far) and <b>least squares</b> (the <i>W</i> that explains them best).`),
+        ofModel(watched.name),
       ],
       side: [
         text("p", "<b>Your guess:</b> with two layers the model is as good as"), asked, said,

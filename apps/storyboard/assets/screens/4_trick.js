@@ -43,7 +43,7 @@ const trick = {
         <tr class="off"><th>all older</th><td></td><td>× ${shown(Math.max(...positions.slice(0, LENGTH - 2).map(Math.abs)))}</td><td><b>= 0</b></td></tr>`;
       const off = Math.hypot(end[0] - all[LENGTH].re[0], end[1] - all[LENGTH].im[0]);
       said.innerHTML = `<p>${{
-        both: `The tip lies ${shown(off)} from the next token. <b>Drag <i>s<sub>T</sub></i> to the other side of <i>s</i><sub><i>T</i>−1</sub></b>:
+        both: `The tip lies ${shown(off)} from the next token (at any angle at most ${shown(claims["positions/identity"].measured)}). <b>Drag <i>s<sub>T</sub></i> to the other side of <i>s</i><sub><i>T</i>−1</sub></b>:
           at −θ both weights are the same. The model never knows whether the turn goes left or right, and need not: the best reading of
           sin θ, the direction, off its scores explains ${percent(sine.measured)} of it (off those of an untrained model ${percent(sine.control)}).`,
         last: `<b>Without <i>s</i><sub><i>T</i>−1</sub></b> the arrow stays on the line of <i>s<sub>T</sub></i>: it misses by exactly one radius, at every angle.
@@ -67,6 +67,7 @@ const trick = {
         text("p", `This identity holds for every turn. The model has found it. It weighs earlier tokens, its <b>keys</b>: five
           <b>heads</b> compare each key with <i>s</i><sub><i>T</i>−1</sub> (the <b>query</b>), and a learned <b>positional weight</b> multiplies what they read.
           Switch a key off and look.`),
+        ofModel(model.name),
       ],
       side: [table, said],
     };

@@ -83,6 +83,7 @@ const open = {
         text("p", `Theory predicts three matrices before we look. <i>C</i>: a block of equal numbers for every circle, nothing between circles.
           <i>M</i>: diagonal. <i>P</i>: two bands, <span class="model">+</span> for <i>s<sub>T</sub></i> and half of it, with <span class="you">−</span>,
           for <i>s</i><sub><i>T</i>−1</sub>. (Blue is positive, orange negative.)`),
+        ofModel(model.name),
       ],
       side: [text("p", "<b>Your guess:</b> does each head own one circle?"), asked, said],
     };

@@ -72,6 +72,7 @@ const used = {
       intro: [
         text("p", `To see that something is in a network is not to know that it is <b>used</b>. So we operate: take the attention of sequence B, in
           which only B’s <i>W</i> is left, and put it into the model while it reads A. (This model keeps ${d} independent circles; one is shown.)`),
+        ofModel(model.name),
       ],
       side: [text("p", "<b>Attention put in:</b>"), asked, said],
     };

@@ -26,11 +26,11 @@ const end = {
     const { cut_previous, cut_last } = data.pairs;
     const answer = (asked, said) => el("details", {}, text("summary", asked), text("p", said));
     const copied = (code) => {
-      const label = button("Copy", async () => {
+      const label = navigator.clipboard && button("Copy", async () => {
         await navigator.clipboard.writeText(code);
         label.textContent = "Copied";
       });
-      return el("div", { class: "code" }, el("pre", {}, el("code", {}, code)), label);
+      return el("div", { class: "code" }, el("pre", {}, el("code", {}, code)), label ?? null);
     };
     return {
       question: "Can you answer these three before you open them?",
