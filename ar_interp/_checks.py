@@ -61,6 +61,15 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     return str(value)
 
 
+def check_device(name: str, value: object) -> torch.device:
+    """`value` as a device that this machine has."""
+    try:
+        return torch.empty(0, dtype=torch.float32, device=value).device  # type: ignore[arg-type] - what is tried
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        said = str(error).partition("\n")[0][:150]
+        raise ValueError(f"{name} must be one that this machine has, such as 'cpu', got {value!r}: {said}") from error
+
+
 def as_real_array(name: str, value: object, *, shape: tuple[int | str, ...]) -> Tensor:
     """`value` (tensor, array or nested list) as a finite float64 tensor of the given shape.
 

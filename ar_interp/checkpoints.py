@@ -10,7 +10,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
 from inspect import get_annotations
@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ar_interp._checks import check_integer
+from ar_interp._checks import check_device, check_integer
 from ar_interp._files import (
     LONGEST_INTEGER,
     check_keys,
@@ -63,6 +63,7 @@ MEMBER_COLUMNS = ("seed", "loss")
 OPTIONAL_MEMBER_COLUMNS = ("trimmed", "lr", "init_scale", "diverged")
 
 T = TypeVar("T")
+Run = TypeVar("Run", bound="TrainingRun")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +108,18 @@ class TrainingRun:
         """The models along training by the number of updates made; the last is `model`. Empty without snapshots."""
         if not self.snapshots:
             return {}
-        found = {step: self.config.build(self.process) for step in self.snapshots}
-        for step, parameters in self.snapshots.items():
-            found[step].load_state_dict(parameters)
+        found = {step: replace(self, parameters=parameters).model for step, parameters in self.snapshots.items()}
         return {**found, self.steps: self.model}
+
+    def to(self: Run, device: str | torch.device) -> Run:
+        """The same run with its weights on a device.
+
+        Raises:
+            ValueError: this machine has no such device.
+        """
+        device = check_device("device", device)
+        along = {step: _moved(parameters, device) for step, parameters in self.snapshots.items()}
+        return replace(self, parameters=_moved(self.parameters, device), snapshots=along)
 
     def save(self, path: str | Path) -> Path:
         """Write the checkpoint folder `path`; see `checkpoints.save`."""
@@ -137,6 +146,10 @@ def is_shipped(checkpoint: Checkpoint) -> bool:
     return checkpoint.path.resolve().parent == trained_folder().resolve()
 
 
+def _moved(parameters: dict[str, Tensor], device: str | torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in parameters.items()}
+
+
 @calm()
 def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     """Read a checkpoint.
@@ -147,11 +160,12 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
     Raises:
         CheckpointError: no such checkpoint; unknown, missing or wrong entries in config.json; tensors whose names,
             shapes or dtypes are not the config's; NaN.
+        ValueError: this machine has no such device.
     """
-    return _read(_find(name_or_path), device)
+    return _read(_find(name_or_path)).to(device)
 
 
-def _read(folder: Path, device: str | torch.device = "cpu") -> Checkpoint:
+def _read(folder: Path) -> Checkpoint:
     """The checkpoint in a folder, every part of it checked."""
     where = name_of(folder / "config.json")
     raw = parse(read_text(folder / "config.json", MAX_CONFIG_BYTES), where)
@@ -171,7 +185,7 @@ def _read(folder: Path, device: str | torch.device = "cpu") -> Checkpoint:
     return Checkpoint(
         name=folder.absolute().name,
         path=folder,
-        parameters={name: tensor.to(device) for name, tensor in tensors.items()},
+        parameters=tensors,
         config=config,
         process=process,
         training=training,

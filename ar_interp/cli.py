@@ -157,6 +157,7 @@ def verify(
     seed: int | None = None,
     strict: bool = False,
     jobs: int = 1,
+    device: str = "cpu",
 ) -> int:
     """Measure the claims about checkpoints; exit code 1 when one fails that is not known to.
 
@@ -168,8 +169,9 @@ def verify(
         seed: that every context is drawn with, below 2**31; drawn if left out, and printed.
         strict: exit code 1 also when a claim is undecided.
         jobs: checkpoints to measure at once, each in a process of its own.
+        device: where to measure, such as cpu or cuda; on a GPU contexts are drawn by its own generator.
     """
-    from ar_interp._checks import check_integer
+    from ar_interp._checks import check_device, check_integer
     from ar_interp.checkpoints import load
     from ar_interp.claims.core import FAILS, HOLDS, UNDECIDED, VOID, claims_json
     from ar_interp.recipes import known_failure
@@ -177,13 +179,14 @@ def verify(
 
     seed = secrets.randbelow(DRAWN_LIMIT) if seed is None else seed
     check_integer("jobs", jobs, low=1)
+    check_device("device", device)
     if json_file is not None:
         try_file(json_file)
     loaded = {name: load(name) for name in names or available()}
     paths = [str(checkpoint.path.absolute()) for checkpoint in loaded.values()]
     measured, unexpected = {}, 0
     for (name, checkpoint), claims in zip(
-        loaded.items(), _each(partial(_verify_one, seed=seed), paths, jobs), strict=True
+        loaded.items(), _each(partial(_verify_one, seed=seed, device=device), paths, jobs), strict=True
     ):
         measured[name] = claims
         print(f"\n{name}{_no_namesake(checkpoint)}")
@@ -211,14 +214,14 @@ def verify(
     return 1 if unexpected or (strict and counts[UNDECIDED]) else 0
 
 
-def _verify_one(path: str, *, seed: int) -> "Claims":
+def _verify_one(path: str, *, seed: int, device: str) -> "Claims":
     import torch
 
     from ar_interp.checkpoints import load
     from ar_interp.studies import verify as measure
 
     torch.set_num_threads(1)  # as for training
-    return measure(load(path), seed=seed)
+    return measure(load(path, device=device), seed=seed)
 
 
 def _no_namesake(checkpoint: "Checkpoint") -> str:
@@ -264,6 +267,7 @@ def report(
     output: Annotated[Path, arg(aliases=["-o"])],
     json_file: Annotated[Path | None, arg(name="json")] = None,
     date: datetime.date | None = None,
+    device: str = "cpu",
 ) -> int:
     """Write the claims about checkpoints, the evidence for each and the methods as one page that works offline.
 
@@ -272,6 +276,7 @@ def report(
         output: the page, a file that ends in .html; replaced if it is there.
         json_file: also write the same content as JSON; replaced if it is there.
         date: printed on it, as 2026-01-31; today if left out.
+        device: where to measure, such as cpu or cuda.
     """
     import torch
 
@@ -281,7 +286,7 @@ def report(
     for option, path, ending in (("output", output, ".html"), ("json", json_file, ".json")):
         if path is not None:
             _check_file(option, path, ending)
-    made = build(names or available(), date=date or datetime.date.today())
+    made = build(names or available(), date=date or datetime.date.today(), device=device)
     for path, text in ((output, made.to_html), (json_file, made.to_json)):
         if path is not None:
             _kept(partial(write_file, content=text()), path)

@@ -183,7 +183,7 @@ class HookedARTransformer(HookedRootModule):
         """A model with these weights, published or made by hand.
 
         Args:
-            A, B: key and value diagonals, [head dim]; C = B^T A.
+            A, B: key and value diagonals, [head dim]; C = B^T A. The model lies where A does.
             P: [n_ctx n_ctx], the layout of the authors' arrays: row r (from 0) holds p for T = r + 2, so that
                 p_{T-1} = P[r, r] and p_T = P[r, r + 1]; what lies right of p_T, and the last row, is ignored.
             process: the family the weights are for; the probes' verdicts depend on it.
@@ -199,7 +199,7 @@ class HookedARTransformer(HookedRootModule):
                 "in its first r + 2 entries; pad with zeros."
             )
         n_heads, dim = A.shape
-        model = cls(ModelConfig.diagonal(dim=dim, n_heads=n_heads, n_ctx=len(P)), process=process)
+        model = cls(ModelConfig.diagonal(dim=dim, n_heads=n_heads, n_ctx=len(P)), process=process, device=A.device)
         model.A.copy_(A)
         model.B.copy_(B)
         model.P.copy_(P)

@@ -14,6 +14,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ar_interp._moods import calm
 from ar_interp.checkpoints import VERSIONED, Checkpoint, load
 from ar_interp.claims import Claim, Claims, Evidence
@@ -217,19 +219,20 @@ class Report:
 
 
 @calm()
-def build(names: Sequence[str | Path], *, date: datetime.date) -> Report:
+def build(names: Sequence[str | Path], *, date: datetime.date, device: str | torch.device = "cpu") -> Report:
     """Verify checkpoints and draw what their claims rest on. The same names and date give the same report.
 
     Args:
         names: shipped names or folders; given twice, it is reported once.
         date: to print on it.
+        device: where to measure.
     Raises:
         CheckpointError: a name that is neither, or a checkpoint that cannot be read; before anything is measured.
         ValueError: no names.
     """
     if not names:
         raise ValueError(f"names is empty: name a checkpoint or its folder. Recipes: {', '.join(RECIPES)}.")
-    checkpoints = {str(name): load(name) for name in names}
+    checkpoints = {str(name): load(name, device=device) for name in names}
     return Report(
         examined=tuple(_examine(i, *item) for i, item in enumerate(checkpoints.items(), start=1)),
         date=date,

@@ -194,6 +194,7 @@ def signs_of(model: Any) -> Float[Tensor, "dim"]:
 
 def _turn(W_Q: Tensor, W_O: Tensor, signs: Float[Tensor, "dim"]) -> None:
     """Multiply query and prediction by D, in place."""
+    signs = signs.to(W_Q)
     W_Q.mul_(torch.cat([signs] * 3)[:, None])
     W_O.mul_(torch.cat([signs, torch.ones_like(signs), torch.ones_like(signs)]))
 
@@ -201,5 +202,5 @@ def _turn(W_Q: Tensor, W_O: Tensor, signs: Float[Tensor, "dim"]) -> None:
 def query_signs(model: Any, signs: Tensor) -> Any:
     """A copy of a full one-layer model with the query alone multiplied by a diagonal of signs: half of the gauge."""
     turned = deepcopy(model).requires_grad_(False)
-    turned.blocks[0].attn.W_Q.mul_(torch.cat([signs] * 3)[:, None])
+    turned.blocks[0].attn.W_Q.mul_(torch.cat([signs] * 3)[:, None].to(turned.blocks[0].attn.W_Q))
     return turned

@@ -161,7 +161,8 @@ class GeneralMeasured(Measured):
 
     def invariant(self, *, fixed: bool) -> Float[Tensor, "dim dim dim dim"]:
         """The part of `tensor` that rotations leave as it is, or those that fix the first token."""
-        tensor, basis = self.tensor(), invariant_maps(self.config.dim, fixed=fixed)
+        tensor = self.tensor()
+        basis = invariant_maps(self.config.dim, fixed=fixed).to(tensor)
         columns = basis.flatten(1).T
         return (columns @ torch.linalg.lstsq(columns, tensor.reshape(-1, 1)).solution).reshape(tensor.shape)
 
@@ -195,7 +196,7 @@ class GeneralMeasured(Measured):
 
     def asked_before(self) -> Any:
         """The same weights asked with s_{T-1}."""
-        model = replace(self.config, query_lag=1).build(self.process)
+        model = replace(self.config, query_lag=1).build(self.process, device=self.model.W_Q.device)
         model.load_state_dict(self.model.state_dict())
         return model.requires_grad_(False)
 
@@ -205,8 +206,8 @@ class GeneralMeasured(Measured):
 
     def of_key_alone(self) -> float:
         """Error of c p_T <s_{T-1}, s_T> s_T, whose square has the mean (c p_T)^2 / dim, in theory."""
-        basis = invariant_maps(self.config.dim, fixed=False)[0]
         tensor = self.tensor()
+        basis = invariant_maps(self.config.dim, fixed=False)[0].to(tensor)
         c = (tensor * basis).sum() / basis.square().sum()
         weights = c * self.positions.diagonal()[1:]
         return (1 - (2 * weights - weights**2) / self.config.dim).mean().item()

@@ -16,6 +16,7 @@ from ar_interp.claims import Estimate, Measured
 from ar_interp.claims.measured import StandIn
 from ar_interp.models.closed_form import closed_form
 from ar_interp.models.config import HEAD_A, HEAD_B, POSITIONAL_P, ModelConfig
+from ar_interp.models.opened import as_model
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.models.weights import DiagonalWeights, diagonal_weights
 from ar_interp.probes.ablations import ablate_heads, ablate_positions
@@ -29,32 +30,30 @@ from ar_interp.studies.interventions import Expected, energy
 from ar_interp.theory import largest_error_bound, removal_cost_at_minimum
 
 
-def _with(process: Process, weights: DiagonalWeights, **changed: Tensor) -> HookedARTransformer:
-    found = replace(weights, **changed)
-    return HookedARTransformer.from_diagonal(found.A, found.B, found.P, process=process)
+def _with(model: Any, process: Process, **changed: Tensor) -> HookedARTransformer:
+    found = replace(diagonal_weights(model), **changed)
+    return HookedARTransformer.from_diagonal(found.A, found.B, found.P, process=process).to(as_model(model).device)
 
 
 def untrained(model: Any, process: Process) -> HookedARTransformer:
     """Gaussian weights of the model's own size."""
-    return _with(process, diagonal_weights(model)).untrained(seeds.UNTRAINED)
+    return _with(model, process).untrained(seeds.UNTRAINED)
 
 
 def permuted_heads(model: Any, process: Process) -> HookedARTransformer:
     """Each value diagonal b_h paired with the key diagonal of the next head."""
-    weights = diagonal_weights(model)
-    return _with(process, weights, A=weights.A.roll(1, 0))
+    return _with(model, process, A=diagonal_weights(model).A.roll(1, 0))
 
 
 def shifted_positions(model: Any, process: Process) -> HookedARTransformer:
     """Every positional weight one key too early."""
-    weights = diagonal_weights(model)
-    return _with(process, weights, P=weights.P.roll(-1, 1))
+    return _with(model, process, P=diagonal_weights(model).P.roll(-1, 1))
 
 
 def flipped_previous(model: Any, process: Process) -> HookedARTransformer:
     """The sign of p_{T-1} turned."""
-    weights = diagonal_weights(model)
-    return _with(process, weights, P=weights.P - 2 * weights.P.diagonal().diag())
+    P = diagonal_weights(model).P
+    return _with(model, process, P=P - 2 * P.diagonal().diag())
 
 
 def _measured(change: Callable[[Any, Process], HookedARTransformer]) -> Any:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp._checks import check_choice, check_integer, check_number
+from ar_interp._checks import check_choice, check_device, check_integer, check_number
 from ar_interp.seeds import TRAINING_LIMIT
 
 OBJECTIVES = ("population", "sampled")
@@ -108,14 +108,11 @@ class TrainConfig:
         """The device that training will use here.
 
         Raises:
-            ValueError: CUDA asked for where there is none.
+            ValueError: one that this machine has not.
         """
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        device = torch.device(self.device)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device is 'cuda' but this machine has no usable GPU; use device='auto' or 'cpu'.")
-        return device
+        return check_device("device", self.device)
 
     @property
     def member_lrs(self) -> Sequence[float]:
