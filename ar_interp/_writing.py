@@ -27,19 +27,19 @@ def write_file(path: str | Path, content: str | bytes) -> Path:
 
     A file that is replaced keeps its mode. What is no regular file (/dev/stdout, a pipe) is written to as it is.
     """
-    path, data = Path(path), content.encode() if isinstance(content, str) else content
-    if _written_as_it_is(path):
-        path.write_bytes(data)
-        return path
+    path, data = Path(path), as_bytes(content) if isinstance(content, str) else content
     place = Path(os.path.realpath(path))
-    with _faults_at(path), _alone(_scratch_of(place)) as descriptor:
-        if place.exists():
-            shutil.copymode(place, _scratch_of(place))
-        os.ftruncate(descriptor, 0)
-        _write(descriptor, data)
-        os.replace(_scratch_of(place), place)
-        _sync_folder(place.parent)
+    with _faults_at(path):
+        if _written_as_it_is(path):
+            path.write_bytes(data)
+            return path
+        _replace(place, data)
     return path
+
+
+def as_bytes(text: str) -> bytes:
+    """The text in UTF-8; what came of a file's name and is no letter is escaped."""
+    return text.encode(errors="backslashreplace")
 
 
 def write_new(path: Path, data: bytes) -> None:
@@ -111,9 +111,9 @@ def refuge_of(name: str, error: OSError) -> Path:
     Raises:
         OSError: `error`, if there is no such place.
     """
-    for folder in (tempfile.gettempdir(), Path.cwd(), Path.home()):
-        with suppress(OSError):
-            return Path(tempfile.mkdtemp(prefix="ar-interp-", dir=folder)) / name
+    for folder in (tempfile.gettempdir, Path.cwd, Path.home):
+        with suppress(OSError, RuntimeError):  # also where there is no such folder
+            return Path(tempfile.mkdtemp(prefix="ar-interp-", dir=folder())) / name
     raise error
 
 
@@ -134,6 +134,16 @@ def _lock_beside(place: Path) -> Iterator[None]:
         place.parent.mkdir(parents=True)
     with _alone(place.with_name(f".{place.name}.lock")):
         yield
+
+
+def _replace(place: Path, data: bytes) -> None:
+    with _alone(_scratch_of(place)) as descriptor:
+        if place.exists():
+            shutil.copymode(place, _scratch_of(place))
+        os.ftruncate(descriptor, 0)
+        _write(descriptor, data)
+        os.replace(_scratch_of(place), place)
+        _sync_folder(place.parent)
 
 
 def _written_as_it_is(path: Path) -> bool:

@@ -38,7 +38,7 @@ from ar_interp._moods import calm
 from ar_interp._shipped import available as available
 from ar_interp._shipped import trained_folder as trained_folder
 from ar_interp._tensors import Shapes, read_tensors, to_bytes
-from ar_interp._writing import SCRATCH, exchanged, try_folder, write_new
+from ar_interp._writing import SCRATCH, as_bytes, exchanged, try_folder, write_new
 from ar_interp.models.config import Config, ModelConfig
 from ar_interp.processes import FirstToken, HaarOrthogonal, Process
 from ar_interp.training.config import TrainConfig
@@ -284,7 +284,7 @@ def _files_of(run: Any, name: str, card: str | None) -> dict[str, bytes]:
     snapshots = getattr(run, "snapshots", {})
     if snapshots:
         found[SNAPSHOTS] = to_bytes({f"{step}/{key}": x for step, one in snapshots.items() for key, x in one.items()})
-    return found | {name: text.encode() for name, text in zip(FILES[1:], texts, strict=True)}
+    return found | {name: as_bytes(text) for name, text in zip(FILES[1:], texts, strict=True)}
 
 
 def _is_ours(name: str) -> bool:

@@ -19,6 +19,7 @@ from functools import partial
 from importlib.metadata import entry_points
 from multiprocessing import active_children, get_context
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
@@ -174,7 +175,6 @@ def verify(
     from ar_interp._checks import check_device, check_integer
     from ar_interp.checkpoints import load
     from ar_interp.claims.core import FAILS, HOLDS, UNDECIDED, VOID, claims_json
-    from ar_interp.recipes import known_failure
     from ar_interp.seeds import DRAWN_LIMIT
 
     seed = secrets.randbelow(DRAWN_LIMIT) if seed is None else seed
@@ -185,22 +185,17 @@ def verify(
     loaded = {name: load(name) for name in names or available()}
     paths = [str(checkpoint.path.absolute()) for checkpoint in loaded.values()]
     measured, unexpected = {}, 0
-    for (name, checkpoint), claims in zip(
-        loaded.items(), _each(partial(_verify_one, seed=seed, device=device), paths, jobs), strict=True
-    ):
-        measured[name] = claims
-        print(f"\n{name}{_no_namesake(checkpoint)}")
-        if claims.why_not:
-            print(f"  theory makes no claims: {claims.why_not}")
-        for claim in claims:
-            expected = known_failure(checkpoint, claim)
-            unexpected += claim.verdict == FAILS and not expected
-            print(f"  {claim.verdict:9}  {claim.statement}{' (known)' if expected else ''}")
-            print(
-                f"             {claim.prediction}, measured {claim.estimate:.6g} (n = {claim.n}); control, "
-                f"{claim.control.description}: {claim.control.estimate:.4g}"
-                + (f"; {claim.limit}" if claim.limit else "")
-            )
+    try:
+        for (name, checkpoint), claims in zip(
+            loaded.items(), _each(partial(_verify_one, seed=seed, device=device), paths, jobs), strict=True
+        ):
+            measured[name] = claims
+            unexpected += _show(name, checkpoint, claims)
+    except BaseException as error:
+        if json_file is not None and measured:
+            _kept(partial(write_file, content=claims_json(measured, seed=seed)), json_file)
+            error.add_note(f"What was measured until then is in {json_file}.")
+        raise
     if json_file is not None:
         _kept(partial(write_file, content=claims_json(measured, seed=seed)), json_file)
     counts = Counter(claim.verdict for claims in measured.values() for claim in claims)
@@ -212,6 +207,26 @@ def verify(
         + f"; {counts[VOID]} void rows beside them tell nothing"
     )
     return 1 if unexpected or (strict and counts[UNDECIDED]) else 0
+
+
+def _show(name: str, checkpoint: "Checkpoint", claims: "Claims") -> int:
+    """Print the claims about a checkpoint; how many of them fail that are not known to."""
+    from ar_interp.claims.core import FAILS
+    from ar_interp.recipes import known_failure
+
+    unexpected = 0
+    print(f"\n{name}{_no_namesake(checkpoint)}")
+    if claims.why_not:
+        print(f"  theory makes no claims: {claims.why_not}")
+    for claim in claims:
+        expected = known_failure(checkpoint, claim)
+        unexpected += claim.verdict == FAILS and not expected
+        print(f"  {claim.verdict:9}  {claim.statement}{' (known)' if expected else ''}")
+        print(
+            f"             {claim.prediction}, measured {claim.estimate:.6g} (n = {claim.n}); control, "
+            f"{claim.control.description}: {claim.control.estimate:.4g}" + (f"; {claim.limit}" if claim.limit else "")
+        )
+    return unexpected
 
 
 def _verify_one(path: str, *, seed: int, device: str) -> "Claims":
@@ -247,8 +262,11 @@ def _each(job: Callable[[str], T], names: Iterable[str], jobs: int) -> Iterator[
 
 
 def _begin_worker() -> None:
-    """A worker is ended by the process that started it, and speaks as it does."""
+    """A worker is ended by the process that started it, leaves nothing to the system then, and speaks as that does."""
+    from tqdm import tqdm
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tqdm.set_lock(RLock())  # its own lock is a semaphore of the system, which outlives a process that is ended
     _speak_plainly()
 
 
@@ -315,14 +333,19 @@ def main(argv: list[str] | None = None) -> int:
                     return tyro.extras.subcommand_cli_from_dict(commands, prog="ar-interp", args=argv)
                 finally:
                     _flush()
-        except KeyboardInterrupt as error:
-            code, said = (143, "terminated.") if isinstance(error, _TerminatedError) else (130, "interrupted.")
-        except (ValueError, OSError, MemoryError, BrokenProcessPool) as error:
-            code, said = 2, _said(error)
-        with suppress(OSError):
-            _flush()
-        print(f"ar-interp: {said}", file=sys.stderr)
-        return code
+        except (KeyboardInterrupt, ValueError, OSError, MemoryError, BrokenProcessPool) as error:
+            with suppress(OSError):
+                _flush()
+            code, said = _judged(error)
+            print(" ".join([f"ar-interp: {said}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+            return code
+
+
+def _judged(error: BaseException) -> tuple[int, str]:
+    """The exit code of an error, and what is said of it."""
+    if isinstance(error, _TerminatedError):
+        return 143, "terminated."
+    return (130, "interrupted.") if isinstance(error, KeyboardInterrupt) else (2, _said(error))
 
 
 def _speak_plainly() -> None:
@@ -347,10 +370,10 @@ def _flush() -> None:
         return
     try:
         sys.stdout.flush()
-    except OSError:
+    except OSError as error:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 @contextmanager

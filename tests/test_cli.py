@@ -1,8 +1,14 @@
 """The command line: what it prints, what it writes, how it exits."""
 
+import io
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -205,3 +211,137 @@ def test_mistakes_are_one_line(arguments, message, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(message, error)
+
+
+# ---- surroundings
+
+
+def refuse(*_, **__):
+    pytest.fail("work began")
+
+
+def said(capsys) -> str:
+    """The one line on stderr."""
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("ar-interp: ")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "positional-mu50", "--json", "nowhere/x.json"], "nowhere/x.json: No such file or directory"),
+        (["verify", "positional-mu50", "--json", "file/x.json"], "file/x.json: Not a directory"),
+        (["verify", "positional-mu50", "--json", "theirs"], "theirs: Is a directory"),
+        (["verify", "positional-mu50", "--json", "n" * 300], "File name too long"),
+        (["train", "positional-mu50", "-o", "file"], "file/positional-mu50: Not a directory"),
+        (["train", "positional-mu100", "positional-mu50", "-o", "theirs"], "theirs/positional-mu50 is there already"),
+        (["train", "positional-mu50", "-o", "n" * 300], "File name too long"),
+        (["report", "positional-mu50", "-o", "/proc/x.html"], "/proc/x.html: No such file or directory"),
+    ],
+)
+def test_places_are_tried_before_work_begins(arguments, message, tmp_path, monkeypatch, capsys):
+    for work in ("studies.verify", "training.loop.train", "report.build"):
+        monkeypatch.setattr(f"ar_interp.{work}", refuse)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "theirs" / "positional-mu50").mkdir(parents=True)
+    (tmp_path / "theirs" / "positional-mu50" / "notes.txt").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(arguments) == 2
+    assert message in said(capsys)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture
+def refuge(tmp_path, monkeypatch):
+    """Where things are kept that cannot be written where they belong."""
+    (tmp_path / "refuge").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "refuge"))
+    return tmp_path / "refuge"
+
+
+def spoiled_by(work, place):
+    """`work`, after which a file lies where the folder `place` was."""
+
+    def spoil(*arguments, **options):
+        result = work(*arguments, **options)
+        shutil.rmtree(place, ignore_errors=True)
+        place.write_text("in the way")
+        return result
+
+    return spoil
+
+
+def test_claims_that_cannot_be_written_are_kept_elsewhere(tmp_path, monkeypatch, capsys, refuge):
+    place = tmp_path / "place"
+    place.mkdir()
+    verify = spoiled_by(lambda checkpoint, seed: one_failure(checkpoint.name), place)
+    monkeypatch.setattr("ar_interp.studies.verify", verify)
+    assert cli.main(["verify", "positional-mu50", "--json", str(place / "x.json")]) == 2
+    (kept,) = refuge.glob("*/x.json")
+    assert f"x.json: Not a directory. What was computed is kept as {kept}." in said(capsys)
+    assert list(json.loads(kept.read_text())["checkpoints"]) == ["positional-mu50"]
+
+
+def test_a_model_that_cannot_be_written_is_kept_elsewhere(tmp_path, monkeypatch, capsys, refuge):
+    monkeypatch.setattr("ar_interp.training.loop.train", spoiled_by(ari.train, tmp_path / "place"))
+    arguments = ["train", "positional-mu50", "--steps", "2", "-o", str(tmp_path / "place"), "--quiet"]
+    assert cli.main(arguments) == 2
+    (kept,) = refuge.glob("*/positional-mu50")
+    assert f"What was computed is kept as {kept}." in said(capsys)
+    assert ari.load(kept).steps == 2
+
+
+def test_a_model_whose_claims_cannot_be_written_is_there(tmp_path, monkeypatch, capsys):
+    def fill(*_):
+        raise OSError(28, "No space left on device", "claims.json")
+
+    monkeypatch.setattr("ar_interp.records.write", fill)
+    assert cli.main(["train", "positional-mu50", "--steps", "2", "-o", str(tmp_path), "--quiet"]) == 2
+    place = tmp_path / "positional-mu50"
+    assert f"No space left on device. The model is kept as {place}, without its claims" in said(capsys)
+    assert ari.load(place).steps == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_one_line_and_keeps_what_was_measured(number, code, tmp_path, monkeypatch, capsys):
+    def interrupted(checkpoint, seed):
+        if checkpoint.name == "positional-mu100":
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        return one_failure(checkpoint.name)
+
+    monkeypatch.setattr("ar_interp.studies.verify", interrupted)
+    before, file = signal.getsignal(signal.SIGTERM), tmp_path / "x.json"
+    assert cli.main(["verify", "positional-mu50", "positional-mu100", "--json", str(file)]) == code
+    assert re.search(rf"(interrupted|terminated)\. What was measured until then is in {file}\.", said(capsys))
+    assert list(json.loads(file.read_text())["checkpoints"]) == ["positional-mu50"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch):
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr("ar_interp.cli._listing", lambda: [{"name": "ŵ", "question": "?", "recipes": {"λ": "κ"}}])
+    assert cli.main(["list"]) == 0
+    assert b"\\u0175: ?\n  recipe   \\u03bb" in screen.buffer.getvalue()
+
+
+def test_a_full_disk_behind_stdout_is_one_line(monkeypatch, capsys):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli.main(["list"]) == 2
+    assert "No space left on device" in said(capsys)
+
+
+def test_neither_the_locale_nor_the_way_it_is_called_matters(tmp_path):
+    command = [sys.executable, "-m", "ar_interp", "train", "positional-mu300", "--steps", "2", "-o", "ŵ", "--quiet"]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = subprocess.run(command, cwd=tmp_path, env=os.environ | ascii_only, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr.decode()
+    card = (tmp_path / "ŵ" / "positional-mu300" / "README.md").read_text("utf-8")
+    assert not card.isascii()
+    by_file = [sys.executable, "-m", "ar_interp.cli", "list"]
+    assert b"shipped" in subprocess.run(by_file, capture_output=True, check=True).stdout
