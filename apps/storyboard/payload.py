@@ -46,6 +46,7 @@ STACKS = tuple(f"augmented-haar-l{n}-keys" for n in (1, 2, 3, 4))
 WATCHED = STACKS[1]
 SOURCES = (PAIRS, CIRCLES, STEP, GAUSSIAN, *STACKS)
 N_CONTEXTS, N_MEASURED = 1024, 256
+N_HEAVY = 16 * N_CONTEXTS  # where sixth powers of Gaussians are averaged
 N_DRAWN = 41  # places of theory's curve
 DIGITS = 7
 
@@ -233,12 +234,15 @@ def _eigenvalues(W: Tensor) -> Matrix:
 
 def _relative(model: Any, contexts: ari.Sequences) -> tuple[Tensor, Tensor]:
     """Error and its standard error at every T, over the mean of |s_{T+1}|^2."""
-    errors = contexts.errors(_predictions(model, contexts)).double()
-    energy = contexts.targets.abs().square().sum(-1).double().mean(0)
-    return errors.mean(0) / energy, errors.std(0) / len(errors) ** 0.5 / energy
+    import torch
+
+    errors = torch.cat([part.errors(_predictions(model, part)) for part in contexts.split(N_CONTEXTS)]).double()
+    energy = contexts.targets.abs().square().sum(-1).double()
+    ratio = errors.mean(0) / energy.mean(0)
+    return ratio, (errors - ratio * energy).std(0) / len(errors) ** 0.5 / energy.mean(0)
 
 
-def _predictions(model: Any, contexts: ari.Sequences) -> Tensor:
+def _predictions(model: Any, contexts: Any) -> Tensor:
     return model(contexts.inputs)
 
 
@@ -323,7 +327,7 @@ def _outside(
     from ar_interp import seeds
     from ar_interp.probes.outside import Condition
 
-    values = sorted({*_spread(span, 6), ask})
+    values = sorted({*_spread(span, 5), ask, neutral})
     measured, spread = [], []
     for value in values:
         changed: dict[str, Any] = {key: value}
@@ -375,7 +379,7 @@ def _gaussian(checkpoint: ari.Checkpoint) -> Experiment:
     dim, n_ctx = checkpoint.config.dim, checkpoint.config.n_ctx
     moments = theory.first_token_moments("gaussian", dim=dim)
     product = theory.initial_token_product(moments, max_length=n_ctx + 1)
-    contexts = _process(checkpoint).contexts(4 * N_CONTEXTS, n_ctx, seed=seeds.OUTSIDE)
+    contexts = _process(checkpoint).contexts(N_HEAVY, n_ctx, seed=seeds.OUTSIDE)
     error, se = _relative(checkpoint.model, contexts)
     lengths = range(2, n_ctx + 1)
     expected = [theory.initial_token_error(moments, product=product, length=T) / moments.kappa0 for T in lengths]
@@ -388,7 +392,7 @@ def _gaussian(checkpoint: ari.Checkpoint) -> Experiment:
         theory=_curve(lengths, expected),
         measured=_curve(lengths, error[1:], se[1:]),
         limit=1 - moments.kappa1**2 / (moments.kappa0 * moments.kappa2),
-        n=4 * N_CONTEXTS,
+        n=N_HEAVY,
     )
 
 
