@@ -243,7 +243,7 @@ def _choose(control: Control) -> Any:
         labels = {str(option): option for option in (control.default, *control.options)}
         chosen = text if text in labels else str(control.default)
         st.session_state[name] = chosen
-        st.selectbox(control.label, list(labels), **widget)
+        st.selectbox(control.label, list(labels), format_func=lambda text: _in_words(labels[text]), **widget)
         return labels[_remember(name, chosen)]
     if control.kind == "sequence":
         numbers = re.findall(r"-?\d+(?:\.\d+)?", text)
@@ -263,6 +263,15 @@ def _choose(control: Control) -> Any:
         st.slider(control.label, low, high, step=step, **widget)
     _remember(name, f"{value:g}")
     return value
+
+
+def _in_words(option: Any) -> str:
+    """An option of a control as a reader wants it: offsets of keys and paths are tuples."""
+    if isinstance(option, tuple) and all(isinstance(part, int) for part in option):
+        return "the newest key" if option == (0,) else f"the newest {len(option)} keys"
+    if isinstance(option, tuple):
+        return " and ".join("query {}, key {}, value {}".format(*path) for path in option)
+    return str(option)
 
 
 def _number(text: str) -> float:

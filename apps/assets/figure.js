@@ -1,7 +1,7 @@
 // A figure of the package in the page: its words are text, its plot follows the theme and the width, and it can be taken away.
 // data: {id, name, title, measured, look, code, verdict, summary, claims, plotly, figure: {data, layout}}, see plots.py.
 
-const NARROW = 250;  // pixels a panel needs
+const LEAST = { square: 150, other: 250 };  // pixels that a panel needs
 const GAP = { x: 64, y: 78 };  // between panels, pixels
 const GREYS = { "#e4e4e4": "grid", "#aaaaaa": "axis", "#bbbbbb": "axis", "#222222": "ink", "#555555": "ink", "#000000": "ink" };
 const COLOUR = /#[0-9a-f]{6}\b|rgb\(\s*\d+\s*,\s*\d+\s*,\s*\d+\s*\)/gi;
@@ -51,14 +51,33 @@ function write({ figure, plot, data }) {
 function draw(state) {
   const { plot, data, figure } = state, width = plot.clientWidth;
   if (!width || !window.Plotly) return;
-  const theme = themeOf(plot), columns = Math.max(1, Math.floor(width / NARROW));
+  const theme = themeOf(plot), columns = panelsAcross(data.figure.layout, width);
   const key = JSON.stringify([data.figure, theme, Math.min(columns, 12), width < 480]);
   if (key === state.drawn) return;
   [state.drawn, state.columns] = [key, columns];
+  if (data.figure.data[0]?.type === "table") return tabulate(plot, figure, data.figure.data[0]);
   const adapted = adapt(data.figure, theme, width, columns);
   plot.style.minHeight = `${adapted.layout.height}px`;
   window.Plotly.react(plot, adapted.data, adapted.layout, { responsive: true, displayModeBar: false, doubleClick: "reset" })
     .then(() => { figure.setAttribute("aria-busy", "false"); if (location.hash === `#${data.id}` && !state.seen) { state.seen = true; figure.scrollIntoView(); } });
+}
+
+// A table is a table of the page.
+function tabulate(plot, figure, { header, cells }) {
+  const row = (tag, values) => { const line = document.createElement("tr"); for (const value of values) line.append(Object.assign(document.createElement(tag), { textContent: value })); return line; };
+  const body = Array.from(cells.values[0], (_, i) => row("td", cells.values.map(column => column[i])));
+  const table = document.createElement("table");
+  table.append(row("th", header.values), ...body);
+  plot.replaceChildren(table);
+  plot.setAttribute("role", "presentation");
+  plot.style.minHeight = "0";
+  for (const button of figure.querySelectorAll(".ar-take button")) if (["SVG", "PNG"].includes(button.textContent)) button.hidden = true;
+  figure.setAttribute("aria-busy", "false");
+}
+
+function panelsAcross(layout, width) {
+  const square = Object.entries(layout).every(([name, axis]) => !name.startsWith("yaxis") || axis.scaleanchor);
+  return Math.max(1, Math.floor(width / LEAST[square ? "square" : "other"]));
 }
 
 function themeOf(element) {
@@ -73,8 +92,11 @@ function themeOf(element) {
 export function adapt(figure, theme, width, columns) {
   const text = JSON.stringify(figure).replace(COLOUR, colour => theme[GREYS[colour.toLowerCase()]] ?? legible(colour, theme, 3));
   const { data, layout } = JSON.parse(text);
-  const scale = theme.dark ? [[0, "#ff8f66"], [0.5, "#2b3138"], [1, "#62b6f0"]] : figure.layout.coloraxis?.colorscale;
-  if (layout.coloraxis) layout.coloraxis.colorscale = scale;
+  if (layout.coloraxis) {
+    const signed = layout.coloraxis.cmid != null;
+    const dark = signed ? [[0, "#ff8f66"], [0.5, "#2b3138"], [1, "#62b6f0"]] : [[0, "#1d2329"], [1, "#62b6f0"]];
+    layout.coloraxis.colorscale = theme.dark ? dark : figure.layout.coloraxis.colorscale;
+  }
   for (const note of layout.annotations ?? []) if (note.font?.color) note.font.color = legible(note.font.color, theme, 4.5);
   stack(data, layout, width, columns);
   if (width < 480) {
@@ -177,7 +199,7 @@ function takeAway(state) {
   const actions = {
     SVG: ["Save the figure as SVG", image("svg")],
     PNG: ["Save the figure as PNG", image("png")],
-    CSV: ["Save what is drawn as a table", () => save(new Blob([table(state.plot._fullData)], { type: "text/csv" }), `${state.data.name}.csv`)],
+    CSV: ["Save what is drawn as a table", () => save(new Blob([table(state.plot._fullData ?? state.data.figure.data)], { type: "text/csv" }), `${state.data.name}.csv`)],
     HTML: ["Save the figure as a page that needs no network", async () => save(new Blob([await page(state)], { type: "text/html" }), `${state.data.name}.html`)],
     Python: ["Show the lines that draw it", button => { code.hidden = !code.hidden; button.setAttribute("aria-expanded", String(!code.hidden)); }],
     Link: ["Copy a link to this figure as it stands", button => copy(button, `${location.href.split("#")[0]}#${state.data.id}`)],

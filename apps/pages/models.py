@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from pathlib import Path
 
 import streamlit as st
@@ -9,12 +10,22 @@ import view
 
 import ar_interp as ari
 from ar_interp import records
+from ar_interp.report.typeset import typeset
 from ar_interp.studies import Study, all_studies
 
 PICTURES = Path(__file__).parents[1] / "assets" / "studies"
 PAPERS = {
     "Sander et al. 2024": "https://arxiv.org/abs/2402.05787",
     "Zheng et al. 2024": "https://arxiv.org/abs/2405.16845",
+}
+ANSWERS = {
+    "diagonal heads": "Heads become orthogonal to each other, and one or two of the newest keys are all that counts.",
+    "unfinished descent": "Training was stopped: the encoding is the filter that descent reaches in as many steps.",
+    "gradient step": "One path carries the layer, and its step is as long as theory says.",
+    "depth": "More than it has layers, since layers rewrite keys and values for those above.",
+    "head count": "One is as good as any number where the first token prefers no direction; it asks with s_{T-1}.",
+    "first token": "It sets the length of the step. Gaussian first tokens are never recovered.",
+    "general models": "Mostly; what they miss is named beside each model.",
 }
 OPENS = {  # the page to begin with, where it is not the estimate of W
     "unfinished descent": "Positional encoding",
@@ -38,8 +49,10 @@ def show_card(study: Study) -> None:
     with st.container(border=True, height="stretch"):
         st.markdown(f"**{view.plain(study.question)}**")
         if picture.is_file():
-            drawn = picture.read_text("utf-8")
-            st.html(f'<div class="ar-picture" role="img" aria-label="A figure of this study">{drawn}</div>')
+            drawn = b64encode(picture.read_bytes()).decode()
+            st.html(f'<img class="ar-picture" alt="A figure of this study" src="data:image/svg+xml;base64,{drawn}">')
+        if study.name in ANSWERS:
+            st.html(f"<p>{typeset(ANSWERS[study.name])}</p>")
         st.markdown(view.counted(verdicts(names)))
         page = OPENS.get(study.name, "In-context W")
         with st.container(horizontal=True, gap="small"):

@@ -74,7 +74,7 @@ def context_error(recovered: RecoveredContext, setting: Setting) -> go.Figure:
         figure,
         title=f"At T = {int(last['T'])} the estimate of W errs by {number(last['context_error'])}{others}",
         expected=setting.sentence("context"),
-        measured=f"means over {last['n']} sequences ± one standard error; an error of 0 is not drawn",
+        measured=f"means over {int(last['n'])} sequences ± one standard error; an error of 0 is not drawn",
         x="context length T",
         y={"title_text": "|Ŵ − W|² / d", "range": [lowest - 1, 1], **LOG},
     )
