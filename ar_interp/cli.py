@@ -8,6 +8,7 @@ import secrets
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -333,19 +334,25 @@ def main(argv: list[str] | None = None) -> int:
                     return tyro.extras.subcommand_cli_from_dict(commands, prog="ar-interp", args=argv)
                 finally:
                     _flush()
-        except (KeyboardInterrupt, ValueError, OSError, MemoryError, BrokenProcessPool) as error:
+        except (KeyboardInterrupt, Exception) as error:
             with suppress(OSError):
                 _flush()
             code, said = _judged(error)
-            print(" ".join([f"ar-interp: {said}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+            with suppress(OSError):
+                print(" ".join([f"ar-interp: {said}", *getattr(error, "__notes__", ())]), file=sys.stderr, flush=True)
             return code
 
 
 def _judged(error: BaseException) -> tuple[int, str]:
-    """The exit code of an error, and what is said of it."""
+    """The exit code of an error, and what is said of it: one line, or where it came from if it is a fault of ours."""
     if isinstance(error, _TerminatedError):
         return 143, "terminated."
-    return (130, "interrupted.") if isinstance(error, KeyboardInterrupt) else (2, _said(error))
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted."
+    of_memory = isinstance(error, RuntimeError) and "memory" in str(error)
+    if of_memory or isinstance(error, ValueError | OSError | MemoryError | BrokenProcessPool):
+        return 2, _said(error)
+    return 2, "".join(traceback.format_exception(error))
 
 
 def _speak_plainly() -> None:

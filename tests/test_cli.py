@@ -336,6 +336,25 @@ def test_a_full_disk_behind_stdout_is_one_line(monkeypatch, capsys):
     assert "No space left on device" in said(capsys)
 
 
+@pytest.mark.parametrize(
+    ("error", "one_line"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried\nto allocate 8 bytes"), True),
+        (MemoryError(), True),
+        (ZeroDivisionError("a fault of ours"), False),
+    ],
+)
+def test_no_fault_looks_like_a_claim_that_fails(error, one_line, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("ar_interp.studies.verify", fail)
+    assert cli.main(["verify", "positional-mu50"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ar-interp: ")
+    assert (said.count("\n") == 1) == one_line
+
+
 def test_neither_the_locale_nor_the_way_it_is_called_matters(tmp_path):
     command = [sys.executable, "-m", "ar_interp", "train", "positional-mu300", "--steps", "2", "-o", "ŵ", "--quiet"]
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
