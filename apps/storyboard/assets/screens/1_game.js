@@ -14,9 +14,9 @@ const game = {
         const angles = [...place.get("angles")];
         angles[place.get("clock")] = degrees(to);
         place.move({ angles });
-        draw();
+        draw(false);
       },
-      committed: () => place.commit({}),
+      committed: () => { place.commit({}); tell(); },
     });
     const matrix = el("div", { class: "equation", "aria-live": "off" });
     const surprise = el("div", { class: "reveal" });
@@ -27,7 +27,8 @@ const game = {
       face_button.addEventListener("click", () => { place.commit({ clock: k }); draw(); });
       return { face_button, points };
     });
-    const draw = () => {
+    /** While an angle is dragged the other circles stay as they are. */
+    const draw = (all = true) => {
       const angles = place.get("angles"), clock = place.get("clock"), angle = angles[clock] * DEGREE;
       const tokens = tokensOf(angles.map((d) => d * DEGREE), SHOWN);
       const near = (t, u) => Math.hypot(tokens[t].re[clock] - tokens[u].re[clock], tokens[t].im[clock] - tokens[u].im[clock]) < 0.22;
@@ -41,6 +42,7 @@ const game = {
       set(turn, { d: `M.35 0A.35 .35 0 0 ${angle > 0 ? 0 : 1} ${0.35 * Math.cos(angle)} ${-0.35 * Math.sin(angle)}` });
       knob.at(angle);
       small.forEach(({ face_button, points }, k) => {
+        if (!all && k !== clock) return;
         set(face_button, { "aria-pressed": String(k === clock) });
         points.forEach((point, t) => point.at(tokens[t].re[k], tokens[t].im[k]));
       });
@@ -48,7 +50,9 @@ const game = {
       matrix.innerHTML = `<span class="big"><i>s</i><sub><i>t</i>+1</sub> = <i>W s</i><sub><i>t</i></sub></span>
         <span>with <i>W</i> =</span> <span class="matrix"><span>${c}</span><span>${shown(-Math.sin(angle))}</span><span>${s}</span>
         <span>${c}</span></span> <span class="quiet">a turn by θ = ${degrees(angle)}°</span>`;
-      const touched = String(angles) !== String(game.params.angles.otherwise);
+    };
+    const tell = () => {
+      const touched = String(place.get("angles")) !== String(game.params.angles.otherwise);
       surprise.innerHTML = touched
         ? `<p><b>The whole future hangs on the angles.</b> Move one and every later token moves. And the other way round:
           two neighbouring tokens, <i>s</i><sub>1</sub> and <i>s</i><sub>2</sub>, already show every angle. So two tokens
@@ -56,6 +60,7 @@ const game = {
         : "<p>Drag the round handle at <i>s</i><sub>2</sub>, or choose another circle.</p>";
     };
     draw();
+    tell();
     return {
       question: "What is the least that one must know to continue a sequence forever?",
       stage: [svg, text("p", "The five circles of one sequence; choose one:", { class: "quiet" }), el("div", { class: "faces" }, ...small.map((each) => each.face_button))],

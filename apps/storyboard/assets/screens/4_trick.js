@@ -13,9 +13,10 @@ const trick = {
     const [first, second] = [arrow(svg, "model"), arrow(svg, "you")];
     const tip = dot(svg, "model", "", 0.13), previous = dot(svg, "plain", sub("s", "T−1")), last = dot(svg, "plain", sub("s", "T"));
     const knob = handle(svg, "Angle from s_{T−1} to s_T", {
-      moved: (to) => { place.move({ angle: degrees(to) }); draw(); }, committed: () => place.commit({}),
+      moved: (to) => { place.move({ angle: degrees(to) }); draw(); }, committed: () => { place.commit({}); tell(); },
     });
     const table = el("table", { class: "weights" }), said = el("div", { class: "reveal", "aria-live": "polite" });
+    let off = 0; // of the tip from the next token
     const draw = () => {
       const theta = place.get("angle") * DEGREE, keys = place.get("keys");
       const angles = withMirrors([theta, ...others]), start = BEFORE - theta * (LENGTH - 2);
@@ -41,7 +42,9 @@ const trick = {
       table.innerHTML = `<caption>What multiplies each key, computed from the model's own weights</caption><tr><th>key</th><th>the heads read</th><th>position</th><th>weight</th></tr>
         ${row("<span class='model'><i>s<sub>T</sub></i></span>", LENGTH - 1, on.last)}${row("<span class='you'><i>s</i><sub><i>T</i>−1</sub></span>", LENGTH - 2, on.previous)}
         <tr class="off"><th>all older</th><td></td><td>× ${shown(Math.max(...positions.slice(0, LENGTH - 2).map(Math.abs)))}</td><td><b>= 0</b></td></tr>`;
-      const off = Math.hypot(end[0] - all[LENGTH].re[0], end[1] - all[LENGTH].im[0]);
+      off = Math.hypot(end[0] - all[LENGTH].re[0], end[1] - all[LENGTH].im[0]);
+    };
+    const tell = () => {
       said.innerHTML = `<p>${{
         both: `The tip lies ${shown(off)} from the next token (at any angle at most ${shown(claims["positions/identity"].measured)}). <b>Drag <i>s<sub>T</sub></i> to the other side of <i>s</i><sub><i>T</i>−1</sub></b>:
           at −θ both weights are the same. The model never knows whether the turn goes left or right, and need not: the best reading of
@@ -51,14 +54,16 @@ const trick = {
         previous: `<b>Without <i>s<sub>T</sub></i></b> only −<i>s</i><sub><i>T</i>−1</sub> is left: no angle is in it. Theory: error <b>${shown(cut_last)}</b> on average over all angles,
           twice as bad as saying nothing.`,
         none: "<b>Without both keys</b> nothing is left: the prediction is 0. All older tokens together contribute nothing.",
-      }[keys]}</p>`;
+      }[place.get("keys")]}</p>`;
     };
     const cut = (name) => toggle(`key ${name === "last" ? "<i>s<sub>T</sub></i>" : "<i>s</i><sub><i>T</i>−1</sub>"}`, ["both", name].includes(place.get("keys")), (is) => {
       const other = name === "last" ? "previous" : "last", also = ["both", other].includes(place.get("keys"));
       place.commit({ keys: is ? (also ? "both" : name) : also ? other : "none" });
       draw();
+      tell();
     });
     draw();
+    tell();
     return {
       question: "Can you continue a turn without knowing whether it goes left or right?",
       stage: [svg, el("div", { class: "buttons", role: "group", "aria-label": "Keys that the model may use" }, cut("last"), cut("previous"))],

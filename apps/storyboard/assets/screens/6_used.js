@@ -16,7 +16,7 @@ const used = {
     newest.at(last.re[0], last.im[0]);
     const goal = dot(svgA, "goal", "", 0.14), needle = arrow(svgA, "model");
     const knob = handle(svgB, "Angle of B", {
-      moved: (to) => { place.move({ angle: degrees(to) }); draw(); }, committed: () => place.commit({}), hit: 0.4,
+      moved: (to) => { place.move({ angle: degrees(to) }); draw(); }, committed: () => { place.commit({}); tell(); }, hit: 0.4,
     });
     const said = el("div", { class: "reveal", "aria-live": "polite" });
     let from = null, at = null, to = null, turning = 0; // share of the way that is left after a change of estimate
@@ -35,6 +35,7 @@ const used = {
       needle.from(0, 0, ...at);
       if (turning) requestAnimationFrame(frame);
     };
+    let off = 0, change = 0; // of the prediction from the ring, from A's own
     const draw = () => {
       const theta = place.get("angle") * DEGREE, state = place.get("state");
       const anglesB = [theta, ...uniforms(13, d - 1).map((u) => 2 * Math.PI * u)];
@@ -49,21 +50,25 @@ const used = {
       const wanted = [last.re[0] * Math.cos(theta) - last.im[0] * Math.sin(theta), last.re[0] * Math.sin(theta) + last.im[0] * Math.cos(theta)];
       goal.at(...wanted);
       turnTo(moved.re[0], moved.im[0]);
-      const off = Math.hypot(moved.re[0] - wanted[0], moved.im[0] - wanted[1]);
-      const change = Math.hypot(moved.re[0] - own.re[0], moved.im[0] - own.im[0]);
+      off = Math.hypot(moved.re[0] - wanted[0], moved.im[0] - wanted[1]);
+      change = Math.hypot(moved.re[0] - own.re[0], moved.im[0] - own.im[0]);
+    };
+    const tell = () => {
       said.innerHTML = `<p>${{
         own: "The arrow is A’s own prediction. The dashed ring is where theory says it must go if B’s estimate is put in: <i>W<sub>B</sub> s<sub>T</sub></i>. Put it in.",
         moved: `<b>The arrow obeys B:</b> its tip is ${shown(off)} from the ring. Drag B and A’s prediction turns with it, though not one token of A has changed.`,
         same: `<b>Nothing happens:</b> the arrow has moved by ${shown(change)}. These tokens are others, their <i>W</i> is A’s: it is <i>W</i> that is carried, not the tokens.`,
         random: `<b>Noise of the same size</b> is no estimate: the arrow goes anywhere (${shown(off)} from the ring), and does not follow B.`,
-      }[state]}</p><p class="quiet">Over ${n} pairs of sequences: the swap scores ${shown(score)} (1 is all the way to the ring), the best control ${shown(controls, 3)}.</p>`;
+      }[place.get("state")]}</p><p class="quiet">Over ${n} pairs of sequences: the swap scores ${shown(score)} (1 is all the way to the ring), the best control ${shown(controls, 3)}.</p>`;
     };
     const asked = choices("What multiplies A’s newest token", STATES, place.get("state"), (state) => {
       place.commit({ state });
       turning = 1;
       draw();
+      tell();
     });
     draw();
+    tell();
     return {
       question: "The model carries an estimate of <i>W</i>. Does the prediction come from it, or does it just lie around?",
       stage: [el("div", { class: "pair even" },
