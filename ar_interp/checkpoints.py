@@ -181,6 +181,10 @@ def _read(folder: Path) -> Checkpoint:
         trained_on = check_text("device", raw["device"])
         seed, steps = (check_integer(name, raw[name], low=0, high=LARGEST) for name in ("seed", "steps"))
     tensors = read_tensors(folder / FILES[0], lambda names: config.parameter_shapes, config.torch_dtype)
+    from ar_interp.training.objectives import check_no_overflow  # which knows training, and so checkpoints
+
+    with faults_of(name_of(folder / FILES[0])):
+        check_no_overflow(config, process, tensors)
     history, members = _read_metrics(folder / "metrics.jsonl", training.n_seeds)
     return Checkpoint(
         name=folder.absolute().name,

@@ -20,6 +20,7 @@ from ar_interp.processes import Process
 
 LAYER = re.compile(r"^blocks\.(\d+)\.", re.MULTILINE)
 TURN = RLock()
+N_TRIED, SHORT = 2, 8  # contexts and their length where nothing says one
 WHERE = "probes.protocol.NAMES says what they stand for, probes.protocol.conformance(model) what else is missing"
 
 
@@ -172,6 +173,22 @@ class Model:
         wrong = [name for name, W in self.weights.items() if not (W.is_meta or torch.isfinite(W).all())]
         if wrong:
             raise ValueError(f"model of type {self.name} has NaN or infinite entries in {', '.join(wrong)}.")
+
+    def check_computes(self, process: Process) -> None:
+        """Refuse a model whose errors on the process are not finite.
+
+        Raises:
+            ValueError: it is one.
+        """
+        self.check_finite()
+        contexts = process.contexts(N_TRIED, self.n_ctx or SHORT, seed=0).to(self.device)
+        inputs = contexts.inputs
+        inputs = inputs.to(self.dtype.to_complex() if inputs.is_complex() else self.dtype) if self.dtype else inputs
+        if not torch.isfinite(contexts.errors(self(inputs))).all():
+            raise ValueError(
+                f"model of type {self.name} overflows: its errors on sequences of {process.kind!r} are not finite. Its "
+                f"weights go up to {self.largest_weight:.2g}; has training diverged?"
+            )
 
     # ---- what it does
 

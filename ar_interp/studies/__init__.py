@@ -101,9 +101,14 @@ def verify(
         The claims, of any model first; where theory makes none, `why_not` says why.
     Raises:
         ValueError: a process that the model cannot be about; a model that only its training can be compared with,
-            without its run; no process where the size of a token is not known either.
+            without its run; no process where the size of a token is not known either; weights that are not finite, or
+            whose errors are not.
     """
+    from ar_interp.models.opened import as_model  # loads TransformerLens
+
     found = subject_of(subject, process, n=n, seed=secrets.randbelow(DRAWN_LIMIT) if seed is None else seed)
+    if found.process is not None:
+        as_model(found.model).check_computes(found.process)
     others = [study for study in studies_of(found.setting) if study is not any_model.STUDY]
     theirs = tuple(_watched((claim for study in others for claim in study.claims(found)), each))
     silent = found.setting.why_not or f"no study makes a claim about {found.setting.kind}"

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.models.config import Config
+from ar_interp.models.config import Config, ModelConfig
 from ar_interp.processes import Process
 from ar_interp.setting import Setting
 from ar_interp.training.batched import Form, Parameters, Tokens, form_of
@@ -106,6 +106,25 @@ def mean_errors(form: Form, parameters: Parameters, tokens: Tokens, first_length
         return torch.stack(losses).sum(0), {name: torch.stack([g[name] for g in gradients]).sum(0) for name in held}
 
     return _known(in_pieces, form.collapse(parameters, length - 1))
+
+
+def check_no_overflow(config: Config, process: Process, parameters: Parameters) -> None:
+    """Refuse weights whose errors on the process are not finite; those of other kinds are left to their own model.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if type(config) is not ModelConfig:
+        return
+    form = form_of(config, process.real_tokens)
+    products = form.collapse({name: weights[None] for name, weights in parameters.items()}, config.n_ctx)
+    tokens = process.contexts(2, config.n_ctx, seed=0, dtype=config.torch_dtype).tokens
+    if not torch.isfinite(squared_errors(form, products, tokens[None], 2)).all():
+        name, largest = max(((n, W.abs().max().item()) for n, W in parameters.items()), key=lambda pair: pair[1])
+        raise ValueError(
+            f"the weights overflow: their errors on sequences of {process.kind!r} are not finite; {name} goes up to "
+            f"{largest:.2g}."
+        )
 
 
 def squared_errors(
