@@ -12,8 +12,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -350,7 +349,7 @@ def _judged(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted."
     of_memory = isinstance(error, RuntimeError) and "memory" in str(error)
-    if of_memory or isinstance(error, ValueError | OSError | MemoryError | BrokenProcessPool):
+    if of_memory or isinstance(error, ValueError | OSError | MemoryError | BrokenExecutor):
         return 2, _said(error)
     return 2, "".join(traceback.format_exception(error))
 

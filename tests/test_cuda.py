@@ -70,6 +70,6 @@ def test_a_run_moves_between_devices():
 
 def test_training_there_leaves_a_model_that_can_be_verified():
     config, process = MODELS["augmented"]
-    training = ari.TrainConfig(steps=20, batch=16, device="cuda")
+    training = ari.TrainConfig(objective="sampled", steps=20, batch=16, device="cuda")
     run = ari.train(config, process, training, progress=False)
     assert len(ari.verify(run.to("cuda"), seed=0, n=64)) > 0
