@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,27 @@ HEIGHT, MARGIN = 450, {"l": 68, "r": 16, "t": 100, "b": 84}  # of a figure that 
 PLOTLY = "/plotly/plotly.min.js"  # see serving.ROUTES
 
 
+def specify(figure: go.Figure) -> dict[str, Any]:
+    """A figure as the component wants it: its words as HTML, and what plotly.js draws below them."""
+    from ar_interp.report.typeset import figure_text
+
+    found = json.loads(str(figure.to_json()))
+    layout = found["layout"]
+    title = layout.pop("title", {})
+    layout.pop("template", None)
+    margin = {**MARGIN, **layout.get("margin", {})}
+    top = 36 if layout.get("annotations") else 14  # of what is left without the title
+    layout["height"] = layout.get("height", HEIGHT) + top - margin["t"]
+    layout["margin"] = {**margin, "t": top}
+    return {
+        "title": figure_text(title.get("text", "")),
+        "measured": figure_text(title.get("subtitle", {}).get("text", "")),
+        "figure": found,
+    }
+
+
 def show(
-    figure: go.Figure,
+    figure: Mapping[str, Any],
     *,
     id: str,
     look: str,
@@ -31,6 +50,7 @@ def show(
     """Show a figure with its words as text, the claims that it bears on and the ways to take it away.
 
     Args:
+        figure: see `specify`.
         id: of the element, unique on the page; the end of links to it, and the name of files made of it.
         look: what to look at, in the notation of `report.typeset`.
         code: lines of Python that draw it.
@@ -38,32 +58,10 @@ def show(
         verdict: of the claims together.
         summary: of the claims, shown while they are folded.
     """
-    from ar_interp.report.typeset import figure_text, typeset
+    from ar_interp.report.typeset import typeset
 
-    found = json.loads(str(figure.to_json()))
-    layout = found["layout"]
-    title = layout.pop("title", {})
-    layout.pop("template", None)
-    margin = {**MARGIN, **layout.get("margin", {})}
-    top = 36 if layout.get("annotations") else 14  # of what is left without the title
-    layout["height"] = layout.get("height", HEIGHT) + top - margin["t"]
-    layout["margin"] = {**margin, "t": top}
-    _component()(
-        key=f"figure {id}",
-        data={
-            "id": id,
-            "name": id,
-            "title": figure_text(title.get("text", "")),
-            "measured": figure_text(title.get("subtitle", {}).get("text", "")),
-            "look": typeset(look),
-            "code": code,
-            "claims": list(claims),
-            "verdict": verdict,
-            "summary": summary,
-            "plotly": PLOTLY,
-            "figure": found,
-        },
-    )
+    words = {"look": typeset(look), "code": code, "claims": list(claims), "verdict": verdict, "summary": summary}
+    _component()(key=f"figure {id}", data={"id": id, "name": id, "plotly": PLOTLY, **words, **figure})
 
 
 def _component() -> Any:

@@ -36,6 +36,10 @@ POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:"
 )
+ROOM = (
+    b'<style>@media (min-width: 769px) { [data-testid="stSkipToContent"] + div:has(> .stMain) { margin-left: 300px } }'
+    b"</style>"
+)  # where nothing, hence no menu yet, stands between the two
 _IMPORTING, _STATE = threading.Lock(), set[str]()
 REFUSED = (
     "This explorer opens the shipped checkpoints, and folders that it was allowed to open when it was started: "
@@ -110,8 +114,10 @@ def import_all() -> None:
             return
         for name in ("models.transformer", "figures", "studies"):
             import_module(f"ar_interp.{name}")
+        import plotly.io
         import torch
 
+        plotly.io.templates.default = None  # figures name their own, and copying the default takes a third of a drawing
         torch.set_num_threads(1)  # two fall over each other when another session or process is busy
         gc.collect()
         gc.freeze()
@@ -162,6 +168,36 @@ class OwnPagesOnly:
         return await self.app(scope, receive, send_with_policy)
 
 
+class RoomForTheMenu:
+    """Keeps the place of the menu free from the start, which streamlit shows late, pushing the page aside."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope.get("headers", ()))
+        if scope["type"] != "http" or b"text/html" not in headers.get(b"accept", b""):
+            return await self.app(scope, receive, send)
+        plain = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        start: Message = {}
+        page = b""
+
+        async def send_with_room(message: Message) -> None:
+            nonlocal start, page
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            page += message.get("body", b"")
+            if message.get("more_body"):
+                return
+            page = page.replace(b"</head>", ROOM + b"</head>", 1)
+            others = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+            await send({**start, "headers": [*others, (b"content-length", str(len(page)).encode())]})
+            await send({"type": "http.response.body", "body": page})
+
+        return await self.app({**scope, "headers": plain}, receive, send_with_room)
+
+
 def is_own(host: str, origin: str | None) -> bool:
     """Whether a request with these headers is one of the explorer's own pages."""
     if is_local(str(st.get_option("server.address"))) and not is_local(urlsplit(f"//{host}").hostname or ""):
@@ -182,5 +218,5 @@ def is_local(host: str) -> bool:
         return False
 
 
-MIDDLEWARE: list[Any] = [Middleware(OwnPagesOnly)]
+MIDDLEWARE: list[Any] = [Middleware(OwnPagesOnly), Middleware(RoomForTheMenu)]
 ROUTES: list[Any] = [Mount("/plotly", StaticFiles(directory=Path(plotly.__file__).parent / "package_data"))]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 STEP = 0.05  # of sliders of real numbers
 DEFAULT = "augmented-haar-l2-keys"
-N_RESULTS = 64  # kept of each checkpoint
+N_KEPT = 64  # results, and figures, of each checkpoint
 STYLE = (Path(__file__).with_name("assets") / "page.css").read_text("utf-8")
 SIGNS = {"fails": "✗", "undecided": "?", "void": "○", "holds": "✓"}  # worst first
 PAGES = {  # of the exhibits of one model: title -> file, icon, what it asks
@@ -143,15 +143,19 @@ def _choose_shared(controls: list[Control]) -> dict[str, Any]:
 def _show(checkpoint: ari.Checkpoint, subject: Subject, exhibit: Exhibit, shared: dict[str, Any]) -> None:
     """A figure with the controls that are its own, the claims that it bears on and the lines that reproduce it."""
     values = {c.name: shared[c.name] if c.name in shared else _choose(c) for c in exhibit.controls(subject)}
-    kept = _results(checkpoint)
-    with st.spinner(f"Measuring: {exhibit.title} …"):
-        result = exhibit.result(subject, values, kept)
-    for old in list(kept)[:-N_RESULTS]:
-        kept.pop(old, None)
+    results, figures = _results(checkpoint), _figures(checkpoint)
+    key = (exhibit.name, *map(str, values.values()))
+    if key not in figures:
+        with st.spinner(f"Measuring: {exhibit.title} …"):
+            figures[key] = plots.specify(exhibit.draw(subject, exhibit.result(subject, values, results), **values))
+    figure = figures[key]
+    for kept in (results, figures):
+        for old in list(kept)[:-N_KEPT]:
+            kept.pop(old, None)
     about = [row for row in measured_claims(checkpoint) if _bears_on(exhibit, row)]
     verdicts = [row["verdict"] for row in about]
     plots.show(
-        exhibit.draw(subject, result, **values),
+        figure,
         id=re.sub(r"\W+", "-", exhibit.name),
         look=exhibit.look,
         code=code_of(exhibit.code.format(**values)),
@@ -308,7 +312,7 @@ def words(error: Exception) -> str:
 def cached(spinner: str | bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Keep a function's result for all sessions, until a file of the checkpoint it was called with changes."""
     return st.cache_resource(
-        max_entries=64, show_spinner=spinner, hash_funcs={"ar_interp.checkpoints.Checkpoint": _fingerprint}
+        max_entries=32, show_spinner=spinner, hash_funcs={"ar_interp.checkpoints.Checkpoint": _fingerprint}
     )
 
 
@@ -392,4 +396,10 @@ def _remember(name: str, value: str) -> str:
 @cached(False)
 def _results(checkpoint: ari.Checkpoint) -> dict[Any, Any]:
     """Results of a checkpoint, by function and values of controls."""
+    return {}
+
+
+@cached(False)
+def _figures(checkpoint: ari.Checkpoint) -> dict[Any, dict[str, Any]]:
+    """Figures of a checkpoint, by exhibit and values of controls."""
     return {}

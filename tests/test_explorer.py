@@ -242,6 +242,7 @@ def test_an_exception_in_a_figure_leaves_the_others(monkeypatch):
             raise ZeroDivisionError("no *such* thing")
         return result(self, *rest)
 
+    streamlit.cache_resource.clear()  # what other tests have drawn
     monkeypatch.setattr(Exhibit, "result", fail)
     at = open_page("positional_encoding", checkpoint="positional-mu100")
     assert not at.exception
