@@ -5,33 +5,16 @@ It is untrusted like every file of a checkpoint: it is what whoever made the fol
 
 from dataclasses import dataclass
 from hashlib import sha256
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from ar_interp._checks import check_integer
-from ar_interp._files import (
-    CheckpointError,
-    check_keys,
-    check_text,
-    check_versions,
-    faults_of,
-    name_of,
-    parse,
-    read_text,
-)
+from ar_interp._files import CheckpointError, check_keys, check_versions, faults_of, name_of, parse, read_text
 from ar_interp._writing import write_file
 from ar_interp.checkpoints import CLAIMS as FILE
 from ar_interp.checkpoints import Checkpoint, TrainingRun, is_shipped
-from ar_interp.claims import Claims
-from ar_interp.claims.core import SCHEMA, VERDICTS, claims_json
-
-MAX_BYTES = 2**22
-NUMBERS = ("predicted", "measured", "uncertainty", "n", "tolerance")
-TEXTS = ("name", "evidence", "statement", "source", "side", "reason", "verdict", "limit")
-ROW = {*NUMBERS, *TEXTS, "interval", "spread", "control"}
-LONGEST_STATEMENT = 1000
-NOT_FINITE = ("nan", "inf", "-inf")
+from ar_interp.claims import Claim, Claims
+from ar_interp.claims.core import MAX_BYTES, SCHEMA, claims_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,36 +74,8 @@ def read(checkpoint: Checkpoint) -> Record | None:
     _check(one, where, "checkpoints must hold one list of claims")
     rows = tuple(next(iter(lists.values())))
     for row in rows:
-        _check_row(row, where)
+        Claim.from_dict(row, where)
     return Record(rows=rows, seed=raw["seed"], versions=versions, shipped=is_shipped(checkpoint))
-
-
-def _check_row(row: Any, where: str) -> None:
-    check_keys(row, ROW, ROW, where)
-    control, spread = row["control"], row["spread"]
-    check_keys(control, {"description", "measured", "interval"}, {"description", "measured", "interval"}, where)
-    _check(
-        isinstance(spread, dict) and all(map(_is_number, spread.values())), where, "spread must map names to numbers"
-    )
-    with faults_of(where):
-        for name, text in {**{key: row[key] for key in TEXTS}, "description": control["description"]}.items():
-            check_text(f"{name} of a claim", text, longest=LONGEST_STATEMENT)
-        for name in spread:
-            check_text("spread of a claim", name)
-    for key in NUMBERS:
-        _check(_is_number(row[key]), where, f"{key} of a claim must be a number, got {row[key]!r}")
-    _check(row["verdict"] in VERDICTS, where, f"verdict must be one of {', '.join(VERDICTS)}, got {row['verdict']!r}")
-    for holder in (row, control):
-        _check(_is_interval(holder["interval"]), where, "interval of a claim must be two numbers")
-    _check(_is_number(control["measured"]), where, "measured of a control must be a number")
-
-
-def _is_interval(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
-
-
-def _is_number(value: Any) -> bool:
-    return (type(value) in (int, float) and isfinite(value)) or (isinstance(value, str) and value in NOT_FINITE)
 
 
 def _check(true: bool, where: str, fault: str) -> None:

@@ -76,7 +76,7 @@ def test_a_claim_is_found_by_its_name():
 
 
 def test_json_and_frame(tmp_path):
-    claims = Claims("x", (claim(), claim(measured=float("inf"))))
+    claims = Claims("x", (claim(), claim(name="heads/b", measured=float("inf"))), seed=0)
     content = json.loads(claims.to_json(tmp_path / "claims.json"))
     assert json.loads((tmp_path / "claims.json").read_text()) == content
     assert content["schema"] == 1

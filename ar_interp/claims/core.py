@@ -1,15 +1,17 @@
 """`Claim`: prediction, measurement, a tolerance set beforehand, a control that must fail; its verdict by interval."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from math import ceil, inf, isnan
+from math import ceil, inf, isfinite, isnan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
+from ar_interp._checks import check_choice, check_integer, check_number
+from ar_interp._files import CheckpointError, check_keys, check_text, faults_of, name_of, parse, read_text
 from ar_interp._writing import write_file
 from ar_interp.claims.estimate import Estimate, as_estimate
 from ar_interp.claims.tolerances import TOLERANCES, Tolerance
@@ -22,14 +24,30 @@ HOLDS, FAILS, UNDECIDED, VOID = VERDICTS = ("holds", "fails", "undecided", "void
 INSIDE, OUTSIDE, ACROSS = "inside", "outside", "across"
 SCHEMA = 1
 MOST = 1000  # times as many contexts: what needs more sits on the bound
+MAX_BYTES = 2**22  # of a file of claims
+LONGEST_STATEMENT = 1000
+NUMBERS = ("predicted", "measured", "uncertainty", "n", "tolerance")
+TEXTS = ("name", "evidence", "statement", "source", "side", "reason", "verdict", "limit")
+ROW = {*NUMBERS, *TEXTS, "interval", "spread", "control"}
+CONTROL = {"description", "measured", "interval"}
+NOT_FINITE = ("nan", "inf", "-inf")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """The same measurement where the structure must be absent."""
+    """The same measurement where the structure must be absent.
+
+    Attributes:
+        description: of what was measured instead, e.g. `untrained`.
+        estimate: the measurement; a number is one that is exact.
+    """
 
     description: str
     estimate: Estimate
+
+    def __post_init__(self) -> None:
+        _check_words("description of a control", self.description)
+        object.__setattr__(self, "estimate", _as_estimate("estimate of a control", self.estimate))
 
     @property
     def measured(self) -> float:
@@ -51,13 +69,18 @@ class Claim:
 
     Attributes:
         name: of the measurement, `structure/what`; unique within a model, the same for every model it applies to.
-        evidence: where it was read. A structure is believed when it was read from the weights, seen in activations or
-            behaviour, and used causally: each of the three can fail where the others do not.
+        evidence: where it was read: `weights`, `activations`, `behaviour`, `causal` or `training`. A structure is
+            believed when it was read from the weights, seen in activations or behaviour, and used causally: each of
+            the three can fail where the others do not.
         source: of the statement.
-        predicted: by theory; side says whether the value must be equal to it, at least, or at most it.
-        estimate: the measurement: value, 95 % interval, what it rests on.
+        predicted: by theory; side says whether the value must be equal to it, at least, or at most it. Where it is
+            itself measured and could not be, nan, which leaves the claim undecided.
+        estimate: the measurement: value, 95 % interval, what it rests on; a number is one that is exact.
         tolerance: set beforehand.
         reason: why this tolerance.
+    Raises:
+        ValueError: a name without its two halves, an unknown kind of evidence or side, empty words, a prediction or
+            tolerance that is not finite, a control that is none.
     """
 
     name: str
@@ -70,6 +93,30 @@ class Claim:
     tolerance: float
     reason: str
     control: Control
+
+    def __post_init__(self) -> None:
+        structure, _, what = _check_words("name of a claim", self.name).partition("/")
+        if not (structure.strip() and what.strip()):
+            raise ValueError(
+                f"name of a claim must be structure/what, e.g. 'estimate/damped', got {self.name!r}: report and "
+                "explorer put claims about one structure together."
+            )
+        check_choice("evidence", self.evidence, get_args(Evidence))
+        check_choice("side", self.side, get_args(Side))
+        for field in ("statement", "source", "reason"):
+            _check_words(f"{field} of the claim {self.name!r}", getattr(self, field))
+        predicted = self.predicted
+        if not (isinstance(predicted, float) and isnan(predicted)):  # a reference that could not be measured
+            predicted = check_number(f"predicted of the claim {self.name!r}", predicted, low=-inf)
+        tolerance = check_number(f"tolerance of the claim {self.name!r}", self.tolerance, low=0.0)
+        estimate = _as_estimate(f"estimate of the claim {self.name!r}", self.estimate)
+        if not isinstance(self.control, Control):
+            raise ValueError(
+                f"control of the claim {self.name!r} must be a Control, got {self.control!r}: the same measurement "
+                "where the structure must be absent, e.g. ari.Control(description='untrained', estimate=...)."
+            )
+        for field, value in (("predicted", predicted), ("tolerance", tolerance), ("estimate", estimate)):
+            object.__setattr__(self, field, value)
 
     @property
     def structure(self) -> str:
@@ -123,6 +170,8 @@ class Claim:
         """What leaves the claim undecided and how many would decide it; empty where it is decided."""
         if self.verdict != UNDECIDED:
             return ""
+        if isnan(self.predicted):
+            return "the prediction could not be measured"
         if place(self.interval, self.band) != ACROSS:
             low, high = self.control.estimate.interval
             return f"the control's interval, {low:.3g} to {high:.3g}, reaches over a bound of the band"
@@ -154,20 +203,117 @@ class Claim:
         }
         return {key: _finite(value) for key, value in fields.items()}
 
+    @classmethod
+    def from_dict(cls, row: Any, where: str = "claim") -> "Claim":
+        """The claim of which `to_dict` gave these fields, all of them checked.
+
+        Args:
+            where: what messages call their place.
+        Raises:
+            CheckpointError: other fields, or a verdict that the numbers do not give.
+        """
+        check_keys(row, ROW, ROW, where)
+        control, spread = row["control"], row["spread"]
+        check_keys(control, CONTROL, CONTROL, where)
+        known = isinstance(spread, dict) and all(map(_is_number, spread.values()))
+        _check(known, where, "spread must map names to numbers")
+        with faults_of(where):
+            for name, text in {**{key: row[key] for key in TEXTS}, "description": control["description"]}.items():
+                check_text(f"{name} of a claim", text, longest=LONGEST_STATEMENT)
+            for name in spread:
+                check_text("spread of a claim", name)
+        for key in NUMBERS:
+            _check(_is_number(row[key]), where, f"{key} of a claim must be a number, got {row[key]!r}")
+        _check(
+            row["verdict"] in VERDICTS, where, f"verdict must be one of {', '.join(VERDICTS)}, got {row['verdict']!r}"
+        )
+        for holder in (row, control):
+            _check(_is_interval(holder["interval"]), where, "interval of a claim must be two numbers")
+        _check(_is_number(control["measured"]), where, "measured of a control must be a number")
+        with faults_of(where):
+            widths = {source: float(width) for source, width in spread.items()}
+            found = cls(
+                **{key: row[key] for key in ("name", "evidence", "statement", "source", "side", "reason", "tolerance")},
+                predicted=float(row["predicted"]),
+                estimate=_estimate_of(row["measured"], row["interval"], widths, row["n"]),
+                control=Control(
+                    description=control["description"],
+                    estimate=_estimate_of(control["measured"], control["interval"], {}, 1),
+                ),
+            )
+        _check(
+            found.verdict == row["verdict"],
+            where,
+            f"verdict of {found.name!r} is {row['verdict']!r}, and its numbers say {found.verdict!r}",
+        )
+        return found
+
+    def describe(self) -> str:
+        """The claim in five lines, and what would decide it."""
+        said = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "is undecided", VOID: "is void, its control passes too"}
+        lines = [
+            f"The claim {said[self.verdict]}: {self.statement}",
+            f"  {self.prediction}: {self.reason}",
+            f"  measured   {self.estimate:.6g} (n = {self.n}, from {self.evidence})",
+            f"  control    {self.control.estimate:.6g}, {self.control.description}",
+            f"  source     {self.source}",
+            *([f"  undecided  {self.limit}"] if self.limit else []),
+        ]
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class Claims:
     """The claims about one model, in reading order.
 
-    Attributes:
-        seed: that the contexts of all measurements were drawn with.
+    `verify(subject) + Claims(name, [claim, ...])` are both together.
+
+    Args:
+        name: of the model, as a checkpoint is called.
+        claims: any number, each name once.
         why_not: why theory makes none, a clause; empty where it makes some.
+        seed: that the contexts of all measurements were drawn with; None where the claims say nothing of it.
+    Raises:
+        ValueError: two claims of one name, something else than claims.
     """
 
     name: str
     claims: tuple[Claim, ...]
     why_not: str = ""
-    seed: int = 0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_words("name of the model", self.name)
+        if isinstance(self.claims, Claim) or not isinstance(self.claims, Iterable):
+            raise ValueError(f"claims must be several claims, got {type(self.claims).__name__}; write [claim].")
+        object.__setattr__(self, "claims", tuple(self.claims))
+        for one in self.claims:
+            if not isinstance(one, Claim):
+                raise ValueError(f"claims must be of type Claim, got {type(one).__name__}.")
+        names = [one.name for one in self.claims]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"claims must have names of their own, got {twice[0]!r} {names.count(twice[0])} times.")
+        if self.seed is not None:
+            check_integer("seed", self.seed, low=0)
+
+    def __add__(self, other: "Claims") -> "Claims":
+        """The claims of both about the same model.
+
+        Raises:
+            ValueError: another model's, measured with another seed, or claims that both make.
+        """
+        if not isinstance(other, Claims):
+            return NotImplemented
+        if other.name != self.name:
+            raise ValueError(
+                f"claims about {self.name!r} and {other.name!r} are no claims about one model: give Claims(name, ...) "
+                "the same name, or keep them apart."
+            )
+        if None not in (self.seed, other.seed) and self.seed != other.seed:
+            raise ValueError(f"claims were measured with the seeds {self.seed} and {other.seed}: measure with one.")
+        seed = other.seed if self.seed is None else self.seed
+        return Claims(self.name, (*self.claims, *other.claims), why_not=self.why_not or other.why_not, seed=seed)
 
     def __iter__(self) -> Iterator[Claim]:
         return iter(self.claims)
@@ -212,8 +358,34 @@ class Claims:
             write_file(path, text)
         return text
 
+    @classmethod
+    def from_json(cls, text_or_path: str | Path, name: str | None = None) -> "Claims":
+        """The claims in JSON text or in a file of it, as `to_json` and `ar-interp verify --json` write them.
 
-def claims_json(claims: Mapping[str, Claims], *, seed: int, **more: object) -> str:
+        Args:
+            text_or_path: text begins with a brace, all else is a path.
+            name: of the model, where there are several.
+        Raises:
+            CheckpointError: it is no such file or text, or holds several models and no name says which.
+        """
+        is_text = isinstance(text_or_path, str) and text_or_path.lstrip().startswith("{")
+        where = "claims" if is_text else name_of(Path(text_or_path))
+        raw = parse(str(text_or_path) if is_text else read_text(Path(text_or_path), MAX_BYTES), where)
+        check_keys(
+            raw, {"schema", "seed", "versions", "weights", "checkpoints"}, {"schema", "seed", "checkpoints"}, where
+        )
+        _check_schema(raw["schema"], where)
+        lists = raw["checkpoints"]
+        _check(isinstance(lists, dict) and bool(lists), where, "checkpoints must map names to lists of claims")
+        _check(name is not None or len(lists) == 1, where, f"name one of {', '.join(map(repr, lists))}: name=...")
+        name = next(iter(lists)) if name is None else name
+        _check(name in lists, where, f"no claims about {name!r}; there are some about {', '.join(map(repr, lists))}")
+        _check(isinstance(lists[name], list), where, "checkpoints must map names to lists of claims")
+        with faults_of(where):
+            return cls(name, tuple(Claim.from_dict(row, where) for row in lists[name]), seed=raw["seed"])
+
+
+def claims_json(claims: Mapping[str, Claims], *, seed: int | None, **more: object) -> str:
     """The claims about several models as JSON: schema, seed, versions, and checkpoints by name.
 
     Args:
@@ -288,6 +460,46 @@ def what_decides(found: Estimate, within: Interval) -> str:
     if not wanted <= MOST:
         return f"the measurement sits on a bound of the band: no number of {found.limited_by} would decide it"
     return f"limited by {found.limited_by}, n = {found.n}: about {ceil(found.n * max(wanted, 1) * 1.1)} would decide it"
+
+
+def _check_words(name: str, value: object) -> str:
+    """A string that says something."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} must be words, got {value!r}.")
+    return value
+
+
+def _as_estimate(name: str, value: object) -> Estimate:
+    if isinstance(value, bool) or not isinstance(value, Estimate | int | float):
+        raise ValueError(
+            f"{name} must be an Estimate, e.g. ari.Estimate.mean(values), or a number that is exact, got "
+            f"{type(value).__name__}."
+        )
+    return as_estimate(value)
+
+
+def _estimate_of(value: Any, interval: list[Any], spread: dict[str, float], n: Any) -> Estimate:
+    """The estimate with this interval, whose bounds are said only where they do not follow from the rest."""
+    value, bounds = float(value), (float(interval[0]), float(interval[1]))
+    alone = Estimate(value, spread, n)
+    return alone if repr(alone.interval) == repr(bounds) else Estimate(value, spread, n, bounds)
+
+
+def _check_schema(value: Any, where: str) -> None:
+    _check(type(value) is int and value == SCHEMA, where, f"schema must be {SCHEMA}, got {value!r}")
+
+
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+def _is_number(value: Any) -> bool:
+    return (type(value) in (int, float) and isfinite(value)) or (isinstance(value, str) and value in NOT_FINITE)
+
+
+def _check(true: bool, where: str, fault: str) -> None:
+    if not true:
+        raise CheckpointError(f"{where}: {fault}.")
 
 
 def _finite(value: Any) -> Any:

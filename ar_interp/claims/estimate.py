@@ -8,6 +8,8 @@ import numpy as np
 from scipy.stats import binomtest, norm, t
 from torch import Tensor
 
+from ar_interp._checks import check_integer
+
 CONTEXTS, SEEDS, REFERENCE = "contexts", "training seeds", "an estimated reference"
 LEVEL = 0.95
 
@@ -22,12 +24,22 @@ class Estimate:
             number is exact.
         n: how many contexts, pairs, seeds or angles it rests on.
         bounds: the interval where it is not symmetric; else value +- the root of the summed squares of the spread.
+    Raises:
+        ValueError: a half-width below zero, an n below 1, an upper bound below the lower one.
     """
 
     value: float
     spread: Mapping[str, float] = field(default_factory=dict)
     n: int = 1
     bounds: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("n", self.n, low=1)
+        for source, width in self.spread.items():
+            if width < 0:
+                raise ValueError(f"half-width of {source!r} must not be negative, got {width}.")
+        if self.bounds and self.bounds[0] > self.bounds[1]:
+            raise ValueError(f"bounds must be (low, high), got {self.bounds}.")
 
     @property
     def half_width(self) -> float:
