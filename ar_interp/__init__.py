@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ar_interp.checkpoints import load as load
     from ar_interp.claims import Claim as Claim
     from ar_interp.claims import Claims as Claims
+    from ar_interp.claims import Control as Control
+    from ar_interp.claims import Estimate as Estimate
     from ar_interp.models.config import ModelConfig as ModelConfig
     from ar_interp.models.transformer import HookedARTransformer as HookedARTransformer
     from ar_interp.probes.ablations import ablate_heads as ablate_heads

@@ -40,7 +40,7 @@ from ar_interp._shipped import trained_folder as trained_folder
 from ar_interp._tensors import Shapes, read_tensors, to_bytes
 from ar_interp._writing import SCRATCH, as_bytes, exchanged, try_folder, write_new
 from ar_interp.models.config import Config, ModelConfig
-from ar_interp.processes import FirstToken, HaarOrthogonal, Process
+from ar_interp.processes import Contexts, FirstToken, HaarOrthogonal, Process
 from ar_interp.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -160,9 +160,36 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
     Raises:
         CheckpointError: no such checkpoint; unknown, missing or wrong entries in config.json; tensors whose names,
             shapes or dtypes are not the config's; NaN.
-        ValueError: this machine has no such device.
+        ValueError: this machine has no such device; something else than a name or a path.
     """
+    if not isinstance(name_or_path, str | Path):
+        raise ValueError(f"name_or_path must be a name or a folder, got {type(name_or_path).__name__}.")
     return _read(_find(name_or_path)).to(device)
+
+
+def loaded(subject: Any, name: str = "model") -> Any:
+    """What a subject is: the checkpoint of a name or a path, else the run or model that it is already.
+
+    Args:
+        name: of the argument, for messages.
+    Raises:
+        CheckpointError: no such checkpoint.
+        ValueError: data, which is no subject.
+    """
+    if isinstance(subject, str | Path):
+        return load(subject)
+    if isinstance(subject, Contexts | Tensor | Process | Config):
+        raise ValueError(
+            f"{name} must be a model, a checkpoint or run, or the name or folder of a checkpoint, got "
+            f"{type(subject).__name__}: it comes first, e.g. ari.recover_context(model, sequences)."
+        )
+    return subject
+
+
+def model_of(subject: Any, name: str = "model") -> Any:
+    """The model of a subject, see `loaded`."""
+    found = loaded(subject, name)
+    return found.model if isinstance(found, TrainingRun) else found
 
 
 def _read(folder: Path) -> Checkpoint:
@@ -242,6 +269,11 @@ def save(run: Any, path: str | Path, *, card: str | None = None, overwrite: bool
         ValueError: the run would not be the same, or not load at all, when it is read.
         OSError: it cannot be written; what was there is there still.
     """
+    if not isinstance(getattr(run, "training", None), TrainConfig):
+        raise ValueError(
+            f"run must be a TrainingRun, got {type(run).__name__}: ari.train gives one, checkpoint.with_weights(model) "
+            "makes one of weights that were changed elsewhere."
+        )
     path = Path(path)
     _check_free(path, overwrite)
     _check_comes_back("config", run.config, _build_config)

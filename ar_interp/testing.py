@@ -7,21 +7,21 @@
 
 Each takes a model, a checkpoint, a training run, or the name or folder of a checkpoint, and returns what the probe
 found. It raises AssertionError where the structure is absent, and where an untrained model passes as well, so that the
-measurement could not tell; ValueError where the model is none that could have it. With pytest's `--ar-checkpoint DIR`
-all claims about a checkpoint are tests of their own, see `pytest_plugin`. Would the claims notice a broken model?
+measurement could not tell; ValueError where the model is none that could have it. `assert_claim` does so for a claim of
+your own. With pytest's `--ar-checkpoint=DIR` all claims about a checkpoint are tests of their own, see `pytest_plugin`.
+Would the claims notice a broken model?
 `run_battery` asks them about the sabotaged and innocent ones of `BATTERY`, `sensitivity` about noise on the weights.
 """
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from ar_interp import diagnoses
 from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp._moods import calm
-from ar_interp.checkpoints import TrainingRun, load
-from ar_interp.claims import subject_of
-from ar_interp.claims.core import OUTSIDE
+from ar_interp.checkpoints import loaded, model_of
+from ar_interp.claims import Claim, subject_of
+from ar_interp.claims.core import HOLDS, OUTSIDE
 from ar_interp.claims.estimate import as_estimate
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.diagnoses import Check, Sign
@@ -45,6 +45,7 @@ __all__ = [
     "BatteryResult",
     "Sabotage",
     "Sensitivity",
+    "assert_claim",
     "assert_context_is_causal",
     "assert_gradient_step",
     "assert_heads_orthogonal",
@@ -62,6 +63,22 @@ Reading = tuple[Found, list[Check]]
 
 
 @calm()
+def assert_claim(claim: Claim) -> Claim:
+    """The claim holds: its interval lies within the tolerance, and that of its control outside.
+
+    Returns:
+        The claim.
+    Raises:
+        AssertionError: it fails, is undecided (then it says which n would decide it), or void.
+    """
+    __tracebackhide__ = True
+    if not isinstance(claim, Claim):
+        raise ValueError(f"claim must be a Claim, e.g. ari.verify(model)['heads/rank'], got {type(claim).__name__}.")
+    if claim.verdict != HOLDS:
+        raise AssertionError(claim.describe())
+    return claim
+
+
 def assert_recovers_context(
     subject: object,
     *,
@@ -349,9 +366,8 @@ def _settle(
 
 def _resolve(subject: Any, process: Process | None, probe: str) -> tuple[Model, Process]:
     """The model, checked for the probe, and its process."""
-    if isinstance(subject, (str, Path)):
-        subject = load(subject)
-    model = as_model(subject.model if isinstance(subject, TrainingRun) else subject)
+    subject = loaded(subject, "subject")
+    model = as_model(model_of(subject))
     check(model, probe)
     process = process or getattr(subject, "process", None)
     if process is None:

@@ -1,4 +1,4 @@
-"""`pytest --ar-checkpoint DIR`, run by a project that is not ours."""
+"""`pytest --ar-checkpoint=DIR`, run by a project that is not ours."""
 
 import os
 import shutil
@@ -79,19 +79,19 @@ def pretend(monkeypatch, blow_ups: float = 0.014) -> None:
 
 def test_every_claim_of_a_checkpoint_is_a_test(run):
     names = [claim.name for claim in ari.verify(ari.load(SHIPPED))]
-    result = run("--ar-checkpoint", SHIPPED, "-v")
+    result = run(f"--ar-checkpoint={SHIPPED}", "-v")
     result.assert_outcomes(passed=len(names))
     result.stdout.fnmatch_lines([f"{SHIPPED}::{name} PASSED*" for name in names])
     assert result.ret == pytest.ExitCode.OK
 
 
 def test_a_claim_that_fails_says_what_was_measured_and_shows_no_traceback(run, broken):
-    result = run("--ar-checkpoint", broken)
+    result = run(f"--ar-checkpoint={broken}")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     rows = ari.verify(ari.load(broken), seed=0)["filter/rows"]
     result.stdout.fnmatch_lines(
         [
-            "*runs/broken::filter/rows*",
+            "*filter/rows of runs/broken*",
             f"The claim fails: {rows.statement.replace('[', '[[]')}",
             "  predicted 0 (tolerance 1e-08): the filter is exact; rounding over about a thousand steps",
             f"  measured   {rows.measured:.6g} (n = 1, from weights)",
@@ -104,7 +104,7 @@ def test_a_claim_that_fails_says_what_was_measured_and_shows_no_traceback(run, b
 
 
 def test_verdicts_become_outcomes(run, claims, broken):
-    result = run("--ar-checkpoint", broken, "-v", "-rs")
+    result = run(f"--ar-checkpoint={broken}", "-v", "-rs")
     result.assert_outcomes(passed=1, skipped=1, failed=3)
     result.stdout.fnmatch_lines(
         [
@@ -114,7 +114,7 @@ def test_verdicts_become_outcomes(run, claims, broken):
             "  measured   2.5 ± 0.01 (n = 7, from weights)",
             "The claim is undecided: A statement",
             "  undecided  limited by contexts, n = 7: about 31 would decide it",
-            "SKIPPED*void, the control passes too: A statement",
+            "SKIPPED*The claim is void, its control passes too: A statement",
         ]
     )
 
@@ -125,21 +125,27 @@ def test_what_is_known_to_fail_is_expected_of_the_shipped_checkpoint_alone(run, 
     if copied:
         shutil.copytree(ari.checkpoints.trained_folder() / name, pytester.path / "runs" / name)
         name = f"runs/{name}"
-    result = run("--ar-checkpoint", name, "-k", "blow-ups", "-rx")
-    result.assert_outcomes(failed=int(copied), xfailed=int(not copied), deselected=4)
+    result = run(f"--ar-checkpoint={name}", "-rx")
+    result.assert_outcomes(passed=1, skipped=1, failed=2 + int(copied), xfailed=int(not copied))
     if not copied:
         result.stdout.fnmatch_lines([f"XFAIL {name}::loss/blow-ups - known to fail, which is a finding*"])
 
 
-def test_checkpoints_stand_beside_the_project_s_own_tests(run, pytester, broken):
+def test_checkpoints_stand_beside_the_project_s_own_tests_and_are_measured_when_they_run(
+    run, pytester, broken, monkeypatch
+):
     pytester.makepyfile(test_mine="def test_mine(): pass")
-    result = run(
-        "--ar-checkpoint", broken, "--ar-checkpoint", SHIPPED, "--ar-checkpoint", broken, "--collect-only", "-q"
-    )
-    claims = [claim.name for claim in ari.verify(ari.load(SHIPPED))]
-    collected = [line for line in result.outlines if "::" in line]
-    assert collected == ["test_mine.py::test_mine", *(f"{name}::{c}" for name in (broken, SHIPPED) for c in claims)]
-    run("--ar-checkpoint", SHIPPED, "-k", "mine or rank").assert_outcomes(passed=2, deselected=len(claims) - 1)
+    names = [f"--ar-checkpoint={name}" for name in (broken, SHIPPED, broken)]
+    with monkeypatch.context() as patch:
+        patch.setattr(ari.studies, "verify", None)
+        result = run(*names, "--collect-only", "-q")
+    collected = result.outlines[:3]
+    assert collected == ["test_mine.py::test_mine", broken, SHIPPED]
+    pretend(monkeypatch)
+    counts = {"passed": 2, "skipped": 2, "failed": 6}
+    run(*names, "-m", "ar_claims").assert_outcomes(**counts, deselected=1)
+    run(*names, "--ar-claims-only").assert_outcomes(**counts)
+    run(*names, "-m", "not ar_claims").assert_outcomes(passed=1, deselected=2)
 
 
 def test_without_the_option_nothing_is_added(run, pytester):
@@ -155,27 +161,56 @@ def test_without_the_option_nothing_is_added(run, pytester):
         (lambda folder: (folder / "model.safetensors").write_bytes(b"?"), "broken/model.safetensors cannot be read: "),
     ],
 )
-def test_a_checkpoint_that_cannot_be_read_is_an_error_in_a_line(run, pytester, broken, spoil, message):
+def test_a_checkpoint_that_cannot_be_read_is_one_failed_test_in_a_line(run, pytester, broken, spoil, message):
     spoil(pytester.path / broken)
     pytester.makepyfile("def test_mine(): pass")
-    result = run("--ar-checkpoint", broken)
-    result.assert_outcomes(errors=1)
-    assert result.ret == pytest.ExitCode.INTERRUPTED
-    result.stdout.fnmatch_lines([f"*ERROR collecting {broken}*", f"--ar-checkpoint {broken}: {message}*"])
+    result = run(f"--ar-checkpoint={broken}")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines([f"runs/broken: {message}*"])
     result.stdout.no_fnmatch_line("*pytest_plugin.py*")
-    run("--ar-checkpoint", broken, "--continue-on-collection-errors").assert_outcomes(errors=1, passed=1)
+
+
+def test_a_folder_after_a_space_is_refused_since_pytest_looks_for_its_configuration_there(run, pytester, broken):
+    result = run("--ar-checkpoint", broken)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: write --ar-checkpoint={broken}, with an equals sign: *"])
+
+
+OWN = """
+import ar_interp as ari
+
+def claims({argument}):
+    control = ari.Control(description="zero", estimate=0)
+    fields = dict(evidence="weights", source="mine", predicted=1.0, tolerance=0.1, reason="a tenth", control=control)
+    yield ari.Claim(name="mine/good", statement="A", estimate=1.05, **fields)
+    yield ari.Claim(name="mine/bad", statement="B", estimate=2, **fields)
+"""
+
+
+def test_claims_of_a_file_of_one_s_own_are_tests(run, claims, pytester, without_type_checks):
+    (pytester.path / "mine.py").write_text(OWN.format(argument="subject"))
+    (pytester.path / "apart.py").write_text(OWN.format(argument=""))
+    result = run("--ar-claims=mine.py", "--ar-claims=apart.py", f"--ar-checkpoint={SHIPPED}", "-v")
+    result.assert_outcomes(passed=3, skipped=1, failed=5)
+    result.stdout.fnmatch_lines(
+        [f"{SHIPPED}::heads/holds PASSED*", f"{SHIPPED}::mine/good PASSED*", "apart.py::mine/bad FAILED*100%*"]
+    )
+    result = run("--ar-claims=mine.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --ar-claims: claims(subject) is called with each checkpoint; name one, *"])
+    run("--ar-claims=none.py").stderr.fnmatch_lines(["ERROR: --ar-claims=none.py: there is no such Python file."])
 
 
 def test_what_is_known_to_fail_fails_at_another_value(run, monkeypatch):
     pretend(monkeypatch, blow_ups=0.5)
-    run("--ar-checkpoint", "augmented-haar-l2", "-k", "blow-ups").assert_outcomes(failed=1, deselected=4)
+    run("--ar-checkpoint=augmented-haar-l2").assert_outcomes(passed=1, skipped=1, failed=3)
 
 
 def test_of_a_checkpoint_that_theory_does_not_speak_of_the_function_is_tested(run, pytester):
     checkpoint = ari.load("augmented-unitary")
     noisy = replace(checkpoint, process=ari.CommutingUnitary(10, noise=0.1))
     ari.checkpoints.save(noisy, pytester.path / "noisy")
-    result = run("--ar-checkpoint", "noisy", "-v")
+    result = run("--ar-checkpoint=noisy", "-v")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*noisy::model/function PASSED*"])
 
@@ -212,7 +247,7 @@ def test_an_outside_project_asserts_and_verifies_on_two_workers(installed, tmp_p
         "def test_heads():\n"
         "    ari.testing.assert_heads_orthogonal('diagonal-orthogonal-h10')\n"
     )
-    result = outside(tmp_path, installed, "--ar-checkpoint", SHIPPED, "-n", "2", "-W", "error")
+    result = outside(tmp_path, installed, f"--ar-checkpoint={SHIPPED}", "-n", "2", "-W", "error", "--strict-markers")
     n_claims = len(ari.verify(ari.load(SHIPPED)))
     assert f"1 failed, {n_claims + 1} passed" in result.stdout, result.stdout + result.stderr
     assert "AssertionError: heads are not orthogonal: E_M = 0.05122, expected 0 within 1e-05" in result.stdout

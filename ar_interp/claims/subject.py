@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from ar_interp._checks import check_integer
-from ar_interp.checkpoints import Checkpoint, TrainingRun
+from ar_interp.checkpoints import Checkpoint, TrainingRun, loaded
 from ar_interp.models.config import Config
 from ar_interp.processes import Process
 from ar_interp.seeds import DRAWN_LIMIT, drawn
@@ -54,7 +54,7 @@ def subject_of(subject: Any, process: Process | None = None, *, n: int | None = 
     """The `Subject` of a checkpoint, a run or a model, of which claims and exhibits are made.
 
     Args:
-        subject: a `Checkpoint`, a `TrainingRun`, or a conforming model.
+        subject: a `Checkpoint`, a `TrainingRun`, a conforming model, or the name or folder of a checkpoint.
         process: the family; the subject's own if left out.
         n, seed: see `Subject`; n >= 2, 0 <= seed < 2**31.
     Raises:
@@ -63,6 +63,7 @@ def subject_of(subject: Any, process: Process | None = None, *, n: int | None = 
     if n is not None:
         check_integer("n", n, low=2)
     check_integer("seed", seed, low=0, high=DRAWN_LIMIT - 1)
+    subject = loaded(subject, "subject")
     run = subject if isinstance(subject, TrainingRun) else None
     model = subject if run is None else run.model
     config, found = _config_of(model), process or getattr(subject, "process", None)

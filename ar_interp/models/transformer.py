@@ -20,7 +20,7 @@ from ar_interp.models.cache import ARCache
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.encodings import encode
 from ar_interp.models.hooks import Direction, Hook, HookPoint, OwnHookPoint, hooks_here
-from ar_interp.processes import Process
+from ar_interp.processes import Contexts, Process
 
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 LAYER_NORM_EPS = 1e-5
@@ -255,6 +255,9 @@ class HookedARTransformer(HookedRootModule):
 
     def _checked(self, tokens: Tensor) -> Inexact[Tensor, "batch pos dim"]:
         config = self.config
+        if not isinstance(tokens, Tensor):
+            of = ": pass its .inputs" if isinstance(tokens, Contexts) else ""
+            raise ValueError(f"tokens must be a tensor [batch pos {config.dim}], got {type(tokens).__name__}{of}.")
         if tokens.ndim == 2 and not (tokens.is_floating_point() or tokens.is_complex()):
             if self.bank is None:
                 raise ValueError("tokens are ids but no sequences are registered: ids = model.register_sequences(...).")

@@ -7,8 +7,9 @@ and where a name has | either will do; `config` is any object with the attribute
 more are read where a model has them and the caller passes none: `process`, the family that the model is about, and
 `untrained(seed)`, which makes its control.
 
-All probes share these arguments: `model`, any that has what the probe needs; `sequences`, a token longer than the
-contexts to look at; `layer` and `head`, from 0; `seed`, of whatever is drawn.
+All probes share these arguments: `model`, any that has what the probe needs, or the checkpoint, run, name or folder
+that it is in; `sequences`, a token longer than the contexts to look at; `layer` and `head`, from 0; `seed`, of whatever
+is drawn.
 """
 
 import re
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_choice
 from ar_interp._moods import calm
+from ar_interp.checkpoints import model_of
 from ar_interp.models.opened import Model, as_model
 from ar_interp.processes.base import Contexts, brought
 
@@ -135,12 +137,13 @@ def needs(
 
         @wraps(probe)
         def opened(model: object, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
-            found = as_model(model)
+            found = _opened(model)
             with calm(), found.turn:
                 check(found, name)
                 found.check_finite()
                 given = arguments_of.bind(found, *arguments, **options)
                 for argument, value in given.arguments.items():
+                    _check_kind(argument, value, arguments_of.parameters[argument].annotation)
                     if isinstance(value, Contexts):
                         given.arguments[argument] = _brought(argument, value, found, (sequences, length))
                     elif isinstance(value, Tensor):
@@ -156,6 +159,23 @@ def needs(
         return opened
 
     return declare
+
+
+def _opened(model: object) -> Model:
+    """The model of a name, a folder, a checkpoint, a run, or as it is."""
+    return as_model(model_of(model))
+
+
+def _check_kind(argument: str, value: object, wanted: object) -> None:
+    """Refuse another kind of data where sequences or tokens are wanted."""
+    if isinstance(wanted, type) and issubclass(wanted, Contexts) and not isinstance(value, Contexts):
+        tokens = "they hold W beside the tokens, " if isinstance(value, Tensor) else ""
+        raise ValueError(
+            f"{argument} must be {wanted.__name__}, got {type(value).__name__}: {tokens}make them with "
+            "process.contexts(n, length, seed=0), or ari.Sequences(tokens=tokens, W=W) of your own."
+        )
+    if isinstance(value, Contexts) and not (isinstance(wanted, type) and issubclass(wanted, Contexts)):
+        raise ValueError(f"{argument} must be tokens [batch pos dim], got {type(value).__name__}: pass its .inputs.")
 
 
 def _brought(argument: str, contexts: Contexts, model: Model, least: tuple[int, int]) -> Contexts:
@@ -219,7 +239,7 @@ def check(model: object, probe: str) -> None:
     if lacking:
         meanings = "; ".join(f"{name} {NAMES[LAYER.sub('blocks.{layer}.', name)]}" for name in lacking)
         raise ValueError(
-            f"model of type {as_model(model).name} cannot be probed: it lacks {', '.join(lacking)}. {probe} needs "
+            f"model of type {_opened(model).name} cannot be probed: it lacks {', '.join(lacking)}. {probe} needs "
             f"{meanings}. Give it weights and config as attributes or properties, hooks as HookPoints of these names "
             "before it calls setup(); probes.protocol.conformance(model) says what the other probes need."
         )
@@ -227,7 +247,7 @@ def check(model: object, probe: str) -> None:
 
 def missing(model: object, probe: str) -> tuple[str, ...]:
     """The names that a probe needs, see `needed`, and a model lacks, or has as None."""
-    opened = as_model(model)
+    opened = _opened(model)
     return tuple(name for name in needed(opened, probe) if not _has(opened, name))
 
 
@@ -237,7 +257,7 @@ def needed(model: object, probe: str) -> tuple[str, ...]:
     Raises:
         ValueError: a probe that is not in `PROTOCOL`.
     """
-    opened = as_model(model)
+    opened = _opened(model)
     table = _TABLE if probe in _TABLE else __getattr__("PROTOCOL")
     row = table[check_choice("probe", probe, tuple(table))]
     names = [*row.always, *(name for kind in _kinds(opened) for name in row.when.get(kind, ()))]
@@ -251,7 +271,8 @@ def conformance(model: object) -> pd.DataFrame:
     Returns:
         A row per probe: usable; missing, the names that the model lacks; scope, the models that the probe is for.
     """
-    kinds, rows = _kinds(as_model(model)), []
+    model = _opened(model)
+    kinds, rows = _kinds(model), []
     for probe, row in __getattr__("PROTOCOL").items():
         lacking = ", ".join(missing(model, probe))
         usable = not lacking and (row.scope in kinds or row.scope not in (PLAIN, AUGMENTED, LINEAR))

@@ -6,7 +6,7 @@ import platform
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from itertools import groupby
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ar_interp._moods import calm
-from ar_interp.checkpoints import VERSIONED, Checkpoint, load
+from ar_interp.checkpoints import VERSIONED, Checkpoint, is_shipped, load
 from ar_interp.claims import Claim, Claims, Evidence
 from ar_interp.claims.core import VERDICTS
 from ar_interp.recipes import RECIPES, known_failure
@@ -65,6 +65,7 @@ class Examined:
         number: its place in the report, from 1.
         name: as it was asked for, a shipped name or a folder; text from outside, like all that the checkpoint says.
         summary: of its recipe; empty for a folder.
+        n_extra: how many of the claims are none of the studies'.
         known: names of the claims that fail, of which the recipe says so.
     """
 
@@ -75,6 +76,7 @@ class Examined:
     claims: Claims
     known: frozenset[str]
     exhibits: tuple[Drawn, ...]
+    n_extra: int = 0
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
@@ -179,7 +181,10 @@ class Report:
     def commands(self) -> tuple[str, ...]:
         """Commands that make this report again."""
         names = shlex.join(one.name for one in self.examined)
+        n_extra = sum(one.n_extra for one in self.examined)
+        own = f"# with {n_extra} claim(s) from elsewhere: ar_interp.report.build(names, extra=[Claims(...)])"
         return (
+            *([own] if n_extra else []),
             f"ar-interp verify {names} --seed {STATED}",
             f"ar-interp report {names} -o report.html --json report.json --date {self.date}",
         )
@@ -219,25 +224,49 @@ class Report:
 
 
 @calm()
-def build(names: Sequence[str | Path], *, date: datetime.date, device: str | torch.device = "cpu") -> Report:
+def build(
+    names: Sequence[str | Path | Checkpoint],
+    *,
+    date: datetime.date | None = None,
+    device: str | torch.device = "cpu",
+    extra: Sequence[Claims] = (),
+) -> Report:
     """Verify checkpoints and draw what their claims rest on. The same names and date give the same report.
 
     Args:
-        names: shipped names or folders; given twice, it is reported once.
-        date: to print on it.
+        names: shipped names, folders or checkpoints; given twice, it is reported once.
+        date: to print on it; today if left out.
         device: where to measure.
+        extra: claims of your own about some of them, by name; they stand beside those of the studies.
     Raises:
         CheckpointError: a name that is neither, or a checkpoint that cannot be read; before anything is measured.
-        ValueError: no names.
+        ValueError: no names; extra claims about something else, or of a name that is taken.
     """
     if not names:
         raise ValueError(f"names is empty: name a checkpoint or its folder. Recipes: {', '.join(RECIPES)}.")
-    checkpoints = {str(name): load(name, device=device) for name in names}
+    checkpoints = dict(_checkpoint(name, device) for name in ([names] if isinstance(names, str | Path) else names))
+    own = {name: [found for found in extra if found.name == one.name] for name, one in checkpoints.items()}
+    strange = [found.name for found in extra if not any(found in several for several in own.values())]
+    if strange:
+        known = ", ".join(repr(one.name) for one in checkpoints.values())
+        raise ValueError(f"extra holds claims about {strange[0]!r}, which is none of {known}: see Claims.name.")
     return Report(
-        examined=tuple(_examine(i, *item) for i, item in enumerate(checkpoints.items(), start=1)),
-        date=date,
+        examined=tuple(_examine(i, *item, own[item[0]]) for i, item in enumerate(checkpoints.items(), start=1)),
+        date=date or datetime.date.today(),
         versions={"Python": platform.python_version(), **{name: version(name) for name in (*VERSIONED, "plotly")}},
     )
+
+
+def _checkpoint(given: object, device: str | torch.device) -> tuple[str, Checkpoint]:
+    """A checkpoint, and what it was asked for by."""
+    if isinstance(given, Checkpoint):
+        return given.name if is_shipped(given) else str(given.path), given
+    if not isinstance(given, str | Path):
+        raise ValueError(
+            f"a report is about checkpoints, got {type(given).__name__}: save the run, run.save(path), and name its "
+            "folder."
+        )
+    return str(given), load(given, device=device)
 
 
 def tally(claims: Iterable[Claim]) -> dict[str, int]:
@@ -246,14 +275,18 @@ def tally(claims: Iterable[Claim]) -> dict[str, int]:
     return {verdict: counts[verdict] for verdict in VERDICTS}
 
 
-def _examine(number: int, name: str, checkpoint: Checkpoint) -> Examined:
+def _examine(number: int, name: str, checkpoint: Checkpoint, extra: Iterable[Claims]) -> Examined:
     claims = verify(checkpoint, seed=STATED)
+    n_own = len(claims)
+    for more in extra:
+        claims += replace(more, seed=None)
     return Examined(
         number=number,
         name=name,
         summary=RECIPES[name].summary if name in RECIPES else "",
         checkpoint=checkpoint,
         claims=claims,
+        n_extra=len(claims) - n_own,
         known=frozenset(claim.name for claim in claims if known_failure(checkpoint, claim)),
         exhibits=draw(checkpoint),
     )

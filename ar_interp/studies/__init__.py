@@ -92,7 +92,8 @@ def verify(
     """Measure every claim that the studies make of a model.
 
     Args:
-        subject: a `Checkpoint`, a `TrainingRun`, or a conforming model (then claims about training are left out).
+        subject: a `Checkpoint`, a `TrainingRun`, the name or folder of a checkpoint, or a conforming model (then claims
+            about training are left out).
         process: what it is about; the subject's own if left out.
         seed: that every context is drawn with, below 2**31; drawn if left out, and in the result.
         n: how many contexts each measurement takes; as many as each claim was planned with if left out.

@@ -67,6 +67,11 @@ def train(
         DivergenceError: no member's loss is finite any more; its `run` holds the last good state. A member that
             diverges alone is left at its own last good state, with a warning and a column `diverged` in `members`.
     """
+    for argument, value, wanted in (("config", config, Config), ("process", process, Process)):
+        if not isinstance(value, wanted):
+            raise ValueError(
+                f"{argument} must be a {wanted.__name__}, got {type(value).__name__}: train(config, process)."
+            )
     training = training or TrainConfig()
     config.check_process(process)
     if training.first_length > config.n_ctx:
