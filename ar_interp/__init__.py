@@ -8,6 +8,7 @@ checkers run the imports below; the package reads from them where each name is t
 
 import ast
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,8 @@ __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return version("ar_interp")
     if name not in _MODULES:
         raise AttributeError(f"module 'ar_interp' has no attribute {name!r}")
     if _MODULES[name] == "ar_interp":
@@ -77,4 +80,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return list(_MODULES)
+    return [*_MODULES, "__version__"]

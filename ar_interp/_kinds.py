@@ -9,6 +9,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
+from ar_interp._shown import shown_html
+
 GROUPS = ("ar_interp.kinds", "ar_interp.studies")  # entry points of installed packages
 
 
@@ -46,6 +48,9 @@ class Kind:
         if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):  # a cell may run twice
             raise TypeError(f"kind {cls.kind!r} of {cls.__name__} is taken by {other.__module__}.{other.__qualname__}.")
         cls.registered[cls.kind] = cls
+
+    def _repr_html_(self) -> str:
+        return shown_html(self)
 
     @classmethod
     def find(cls, kind: object, name: str = "kind") -> type[Any]:

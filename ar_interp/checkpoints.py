@@ -37,6 +37,7 @@ from ar_interp._kinds import Kind
 from ar_interp._moods import calm
 from ar_interp._shipped import available as available
 from ar_interp._shipped import trained_folder as trained_folder
+from ar_interp._shown import Shown
 from ar_interp._tensors import Shapes, read_tensors, to_bytes
 from ar_interp._writing import SCRATCH, as_bytes, exchanged, try_folder, write_new
 from ar_interp.models.config import Config, ModelConfig
@@ -45,6 +46,23 @@ from ar_interp.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from ar_interp.models.transformer import HookedARTransformer
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "TrainingRun",
+    "available",
+    "check_place",
+    "describe",
+    "from_ical_state_dict",
+    "is_shipped",
+    "load",
+    "loaded",
+    "model_of",
+    "save",
+    "trained_folder",
+]
+
 
 SCHEMA = 1
 MAX_CONFIG_BYTES = 2**20
@@ -67,7 +85,7 @@ Run = TypeVar("Run", bound="TrainingRun")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingRun:
+class TrainingRun(Shown):
     """A trained model and where it came from.
 
     Attributes:
@@ -178,7 +196,7 @@ def loaded(subject: Any, name: str = "model") -> Any:
     """
     if isinstance(subject, str | Path):
         return load(subject)
-    if isinstance(subject, Contexts | Tensor | Process | Config):
+    if isinstance(subject, Contexts | Tensor | Kind):
         raise ValueError(
             f"{name} must be a model, a checkpoint or run, or the name or folder of a checkpoint, got "
             f"{type(subject).__name__}: it comes first, e.g. ari.recover_context(model, sequences)."
@@ -496,3 +514,7 @@ def _read_metrics(path: Path, n_seeds: int) -> tuple[pd.DataFrame, pd.DataFrame]
     if not members:
         raise CheckpointError(f"{where} holds no final loss (a line with seed and loss).")
     return pd.DataFrame(history, columns=list(STEP_COLUMNS)), pd.DataFrame(members)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -22,6 +22,23 @@ from ar_interp._checks import check_integer, check_number
 from ar_interp.processes.base import AutoregressiveProcess, Contexts, Pairs
 from ar_interp.seeds import TUNING
 
+__all__ = [
+    "OLS",
+    "DiagonalOLS",
+    "Estimator",
+    "GradientDescent",
+    "Kaczmarz",
+    "LastToken",
+    "NewtonSchulz",
+    "Polynomial",
+    "PreviousToken",
+    "Ridge",
+    "Zero",
+    "apply",
+    "tuned",
+]
+
+
 Tunable = TypeVar("Tunable", "GradientDescent", "NewtonSchulz")
 Context = Pairs | Tensor  # tokens [batch pos dim] are the pairs of neighbours
 SHORT = 128  # positions whose least squares are solved at once, each from all pairs before it
@@ -338,3 +355,7 @@ def _running_sum(products: Tensor) -> Tensor:
 def _tuning_contexts(process: AutoregressiveProcess, batch: int, length: int, seed: int) -> Contexts:
     check_integer("length", length, low=2)
     return process.contexts(batch, length, seed=seed)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,6 +7,14 @@ from ar_interp.checkpoints import Checkpoint, is_shipped
 from ar_interp.claims import Claim
 from ar_interp.studies import Recipe, all_studies
 
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "known_failure",
+    "listing",
+    "recipe_of",
+]
+
 
 def _collected() -> dict[str, Recipe]:
     found: dict[str, Recipe] = {}
@@ -46,3 +54,7 @@ def known_failure(checkpoint: Checkpoint, claim: Claim) -> bool:
         return False
     low, high = recipe.known_failures[claim.name]
     return low <= claim.measured <= high
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,6 +10,7 @@ from typing import Any
 
 from ar_interp._checks import check_integer
 from ar_interp._files import CheckpointError, check_keys, check_versions, faults_of, name_of, parse, read_text
+from ar_interp._shown import Shown
 from ar_interp._writing import write_file
 from ar_interp.checkpoints import CLAIMS as FILE
 from ar_interp.checkpoints import Checkpoint, TrainingRun, is_shipped
@@ -18,7 +19,7 @@ from ar_interp.claims.core import MAX_BYTES, SCHEMA, claims_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(Shown):
     """The claims of a folder as its maker measured them.
 
     Attributes:

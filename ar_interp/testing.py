@@ -394,3 +394,7 @@ def _control(model: Model, process: Process) -> Model:
     if process.has_eigenbasis and not model.makes_control and not missing(model, "head_orthogonality"):
         return as_model(untrained_heads(model, process))
     return model.untrained(UNTRAINED)
+
+
+def __dir__() -> list[str]:
+    return __all__

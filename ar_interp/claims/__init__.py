@@ -18,3 +18,7 @@ __all__ = [
     "claim",
     "subject_of",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from importlib.metadata import version
 from math import ceil, inf, isfinite, isnan
 from pathlib import Path
@@ -117,6 +118,16 @@ class Claim:
             )
         for field, value in (("predicted", predicted), ("tolerance", tolerance), ("estimate", estimate)):
             object.__setattr__(self, field, value)
+
+    def __repr__(self) -> str:
+        side = "" if self.side == "equal to" else f"{self.side} "
+        return (
+            f"Claim({self.name!r} {self.verdict}: measured {self.estimate:.4g}, predicted {side}{self.predicted:.4g} "
+            f"(tolerance {self.tolerance:.2g}), control {self.control.measured:.4g})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.describe())}</pre>"
 
     @property
     def structure(self) -> str:
@@ -314,6 +325,15 @@ class Claims:
             raise ValueError(f"claims were measured with the seeds {self.seed} and {other.seed}: measure with one.")
         seed = other.seed if self.seed is None else self.seed
         return Claims(self.name, (*self.claims, *other.claims), why_not=self.why_not or other.why_not, seed=seed)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in self.counts.items())
+        return f"Claims({self.name!r}, seed {self.seed}: {counts}{'; ' * bool(self.why_not)}{self.why_not})"
+
+    def _repr_html_(self) -> str:
+        columns = ["statement", "predicted", "measured", "control", "verdict"]
+        rows = self.to_frame()[columns].to_html(index=False) if self.claims else ""
+        return f"<b>{escape(repr(self))}</b>{rows}"
 
     def __iter__(self) -> Iterator[Claim]:
         return iter(self.claims)

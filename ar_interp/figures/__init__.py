@@ -46,3 +46,7 @@ from ar_interp.setting import setting_of
 
 __all__ = [name for name, value in vars().items() if callable(value) and name != "setting_of"]  # pyright: ignore[reportUnsupportedDunderAll]
 expected_of = setting_of  # what theory expects of a model, which builders take
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,6 +205,17 @@ class HookedARTransformer(HookedRootModule):
         model.B.copy_(B)
         model.P.copy_(P)
         return model
+
+    def __repr__(self) -> str:
+        n = sum(parameter.numel() for parameter in self.parameters())
+        config, about = self.config, "" if self.process is None else f", process {self.process.kind}"
+        return (
+            f"{type(self).__name__}({config.summary}; d = {config.dim}, n_ctx = {config.n_ctx}{about}; {n} weights, "
+            f"{len(self.hook_dict)} hooks, see hook_names())"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>"
 
     def untrained(self, seed: int) -> "HookedARTransformer":
         """The same architecture with fresh initial weights: the control of a probe.

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ar_interp._shown import Shown
 from ar_interp.processes import CommutingProcess, Process
 
 WEIGHTS = ("W_Q", "W_K", "W_V", "W_O", "P")
@@ -17,7 +18,7 @@ DIAGONAL_TOLERANCE = 1e-9  # of the largest entry: rounding of float64 products
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagonalWeights:
+class DiagonalWeights(Shown):
     """The model reduced to what the theory speaks of."""
 
     A: Float[Tensor, "head dim"]  # diagonals of the QK circuits

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
+from ar_interp._shown import Shown
 from ar_interp.models.encodings import Augmented
 from ar_interp.models.opened import Model
 from ar_interp.models.transformer import SCALAR_PLACES
@@ -19,7 +20,7 @@ BLOCKS = len(BLOCK_NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentedBlocks:
+class AugmentedBlocks(Shown):
     """QK = W_Q W_K^T and OV = W_V W_O of a layer's single head, seen as 3 x 3 blocks of size dim.
 
     Blocks are in the order of the token: read-out, s_t, s_{t-1}; rows of QK are the query's, rows of OV what is read,

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from ar_interp._checks import check_integer
+from ar_interp._shown import Shown
 from ar_interp.models.opened import Model
 from ar_interp.models.weights import DIAGONAL_TOLERANCE, in_double
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS, split_blocks
@@ -29,7 +30,7 @@ NILPOTENT = 1e-8  # of |X|_F^2: rounding makes the zero eigenvalues of 3 x 3 Jor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectrum:
+class Spectrum(Shown):
     """Singular values and eigenvalues of one kind of circuit, X = U diag(S) Vh for every layer and head.
 
     U and Vh are torch.linalg's; FactoredMatrix.svd returns V with X = U diag(S) V^T instead. Neither is unique where
@@ -85,7 +86,7 @@ class Spectrum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockView:
+class BlockView(Shown):
     """QK and OV (the first axis) of every layer and head as 3 x 3 blocks X_ij of size dim, for augmented tokens.
 
     Blocks are in the order of `blocks.BLOCK_NAMES`; rows of QK are the query's, rows of OV what is read, columns of OV
@@ -120,7 +121,7 @@ class BlockView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Circuits:
+class Circuits(Shown):
     """The circuits of every layer and head, in float64 (complex128 for complex weights) on the CPU.
 
     Attributes:

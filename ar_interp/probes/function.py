@@ -10,6 +10,7 @@ from jaxtyping import Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_integer
+from ar_interp._shown import Shown
 from ar_interp.models.closed_form import Weights, closed_form, head_matrices, own_weights
 from ar_interp.models.config import Config
 from ar_interp.models.opened import Model
@@ -31,7 +32,7 @@ Tokens = Inexact[Tensor, "batch pos dim"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FunctionDeviation:
+class FunctionDeviation(Shown):
     """How far a model is from the function of its own weights.
 
     Attributes:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ar_interp._shown import Shown
 from ar_interp.models.opened import Model
 from ar_interp.models.weights import diagonal_weights
 from ar_interp.probes.protocol import WEIGHTS, needs
@@ -15,7 +16,7 @@ RANK_TOLERANCE = 1e-2  # of the largest singular value: far above convergence er
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadOrthogonality:
+class HeadOrthogonality(Shown):
     """Statistics of M = A B^T, M_hh' = <a_h, b_h'>, and C = B^T A, which share their non-zero eigenvalues.
 
     Attributes:

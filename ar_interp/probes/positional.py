@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ar_interp._shown import Shown
 from ar_interp.models.opened import Model
 from ar_interp.models.weights import DiagonalWeights, diagonal_weights, process_of
 from ar_interp.probes.heads import RANK_TOLERANCE
@@ -22,7 +23,7 @@ CHUNK = 180
 
 
 @dataclass(frozen=True, kw_only=True)
-class PositionalStructure:
+class PositionalStructure(Shown):
     """What P and C say of the prediction p_T C(..) s_T + p_{T-1} C(..) s_{T-1}.
 
     Attributes:

@@ -7,9 +7,11 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from ar_interp._shown import Shown
+
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Shown):
     """What a probe found; its first field is the main table."""
 
     def to_frame(self) -> pd.DataFrame:

@@ -16,3 +16,9 @@ from ar_interp.processes.commuting import CommutingUnitary as CommutingUnitary
 from ar_interp.processes.haar import HaarOrthogonal as HaarOrthogonal
 
 Process = AutoregressiveProcess
+
+__all__ = [name for name in vars() if name[0].isupper()]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,6 +14,7 @@ from ar_interp import seeds
 from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp._kinds import Kind
 from ar_interp._moods import calm
+from ar_interp._shown import Shown, shown, shown_html
 
 MAX_DIM = 4096
 FIRST_TOKEN_LAWS = ("ones", "unit-ones", "gaussian", "sphere", "signs", "one-hot", "sparse")
@@ -94,8 +95,11 @@ class Pairs(NamedTuple):
     x: Inexact[Tensor, "batch pos dim"]
     y: Inexact[Tensor, "batch pos out"]
 
+    __repr__ = shown
+    _repr_html_ = shown_html
 
-class Contexts(ABC):
+
+class Contexts(Shown, ABC):
     """The data of a task: at each position T a model sees the inputs up to T and is asked for the target there.
 
     Subclasses write `inputs`, `targets`, `pairs` and `__getitem__` (some of the contexts, by slice or index).

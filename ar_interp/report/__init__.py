@@ -4,3 +4,7 @@ from ar_interp.report.content import Examined, Part, Report, Section, build
 from ar_interp.report.exhibits import Drawn
 
 __all__ = ["Drawn", "Examined", "Part", "Report", "Section", "build"]
+
+
+def __dir__() -> list[str]:
+    return __all__

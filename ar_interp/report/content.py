@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ar_interp._moods import calm
+from ar_interp._shown import Shown
 from ar_interp.checkpoints import VERSIONED, Checkpoint, is_shipped, load
 from ar_interp.claims import Claim, Claims, Evidence
 from ar_interp.claims.core import VERDICTS
@@ -34,7 +35,7 @@ SAMPLED = {"contexts": N, "contexts_where_fitted": N_FITTED, "seed": EXHIBITS}  
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(Shown):
     """Claims and figures of one kind of evidence about one structure."""
 
     evidence: Evidence
@@ -43,7 +44,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Section:
+class Section(Shown):
     """All that bears on one structure, in the order of `words.KINDS`."""
 
     structure: str
@@ -58,7 +59,7 @@ class Section:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examined:
+class Examined(Shown):
     """A checkpoint, its claims, and the figures that bear on them.
 
     Attributes:
@@ -132,7 +133,7 @@ class Examined:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Shown):
     """Claims, evidence and methods of some checkpoints.
 
     Attributes:

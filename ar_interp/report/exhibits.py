@@ -6,13 +6,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from ar_interp._shown import Shown
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.claims import Evidence, subject_of
 from ar_interp.studies import exhibits_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class Drawn(Shown):
     """A figure that bears on the claims about a structure with the same kind of evidence.
 
     Attributes:

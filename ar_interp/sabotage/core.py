@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ar_interp._shown import Shown
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.claims import Claims
 
@@ -70,7 +71,7 @@ class Sabotage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatteryResult:
+class BatteryResult(Shown):
     """Claims by models, beside what theory expects.
 
     Attributes:

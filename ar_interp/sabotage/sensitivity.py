@@ -11,6 +11,7 @@ import torch
 from ar_interp import checkpoints
 from ar_interp._checks import check_number
 from ar_interp._moods import calm
+from ar_interp._shown import Shown
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.edits import healthy, is_shortened, with_weights, with_weights_of
@@ -21,7 +22,7 @@ SCALES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensitivity:
+class Sensitivity(Shown):
     """Verdicts of a model under noise on its weights.
 
     Attributes:

@@ -2,12 +2,13 @@
 
 import secrets
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from ar_interp._kinds import load_plugins
 from ar_interp._moods import calm
+from ar_interp._shown import watched
 from ar_interp.claims import Claim, Claims, Subject, subject_of
 from ar_interp.processes import Process
 from ar_interp.seeds import DRAWN_LIMIT
@@ -29,6 +30,21 @@ from ar_interp.studies.base import Exhibit as Exhibit
 from ar_interp.studies.base import Recipe as Recipe
 from ar_interp.studies.base import Structure as Structure
 from ar_interp.studies.base import Study as Study
+
+__all__ = [
+    "STUDIES",
+    "Control",
+    "Exhibit",
+    "Recipe",
+    "Structure",
+    "Study",
+    "all_studies",
+    "exhibits_of",
+    "structures",
+    "studies_of",
+    "verify",
+]
+
 
 STUDIES: tuple[Study, ...] = (
     diagonal_heads.STUDY,
@@ -111,13 +127,17 @@ def verify(
     if found.process is not None:
         as_model(found.model).check_computes(found.process)
     others = [study for study in studies_of(found.setting) if study is not any_model.STUDY]
-    theirs = tuple(_watched((claim for study in others for claim in study.claims(found)), each))
+    theirs: list[Claim] = []
+    first: list[Claim] = []
+    with watched(unit=" claims", desc=f"verify {found.name}") as bar:
+        for measured, studies in ((theirs, others), (first, [any_model.STUDY])):
+            for claim in (claim for study in studies for claim in study.claims(found)):
+                each(claim)
+                bar.update()
+                measured.append(claim)
     silent = found.setting.why_not or f"no study makes a claim about {found.setting.kind}"
-    first = _watched(any_model.STUDY.claims(found), each)
     return Claims(found.name, (*first, *theirs), why_not="" if theirs else silent, seed=found.seed)
 
 
-def _watched(claims: Iterable[Claim], each: Callable[[Claim], object]) -> Iterator[Claim]:
-    for claim in claims:
-        each(claim)
-        yield claim
+def __dir__() -> list[str]:
+    return __all__

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ar_interp._moods import calm
+from ar_interp._shown import Shown
 from ar_interp.claims import Claim, Evidence, Subject
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import Process
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Shown):
     """All that makes a checkpoint, and a sentence on what it shows.
 
     Attributes:
@@ -32,7 +33,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Structure:
+class Structure(Shown):
     """The subject of claims and figures whose names have the same first half.
 
     Attributes:
@@ -71,7 +72,7 @@ class Control:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exhibit:
+class Exhibit(Shown):
     """A figure of a model: how it is measured and drawn, what it bears on, and the lines that reproduce it.
 
     Report and explorer show the same exhibits, from the same sequences: the explorer with widgets for the controls.
@@ -116,7 +117,7 @@ class Exhibit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class Study(Shown):
     """A part of a paper, or of several.
 
     Recipes are listed without TransformerLens and plotly: `claims` and `exhibits` are functions that import what they

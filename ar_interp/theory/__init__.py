@@ -92,3 +92,9 @@ from ar_interp.theory.positional import positional_population_loss as positional
 from ar_interp.theory.positional import spectral_filter as spectral_filter
 from ar_interp.theory.traps import trapped_levels as trapped_levels
 from ar_interp.theory.traps import trapped_matrix as trapped_matrix
+
+__all__ = [name for name, value in vars().items() if callable(value)]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -15,6 +15,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ar_interp._checks import as_tensor
+from ar_interp._shown import shown, shown_html
 from ar_interp.theory.diagonal import Array, check_sizes
 
 _LAGS = [(key, query, value) for query, key, value in product((0, 1), repeat=3)]  # of the tokens, in the order of g
@@ -44,6 +45,9 @@ class BlockScalarQuadratic(NamedTuple):
     h: np.ndarray
     G: np.ndarray
     constant: float
+
+    __repr__ = shown
+    _repr_html_ = shown_html
 
 
 class BlockScalarMinimum(NamedTuple):

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._checks import as_real_array, check_integer, check_number
+from ar_interp._shown import shown, shown_html
 from ar_interp.seeds import generator_of
 from ar_interp.theory.diagonal import check_even, check_scale, kappa_to_ratio
 
@@ -16,6 +17,9 @@ class KappaFamily(NamedTuple):
 
     C: Float[Tensor, "dim dim"]
     P: Float[Tensor, "query key"]
+
+    __repr__ = shown
+    _repr_html_ = shown_html
 
 
 def positional_weights(*, n_ctx: int, previous: float, last: float) -> Float[Tensor, "query key"]:

@@ -8,12 +8,13 @@ Source: Zheng et al. 2024 (arXiv 2405.16845); here for any law, by counting Four
 from dataclasses import dataclass
 
 from ar_interp._checks import check_choice, check_integer, check_number
+from ar_interp._shown import Shown
 
 TOKEN_LAWS = ("ones", "unit-ones", "gaussian", "complex-gaussian", "sphere", "signs", "one-hot", "sparse")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenMoments:
+class TokenMoments(Shown):
     """Moments of the first token, averages over its coordinates j.
 
     Attributes:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
+from ar_interp._shown import Shown
 
 
 def positional_kernel(*, mu: float, length: int) -> Float[Tensor, "pos pos"]:
@@ -52,7 +53,7 @@ def positional_population_loss(P: Float[Tensor, "*ensemble query key"], *, mu: f
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpectralFilter:
+class SpectralFilter(Shown):
     """Gradient descent from zero after some steps, p = F e_T with F = I - (I - step_size K)^steps.
 
     Attributes:

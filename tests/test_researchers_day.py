@@ -1,0 +1,146 @@
+"""A day with the package from outside it: claims, processes, figures and tests of one's own, without a detour."""
+
+import json
+
+import pytest
+import torch
+
+import ar_interp as ari
+
+pytestmark = pytest.mark.usefixtures("without_type_checks")
+
+NAME, SMALL = "diagonal-orthogonal-h5", "positional-mu100"
+LONGEST = 2000
+PUBLIC = ("checkpoints", "claims", "estimators", "figures", "probes", "processes", "recipes", "report", "studies",
+          "testing", "theory")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return ari.load(NAME)
+
+
+@pytest.fixture(scope="module")
+def sequences(checkpoint):
+    return checkpoint.process.contexts(32, 20, seed=0)
+
+
+def own_claim(**changes) -> ari.Claim:
+    fields = {
+        "name": "mine/halves",
+        "statement": "The encoding is a half",
+        "evidence": "weights",
+        "source": "a notebook",
+        "predicted": -0.5,
+        "estimate": ari.Estimate(-0.5, {"contexts": 0.01}, 64),
+        "tolerance": 0.05,
+        "reason": "a tenth",
+        "control": ari.Control(description="untrained", estimate=0),
+    }
+    return ari.Claim(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "halves"}, r"name of a claim must be structure/what, e\.g\. 'estimate/damped', got 'halves'"),
+        ({"evidence": "hearsay"}, "evidence must be one of 'weights', .*, got 'hearsay'"),
+        ({"side": "about"}, "side must be one of 'equal to', 'at least', 'at most', got 'about'"),
+        ({"statement": " "}, "statement of the claim 'mine/halves' must be words"),
+        ({"tolerance": -1}, "tolerance of the claim 'mine/halves' must be at least 0"),
+        ({"predicted": float("inf")}, "predicted of the claim 'mine/halves' must be a finite number, got inf"),
+        ({"estimate": torch.ones(3)}, r"must be an Estimate, e\.g\. ari\.Estimate\.mean\(values\), .* got Tensor"),
+        ({"control": 0.0}, "control of the claim 'mine/halves' must be a Control, got 0.0"),
+    ],
+)
+def test_a_claim_of_one_s_own_is_checked_when_it_is_made(changes, message):
+    with pytest.raises(ValueError, match=message):
+        own_claim(**changes)
+
+
+def test_a_claim_of_one_s_own_goes_with_ours_into_json_report_and_assertion(tmp_path):
+    """Also one-sided; what is added twice, of another model or changed in the file is refused."""
+    another = ari.Control(description="another", estimate=2)
+    small = own_claim(name="mine/small", side="at most", predicted=0, estimate=-0.5, control=another)
+    own = ari.Claims(SMALL, [own_claim(), small])
+    report = ari.report.build([SMALL], extra=[own])
+    claims = report.examined[0].claims
+    assert claims["mine/halves"].verdict == claims["mine/small"].verdict == "holds"
+    text = claims.to_json(tmp_path / "claims.json")
+    assert ari.Claims.from_json(text).to_json() == text
+    assert ari.Claims.from_json(tmp_path / "claims.json")["mine/small"] == own["mine/small"]
+    assert "The encoding is a half" in report.to_html()
+    assert "mine" in json.loads(report.to_json())["checkpoints"][0]["structures"]
+    assert ari.testing.assert_claim(own["mine/halves"]).measured == -0.5
+    with pytest.raises(AssertionError, match=r"The claim fails: .*\n.*\n  measured   3 \(n = 1, from weights\)"):
+        ari.testing.assert_claim(own_claim(estimate=3))
+    with pytest.raises(ValueError, match="claims must have names of their own, got 'mine/halves' 2 times"):
+        claims + own
+    with pytest.raises(ValueError, match="'x' and 'positional-mu100' are no claims about one model"):
+        ari.Claims("x", []) + own
+    with pytest.raises(ValueError, match="extra holds claims about 'x', which is none of 'positional-mu100'"):
+        ari.report.build([SMALL], extra=[ari.Claims("x", [])])
+    text = own.to_json().replace('"holds"', '"void"', 1)
+    with pytest.raises(ValueError, match="verdict of 'mine/halves' is 'void', and its numbers say 'holds'"):
+        ari.Claims.from_json(text)
+
+
+def test_one_subject_is_taken_everywhere(checkpoint):
+    subjects = (NAME, checkpoint.path, checkpoint, checkpoint.model)
+    assert len({ari.head_orthogonality(subject).e_m for subject in subjects}) == 1
+    assert len({ari.testing.assert_heads_orthogonal(subject, tolerance=1e-3).e_m for subject in subjects}) == 1
+    assert ari.probes.protocol.conformance(NAME).equals(ari.probes.protocol.conformance(checkpoint))
+    assert ari.verify(SMALL, seed=0, n=16)["filter/rows"] == ari.verify(ari.load(SMALL), seed=0, n=16)["filter/rows"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c, s: c.model(s), r"tokens must be a tensor \[batch pos 10\], got Sequences: pass its \.inputs"),
+        (lambda c, s: c.model.run_with_cache(s), r"got Sequences: pass its \.inputs"),
+        (lambda c, s: ari.recover_context(c, s.tokens), "sequences must be Sequences, got Tensor: they hold W beside"),
+        (lambda c, s: ari.recover_context(s, c), r"model must be a model, a checkpoint or run, .* got Sequences"),
+        (lambda c, s: ari.verify(s), "subject must be a model, a checkpoint or run, .* got Sequences"),
+        (lambda c, s: ari.verify("diagonal-orthogonal-h6"), "no checkpoint .*Did you mean 'diagonal-orthogonal-h8'"),
+        (lambda c, s: ari.load(c), "name_or_path must be a name or a folder, got Checkpoint"),
+        (lambda c, s: ari.checkpoints.save(c.model, "x"), "run must be a TrainingRun, got HookedARTransformer"),
+        (lambda c, s: ari.train(c.process, c.config), r"config must be a Config, .*: train\(config, process\)"),
+        (lambda c, s: ari.report.build([c.model]), "a report is about checkpoints, got HookedARTransformer"),
+        (lambda c, s: ari.testing.assert_claim(c), "claim must be a Claim, .* got Checkpoint"),
+    ],
+)
+def test_what_is_passed_by_mistake_is_told_what_to_pass(checkpoint, sequences, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(checkpoint, sequences)
+
+
+def test_objects_show_themselves_in_a_few_lines(checkpoint, sequences):
+    other = checkpoint.process.contexts(32, 20, seed=1)
+    found = [
+        checkpoint, checkpoint.model, checkpoint.process, checkpoint.config, checkpoint.training, sequences,
+        sequences.pairs(), own_claim(), ari.Claims(NAME, [own_claim()]), ari.verify(SMALL, seed=0, n=16),
+        ari.recover_context(NAME, sequences), ari.head_orthogonality(NAME), ari.positional_structure(NAME),
+        ari.circuits(NAME), ari.swap_context(NAME, sequences, other), ari.ablate_heads(NAME, sequences),
+        ari.setting_of(checkpoint.config, checkpoint.process), ari.load("augmented-haar-l4-keys").model,
+        ari.theory.kappa_family(dim=10, kappa=1.0, n_ctx=20), ari.recipes.RECIPES[NAME], ari.studies.STUDIES[0],
+    ]  # fmt: skip
+    for item in found:
+        assert len(repr(item)) < LONGEST, type(item).__name__
+        if hasattr(item, "_repr_html_"):
+            assert "<" in item._repr_html_()
+    assert "tokens=complex128 [32, 21, 10]" in repr(sequences)
+    assert repr(found[8]) == f"Claims('{NAME}', seed None: 1 holds, 0 fails, 0 undecided, 0 void)"
+    assert "e_m=5.73" in repr(found[11])
+    assert "prediction_error" in found[10]._repr_html_()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_dir_lists_what_is_public(name):
+    module = getattr(ari, name)
+    assert dir(module)
+    assert not [entry for entry in dir(module) if entry.startswith("_")]
+    for entry in dir(module):
+        assert getattr(module, entry).__class__.__name__ != "module" or name == "probes"
+        assert getattr(getattr(module, entry), "__module__", "ar_interp").startswith(("ar_interp", "typing"))
+    assert set(PUBLIC) | {"__version__"} <= set(dir(ari))
+    assert ari.__version__ == "0.1.0"
