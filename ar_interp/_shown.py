@@ -24,19 +24,19 @@ class Shown:
         return shown_html(self)
 
 
-def shown(item: Any, /) -> str:
+def shown(self: Any) -> str:
     """Name, and each field in a few letters."""
-    return f"{type(item).__name__}({', '.join(f'{name}={brief(value)}' for name, value in _parts(item).items())})"
+    return f"{type(self).__name__}({', '.join(f'{name}={brief(value)}' for name, value in _parts(self).items())})"
 
 
-def shown_html(item: Any, /) -> str:
+def shown_html(self: Any) -> str:
     """The fields as a table, and below it the first rows of the main table where there is one."""
     rows = "".join(
-        f"<tr><th>{escape(name)}</th><td>{escape(brief(value))}</td></tr>" for name, value in _parts(item).items()
+        f"<tr><th>{escape(name)}</th><td>{escape(brief(value))}</td></tr>" for name, value in _parts(self).items()
     )
-    main = item.to_frame() if hasattr(item, "to_frame") else None
+    main = self.to_frame() if hasattr(self, "to_frame") else None
     below = "" if main is None else f"{main.head(ROWS).to_html()}<p>{len(main)} rows</p>"
-    return f"<b>{type(item).__name__}</b><table>{rows}</table>{below}"
+    return f"<b>{type(self).__name__}</b><table>{rows}</table>{below}"
 
 
 def brief(value: Any) -> str:
