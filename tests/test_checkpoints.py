@@ -1,6 +1,7 @@
 """Round trips bit for bit, and every way in which a folder from a stranger may lie."""
 
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -258,6 +259,15 @@ def test_a_folder_in_place_of_a_file_is_named(folder):
         load(folder)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "metrics.jsonl", checkpoints.SNAPSHOTS])
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["a pipe", "a device"])
+def test_what_is_no_file_is_not_waited_for(folder, name, put):
+    (folder / name).unlink()
+    put(folder / name)
+    with pytest.raises(CheckpointError, match=rf"spoiled/{name} cannot be read: it is not a regular file"):
+        load(folder)
+
+
 # ---- config.json
 
 
@@ -307,6 +317,7 @@ HUGE = 10**9
     [
         ({"schema": 2}, r"schema must be 1, got 2\. Is it from another version\?"),
         ({"schema": "1"}, "schema must be 1, got '1'"),
+        ({"schema": True}, "schema must be 1, got True"),
         ({"model": []}, "model must be an object, got list"),
         ({"model": None}, "model must be an object, got NoneType"),
         ({"process": "unitary"}, "process must be an object, got str"),
