@@ -70,6 +70,7 @@ MAX_ROW_BYTES = 2**8  # of metrics.jsonl
 MAX_LOGGED = 2**12  # rows of the history
 LARGEST = 2**63 - 1
 KEYS = {"schema", "model", "process", "training", "seed", "steps", "device", "versions"}
+MORE_KEYS = {"threads"}  # of later folders
 FILES = ("model.safetensors", "config.json", "metrics.jsonl", "README.md")
 SNAPSHOTS = "snapshots.safetensors"  # of small models
 CLAIMS = "claims.json"  # what was verified of these weights, see `records`
@@ -99,6 +100,7 @@ class TrainingRun(Shown):
         seed: seed of the member that became the model.
         steps: updates made.
         device: where it was trained.
+        threads: of torch, on whose number the last bits depend; None where it is not known.
         snapshots: step -> weights of the same member before that update, at steps that double; of small models that
             were trained by descent.
     """
@@ -113,6 +115,7 @@ class TrainingRun(Shown):
     steps: int
     device: str
     snapshots: Mapping[int, dict[str, Tensor]] = field(default_factory=dict)
+    threads: int | None = None
 
     @cached_property
     def model(self) -> "HookedARTransformer":
@@ -214,7 +217,7 @@ def _read(folder: Path) -> Checkpoint:
     """The checkpoint in a folder, every part of it checked."""
     where = name_of(folder / "config.json")
     raw = parse(read_text(folder / "config.json", MAX_CONFIG_BYTES), where)
-    check_keys(raw, KEYS, KEYS, where)
+    check_keys(raw, KEYS | MORE_KEYS, KEYS, where)
     if type(raw["schema"]) is not int or raw["schema"] != SCHEMA:
         raise CheckpointError(f"{where}: schema must be {SCHEMA}, got {raw['schema']!r}. Is it from another version?")
     config = _build_config(raw["model"], f"{where}: model")
@@ -225,6 +228,7 @@ def _read(folder: Path) -> Checkpoint:
         config.check_process(process)
         trained_on = check_text("device", raw["device"])
         seed, steps = (check_integer(name, raw[name], low=0, high=LARGEST) for name in ("seed", "steps"))
+        threads = check_integer("threads", raw["threads"], low=1, high=LARGEST) if "threads" in raw else None
     tensors = read_tensors(folder / FILES[0], lambda names: config.parameter_shapes, config.torch_dtype)
     from ar_interp.training.objectives import check_no_overflow  # which knows training, and so checkpoints
 
@@ -243,6 +247,7 @@ def _read(folder: Path) -> Checkpoint:
         seed=seed,
         steps=steps,
         device=trained_on,
+        threads=threads,
         snapshots=_read_snapshots(folder / SNAPSHOTS, config, steps),
         versions=versions,
     )
@@ -318,6 +323,7 @@ def check_place(path: str | Path, *, overwrite: bool = False) -> None:
 
 def _files_of(run: Any, name: str, card: str | None) -> dict[str, bytes]:
     """The content of each file of a checkpoint."""
+    threads = getattr(run, "threads", None)
     config = {
         "schema": SCHEMA,
         "model": run.config.to_dict(),
@@ -326,6 +332,7 @@ def _files_of(run: Any, name: str, card: str | None) -> dict[str, bytes]:
         "seed": run.seed,
         "steps": run.steps,
         "device": run.device,
+        **({"threads": threads} if threads else {}),
         "versions": {name: version(name) for name in VERSIONED},
     }
     rows = [*run.history.to_dict("records"), *run.members.to_dict("records")]
@@ -359,7 +366,11 @@ def _is_checkpoint(path: Path) -> bool:
         raw = parse(read_text(path / "config.json", MAX_CONFIG_BYTES), str(path))
     except CheckpointError:
         return False
-    return raw.keys() == KEYS and raw["schema"] == SCHEMA
+    return raw.keys() - MORE_KEYS == KEYS and raw["schema"] == SCHEMA
+
+
+def _on_threads(threads: int | None) -> str:
+    return "" if threads is None else f", {threads} thread{'s' * (threads > 1)}"
 
 
 def describe(run: Any, name: str, summary: str = "") -> str:
@@ -389,7 +400,7 @@ def describe(run: Any, name: str, summary: str = "") -> str:
         + (f", batch {training.batch}" if training.objective == "sampled" else "")
         + ("" if training.stop_below is None else f", stopped below {training.stop_below:g}"),
         f"- initial weights {model.initial_law}; {len(losses)} seed(s) from {training.seed}, "
-        f"seed {run.seed} kept; trained on {run.device}",
+        f"seed {run.seed} kept; trained on {run.device}{_on_threads(getattr(run, 'threads', None))}",
         f"- final loss per context length {losses.min():.3g}; {(losses < losses.min() + 0.01).sum()} of "
         f"{len(losses)} seed(s) end within .01 of it",
         "",

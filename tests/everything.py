@@ -43,7 +43,7 @@ def model_of(kind: str, device: str = "cpu") -> ari.HookedARTransformer:
     model, generator = ari.HookedARTransformer(config, process=process), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weights in model.parameters():
-            weights.copy_(0.4 * torch.randn(weights.shape, generator=generator, dtype=torch.float64))
+            weights.copy_(0.4 * torch.randn(weights.shape, generator=generator, dtype=torch.float64, device="cpu"))
     return model.to(device)
 
 
@@ -77,6 +77,9 @@ def probes(model: Any, a: Any, b: Any) -> dict[str, Call]:
         for method in ("zero", "mean", "resample")
     }
     edits = available_edits(model)
+    if model.config.heads == "diagonal":
+        along = {0: model, 1: model.untrained(2)}
+        found["structure_along"] = lambda: ari.structure_along(along, model.process)
     return found | {
         "recover_context, full": lambda: ari.recover_context(model, a, kind="full"),
         "scrub by keys": lambda: ari.scrub(model, a, [0, 1]),
@@ -88,7 +91,6 @@ def probes(model: Any, a: Any, b: Any) -> dict[str, Call]:
         "probe_activations": lambda: ari.probe_activations(model, a, hooks=[hook], positions=[LENGTH]),
         "data_efficiency": lambda: ari.data_efficiency(model, a, hook=hook),
         **{f"edit {edit}": lambda edit=edit: ari.edit_losses(model, edit, [0.5], n=16) for edit in edits},
-        "structure_along": lambda: ari.structure_along({0: model, 1: model.untrained(2)}, model.process),
         "run_with_cache": lambda: dict(model.run_with_cache(tokens)[1].items()),
         **{
             f"estimator {estimator.__class__.__name__}": lambda estimator=estimator: estimator.estimate(a.pairs())

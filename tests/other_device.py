@@ -83,9 +83,11 @@ class _Composed(TorchFunctionMode):
         kwargs = kwargs or {}
         if function in (torch.tensor, torch.as_tensor) and NAME in str(kwargs.get("device")):
             return function(*args, **{**kwargs, "device": "cpu"}).to(NAME)
-        if function == torch.linalg.pinv and isinstance(args[0], There):
+        if function == torch.linalg.pinv:  # whose parts a dispatch mode leaves without values
+            there = isinstance(args[0], There)
             with _disable_current_modes():
-                return There(function(args[0].here, *args[1:], **kwargs))
+                found = function(args[0].here if there else args[0], *args[1:], **kwargs)
+                return There(found) if there else found
         return function(*args, **kwargs)
 
 

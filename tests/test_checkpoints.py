@@ -65,6 +65,13 @@ def written(run, **changes) -> SimpleNamespace:
     return SimpleNamespace(**{name: getattr(run, name) for name in names} | changes)
 
 
+def test_the_number_of_threads_is_kept_where_it_is_known(saved, folder):
+    assert load(saved).threads == torch.get_num_threads()
+    assert "thread" in (saved / "README.md").read_text("utf-8")
+    edit_config(folder, lambda config: config.pop("threads"))
+    assert load(folder).threads is None
+
+
 def edit_config(folder, edit) -> None:
     config = json.loads((folder / "config.json").read_text())
     edit(config)

@@ -78,11 +78,15 @@ class Measured:
         """Number of contexts that `errors` rests on."""
         return self.subject.size(self.NEEDED)
 
-    @cached_property
     @torch.no_grad()
+    def errors_of(self, predict: Callable[[Tensor], Tensor]) -> Float[Tensor, "batch pos"]:
+        """|prediction - target|^2 for T = 1..n_ctx on the same contexts, on the CPU."""
+        return torch.cat([part.errors(predict(part.inputs)) for part in self.parts]).double().cpu()
+
+    @cached_property
     def errors(self) -> Float[Tensor, "batch pos"]:
-        """|prediction - target|^2 for T = 1..n_ctx."""
-        return torch.cat([part.errors(self.model(part.inputs)) for part in self.parts]).double().cpu()
+        """Those of the model."""
+        return self.errors_of(self.model)
 
     def losses(self, first_length: int = 2) -> Float[Tensor, "batch"]:
         """Mean of the errors over T >= first_length, of every context."""
@@ -98,7 +102,7 @@ class Measured:
         """The errors less those of the stand-in."""
         stand_in = self.stand_in
         assert stand_in is not None
-        return self.errors - torch.cat([part.errors(stand_in.predict(part.inputs)) for part in self.parts]).cpu()
+        return self.errors - self.errors_of(stand_in.predict)
 
     def loss(self, first_length: int = 2) -> Estimate:
         """Mean of `losses`, or the stand-in's expectation and the mean difference from it, if that varies less."""

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from ar_interp.claims import Claim, Estimate, Subject
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingUnitary, FirstToken
@@ -72,7 +70,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
 def _relative_error(m: "BlocksMeasured") -> Estimate:
     """At the longest contexts; sampled is only the difference from a pure step of the same size."""
     step, moments, size = m.beside([0, m.blocks.step_size, 0, 0], [1, 0]), m.setting.moments, m.config.dim
-    pure = torch.cat([part.errors(step(part.inputs))[:, -1] for part in m.parts])
+    pure = m.errors_of(step)[:, -1]
     expected = size * initial_token_error(moments, product=m.blocks.step_size, length=m.config.n_ctx)
     return Estimate.mean(m.errors[:, -1] - pure).less(-expected).over(size * moments.kappa0)
 

@@ -122,7 +122,7 @@ def _parity_claims(m: "GeneralMeasured") -> Iterator[Claim]:
         reference=1.0,
         control=("the best head that asks with s_{T-1}", m.setting.one_head),
     )
-    nothing = torch.cat([part.errors(torch.zeros_like(part.targets)) for part in m.parts])[:, 1:].to(m.errors)
+    nothing = m.errors_of(torch.zeros_like)[:, 1:]
     yield m.claim(
         "loss/removed",
         "Removing all heads costs nothing: error without them, less the error with them",

@@ -55,7 +55,8 @@ def train(
 ) -> TrainingRun:
     """Train one model, or an ensemble of seeds of which the best is kept.
 
-    The same arguments on the same machine give the same result bit for bit.
+    The same arguments on the same machine with the same number of threads (`torch.get_num_threads()`, recorded as
+    `threads` of the run) give the same result bit for bit.
 
     Args:
         config: the model.
@@ -117,6 +118,7 @@ def train(
         seed=member_seeds[best],
         steps=steps,
         snapshots={step: member_of(layout.named(flat), best) for step, flat in log.snapshots.items() if step < steps},
+        threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     )
     if lost.any():
