@@ -18,7 +18,7 @@ from ar_interp import records
 from ar_interp.checkpoints import CLAIMS, SNAPSHOTS, CheckpointError, load
 
 CONFIG, METRICS, MODEL = "config.json", "metrics.jsonl", "model.safetensors"
-N_FOLDERS = 400
+N_FOLDERS = 315
 SECONDS = 1.0  # of this process; to wait for a pipe takes none, and is ended by an alarm
 RAW = "raw text"
 VALUES = ('{"a": {}}', "[[1]]", '"\\u0000"', "1" * 30, "-" + "1" * 4000, "1" * 5000, "NaN", "-Infinity", "1e999")
