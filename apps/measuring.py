@@ -96,6 +96,8 @@ def show(checkpoint: ari.Checkpoint) -> None:
 def _panel(checkpoint: ari.Checkpoint, key: str) -> None:
     job = _jobs.get(key)
     if job is None:
+        if fault := st.session_state.pop("fault", ""):
+            st.error(fault)
         found_here = found(checkpoint)
         if found_here:
             st.caption(
@@ -124,7 +126,7 @@ def _panel(checkpoint: ari.Checkpoint, key: str) -> None:
     if "rows" in state:
         st.session_state[_key(checkpoint)] = {"weights": records.fingerprint(checkpoint), **state}
     else:
-        st.session_state["said"] = state.get("error", "The measurement ended before it was done.")
+        st.session_state["fault"] = state.get("error", "The measurement ended before it was done.")
     st.rerun()
 
 

@@ -205,7 +205,7 @@ def claim_line(row: Mapping[str, Any]) -> str:
     """A claim as HTML: its verdict, its statement, and the numbers."""
     from ar_interp.report.typeset import typeset
 
-    side = "" if row["side"] == "equal to" else f"{row['side']} "
+    side = "" if row["side"] == "equal to" else f"{typeset(row['side'])} "
     return (
         f"<b>{SIGNS[row['verdict']]} {row['verdict']}</b> {typeset(row['statement'])}: "
         f"measured {numeral(row['measured'], row['uncertainty'])}, predicted {side}{numeral(row['predicted'])}"

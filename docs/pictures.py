@@ -29,6 +29,7 @@ FIGURES = {  # study -> page, checkpoint, exhibit
 SCREENS = {  # of the README: name -> address, width, height, theme
     "explorer-story": ("/", 1280, 860, "light"),
     "explorer-figures": ("/in_context_w?checkpoint=diagonal-orthogonal-h5&position=4&sequence=0", 1280, 1000, "light"),
+    "algorithm": ("/algorithm?checkpoint=augmented-haar-l4-keys", 1280, 800, "dark"),
     "explorer-phone": ("/positional_encoding?checkpoint=diagonal-orthogonal-h5", 390, 844, "dark"),
 }
 SMALL = """plot => {

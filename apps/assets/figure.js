@@ -123,6 +123,7 @@ function stack(data, layout, width, columns) {
   }
   const panels = [...pairs.values()].map(pair => ({ ...pair, X: axis("x", pair.x).domain ?? [0, 1], Y: axis("y", pair.y).domain ?? [0, 1] }));
   const across = new Set(panels.map(panel => panel.X[0].toFixed(3))).size;
+  if (across < 2 && width < 480) scaleBelow(layout, layout.height - layout.margin.t - layout.margin.b);
   if (across < 2 || columns >= across) return;
   const { t, b, l, r } = layout.margin, old = layout.height - t - b;
   panels.sort((p, q) => q.Y[0] - p.Y[0] || p.X[0] - q.X[0]);
@@ -158,11 +159,16 @@ function stack(data, layout, width, columns) {
     Object.assign(axis("y", panel.y), { domain: panel.newY, showticklabels: true });
   }
   if (layout.legend?.y < 0) layout.legend.y *= old / total;
+  scaleBelow(layout, total);
+}
+
+// The scale of colours below what is `high` pixels of panels.
+function scaleBelow(layout, high) {
   if (layout.coloraxis?.colorbar) {
-    Object.assign(layout.coloraxis.colorbar, { orientation: "h", x: 0.5, y: -58 / total, yanchor: "top", len: 0.9, thickness: 10 });
-    layout.margin = { ...layout.margin, b: b + 62 };
+    Object.assign(layout.coloraxis.colorbar, { orientation: "h", x: 0.5, y: -58 / high, yanchor: "top", len: 0.9, thickness: 10 });
+    layout.margin = { ...layout.margin, b: layout.margin.b + 62 };
   }
-  layout.height = total + t + layout.margin.b;
+  layout.height = high + layout.margin.t + layout.margin.b;
 }
 
 const place = (value, [a, b], [c, d]) => c + (value - a) * (d - c) / (b - a);

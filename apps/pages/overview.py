@@ -68,7 +68,8 @@ def show_claims(rows: Sequence[Mapping[str, Any]]) -> None:
 def claim_rows(row: Mapping[str, Any]) -> str:
     """A claim as HTML."""
     verdict, control = row["verdict"], row["control"]
-    side = "" if row["side"] == "equal to" else f"{row['side']} "
+    side = "" if row["side"] == "equal to" else f"{typeset(row['side'])} "
+    kind = KINDS.get(row["evidence"])
     limit = f"<p>{typeset(row['limit'])}</p>" if row["limit"] else ""
     numbers = {
         "measured": view.numeral(row["measured"], row["uncertainty"]),
@@ -76,7 +77,7 @@ def claim_rows(row: Mapping[str, Any]) -> str:
         "tolerance": f"{view.numeral(row['tolerance'])} ({typeset(row['reason'])})",
         "control": f"{view.numeral(control['measured'])} ({typeset(control['description'])})",
         "n": f"{row['n']:,}",
-        "evidence": typeset(KINDS[row["evidence"]].meaning),
+        "evidence": typeset(kind.meaning if kind else row["evidence"]),
         "source": typeset(row["source"]),
     }
     said = "".join(f"<span>{name}: {value}</span>" for name, value in numbers.items())

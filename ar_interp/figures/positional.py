@@ -37,11 +37,12 @@ def positional_matrix(structure: PositionalStructure, setting: Setting) -> go.Fi
     figure = go.Figure(heatmap(structure.P.where(used, torch.nan), rows="T", columns="key", first_row=2))
     square(figure, "context length T", "key position t")
     signed_scale(figure, "weight")
+    off = number(structure.off_mass)
     return styled(
         figure,
-        title=f"All but {number(structure.off_mass)} of |P|² lies on the two newest keys",
+        title=f"All {f'but {off} ' if off != '0' else ''}of |P|² lies on the two newest keys",
         expected=setting.sentence("positional"),
-        measured=f"share {number(structure.off_mass)} of |P|² lies on other keys than T−1 and T",
+        measured=f"share {off} of |P|² lies on other keys than T−1 and T",
         legend=False,
     )
 
