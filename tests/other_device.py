@@ -83,11 +83,15 @@ class _Composed(TorchFunctionMode):
         kwargs = kwargs or {}
         if function in (torch.tensor, torch.as_tensor) and NAME in str(kwargs.get("device")):
             return function(*args, **{**kwargs, "device": "cpu"}).to(NAME)
-        if function == torch.linalg.pinv:  # whose parts a dispatch mode leaves without values
+        if function in (
+            torch.linalg.pinv,
+            torch.linalg.lstsq,
+            torch.linalg.solve,
+        ):  # a dispatch mode breaks their parts
             there = isinstance(args[0], There)
             with _disable_current_modes():
-                found = function(args[0].here if there else args[0], *args[1:], **kwargs)
-                return There(found) if there else found
+                found = function(*(x.here if isinstance(x, There) else x for x in args), **kwargs)
+                return tree_map(There, found) if there else found
         return function(*args, **kwargs)
 
 

@@ -112,3 +112,10 @@ def test_gradients_pass_through_hooks_of_the_backward_pass():
         twice = tokens.clone().requires_grad_()
         model(twice).abs().square().sum().backward()
     assert torch.allclose(twice.grad, 2 * leaf.grad)
+
+
+def test_ids_stand_for_the_sequences_that_their_own_thread_registered():
+    model = diagonal()
+    ids = model.register_sequences(CONTEXTS.inputs)
+    in_threads(lambda _: model.register_sequences(OTHERS.inputs), 1)
+    assert torch.equal(model(ids), model(CONTEXTS.inputs))

@@ -170,7 +170,7 @@ class Model:
         Raises:
             ValueError: it has some; the message names them.
         """
-        wrong = [name for name, W in self.weights.items() if not (W.is_meta or torch.isfinite(W).all())]
+        wrong = [name for name, W in self.weights.items() if not torch.isfinite(W).all()]
         if wrong:
             raise ValueError(f"model of type {self.name} has NaN or infinite entries in {', '.join(wrong)}.")
 

@@ -1,11 +1,13 @@
 """HookedARTransformer: the model of the paper with a TransformerLens hook in every place that matters."""
 
 import difflib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from html import escape
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -25,6 +27,16 @@ from ar_interp.processes import Contexts, Process
 
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 LAYER_NORM_EPS = 1e-5
+
+
+class _Registered(threading.local):
+    """Tokens that ids stand for, of each model; every thread has its own."""
+
+    def __init__(self) -> None:
+        self.banks: WeakKeyDictionary[HookedARTransformer, Tensor] = WeakKeyDictionary()
+
+
+_REGISTERED = _Registered()
 
 
 class BlockScalars(NamedTuple):
@@ -135,8 +147,6 @@ class HookedARTransformer(HookedRootModule):
         process: as given, or None.
     """
 
-    bank: Tensor | None
-
     @calm()
     def __init__(
         self,
@@ -173,7 +183,6 @@ class HookedARTransformer(HookedRootModule):
             self.hook_pos_embed = OwnHookPoint()  # [batch pos d_model]
         self.blocks: Sequence[Block] = nn.ModuleList([Block(config) for _ in range(config.n_layers)])  # type: ignore
         self.unembed = Part(config, "unembed.") if config.unembed else None
-        self.register_buffer("bank", None, persistent=False)
         self.load_state_dict(config.initial_parameters(seed=seed))
         self.setup()
         self.to(device)
@@ -260,10 +269,15 @@ class HookedARTransformer(HookedRootModule):
         """Integer ids that the model takes in place of these tokens.
 
         TransformerLens's patching counts positions along the last axis of what it is given, which for continuous
-        tokens is `dim`: give it ids instead. The ids are those of the last sequences registered.
+        tokens is `dim`: give it ids instead. The ids are those of the last sequences registered in this thread.
         """
-        self.bank = tokens.flatten(0, 1)
-        return torch.arange(len(self.bank), device=tokens.device).reshape(tokens.shape[:2])
+        bank = _REGISTERED.banks[self] = tokens.flatten(0, 1)
+        return torch.arange(len(bank), device=tokens.device).reshape(tokens.shape[:2])
+
+    @property
+    def bank(self) -> Inexact[Tensor, "id dim"] | None:
+        """The tokens that ids stand for in this thread."""
+        return _REGISTERED.banks.get(self)
 
     def _checked(self, tokens: Tensor) -> Inexact[Tensor, "batch pos dim"]:
         config = self.config

@@ -119,11 +119,11 @@ def needs(
     sequences: int = 1,
     length: int = 1,
 ) -> Callable[[Callable[Concatenate[Model, Arguments], Result]], Callable[Concatenate[object, Arguments], Result]]:
-    """Declare what a probe reads, see `Needs`, and make its door: whatever it is given, inside it is at home.
+    """Declare what a probe reads, see `Needs`, and check and prepare what it is given.
 
-    The probe is given a `Model` that has all of what it needs, finite weights and a turn of its own where hooks are
-    not of a thread; torch in its normal mood, see `calm`; sequences and tokens on the model's device, in the higher
-    precision of the two, without a history, finite, and as many and as long as it needs.
+    The probe is given a `Model` that has all of what it needs, and finite weights; sequences and tokens on the model's
+    device, in the higher precision of the two, detached, finite, and as many and as long as it needs. It runs under
+    `calm`, and alone on a model whose hooks act in every thread.
 
     Args:
         sequences, length: the least number of contexts and of inputs in each.
@@ -196,7 +196,7 @@ def _brought(argument: str, contexts: Contexts, model: Model, least: tuple[int, 
             "process.contexts(n, length, seed=...)."
         )
     for name, value in contexts.tensors().items():
-        _check_finite(f"{argument}.{name}", value)
+        _check_finite(f"{argument}.{name}", value, "row" if name == "W" else "position")
     return contexts.to(model.device, model.dtype)
 
 
@@ -207,13 +207,13 @@ def _brought_tokens(argument: str, tokens: Tensor, model: Model) -> Tensor:
     return brought(tokens, model.device, model.dtype)
 
 
-def _check_finite(name: str, value: Tensor) -> None:
+def _check_finite(name: str, value: Tensor, second: str = "position") -> None:
     """Refuse NaN, infinity, and what overflows when it is squared."""
     wrong = ~torch.isfinite(value.abs().square())
-    if value.is_meta or not wrong.any():
+    if not wrong.any():
         return
     at = wrong.nonzero()[0].tolist()
-    where = " ".join(f"{axis} {i}," for axis, i in zip(("sequence", "position"), at[:-1], strict=False))
+    where = " ".join(f"{axis} {i}," for axis, i in zip(("sequence", second), at[:-1], strict=False))
     raise ValueError(
         f"{name} must be finite, and so must squares: {value[tuple(at)].item():g} in {where} coordinate {at[-1]} (all "
         f"from 0); {int(wrong.flatten(1).any(1).sum())} of {len(value)} sequences have such entries. Leave them out."
