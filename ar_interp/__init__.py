@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ar_interp.probes.edits import edit_losses as edit_losses
     from ar_interp.probes.heads import head_orthogonality as head_orthogonality
     from ar_interp.probes.last_token import replace_last_token as replace_last_token
+    from ar_interp.probes.layers import which_layer as which_layer
     from ar_interp.probes.outside import outside_errors as outside_errors
     from ar_interp.probes.paths import path_contributions as path_contributions
     from ar_interp.probes.positional import positional_structure as positional_structure

@@ -144,3 +144,25 @@ def test_dir_lists_what_is_public(name):
         assert getattr(getattr(module, entry), "__module__", "ar_interp").startswith(("ar_interp", "typing"))
     assert set(PUBLIC) | {"__version__"} <= set(dir(ari))
     assert ari.__version__ == "0.1.0"
+
+
+def test_layers_are_compared_in_one_table():
+    """The second layer of a stack whose second layer writes nothing is neither used nor needed."""
+    config = ari.ModelConfig.augmented(dim=3, n_ctx=8, n_layers=2, heads="block-scalar", init_scale=0)
+    model = ari.HookedARTransformer(config, process=ari.HaarOrthogonal(3))
+    with torch.no_grad():
+        model.blocks[0].attn.QK_blocks[0, 1, 2] = 0.4
+        model.blocks[0].attn.OV_blocks[0, 1, 0] = 1.0
+    sequences = model.process.contexts(60, 8, seed=0)
+    found = ari.which_layer(model, sequences)
+    assert found.missing == {}
+    assert {name: found.first[name] for name in ("steps", "cosine", "swap", "cost")} == dict.fromkeys(
+        ("steps", "cosine", "swap", "cost"), 0
+    )
+    assert abs(found.to_frame()["swap"][1]) < 1e-6
+    assert found.to_frame()["cost"][1] == pytest.approx(0, abs=1e-9)
+    assert ("All agree" in found.reading) == (len(set(found.first.values())) == 1)
+    early, late = (ari.recover_context(model, sequences, layer=layer) for layer in (0, None))
+    assert torch.equal(early.estimate, late.estimate)
+    with pytest.raises(ValueError, match="layer must be at most 1, got 2"):
+        ari.recover_context(model, sequences, layer=2)

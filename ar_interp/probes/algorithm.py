@@ -40,6 +40,7 @@ from ar_interp.probes.context import (
     estimates_of,
     has_own_path,
     in_chunks,
+    predictions_by_layer,
 )
 from ar_interp.probes.protocol import BARE, DIAGONAL, needs
 from ar_interp.probes.results import Result
@@ -142,7 +143,7 @@ def identify_algorithm(
     descents = {choice: _descents(process, length, choice) for choice in (False, True)}
     if estimators is None:
         estimators = default_estimators(process, length=length, per_pair=per_pair)
-    layers = _predictions_by_layer(model, sequences)
+    layers = predictions_by_layer(model, sequences)
     kind = OWN if has_own_path(model) else EVERY
     maps = [estimates_of(model, sequences, layer=layer, kind=kind)[-1][:, 1:] for layer in range(len(layers))]
     errors = {f"model, layer {layer}": _errors(sequences, found) for layer, found in enumerate(layers)}
@@ -341,19 +342,6 @@ def _descents(process: Process, length: int, per_pair: bool) -> dict[str, Estima
         for k, size in zip(STEPS, sizes, strict=True)
     }
     return {"zero": Zero(), **steps}
-
-
-def _predictions_by_layer(model: Model, contexts: Contexts) -> list[Tensor]:
-    """What the stream holds after each layer; a model without a config has one."""
-    if not model.has_config:
-        return [in_chunks(lambda part: model(part.inputs), contexts)]
-    names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.n_layers)]
-
-    def run(part: Contexts) -> Tensor:
-        cache = model.run_with_cache(part.inputs, names_filter=names)[1]
-        return torch.stack([model.read_out(cache[name]) for name in names])
-
-    return list(in_chunks(run, contexts, dim=1))
 
 
 def _errors(contexts: Contexts, predictions: Inexact[Tensor, "batch pos dim"]) -> Float[np.ndarray, "batch length"]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from ar_interp._checks import check_choice
+from ar_interp._checks import check_choice, check_integer
 from ar_interp.estimators import OLS, DiagonalOLS, GradientDescent, Zero, apply
 from ar_interp.models.opened import Model
 from ar_interp.probes.jacobian import BY_QUERY, BY_VALUE, full_jacobian, query_jacobian, value_jacobian
@@ -81,6 +81,7 @@ def recover_context(
     sequences: Sequences,
     *,
     kind: str = OWN,
+    layer: int | None = None,
     probe_hook: str | None = None,
     untrained: object = None,
 ) -> RecoveredContext:
@@ -98,6 +99,7 @@ def recover_context(
     Args:
         sequences: complex in the eigenbasis for diagonal heads, and for a model without a config.
         kind: `own path`, or `full` for `full_jacobian`, d(prediction_T) / d(s_T) with nothing frozen.
+        layer: of the estimate and the prediction that the residual stream holds after it; the last if left out.
         probe_hook: also read cos and sin of the phases from this activation at the last T (see `probe_activations`).
         untrained: the control model of that regression; `model.untrained(seed)` if left out.
     Raises:
@@ -105,7 +107,12 @@ def recover_context(
             path of s_T alone.
     """
     W, pairs = sequences.W, sequences.pairs()
-    maps = estimates_of(model, sequences, kind=kind)
+    layer = None if layer is None else check_integer("layer", layer, low=0, high=model.n_layers - 1)
+    maps = estimates_of(model, sequences, layer=layer, kind=kind)
+    if layer is None:
+        predictions = in_chunks(lambda part: model(part.inputs), sequences)
+    else:
+        predictions = predictions_by_layer(model, sequences)[layer]
     in_context_map, estimate = maps[0], maps[-1]
     estimates = {"OLS": in_chunks(lambda part: OLS().estimate(part.pairs()), sequences)}
     gradient = GradientDescent.of_steps(1, 1.0, per_pair=model.normalises).estimate(pairs)
@@ -121,7 +128,7 @@ def recover_context(
     if kind == EVERY or not reads_circuit(model, sequences):
         estimates[ONE_STEP] = one_step
     estimates["zero"] = Zero().estimate(pairs)
-    candidates = {"model": (estimate, in_chunks(lambda part: model(part.inputs), sequences))}
+    candidates = {"model": (estimate, predictions)}
     candidates |= {name: (found, apply(found, pairs.x)) for name, found in estimates.items()}
     errors = [
         _mean_by_length(
@@ -201,6 +208,19 @@ def reads_circuit(model: Model, sequences: Sequences) -> bool:
 def in_chunks(function: Callable[[Contexts], Tensor], contexts: Contexts, *, dim: int = 0) -> Tensor:
     """The function on CHUNK contexts at a time; `dim` is the axis of the contexts in its result."""
     return torch.cat([function(part) for part in contexts.split(CHUNK)], dim=dim)
+
+
+def predictions_by_layer(model: Model, contexts: Contexts) -> list[Tensor]:
+    """What the stream holds after each layer; a model without a config has one."""
+    if not model.has_config:
+        return [in_chunks(lambda part: model(part.inputs), contexts)]
+    names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.n_layers)]
+
+    def run(part: Contexts) -> Tensor:
+        cache = model.run_with_cache(part.inputs, names_filter=names)[1]
+        return torch.stack([model.read_out(cache[name]) for name in names])
+
+    return list(in_chunks(run, contexts, dim=1))
 
 
 def _diagonal(sequences: Sequences) -> bool:
