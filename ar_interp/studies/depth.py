@@ -149,15 +149,17 @@ STUDY = Study(
         # s_{T-1}, a second copy of W, which stays the target's when the states alone are moved
         "augmented-haar-short": _recipe(1, "linear", n_ctx=20),
         "augmented-haar-l1": _recipe(1, "linear"),
-        "augmented-haar-l2": _recipe(2, "linear", known_failures={"estimate/swap error": (0.05, 0.38)}),
-        "augmented-haar-l3": _recipe(3, "linear", known_failures={"estimate/swap error": (0.22, 0.36)}),
-        "augmented-haar-l4": _recipe(4, "linear", known_failures={"estimate/swap error": (0.05, 1.2)}),
+        "augmented-haar-l2": _recipe(2, "linear", known_failures={"estimate/swap error": (0.05, 21.0)}),
+        "augmented-haar-l3": _recipe(3, "linear", known_failures={"estimate/swap error": (0.92, 1.88)}),
+        "augmented-haar-l4": _recipe(4, "linear", known_failures={"estimate/swap error": (0.17, 1.92)}),
         "augmented-haar-l1-keys": _recipe(1, "linear/keys"),
         "augmented-haar-l2-keys": _recipe(
-            2, "linear/keys", known_failures={"estimate/swap": (0.76, 0.93), "estimate/swap error": (0.48, 0.79)}
+            2, "linear/keys", known_failures={"estimate/swap": (0.76, 0.93), "estimate/swap error": (0.5, 0.84)}
         ),
-        "augmented-haar-l3-keys": _recipe(3, "linear/keys", known_failures={"estimate/swap error": (0.05, 0.42)}),
-        "augmented-haar-l4-keys": _recipe(4, "linear/keys", known_failures={"estimate/swap error": (0.23, 0.36)}),
+        "augmented-haar-l3-keys": _recipe(
+            3, "linear/keys", known_failures={"estimate/swap error": (0.17, 0.28), "outside/growth": (1.0, 1.21)}
+        ),
+        "augmented-haar-l4-keys": _recipe(4, "linear/keys", known_failures={"estimate/swap error": (0.26, 0.36)}),
     },
     claims=_claims,
     exhibits=_exhibits,
