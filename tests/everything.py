@@ -145,27 +145,29 @@ def plain(found: Any) -> Any:
     return found
 
 
-def differences(found: Any, expected: Any, tolerance: float, where: str = "") -> list[str]:
-    """Where two outcomes are apart by more than a share of the largest number there."""
+def differences(found: Any, expected: Any, tolerance: float, where: str = "", *, floor: float = 0.0) -> list[str]:
+    """Where two outcomes are apart by more than a share of the largest number there, and than `floor`."""
     if type(found) is not type(expected):
         return [f"{where}: {found!r:.300} is not {expected!r:.300}"]
     if isinstance(expected, Mapping):
         if found.keys() != expected.keys():
             return [f"{where}: {sorted(found)} are not {sorted(expected)}"]
         return [
-            line for name in expected for line in differences(found[name], expected[name], tolerance, f"{where}.{name}")
+            line
+            for name in expected
+            for line in differences(found[name], expected[name], tolerance, f"{where}.{name}", floor=floor)
         ]
     if isinstance(expected, list):
         if len(found) != len(expected):
             return [f"{where}: {len(found)} are not {len(expected)}"]
         pairs = enumerate(zip(found, expected, strict=True))
-        return [line for i, (x, y) in pairs for line in differences(x, y, tolerance, f"{where}[{i}]")]
+        return [line for i, (x, y) in pairs for line in differences(x, y, tolerance, f"{where}[{i}]", floor=floor)]
     if (isinstance(expected, np.ndarray) and expected.dtype.kind in "fc") or isinstance(expected, float):
         x, y = np.asarray(found), np.asarray(expected)
         if x.shape != y.shape:
             return [f"{where}: shapes {x.shape}, {y.shape}"]
         scale = np.nanmax(np.abs(np.where(np.isfinite(y), y, 0)), initial=0)
-        same = np.isclose(x, y, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+        same = np.isclose(x, y, rtol=tolerance, atol=max(floor, tolerance * scale), equal_nan=True)
         return [] if same.all() else [f"{where}: {x[~same][:3]} are not {y[~same][:3]}"]
     same = np.array_equal(found, expected) if isinstance(expected, np.ndarray) else found == expected
     return [] if same else [f"{where}: {found!r:.300} is not {expected!r:.300}"]

@@ -1,6 +1,6 @@
 """A model and contexts on a GPU: everything runs there and says what it says on the CPU.
 
-Skipped without CUDA; `test_devices.py` asks part of it of a second device that every machine has.
+Skipped without CUDA; `test_moods.py` asks part of it of a second device that every machine has.
 """
 
 import datetime
@@ -14,7 +14,8 @@ from ar_interp.report import build
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 CLOSE = 1e-6  # of the largest number: sums in another order, through inverses
-SHIPPED = ("diagonal-orthogonal-h5", "augmented-unitary", "plain-haar-h5", "positional-mu50", "augmented-haar-l2-keys")
+ROUNDING = 1e-12  # of numbers that are zero but for it
+SHIPPED = ("diagonal-orthogonal-h5", "augmented-unitary", "plain-haar-parity", "positional-mu50", "augmented-haar-l2-keys")
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -24,7 +25,12 @@ def test_probes_give_what_they_give_on_the_cpu(kind):
     expected = {name: outcome(call) for name, call in probes(model_of(kind), a, b).items()}
     found = {name: outcome(call) for name, call in probes(model_of(kind, "cuda"), a.to("cuda"), b.to("cuda")).items()}
     drawn = {name for name in found if name == "outside_errors" or name.startswith(("edit ", "function_deviation"))}
-    apart = [line for name in found.keys() - drawn for line in differences(found[name], expected[name], CLOSE, name)]
+    apart = [
+        line
+        for name in found.keys() - drawn
+        for line in differences(found[name], expected[name], CLOSE, name, floor=ROUNDING)
+        if "error_similarity" not in line  # of errors that are rounding with those of an estimator: any number
+    ]
     assert not apart
     assert all(type(found[name]) is type(expected[name]) for name in drawn)
 
