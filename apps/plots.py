@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plotly.offline import get_plotlyjs
 from streamlit.components.v2 import component
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ def show(
     claims: Sequence[str] = (),
     verdict: str = "",
     summary: str = "",
-) -> None:
+    kept: bool = False,
+) -> dict[str, Any] | None:
     """Show a figure with its words as text, the claims that it bears on and the ways to take it away.
 
     Args:
@@ -57,11 +60,37 @@ def show(
         claims: HTML, one each.
         verdict: of the claims together.
         summary: of the claims, shown while they are folded.
+        kept: it is in the basket.
+    Returns:
+        What is to be kept of it, if the visitor has just asked for that.
     """
     from ar_interp.report.typeset import typeset
 
     words = {"look": typeset(look), "code": code, "claims": list(claims), "verdict": verdict, "summary": summary}
-    _component()(key=f"figure {id}", data={"id": id, "name": id, "plotly": PLOTLY, **words, **figure})
+    data = {"id": id, "name": id, "plotly": PLOTLY, "kept": kept, **words, **figure}
+    found = _component()(key=f"figure {id}", data=data, on_keep_change=lambda: None)
+    return {**words, **figure} if found.keep else None
+
+
+def page(title: str, kept: Sequence[Mapping[str, Any]]) -> str:
+    """Kept figures as one HTML page that needs no network: words, figure, claims and the lines that draw it."""
+    parts, specifications = [], []
+    for number, figure in enumerate(kept):
+        claims = "".join(f"<li>{claim}</li>" for claim in figure["claims"])
+        parts.append(
+            f"<h2>{figure['title']}</h2><p>{figure['measured']}</p><div id='figure{number}'></div>"
+            f"<p>{figure['look']}</p><ul>{claims}</ul><details><summary>Python</summary>"
+            f"<pre>{html.escape(figure['code'])}</pre></details>"
+        )
+        specifications.append(figure["figure"])
+    drawn = json.dumps(specifications).replace("<", "\\u003c")
+    return (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
+        "<style>body { font-family: sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }</style>"
+        f"<h1>{html.escape(title)}</h1>{''.join(parts)}<script>{get_plotlyjs()}</script>"
+        f"<script>{drawn}.forEach((one, i) => Plotly.newPlot(`figure${{i}}`, one.data, one.layout, "
+        "{responsive: true}))</script></html>"
+    )
 
 
 def _component() -> Any:

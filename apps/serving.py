@@ -40,6 +40,7 @@ ROOM = (
     b'<style>@media (min-width: 769px) { [data-testid="stSkipToContent"] + div:has(> .stMain) { margin-left: 300px } }'
     b"</style>"
 )  # where nothing, hence no menu yet, stands between the two
+SOON = b'<link rel="preload" as="script" href="/plotly/plotly.min.js">'
 _IMPORTING, _STATE = threading.Lock(), set[str]()
 REFUSED = (
     "This explorer opens the shipped checkpoints, and folders that it was allowed to open when it was started: "
@@ -168,8 +169,8 @@ class OwnPagesOnly:
         return await self.app(scope, receive, send_with_policy)
 
 
-class RoomForTheMenu:
-    """Keeps the place of the menu free from the start, which streamlit shows late, pushing the page aside."""
+class EarlyInThePage:
+    """Has pages keep the menu's place free, which streamlit shows late, and load plotly.js while streamlit starts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -190,7 +191,8 @@ class RoomForTheMenu:
             page += message.get("body", b"")
             if message.get("more_body"):
                 return
-            page = page.replace(b"</head>", ROOM + b"</head>", 1)
+            early = b"" if scope["path"] == "/" else SOON  # the story has no such figures
+            page = page.replace(b"</head>", ROOM + early + b"</head>", 1)
             others = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
             await send({**start, "headers": [*others, (b"content-length", str(len(page)).encode())]})
             await send({"type": "http.response.body", "body": page})
@@ -218,5 +220,5 @@ def is_local(host: str) -> bool:
         return False
 
 
-MIDDLEWARE: list[Any] = [Middleware(OwnPagesOnly), Middleware(RoomForTheMenu)]
+MIDDLEWARE: list[Any] = [Middleware(OwnPagesOnly), Middleware(EarlyInThePage)]
 ROUTES: list[Any] = [Mount("/plotly", StaticFiles(directory=Path(plotly.__file__).parent / "package_data"))]

@@ -86,6 +86,7 @@ def navigation() -> dict[str, list[Any]]:
     start = [
         st.Page("pages/story.py", title="The story", icon=":material/auto_stories:", default=True),
         st.Page("pages/models.py", title="Models by question", icon=":material/category:"),
+        st.Page("pages/basket.py", title="Basket", icon=":material/shopping_basket:"),
         st.Page("pages/glossary.py", title="Glossary", icon=":material/dictionary:"),
     ]
     model = [
@@ -149,12 +150,12 @@ def _show(checkpoint: ari.Checkpoint, subject: Subject, exhibit: Exhibit, shared
         with st.spinner(f"Measuring: {exhibit.title} …"):
             figures[key] = plots.specify(exhibit.draw(subject, exhibit.result(subject, values, results), **values))
     figure = figures[key]
-    for kept in (results, figures):
-        for old in list(kept)[:-N_KEPT]:
-            kept.pop(old, None)
+    for cache in (results, figures):
+        for old in list(cache)[:-N_KEPT]:
+            cache.pop(old, None)
     about = [row for row in measured_claims(checkpoint) if _bears_on(exhibit, row)]
     verdicts = [row["verdict"] for row in about]
-    plots.show(
+    kept = plots.show(
         figure,
         id=re.sub(r"\W+", "-", exhibit.name),
         look=exhibit.look,
@@ -162,7 +163,16 @@ def _show(checkpoint: ari.Checkpoint, subject: Subject, exhibit: Exhibit, shared
         claims=[claim_line(row) for row in about],
         verdict=worst(verdicts),
         summary=f"Claims that this bears on: {counted(verdicts)}",
+        kept=(checkpoint.name, *key) in basket(),
     )
+    if kept:
+        basket()[(checkpoint.name, *key)] = kept
+        st.rerun()
+
+
+def basket() -> dict[Any, dict[str, Any]]:
+    """The figures that a visitor has kept, by checkpoint, exhibit and values of controls."""
+    return st.session_state.setdefault("basket", {})
 
 
 def _bears_on(exhibit: Exhibit, row: Mapping[str, Any]) -> bool:

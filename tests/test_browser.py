@@ -135,6 +135,18 @@ def test_a_figure_is_taken_away_as_image_table_page_lines_and_link(page, tmp_pat
     figure.locator("button", has_text="Link").click()
     figure.locator("button", has_text="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()").endswith("#positional_rows")
+    figure.locator("button", has_text="Keep").click()
+    figure.locator("button", has_text="Keep").wait_for(state="hidden")
+    page.get_by_role("link", name="Basket", exact=True).click()
+    settle(page)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Take it away as one page").click()
+    saved.value.save_as(tmp_path / "report.html")
+    page.context.new_page().goto((tmp_path / "report.html").as_uri(), wait_until="load")
+    page.context.pages[-1].wait_for_selector(".main-svg")
+    page.context.pages[-1].close()
+    page.get_by_role("button", name="Leave it out").click()
+    page.get_by_text("Nothing is kept yet").wait_for()
 
 
 def test_panels_that_would_be_too_narrow_stack(page):

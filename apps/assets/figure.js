@@ -8,7 +8,7 @@ const COLOUR = /#[0-9a-f]{6}\b|rgb\(\s*\d+\s*,\s*\d+\s*,\s*\d+\s*\)/gi;
 const AXIS = { automargin: true, title: { font: { size: 13 } }, linecolor: "rgba(128,128,128,.5)" };
 const mounted = new WeakMap();
 
-export default function ({ parentElement, data }) {
+export default function ({ parentElement, data, setTriggerValue }) {
   const figure = parentElement.querySelector(".ar-figure");
   let state = mounted.get(figure);
   if (!state) {
@@ -18,7 +18,7 @@ export default function ({ parentElement, data }) {
     state.observer = new ResizeObserver(() => { if (state.columns !== undefined) draw(state); });
     state.observer.observe(state.plot);
   }
-  state.data = data;
+  Object.assign(state, { data, keep: () => setTriggerValue("keep", true) });
   write(state);
   if (!state.plot.children.length) state.plot.style.minHeight = `${data.figure.layout.height}px`;
   load(data.plotly).then(() => draw(state));
@@ -36,6 +36,7 @@ function load(source) {
 function write({ figure, plot, data }) {
   const part = name => figure.querySelector(`.ar-${name}`);
   figure.id = data.id;
+  for (const button of figure.querySelectorAll(".ar-take button")) if (button.textContent === "Keep") button.hidden = data.kept;
   part("title").innerHTML = data.title;  // escaped by Python but for indices
   part("measured").innerHTML = data.measured;
   part("look").innerHTML = data.look;
@@ -208,6 +209,7 @@ function takeAway(state) {
     CSV: ["Save what is drawn as a table", () => save(new Blob([table(state.plot._fullData ?? state.data.figure.data)], { type: "text/csv" }), `${state.data.name}.csv`)],
     HTML: ["Save the figure as a page that needs no network", async () => save(new Blob([await page(state)], { type: "text/html" }), `${state.data.name}.html`)],
     Python: ["Show the lines that draw it", button => { code.hidden = !code.hidden; button.setAttribute("aria-expanded", String(!code.hidden)); }],
+    Keep: ["Put the figure into the basket, which becomes a report", () => state.keep()],
     Link: ["Copy a link to this figure as it stands", button => copy(button, `${location.href.split("#")[0]}#${state.data.id}`)],
   };
   for (const [label, [title, action]] of Object.entries(actions)) {
