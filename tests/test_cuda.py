@@ -15,7 +15,13 @@ from ar_interp.report import build
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 CLOSE = 1e-6  # of the largest number: sums in another order, through inverses
 ROUNDING = 1e-12  # of numbers that are zero but for it
-SHIPPED = ("diagonal-orthogonal-h5", "augmented-unitary", "plain-haar-parity", "positional-mu50", "augmented-haar-l2-keys")
+SHIPPED = (
+    "diagonal-orthogonal-h5",
+    "augmented-unitary",
+    "plain-haar-parity",
+    "positional-mu50",
+    "augmented-haar-l2-keys",
+)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -13,8 +13,8 @@ from ar_interp.models.config import ModelConfig
 class PlainModel(nn.Module):
     """tokens [batch pos dim] -> predictions [batch pos dim] by the closed form of the weights.
 
-    It has no hooks and nothing of TransformerLens, trains like any module, and goes through `torch.export.export`, whose
-    result needs this package no more. Computed in double precision; predictions have the precision of tokens and
+    It has no hooks and nothing of TransformerLens, trains like any module, and goes through `torch.export.export`,
+    whose result needs this package no more. Computed in double precision; predictions have the precision of tokens and
     weights, whichever is higher.
 
     Args:
