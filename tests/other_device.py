@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "meta"
+LINALG = ("eigh", "inv", "inv_ex", "lstsq", "pinv", "qr", "solve", "svd", "svdvals")
+BROKEN = [getattr(torch.linalg, name) for name in LINALG]  # in their parts, by a dispatch mode
 
 
 class There(torch.Tensor):
@@ -22,6 +24,7 @@ class There(torch.Tensor):
 
     @staticmethod
     def __new__(cls, here):
+        here = here.resolve_conj().resolve_neg()  # torch sees the outside alone, which has no such bits
         shape = {"strides": here.stride(), "storage_offset": here.storage_offset(), "dtype": here.dtype}
         found = torch.Tensor._make_wrapper_subclass(cls, here.shape, device=NAME, requires_grad=False, **shape)
         found.here = here
@@ -63,8 +66,6 @@ def _compute(function, args, kwargs):
         there = isinstance(args[0], There)
     bare, options = tree_map(lambda x: x.here if isinstance(x, There) else x, (args, kwargs))
     found = function(*bare, **options)
-    if there and function.overloadpacket in (torch.ops.aten._conj, torch.ops.aten._neg_view):
-        found = found.resolve_conj().resolve_neg()  # torch sees the outside alone, which has no such bit
     if not there:
         return found
     wrapped = tree_map(lambda x: There(x) if isinstance(x, torch.Tensor) else x, found)
@@ -83,11 +84,7 @@ class _Composed(TorchFunctionMode):
         kwargs = kwargs or {}
         if function in (torch.tensor, torch.as_tensor) and NAME in str(kwargs.get("device")):
             return function(*args, **{**kwargs, "device": "cpu"}).to(NAME)
-        if function in (
-            torch.linalg.pinv,
-            torch.linalg.lstsq,
-            torch.linalg.solve,
-        ):  # a dispatch mode breaks their parts
+        if function in BROKEN:
             there = isinstance(args[0], There)
             with _disable_current_modes():
                 found = function(*(x.here if isinstance(x, There) else x for x in args), **kwargs)

@@ -51,8 +51,8 @@ def shortened(sequences, n_tokens):
     return replace(sequences, tokens=sequences.tokens[:, :n_tokens])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("n", "length"), [(1, 6), (2, 6), (2, 1)])
+@pytest.mark.parametrize("kind", ["diagonal", "augmented"])
+@pytest.mark.parametrize(("n", "length"), [(1, 6), (2, 1)])
 def test_few_and_short_contexts_are_answered_or_refused(kind, n, length):
     """Nothing but a `ValueError`; warnings are errors in the suite."""
     refused(kind, shortened(SAMPLES[kind][0][:n], length + 1))

@@ -15,6 +15,7 @@ import ar_interp as ari
 from ar_interp import theory
 
 KINDS = ("diagonal, pairs", "augmented, full", "plain")
+LONG = ("identify_algorithm", "equivalent_steps_of", "data_efficiency", "outside_errors", "probe_activations")
 ROUNDING = 1e-9
 FACTORIES = (
     "arange", "empty", "eye", "full", "linspace", "logspace", "normal", "ones", "rand", "randint", "randn", "randperm",
@@ -50,9 +51,10 @@ def no_grad_in_double():
 
 
 def calls(kind, device="cpu"):
-    """Every probe on given sequences, and `verify`."""
+    """Every probe on given sequences, those that take long once, and `verify`."""
     model, (a, b) = model_of(kind, device), contexts_of(kind)
-    return probes(model, a.to(device), b.to(device)) | {"verify": judgements(model)["verify"]}
+    found = probes(model, a.to(device), b.to(device)) | {"verify": judgements(model)["verify"]}
+    return {name: call for name, call in found.items() if kind == KINDS[0] or not name.startswith(LONG)}
 
 
 @cache
@@ -65,8 +67,9 @@ def apart(kind, found, tolerance=ROUNDING, without=()):
     return [line for name in names for line in differences(found[name], calm(kind)[name], tolerance, name)]
 
 
-@pytest.mark.parametrize("mood", [all_at_once, no_grad_in_double])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "mood"), [*((kind, all_at_once) for kind in KINDS), ("augmented, full", no_grad_in_double)]
+)
 def test_a_mood_changes_nothing(kind, mood):
     """Also sequences that are drawn and models that are made in it."""
     with mood():
@@ -76,11 +79,12 @@ def test_a_mood_changes_nothing(kind, mood):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_second_device_changes_nothing(kind, monkeypatch):
-    """Haar matrices are drawn otherwise there, and so what samples them by itself is left out."""
+    """Left out are what samples Haar matrices by itself, which are drawn otherwise there, and where complex values of a
+    state meet: the imitation of a device loses them (`test_cuda.py` has one that does not)."""
     with second_device(monkeypatch) as device:
         found = {name: outcome(call) for name, call in calls(kind, device).items()}
-    sampled = ("outside_errors", "verify", "edit ") if kind == "plain" else ()
-    assert not apart(kind, found, 1e-7, sampled)
+    left_out = {"plain": ("verify", "edit "), "augmented, full": ("verify", "swap_context")}.get(kind, ())
+    assert not apart(kind, found, 1e-7, left_out)
     assert type(found["verify"]) is type(calm(kind)["verify"])
 
 
