@@ -21,7 +21,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ar_interp._checks import check_device, check_integer
+from ar_interp import seeds
+from ar_interp._checks import check_device, check_integer, wrapping
 from ar_interp._files import (
     LONGEST_INTEGER,
     check_keys,
@@ -45,6 +46,7 @@ from ar_interp.processes import Contexts, FirstToken, HaarOrthogonal, Process
 from ar_interp.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from ar_interp.models.plain import PlainModel
     from ar_interp.models.transformer import HookedARTransformer
 
 __all__ = [
@@ -70,11 +72,12 @@ MAX_ROW_BYTES = 2**8  # of metrics.jsonl
 MAX_LOGGED = 2**12  # rows of the history
 LARGEST = 2**63 - 1
 KEYS = {"schema", "model", "process", "training", "seed", "steps", "device", "versions"}
-MORE_KEYS = {"threads"}  # of later folders
+MORE_KEYS = {"threads", "origin"}  # of later folders
 FILES = ("model.safetensors", "config.json", "metrics.jsonl", "README.md")
 SNAPSHOTS = "snapshots.safetensors"  # of small models
 CLAIMS = "claims.json"  # what was verified of these weights, see `records`
 MAX_SNAPSHOTS = 64
+N_FRESH = 1024  # contexts that weights from elsewhere are measured on
 MAX_NAME = 255
 VERSIONED = ("ar-interp", "torch", "transformer-lens", "numpy", "scipy")
 STEP_COLUMNS = ("step", "loss_min", "loss_median", "loss_max")
@@ -103,6 +106,8 @@ class TrainingRun(Shown):
         threads: of torch, on whose number the last bits depend; None where it is not known.
         snapshots: step -> weights of the same member before that update, at steps that double; of small models that
             were trained by descent.
+        origin: where the weights come from, or began, if not from this training alone: a sentence without its full
+            stop; empty otherwise.
     """
 
     config: Any
@@ -116,6 +121,7 @@ class TrainingRun(Shown):
     device: str
     snapshots: Mapping[int, dict[str, Tensor]] = field(default_factory=dict)
     threads: int | None = None
+    origin: str = ""
 
     @cached_property
     def model(self) -> "HookedARTransformer":
@@ -141,6 +147,44 @@ class TrainingRun(Shown):
         device = check_device("device", device)
         along = {step: _moved(parameters, device) for step, parameters in self.snapshots.items()}
         return replace(self, parameters=_moved(self.parameters, device), snapshots=along)
+
+    def to_torch(self) -> "PlainModel":
+        """The model as a bare torch module with the same predictions, without hooks; `torch.export` takes it."""
+        from ar_interp.models.plain import PlainModel
+
+        return PlainModel(self.config, self.parameters)
+
+    def with_weights(self, weights: Any, *, origin: str = "") -> "TrainingRun":
+        """A run with weights that were changed elsewhere: nothing is said of a training that they do not come from.
+
+        Its history is empty, it has made no steps, and its one loss is measured on fresh contexts.
+
+        Args:
+            weights: a model with this config, or its parameters by name.
+            origin: where they come from; `weights changed elsewhere, from NAME` if left out.
+        Raises:
+            ValueError: other names or shapes than the config's, weights or losses that are not finite.
+        """
+        parameters = weights_of(weights, self.config)
+        source = getattr(self, "name", "a training run")
+        run = TrainingRun(
+            config=self.config,
+            process=self.process,
+            training=TrainConfig(),
+            parameters=parameters,
+            history=pd.DataFrame(columns=list(STEP_COLUMNS)),
+            members=pd.DataFrame(),
+            seed=0,
+            steps=0,
+            device="none",
+            origin=origin or f"weights changed elsewhere, from {source}",
+        )
+        contexts = self.process.contexts(
+            N_FRESH, self.config.n_ctx, seed=seeds.FINAL_LOSSES, dtype=self.config.torch_dtype
+        )
+        with torch.no_grad():
+            loss = contexts.losses(run.model.cpu()(contexts.inputs)).mean().item()
+        return replace(run, members=pd.DataFrame({"seed": [0], "loss": [loss]}))
 
     def save(self, path: str | Path) -> Path:
         """Write the checkpoint folder `path`; see `checkpoints.save`."""
@@ -213,6 +257,30 @@ def model_of(subject: Any, name: str = "model") -> Any:
     return found.model if isinstance(found, TrainingRun) else found
 
 
+def weights_of(given: Any, config: Any, name: str = "weights") -> dict[str, Tensor]:
+    """A copy of weights that fit a config, in its precision.
+
+    Args:
+        given: a model, a subject that has one (see `loaded`), or tensors by name.
+        name: of the argument, for messages.
+    Raises:
+        ValueError: other names or shapes than the config's, or numbers that are not finite.
+    """
+    found: Any = given if isinstance(given, Mapping) else model_of(given, name)
+    tensors = found.state_dict() if hasattr(found, "state_dict") else found
+    shapes, theirs = config.parameter_shapes, {key: tuple(value.shape) for key, value in tensors.items()}
+    wrong = sorted(key for key in theirs.keys() | shapes.keys() if theirs.get(key) != shapes.get(key))
+    if wrong:
+        raise ValueError(
+            f"{name} must have the names and shapes of the config: {wrong[0]!r} is {theirs.get(wrong[0], 'missing')}, "
+            f"and {shapes.get(wrong[0], 'missing')} in the config.{wrapping(theirs)}"
+        )
+    for key, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name} must be finite: {key} is not.")
+    return {key: tensors[key].detach().cpu().to(config.torch_dtype).clone() for key in shapes}
+
+
 def _read(folder: Path) -> Checkpoint:
     """The checkpoint in a folder, every part of it checked."""
     where = name_of(folder / "config.json")
@@ -226,7 +294,7 @@ def _read(folder: Path) -> Checkpoint:
     versions = check_versions(raw["versions"], where)
     with faults_of(where):
         config.check_process(process)
-        trained_on = check_text("device", raw["device"])
+        trained_on, origin = check_text("device", raw["device"]), check_text("origin", raw.get("origin", ""))
         seed, steps = (check_integer(name, raw[name], low=0, high=LARGEST) for name in ("seed", "steps"))
         threads = check_integer("threads", raw["threads"], low=1, high=LARGEST) if "threads" in raw else None
     tensors = read_tensors(folder / FILES[0], lambda names: config.parameter_shapes, config.torch_dtype)
@@ -250,6 +318,7 @@ def _read(folder: Path) -> Checkpoint:
         threads=threads,
         snapshots=_read_snapshots(folder / SNAPSHOTS, config, steps),
         versions=versions,
+        origin=origin,
     )
 
 
@@ -333,6 +402,7 @@ def _files_of(run: Any, name: str, card: str | None) -> dict[str, bytes]:
         "steps": run.steps,
         "device": run.device,
         **({"threads": threads} if threads else {}),
+        **({"origin": run.origin} if getattr(run, "origin", "") else {}),
         "versions": {name: version(name) for name in VERSIONED},
     }
     rows = [*run.history.to_dict("records"), *run.members.to_dict("records")]
@@ -375,8 +445,9 @@ def _on_threads(threads: int | None) -> str:
 
 def describe(run: Any, name: str, summary: str = "") -> str:
     """The model card's first part: what the model is and how it was made."""
-    model, process, training = run.config, run.process, run.training
-    losses = run.members["loss"]
+    model, process = run.config, run.process
+    losses, origin = run.members["loss"], getattr(run, "origin", "")
+    near = (losses < losses.min() + 0.01).sum()
     own = {field.name: getattr(process, field.name) for field in fields(process)}
     own = {name: value for name, value in own.items() if value and name not in ("dim", "first_token")}
     facts = "".join(f", {name} = {f'{value:g}' if isinstance(value, float) else value}" for name, value in own.items())
@@ -393,19 +464,31 @@ def describe(run: Any, name: str, summary: str = "") -> str:
         "",
         "## How it was made",
         "",
-        f"- `ar-interp train {name}`",
+        *([f"- {origin}"] if origin else [f"- `ar-interp train {name}`"]),
+    ]
+    if run.steps or not origin:
+        lines += _training_facts(run)
+    return "\n".join(
+        [
+            *lines,
+            f"- final loss per context length {losses.min():.3g}; {near} of {len(losses)} seed(s) end within .01 of it",
+            "",
+        ]
+    )
+
+
+def _training_facts(run: Any) -> list[str]:
+    """How a training was done, for the model card."""
+    model, training = run.config, run.training
+    return [
         f"- {training.objective} loss, optimizer {training.optimizer}"
         + ("" if training.optimizer == "lbfgs" else f", lr {training.lr:.6g}")
         + f", {run.steps} steps"
         + (f", batch {training.batch}" if training.objective == "sampled" else "")
         + ("" if training.stop_below is None else f", stopped below {training.stop_below:g}"),
-        f"- initial weights {model.initial_law}; {len(losses)} seed(s) from {training.seed}, "
+        f"- initial weights {model.initial_law}; {len(run.members)} seed(s) from {training.seed}, "
         f"seed {run.seed} kept; trained on {run.device}{_on_threads(getattr(run, 'threads', None))}",
-        f"- final loss per context length {losses.min():.3g}; {(losses < losses.min() + 0.01).sum()} of "
-        f"{len(losses)} seed(s) end within .01 of it",
-        "",
     ]
-    return "\n".join(lines)
 
 
 def _find(name_or_path: str | Path) -> Path:

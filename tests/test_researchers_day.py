@@ -166,3 +166,35 @@ def test_layers_are_compared_in_one_table():
     assert torch.equal(early.estimate, late.estimate)
     with pytest.raises(ValueError, match="layer must be at most 1, got 2"):
         ari.recover_context(model, sequences, layer=2)
+
+
+def test_weights_are_changed_fine_tuned_and_exported_with_their_provenance(tmp_path):
+    checkpoint = ari.load("augmented-unitary")
+    model = ari.load("augmented-unitary").model
+    with torch.no_grad():
+        model.blocks[0].attn.OV_blocks *= 1.01
+    changed = checkpoint.with_weights(model)
+    changed.save(tmp_path / "changed")
+    again = ari.load(tmp_path / "changed")
+    assert again.origin == "weights changed elsewhere, from augmented-unitary"
+    assert (again.steps, len(again.history), len(again.members)) == (0, 0, 1)
+    card = (tmp_path / "changed" / "README.md").read_text()
+    assert again.origin in card
+    assert "optimizer" not in card
+    assert "ar-interp train" not in card
+    training = ari.TrainConfig(objective="sampled", optimizer="adam", lr=1e-3, steps=20, batch=16)
+    tuned = ari.train(checkpoint.config, checkpoint.process, training, init=tmp_path / "changed", progress=False)
+    assert tuned.origin == "training began from the weights of changed"
+    assert (
+        tuned.history["loss_min"].iloc[0]
+        < 0.7 * ari.train(checkpoint.config, checkpoint.process, training, progress=False).history["loss_min"].iloc[0]
+    )
+    inputs = checkpoint.process.contexts(4, 10, seed=0).inputs
+    plain = again.to_torch()
+    assert (plain(inputs) - again.model(inputs)).abs().max() < 1e-12
+    exported = torch.export.export(plain, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},))
+    assert (exported.module()(inputs[:3]) - plain(inputs[:3])).abs().max() < 1e-12
+    with pytest.raises(ValueError, match="init must have the names and shapes of the config: .* is missing"):
+        ari.train(checkpoint.config, checkpoint.process, training, init=NAME)
+    with pytest.raises(ValueError, match=r"weights must be finite: blocks\.0\.attn\.OV_blocks is not"):
+        checkpoint.with_weights({**model.state_dict(), "blocks.0.attn.OV_blocks": torch.full((1, 3, 3), torch.inf)})

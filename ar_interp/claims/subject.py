@@ -66,6 +66,8 @@ def subject_of(subject: Any, process: Process | None = None, *, n: int | None = 
     subject = loaded(subject, "subject")
     run = subject if isinstance(subject, TrainingRun) else None
     model = subject if run is None else run.model
+    if run is not None and run.origin:  # claims about training are about one from the config's own initial law
+        run = None
     config, found = _config_of(model), process or getattr(subject, "process", None)
     if found is not None and isinstance(config, Config):
         config.check_process(found)

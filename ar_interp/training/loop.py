@@ -1,8 +1,9 @@
 """`train`: from a config and a process to a run, one member or an ensemble of seeds."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 from ar_interp import seeds
 from ar_interp._checks import as_tensor
 from ar_interp._moods import calm
-from ar_interp.checkpoints import TrainingRun
+from ar_interp.checkpoints import TrainingRun, loaded, weights_of
 from ar_interp.models.config import Config
 from ar_interp.processes import Process
 from ar_interp.setting import Setting, setting_of
@@ -51,7 +52,12 @@ class _AllDivergedError(Exception):  # caught here, never shown
 
 @calm(gradients=True)
 def train(
-    config: Config, process: Process, training: TrainConfig | None = None, *, progress: bool = True
+    config: Config,
+    process: Process,
+    training: TrainConfig | None = None,
+    *,
+    init: Any = None,
+    progress: bool = True,
 ) -> TrainingRun:
     """Train one model, or an ensemble of seeds of which the best is kept.
 
@@ -62,6 +68,8 @@ def train(
         config: the model.
         process: what it learns; its dim is the model's.
         training: how; `TrainConfig()` if left out.
+        init: weights to begin from, e.g. to fine-tune: a checkpoint, its name or folder, a run, a model or tensors by
+            name. All members begin there; the run's `origin` says so. Fresh ones of each seed if left out.
         progress: show a bar with the loss, the theoretical minimum and the time left.
     Raises:
         ValueError: sizes that do not agree, or a population loss where theory has none.
@@ -90,7 +98,16 @@ def train(
     else:
         sizes = {"batch": training.batch, "first_length": training.first_length}
         objective = sampled_objective(config, process, generators=generators, compiled=compiled, **sizes)
-    parameters = initial_members(config, training, device)
+    origin = ""
+    if init is None:
+        parameters = initial_members(config, training, device)
+    else:
+        begun = loaded(init, "init") if not isinstance(init, Mapping) else init
+        parameters = {
+            name: value.to(device).expand(training.n_seeds, *value.shape).clone()
+            for name, value in weights_of(begun, config, "init").items()
+        }
+        origin = f"training began from the weights of {getattr(begun, 'name', type(begun).__name__)}"
     log, layout = _Log(setting, training, progress), Layout(parameters)
     descend = _minimise if training.optimizer == "lbfgs" else _descend
     try:
@@ -117,6 +134,7 @@ def train(
         members=pd.DataFrame(columns),
         seed=member_seeds[best],
         steps=steps,
+        origin=origin,
         snapshots={step: member_of(layout.named(flat), best) for step, flat in log.snapshots.items() if step < steps},
         threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
