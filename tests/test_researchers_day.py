@@ -1,6 +1,8 @@
 """A day with the package from outside it: claims, processes, figures and tests of one's own, without a detour."""
 
 import json
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -194,7 +196,70 @@ def test_weights_are_changed_fine_tuned_and_exported_with_their_provenance(tmp_p
     assert (plain(inputs) - again.model(inputs)).abs().max() < 1e-12
     exported = torch.export.export(plain, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},))
     assert (exported.module()(inputs[:3]) - plain(inputs[:3])).abs().max() < 1e-12
-    with pytest.raises(ValueError, match="init must have the names and shapes of the config: .* is missing"):
+    with pytest.raises(ValueError, match=r"init must have the names and shapes of the config: .* is missing"):
         ari.train(checkpoint.config, checkpoint.process, training, init=NAME)
     with pytest.raises(ValueError, match=r"weights must be finite: blocks\.0\.attn\.OV_blocks is not"):
         checkpoint.with_weights({**model.state_dict(), "blocks.0.attn.OV_blocks": torch.full((1, 3, 3), torch.inf)})
+
+
+@dataclass(frozen=True)
+class Damped(ari.HaarOrthogonal):
+    """W = radius Q, off the unit circle."""
+
+    radius: float = 0.9
+
+    kind: ClassVar[str] = "day-damped"
+
+    def draw_matrices(self, batch, generator):
+        return self.radius * super().draw_matrices(batch, generator)
+
+
+@dataclass(frozen=True)
+class NarrowBand(ari.CommutingUnitary):
+    """Angles within +- band radians."""
+
+    band: float = 0.3
+
+    kind: ClassVar[str] = "day-narrow-band"
+
+    def draw_phases(self, batch, generator):
+        options = {"dtype": torch.float64, "device": generator.device}
+        return self.band * (2 * torch.rand(batch, self.dim, generator=generator, **options) - 1)
+
+
+class SecondOrder(ari.HaarOrthogonal):
+    """x_{t+1} = W_1 x_t + W_2 x_{t-1} on states (x_t, x_{t-1}); dim is that of the state."""
+
+    kind: ClassVar[str] = "day-second-order"
+
+    def draw_matrices(self, batch, generator):
+        half = self.dim // 2
+        options = {"dtype": torch.float64, "device": generator.device}
+        both = 0.4 * torch.randn(batch, half, self.dim, generator=generator, **options)
+        shift = torch.eye(half, self.dim, **options).expand(batch, half, self.dim)
+        return torch.cat([both, shift], dim=1)
+
+
+@pytest.mark.parametrize(
+    "process", [Damped(4, radius=0.8), NarrowBand(4, band=0.2), SecondOrder(4)], ids=lambda process: process.kind
+)
+def test_processes_of_one_s_own(process, tmp_path):
+    """They are sampled, trained on, saved, loaded and probed; theory says that it is silent."""
+    sequences = process.contexts(64, 6, seed=0)
+    moved = torch.einsum("bij,btj->bti", sequences.W.to(sequences.tokens.dtype), sequences.inputs)
+    assert (moved - sequences.targets).abs().max() < 1e-12
+    config = (
+        ari.ModelConfig.diagonal(dim=4, n_heads=4, n_ctx=6)
+        if process.has_eigenbasis
+        else ari.ModelConfig.augmented(dim=4, n_ctx=6)
+    )
+    training = ari.TrainConfig(objective="sampled", optimizer="adam", lr=3e-3, steps=5, batch=16)
+    ari.train(config, process, training, progress=False).save(tmp_path / "own")
+    loaded = ari.load(tmp_path / "own")
+    assert loaded.process == process
+    assert ari.recover_context(loaded, sequences).errors["n"].iloc[0] == 64
+    assert ari.setting_of(config, process).why_not
+    if isinstance(process, Damped):
+        assert sequences.tokens[:, -1].norm(dim=1).mean() == pytest.approx(0.8**6, rel=1e-9)
+    if isinstance(process, NarrowBand):
+        assert sequences.phases.abs().max() <= 0.2

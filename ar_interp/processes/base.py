@@ -204,8 +204,23 @@ class AutoregressiveProcess(Kind, ABC, root=True):
     """s_{t+1} = W s_t + noise * xi_t with a fresh random W for every sequence.
 
     A process of your own is a subclass with a `kind` and a `draw`, decorated with `@dataclass(frozen=True)` where it
-    has fields of its own; `HaarOrthogonal` needs 30 lines. A subclass is another process, of which theory knows
-    nothing, unless a `Setting` of your own speaks of it.
+    has fields of its own. It is another process, of which theory knows nothing, unless a `Setting` of your own speaks
+    of it. What each part must do:
+
+    - `kind` is a name that no other process has; it stands in saved files, where it is found again once the module that
+      defines the class is imported.
+    - `draw` gives `Sequences` with `length` tokens and the W that made them, tokens[:, t + 1] = W tokens[:, t] + noise,
+      in `cast_to(dtype, real=...)`, on the generator's device, with no randomness but the generator's. It applies
+      `noise` itself, or refuses it in `__post_init__`. Probes that compare with W trust it.
+    - Subclasses of `HaarOrthogonal` write `draw_matrices` alone: W [batch dim dim] in float64. Its recursion, noise and
+      first tokens serve every W, also off the unit circle.
+    - Subclasses of the commuting families write `draw_phases` alone: angles [batch dim], for conjugate pairs in columns
+      2j and 2j + 1 opposite numbers.
+    - More than one matrix, s_{t+1} = W_1 s_t + W_2 s_{t-1}, is one on stacked states (s_t, s_{t-1}) of twice the dim:
+      W = [[W_1, W_2], [I, 0]]. Tokens that hold less than the state have no W that makes them, and probes would
+      compare with a matrix that is none.
+
+    `tests/test_researchers_day.py` has a damped, a narrow-band and a second-order process in ten lines each.
 
     Args:
         dim: size of s_t.
