@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import ClassVar
 
+import plotly.graph_objects as go
 import pytest
 import torch
 
@@ -196,7 +197,9 @@ def test_weights_are_changed_fine_tuned_and_exported_with_their_provenance(tmp_p
     assert (plain(inputs) - again.model(inputs)).abs().max() < 1e-12
     exported = torch.export.export(plain, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},))
     assert (exported.module()(inputs[:3]) - plain(inputs[:3])).abs().max() < 1e-12
-    with pytest.raises(ValueError, match=r"init must have the names and shapes of the config: .* is missing"):
+    with pytest.raises(
+        ValueError, match=r"init must have the names and shapes of the config: .*, and missing in the config"
+    ):
         ari.train(checkpoint.config, checkpoint.process, training, init=NAME)
     with pytest.raises(ValueError, match=r"weights must be finite: blocks\.0\.attn\.OV_blocks is not"):
         checkpoint.with_weights({**model.state_dict(), "blocks.0.attn.OV_blocks": torch.full((1, 3, 3), torch.inf)})
@@ -263,3 +266,23 @@ def test_processes_of_one_s_own(process, tmp_path):
         assert sequences.tokens[:, -1].norm(dim=1).mean() == pytest.approx(0.8**6, rel=1e-9)
     if isinstance(process, NarrowBand):
         assert sequences.phases.abs().max() <= 0.2
+
+
+def test_a_figure_is_as_wide_as_a_column(tmp_path, monkeypatch):
+    """Kaleido is an extra, and stands apart: what is given to it is looked at here."""
+    written = {}
+    monkeypatch.setattr("ar_interp.figures.paper.find_spec", lambda name: None)
+    figure = go.Figure(layout={"title": "Seen", "showlegend": True}).add_scatter(y=[1, 2], name="model")
+    before = figure.to_json()
+    with pytest.raises(ImportError, match=r"needs the extra paper: pip install 'ar-interp\[paper\]'"):
+        ari.figures.save(figure, tmp_path / "error.pdf")
+    monkeypatch.undo()
+    monkeypatch.setattr("ar_interp.figures.paper.find_spec", lambda name: name)
+    monkeypatch.setattr(go.Figure, "write_image", lambda self, path, scale: written.update(figure=self, path=path))
+    assert ari.figures.save(figure, tmp_path / "error.pdf", width=3.3) == tmp_path / "error.pdf" == written["path"]
+    layout = written["figure"].layout
+    assert (layout.width, layout.title.text) == (pytest.approx(3.3 * 96), None)
+    assert layout.xaxis.tickfont.size == pytest.approx(8 * 96 / 72)
+    assert figure.to_json() == before
+    with pytest.raises(ValueError, match=r"the ending of path must be one of '\.pdf', '\.svg', '\.png', got '\.gif'"):
+        ari.figures.save(figure, tmp_path / "error.gif")

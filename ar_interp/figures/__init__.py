@@ -32,6 +32,7 @@ from ar_interp.figures.interventions import swap_scores as swap_scores
 from ar_interp.figures.interventions import swapped_prediction as swapped_prediction
 from ar_interp.figures.outside import outside_errors as outside_errors
 from ar_interp.figures.outside import outside_table as outside_table
+from ar_interp.figures.paper import save as save
 from ar_interp.figures.positional import filter_profile as filter_profile
 from ar_interp.figures.positional import filter_response as filter_response
 from ar_interp.figures.positional import positional_matrix as positional_matrix
