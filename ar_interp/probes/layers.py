@@ -78,7 +78,7 @@ class LayerTable(Result):
         )
 
 
-@needs(*RUN, "read_out", "blocks.{layer}.hook_resid_post", sequences=50, length=2)
+@needs(*RUN, "read_out", "blocks.{layer}.hook_resid_post", "blocks.{layer}.hook_attn_out", sequences=50, length=2)
 def which_layer(
     model: Model,
     sequences: Sequences,
