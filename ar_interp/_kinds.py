@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from ar_interp._shown import shown_html
 
 GROUPS = ("ar_interp.kinds", "ar_interp.studies")  # entry points of installed packages
+SHOWN = 6  # kinds that a message lists
 
 
 class Kind:
@@ -65,8 +66,10 @@ class Kind:
         if not isinstance(kind, str) or kind not in cls.registered:
             load_plugins()
         if not isinstance(kind, str) or kind not in cls.registered:
+            known = [*map(repr, cls.registered)]
+            others = f" or {len(known) - SHOWN} others" if len(known) > SHOWN else ""
             raise ValueError(
-                f"{name} must be one of {', '.join(map(repr, cls.registered))}, got {kind!r}. A kind of your own is "
+                f"{name} must be one of {', '.join(known[:SHOWN])}{others}, got {kind!r}. A kind of your own is "
                 f"known once its module is imported, or where an entry point of the group {GROUPS[0]!r} names it."
             )
         return cls.registered[kind]

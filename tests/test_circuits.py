@@ -385,7 +385,7 @@ def test_what_spans_no_subspace_is_refused(X, message):
         ({"W_Q": torch.ones(6, 2)}, {}, "W_Q must have the axes \\[layer head d_model d_head\\]; got \\[6, 2\\]"),
         ({"W_K": torch.ones(3, 1, 6, 2)}, {}, "W_K must have .*, as W_Q \\[3, 2, 6, 2\\] does; got \\[3, 1, 6, 2\\]"),
         ({"W_O": torch.ones(3, 2, 6, 2)}, {}, "W_O must have the axes \\[layer head d_head d_model\\], as W_Q"),
-        ({"W_V": torch.full((3, 2, 6, 2), torch.inf)}, {}, "W_V has NaN or infinite entries"),
+        ({"W_V": torch.full((3, 2, 6, 2), torch.inf)}, {}, "has NaN or infinite entries in W_V"),
         ({}, {"dim": 3}, "dim must be d_model / 3, .*: d_model is 6, got dim=3"),
         ({}, {"dim": 0}, "dim must be at least 1, got 0"),
         ({}, {"n_untrained": 1}, "n_untrained must be at least 2, got 1"),

@@ -271,8 +271,8 @@ SABOTAGED = {
     ),
     "in the query": (
         partial(assert_context_is_causal, length=5),
-        lambda: ari.load("figure5-l3"),
-        "own query: the score is 0.95 of 1.01; scores of single layers: blocks.0 1.16, blocks.1 0.09, blocks.2 0.06",
+        lambda: ari.load("figure5-l1"),
+        "own query: the score is 0.58 of 0.61",
     ),
     "elsewhere": (
         assert_context_is_causal,

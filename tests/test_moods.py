@@ -14,7 +14,7 @@ from other_device import second_device
 import ar_interp as ari
 from ar_interp import theory
 
-KINDS = ("diagonal, pairs", "augmented, full", "plain")
+KINDS = ("diagonal, pairs", "plain")
 LONG = ("identify_algorithm", "equivalent_steps_of", "data_efficiency", "outside_errors", "probe_activations")
 ROUNDING = 1e-9
 FACTORIES = (
@@ -67,9 +67,7 @@ def apart(kind, found, tolerance=ROUNDING, without=()):
     return [line for name in names for line in differences(found[name], calm(kind)[name], tolerance, name)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "mood"), [*((kind, all_at_once) for kind in KINDS), ("augmented, full", no_grad_in_double)]
-)
+@pytest.mark.parametrize(("kind", "mood"), [*((kind, all_at_once) for kind in KINDS), ("plain", no_grad_in_double)])
 def test_a_mood_changes_nothing(kind, mood):
     """Also sequences that are drawn and models that are made in it."""
     with mood():
@@ -79,11 +77,10 @@ def test_a_mood_changes_nothing(kind, mood):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_second_device_changes_nothing(kind, monkeypatch):
-    """Left out are what samples Haar matrices by itself, which are drawn otherwise there, and where complex values of a
-    state meet: the imitation of a device loses them (`test_cuda.py` has one that does not)."""
+    """Left out is what samples Haar matrices by itself, which are drawn otherwise there."""
     with second_device(monkeypatch) as device:
         found = {name: outcome(call) for name, call in calls(kind, device).items()}
-    left_out = {"plain": ("verify", "edit "), "augmented, full": ("verify", "swap_context")}.get(kind, ())
+    left_out = ("verify", "edit ") if kind == "plain" else ()
     assert not apart(kind, found, 1e-7, left_out)
     assert type(found["verify"]) is type(calm(kind)["verify"])
 

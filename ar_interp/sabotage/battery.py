@@ -32,7 +32,7 @@ PARTS: dict[str, dict[str, Sabotage]] = {
 BATTERY = {name: sabotage for part in PARTS.values() for name, sabotage in part.items()}
 
 
-@calm()
+@calm(gradients=True)
 def run_battery(
     names: Iterable[str] | None = None,
     *,

@@ -43,7 +43,7 @@ class Sensitivity(Shown):
         return pd.Series({str(claim): _flip(rows) for claim, rows in self.frame.groupby("claim", sort=False)})
 
 
-@calm()
+@calm(gradients=True)
 def sensitivity(base: str, scales: Iterable[float] = SCALES, seeds: Iterable[int] = range(4)) -> Sensitivity:
     """Add Gaussian noise to every weight of a shipped model, and verify it.
 
