@@ -4,16 +4,12 @@ Nothing is unpickled. config.json is checked key by key before any tensor is mad
 header of model.safetensors against it before any tensor is read, and the values before the model is handed out.
 """
 
-import difflib
 import json
-import math
 import os
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
-from inspect import get_annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,26 +19,28 @@ from torch import Tensor
 
 from ar_interp import seeds
 from ar_interp._checks import check_device, check_integer, wrapping
-from ar_interp._files import (
-    LONGEST_INTEGER,
-    check_keys,
-    check_text,
-    check_versions,
-    faults_of,
-    name_of,
-    parse,
-    read_text,
-)
+from ar_interp._facts import describe as describe
 from ar_interp._files import CheckpointError as CheckpointError
+from ar_interp._files import check_keys, check_text, check_versions, faults_of, name_of, parse, read_text
 from ar_interp._kinds import Kind
 from ar_interp._moods import calm
+from ar_interp._parts import (
+    LARGEST,
+    STEP_COLUMNS,
+    build,
+    build_config,
+    build_process,
+    check_comes_back,
+    read_metrics,
+    read_snapshots,
+)
 from ar_interp._shipped import available as available
+from ar_interp._shipped import find
 from ar_interp._shipped import trained_folder as trained_folder
 from ar_interp._shown import Shown
-from ar_interp._tensors import Shapes, read_tensors, to_bytes
+from ar_interp._tensors import read_tensors, to_bytes
 from ar_interp._writing import SCRATCH, as_bytes, exchanged, try_folder, write_new
-from ar_interp.models.config import Config, ModelConfig
-from ar_interp.processes import Contexts, FirstToken, HaarOrthogonal, Process
+from ar_interp.processes import Contexts, HaarOrthogonal, Process
 from ar_interp.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -68,23 +66,14 @@ __all__ = [
 
 SCHEMA = 1
 MAX_CONFIG_BYTES = 2**20
-MAX_ROW_BYTES = 2**8  # of metrics.jsonl
-MAX_LOGGED = 2**12  # rows of the history
-LARGEST = 2**63 - 1
 KEYS = {"schema", "model", "process", "training", "seed", "steps", "device", "versions"}
 MORE_KEYS = {"threads", "origin"}  # of later folders
 FILES = ("model.safetensors", "config.json", "metrics.jsonl", "README.md")
 SNAPSHOTS = "snapshots.safetensors"  # of small models
 CLAIMS = "claims.json"  # what was verified of these weights, see `records`
-MAX_SNAPSHOTS = 64
 N_FRESH = 1024  # contexts that weights from elsewhere are measured on
-MAX_NAME = 255
 VERSIONED = ("ar-interp", "torch", "transformer-lens", "numpy", "scipy")
-STEP_COLUMNS = ("step", "loss_min", "loss_median", "loss_max")
-MEMBER_COLUMNS = ("seed", "loss")
-OPTIONAL_MEMBER_COLUMNS = ("trimmed", "lr", "init_scale", "diverged")
 
-T = TypeVar("T")
 Run = TypeVar("Run", bound="TrainingRun")
 
 
@@ -229,7 +218,7 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
     """
     if not isinstance(name_or_path, str | Path):
         raise ValueError(f"name_or_path must be a name or a folder, got {type(name_or_path).__name__}.")
-    return _read(_find(name_or_path)).to(device)
+    return _read(find(name_or_path)).to(device)
 
 
 def loaded(subject: Any, name: str = "model") -> Any:
@@ -288,9 +277,9 @@ def _read(folder: Path) -> Checkpoint:
     check_keys(raw, KEYS | MORE_KEYS, KEYS, where)
     if type(raw["schema"]) is not int or raw["schema"] != SCHEMA:
         raise CheckpointError(f"{where}: schema must be {SCHEMA}, got {raw['schema']!r}. Is it from another version?")
-    config = _build_config(raw["model"], f"{where}: model")
-    process = _build_process(raw["process"], f"{where}: process")
-    training = _build(TrainConfig, raw["training"], f"{where}: training")
+    config = build_config(raw["model"], f"{where}: model")
+    process = build_process(raw["process"], f"{where}: process")
+    training = build(TrainConfig, raw["training"], f"{where}: training")
     versions = check_versions(raw["versions"], where)
     with faults_of(where):
         config.check_process(process)
@@ -302,7 +291,7 @@ def _read(folder: Path) -> Checkpoint:
 
     with faults_of(name_of(folder / FILES[0])):
         check_no_overflow(config, process, tensors)
-    history, members = _read_metrics(folder / "metrics.jsonl", training.n_seeds)
+    history, members = read_metrics(folder / "metrics.jsonl", training.n_seeds)
     return Checkpoint(
         name=folder.absolute().name,
         path=folder,
@@ -316,7 +305,7 @@ def _read(folder: Path) -> Checkpoint:
         steps=steps,
         device=trained_on,
         threads=threads,
-        snapshots=_read_snapshots(folder / SNAPSHOTS, config, steps),
+        snapshots=read_snapshots(folder / SNAPSHOTS, config, steps),
         versions=versions,
         origin=origin,
     )
@@ -368,8 +357,8 @@ def save(run: Any, path: str | Path, *, card: str | None = None, overwrite: bool
         )
     path = Path(path)
     _check_free(path, overwrite)
-    _check_comes_back("config", run.config, _build_config)
-    _check_comes_back("process", run.process, _build_process)
+    check_comes_back("config", run.config, build_config)
+    check_comes_back("process", run.process, build_process)
     try:
         files = _files_of(run, path.absolute().name, card)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -437,177 +426,6 @@ def _is_checkpoint(path: Path) -> bool:
     except CheckpointError:
         return False
     return raw.keys() - MORE_KEYS == KEYS and raw["schema"] == SCHEMA
-
-
-def _on_threads(threads: int | None) -> str:
-    return "" if threads is None else f", {threads} thread{'s' * (threads > 1)}"
-
-
-def describe(run: Any, name: str, summary: str = "") -> str:
-    """The model card's first part: what the model is and how it was made."""
-    model, process = run.config, run.process
-    losses, origin = run.members["loss"], getattr(run, "origin", "")
-    near = (losses < losses.min() + 0.01).sum()
-    own = {field.name: getattr(process, field.name) for field in fields(process)}
-    own = {name: value for name, value in own.items() if value and name not in ("dim", "first_token")}
-    facts = "".join(f", {name} = {f'{value:g}' if isinstance(value, float) else value}" for name, value in own.items())
-    lines = [
-        f"# {name}",
-        "",
-        *([summary, ""] if summary else []),
-        "## What it is",
-        "",
-        f"- {model.summary}; d = {model.dim}, n_ctx = {model.n_ctx}",
-        f"- weights: {str(model.torch_dtype).removeprefix('torch.')}; tokens "
-        + ("real" if process.real_tokens else "complex, in the eigenbasis"),
-        f"- process: {process.kind}{facts}, first token {process.initial.law}",
-        "",
-        "## How it was made",
-        "",
-        *([f"- {origin}"] if origin else [f"- `ar-interp train {name}`"]),
-    ]
-    if run.steps or not origin:
-        lines += _training_facts(run)
-    return "\n".join(
-        [
-            *lines,
-            f"- final loss per context length {losses.min():.3g}; {near} of {len(losses)} seed(s) end within .01 of it",
-            "",
-        ]
-    )
-
-
-def _training_facts(run: Any) -> list[str]:
-    """How a training was done, for the model card."""
-    model, training = run.config, run.training
-    return [
-        f"- {training.objective} loss, optimizer {training.optimizer}"
-        + ("" if training.optimizer == "lbfgs" else f", lr {training.lr:.6g}")
-        + f", {run.steps} steps"
-        + (f", batch {training.batch}" if training.objective == "sampled" else "")
-        + ("" if training.stop_below is None else f", stopped below {training.stop_below:g}"),
-        f"- initial weights {model.initial_law}; {len(run.members)} seed(s) from {training.seed}, "
-        f"seed {run.seed} kept; trained on {run.device}{_on_threads(getattr(run, 'threads', None))}",
-    ]
-
-
-def _find(name_or_path: str | Path) -> Path:
-    name, path, names = str(name_or_path), Path(name_or_path), available()
-    try:
-        is_folder = path.is_dir()
-    except OSError as error:
-        raise CheckpointError(f"no checkpoint {name!r}: {error.strerror}.") from error
-    if name in names:
-        shipped = trained_folder() / name
-        if is_folder and path.resolve() != shipped.resolve():
-            warnings.warn(
-                f"{name!r} is the shipped checkpoint of that name; for the folder here write '.{os.sep}{name}'.",
-                stacklevel=3,
-            )
-        return shipped
-    if is_folder:
-        return path
-    nearest = difflib.get_close_matches(name[:MAX_NAME], names, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise CheckpointError(
-        f"no checkpoint {name!r}: neither a shipped name nor a folder.{hint} `ar-interp list` shows those shipped."
-    )
-
-
-def _build(cls: type[T], values: Any, where: str) -> T:
-    """A dataclass from untrusted JSON: no unknown key, none missing, each value checked by the class."""
-    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
-    required = {name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING}
-    check_keys(values, set(known), required, where)
-    with faults_of(where):
-        return cls(**values)
-
-
-def _build_config(values: Any, where: str) -> Config:
-    return _build_kind(Config, {"kind": ModelConfig.kind, **values} if isinstance(values, dict) else values, where)
-
-
-def _build_process(values: Any, where: str) -> Process:
-    if isinstance(values, dict) and "first_token" in values:
-        values = {**values, "first_token": _build(FirstToken, values["first_token"], f"{where}.first_token")}
-    return _build_kind(Process, values, where)
-
-
-def _build_kind(root: type[Kind], values: Any, where: str) -> Any:
-    """One of the classes that are known already: no file names a module."""
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{where} must be an object, got {type(values).__name__}.")
-    with faults_of(where):
-        found = root.find(values.get("kind"))
-    return _build(found, {key: value for key, value in values.items() if key != "kind"}, where)
-
-
-def _check_comes_back(name: str, value: Any, build: Callable[[Any, str], Any]) -> None:
-    """Loading will give the same again, attribute by attribute."""
-    cls = type(value)
-    declared = {field.name for field in fields(cls)}
-    lost = {key for key, hint in get_annotations(cls).items() if "ClassVar" not in str(hint)} - declared
-    fault = None
-    try:
-        again = vars(build(json.loads(json.dumps(value.to_dict(), allow_nan=False)), name))
-        lost |= {key for key, own in vars(value).items() if key not in again or again[key] != own}
-    except (ValueError, TypeError) as error:
-        fault = error
-    if fault or lost:
-        raise ValueError(
-            f"{name} cannot be saved, it would not load as it is: {fault or 'it loses ' + ', '.join(sorted(lost))}. "
-            f"Decorate {cls.__name__} with @dataclass(frozen=True), with fields that JSON can hold."
-        ) from fault
-
-
-def _read_snapshots(path: Path, config: Config, steps: int) -> dict[int, dict[str, Tensor]]:
-    """Weights along training, of steps up to the last; none where the file is not there."""
-    if not path.exists():
-        return {}
-    where = name_of(path)
-    order: list[int] = []
-
-    def shapes_of(names: set[str]) -> Shapes:
-        found = {name.partition("/")[0] for name in names}
-        if len(found) > MAX_SNAPSHOTS:
-            raise CheckpointError(f"{where}: at most {MAX_SNAPSHOTS} steps, got {len(found)}.")
-        for step in found:
-            known = step.isascii() and step.isdecimal() and len(step) < LONGEST_INTEGER
-            if not (known and str(int(step)) == step and int(step) <= steps):
-                raise CheckpointError(f"{where}: names start with a step, 0 to {steps}, got {step[:20]!r}.")
-        order.extend(sorted(map(int, found)))
-        return {f"{step}/{name}": shape for step in order for name, shape in config.parameter_shapes.items()}
-
-    tensors = read_tensors(path, shapes_of, config.torch_dtype)
-    return {step: {name: tensors[f"{step}/{name}"] for name in config.parameter_shapes} for step in order}
-
-
-def _read_metrics(path: Path, n_seeds: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of the history and those of the members, of an ensemble of so many seeds."""
-    where = name_of(path)
-    most = n_seeds + MAX_LOGGED
-    lines = read_text(path, MAX_ROW_BYTES * most).splitlines()
-    if len(lines) > most:
-        raise CheckpointError(f"{where} holds {len(lines)} lines, more than {n_seeds} seed(s) leave.")
-    history: list[dict[str, float]] = []
-    members: list[dict[str, float]] = []
-    known: set[tuple[str, ...]] = set()
-    for number, line in enumerate(lines, start=1):
-        row = parse(line, f"{where} line {number}")
-        integer, rows = ("seed", members) if "seed" in row else ("step", history)
-        if tuple(row) not in known:
-            columns, optional = (MEMBER_COLUMNS, OPTIONAL_MEMBER_COLUMNS) if rows is members else (STEP_COLUMNS, ())
-            check_keys(row, {*columns, *optional}, set(columns), f"{where} line {number}")
-            known.add(tuple(row))
-        for key, value in row.items():
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise CheckpointError(f"{where} line {number}: {key} must be a finite number, got {value!r}.")
-        if type(row[integer]) is not int or not 0 <= row[integer] <= LARGEST:
-            raise CheckpointError(f"{where} line {number}: {integer} must be a count, got {row[integer]!r}.")
-        rows.append(row)
-    if not members:
-        raise CheckpointError(f"{where} holds no final loss (a line with seed and loss).")
-    return pd.DataFrame(history, columns=list(STEP_COLUMNS)), pd.DataFrame(members)
 
 
 def __dir__() -> list[str]:

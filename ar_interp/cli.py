@@ -174,7 +174,8 @@ def verify(
     """
     from ar_interp._checks import check_device, check_integer
     from ar_interp.checkpoints import load
-    from ar_interp.claims.core import FAILS, HOLDS, UNDECIDED, VOID, claims_json
+    from ar_interp.claims.core import claims_json
+    from ar_interp.claims.verdicts import FAILS, HOLDS, UNDECIDED, VOID
     from ar_interp.seeds import DRAWN_LIMIT
 
     seed = secrets.randbelow(DRAWN_LIMIT) if seed is None else seed
@@ -211,7 +212,7 @@ def verify(
 
 def _show(name: str, checkpoint: "Checkpoint", claims: "Claims") -> int:
     """Print the claims about a checkpoint; how many of them fail that are not known to."""
-    from ar_interp.claims.core import FAILS
+    from ar_interp.claims.verdicts import FAILS
     from ar_interp.recipes import known_failure
 
     unexpected = 0

@@ -13,8 +13,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ar_interp.claims.core import ACROSS, INSIDE, Interval, Side, band, place, what_decides
 from ar_interp.claims.estimate import CONTEXTS, Estimate, as_estimate
+from ar_interp.claims.verdicts import ACROSS, INSIDE, Interval, Side, band, place, what_decides
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.opened import Model, as_model
 from ar_interp.models.transformer import HookedARTransformer

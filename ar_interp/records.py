@@ -8,14 +8,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ar_interp._checks import check_integer
-from ar_interp._files import CheckpointError, check_keys, check_versions, faults_of, name_of, parse, read_text
+from ar_interp._files import check_versions, name_of, read_text
 from ar_interp._shown import Shown
 from ar_interp._writing import write_file
 from ar_interp.checkpoints import CLAIMS as FILE
 from ar_interp.checkpoints import Checkpoint, TrainingRun, is_shipped
 from ar_interp.claims import Claim, Claims
-from ar_interp.claims.core import MAX_BYTES, SCHEMA, claims_json
+from ar_interp.claims.core import claims_json
+from ar_interp.claims.rows import KEYS, MAX_BYTES, check, parsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,24 +61,12 @@ def read(checkpoint: Checkpoint) -> Record | None:
     if not path.exists():
         return None
     where = name_of(path)
-    raw = parse(read_text(path, MAX_BYTES), where)
-    keys = {"schema", "seed", "versions", "weights", "checkpoints"}
-    check_keys(raw, keys, keys, where)
-    _check(
-        type(raw["schema"]) is int and raw["schema"] == SCHEMA, where, f"schema must be {SCHEMA}, got {raw['schema']!r}"
-    )
-    _check(raw["weights"] == fingerprint(checkpoint), where, "it is about other weights; verify the checkpoint again")
-    with faults_of(where):
-        check_integer("seed", raw["seed"], low=0)
+    raw = parsed(read_text(path, MAX_BYTES), where, needed=KEYS)
+    check(raw["weights"] == fingerprint(checkpoint), where, "it is about other weights; verify the checkpoint again")
+    check(raw["seed"] is not None, where, "seed must be a whole number, got None")
     versions, lists = check_versions(raw["versions"], where), raw["checkpoints"]
-    one = isinstance(lists, dict) and len(lists) == 1 and isinstance(next(iter(lists.values())), list)
-    _check(one, where, "checkpoints must hold one list of claims")
+    check(len(lists) == 1, where, "checkpoints must hold one list of claims")
     rows = tuple(next(iter(lists.values())))
     for row in rows:
         Claim.from_dict(row, where)
     return Record(rows=rows, seed=raw["seed"], versions=versions, shipped=is_shipped(checkpoint))
-
-
-def _check(true: bool, where: str, fault: str) -> None:
-    if not true:
-        raise CheckpointError(f"{where}: {fault}.")

@@ -21,9 +21,9 @@ from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp._moods import calm
 from ar_interp.checkpoints import loaded, model_of
 from ar_interp.claims import Claim, subject_of
-from ar_interp.claims.core import HOLDS, OUTSIDE
 from ar_interp.claims.estimate import as_estimate
 from ar_interp.claims.tolerances import TOLERANCES
+from ar_interp.claims.verdicts import HOLDS, OUTSIDE
 from ar_interp.diagnoses import Check, Sign
 from ar_interp.models.opened import Model, as_model
 from ar_interp.models.weights import process_of

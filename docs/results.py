@@ -27,7 +27,7 @@ from ar_interp import records
 from ar_interp._shipped import LISTING
 from ar_interp._writing import write_file
 from ar_interp.cards import model_card
-from ar_interp.claims.core import FAILS, HOLDS, UNDECIDED, VERDICTS, VOID
+from ar_interp.claims.verdicts import FAILS, HOLDS, UNDECIDED, VERDICTS, VOID
 from ar_interp.recipes import RECIPES, listing
 from ar_interp.seeds import STATED
 from ar_interp.studies import all_studies, verify

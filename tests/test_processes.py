@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from ar_interp.checkpoints import _build_process
+from ar_interp._parts import build_process
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal, Sequences, haar
 from ar_interp.processes.haar import by_doubling, product_of_reflections
 
@@ -383,8 +383,8 @@ def test_a_law_may_be_given_by_name(without_type_checks):
 )
 def test_to_dict_reads_back(family, dim, law, noise, mu):
     process = family(dim, first_token=law, noise=noise, mu=mu)
-    assert _build_process(process.to_dict(), "here") == process
-    assert _build_process(replace(process, mu=1.0).to_dict(), "here") != process or mu == 1.0
+    assert build_process(process.to_dict(), "here") == process
+    assert build_process(replace(process, mu=1.0).to_dict(), "here") != process or mu == 1.0
 
 
 # ---- what a GPU draws with

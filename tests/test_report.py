@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 
 import ar_interp as ari
 from ar_interp.claims import Claim, Claims, Control, Estimate, subject_of
-from ar_interp.claims.core import VERDICTS
+from ar_interp.claims.verdicts import VERDICTS
 from ar_interp.report import Drawn, Part, Report, Section, build, words
 from ar_interp.report.page import page as page_of
 from ar_interp.report.plots import specification, widths

@@ -398,7 +398,7 @@ def _gaussian(checkpoint: ari.Checkpoint) -> Experiment:
 
 def _depth(checkpoint: ari.Checkpoint) -> Depth:
     from ar_interp import seeds
-    from ar_interp.claims.core import VERDICTS
+    from ar_interp.claims.verdicts import VERDICTS
 
     n_ctx = checkpoint.config.n_ctx
     error, se = _relative(checkpoint.model, _process(checkpoint).contexts(N_CONTEXTS, n_ctx, seed=seeds.EXHIBITS))

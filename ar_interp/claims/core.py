@@ -5,33 +5,35 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
-from math import ceil, inf, isfinite, isnan
+from math import inf, isnan
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
 
 from ar_interp._checks import check_choice, check_integer, check_number
-from ar_interp._files import CheckpointError, check_keys, check_text, faults_of, name_of, parse, read_text
+from ar_interp._files import faults_of, name_of, read_text
 from ar_interp._writing import write_file
 from ar_interp.claims.estimate import Estimate, as_estimate
+from ar_interp.claims.rows import MAX_BYTES, SCHEMA, check, check_row, finite, parsed
 from ar_interp.claims.tolerances import TOLERANCES, Tolerance
+from ar_interp.claims.verdicts import (
+    ACROSS,
+    FAILS,
+    HOLDS,
+    INSIDE,
+    OUTSIDE,
+    UNDECIDED,
+    VERDICTS,
+    VOID,
+    Interval,
+    Side,
+    band,
+    place,
+    what_decides,
+)
 
 Evidence = Literal["weights", "activations", "behaviour", "causal", "training"]
-Side = Literal["equal to", "at least", "at most"]
-Interval = tuple[float, float]
-
-HOLDS, FAILS, UNDECIDED, VOID = VERDICTS = ("holds", "fails", "undecided", "void")
-INSIDE, OUTSIDE, ACROSS = "inside", "outside", "across"
-SCHEMA = 1
-MOST = 1000  # times as many contexts: what needs more sits on the bound
-MAX_BYTES = 2**22  # of a file of claims
-LONGEST_STATEMENT = 1000
-NUMBERS = ("predicted", "measured", "uncertainty", "n", "tolerance")
-TEXTS = ("name", "evidence", "statement", "source", "side", "reason", "verdict", "limit")
-ROW = {*NUMBERS, *TEXTS, "interval", "spread", "control"}
-CONTROL = {"description", "measured", "interval"}
-NOT_FINITE = ("nan", "inf", "-inf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +214,7 @@ class Claim:
             "verdict": self.verdict,
             "limit": self.limit,
         }
-        return {key: _finite(value) for key, value in fields.items()}
+        return {key: finite(value) for key, value in fields.items()}
 
     @classmethod
     def from_dict(cls, row: Any, where: str = "claim") -> "Claim":
@@ -223,26 +225,12 @@ class Claim:
         Raises:
             CheckpointError: other fields, or a verdict that the numbers do not give.
         """
-        check_keys(row, ROW, ROW, where)
-        control, spread = row["control"], row["spread"]
-        check_keys(control, CONTROL, CONTROL, where)
-        known = isinstance(spread, dict) and all(map(_is_number, spread.values()))
-        _check(known, where, "spread must map names to numbers")
+        check_row(row, where)
+        control = row["control"]
+        known = row["verdict"] in VERDICTS
+        check(known, where, f"verdict must be one of {', '.join(VERDICTS)}, got {row['verdict']!r}")
         with faults_of(where):
-            for name, text in {**{key: row[key] for key in TEXTS}, "description": control["description"]}.items():
-                check_text(f"{name} of a claim", text, longest=LONGEST_STATEMENT)
-            for name in spread:
-                check_text("spread of a claim", name)
-        for key in NUMBERS:
-            _check(_is_number(row[key]), where, f"{key} of a claim must be a number, got {row[key]!r}")
-        _check(
-            row["verdict"] in VERDICTS, where, f"verdict must be one of {', '.join(VERDICTS)}, got {row['verdict']!r}"
-        )
-        for holder in (row, control):
-            _check(_is_interval(holder["interval"]), where, "interval of a claim must be two numbers")
-        _check(_is_number(control["measured"]), where, "measured of a control must be a number")
-        with faults_of(where):
-            widths = {source: float(width) for source, width in spread.items()}
+            widths = {source: float(width) for source, width in row["spread"].items()}
             found = cls(
                 **{key: row[key] for key in ("name", "evidence", "statement", "source", "side", "reason", "tolerance")},
                 predicted=float(row["predicted"]),
@@ -252,7 +240,7 @@ class Claim:
                     estimate=_estimate_of(control["measured"], control["interval"], {}, 1),
                 ),
             )
-        _check(
+        check(
             found.verdict == row["verdict"],
             where,
             f"verdict of {found.name!r} is {row['verdict']!r}, and its numbers say {found.verdict!r}",
@@ -390,17 +378,11 @@ class Claims:
         """
         is_text = isinstance(text_or_path, str) and text_or_path.lstrip().startswith("{")
         where = "claims" if is_text else name_of(Path(text_or_path))
-        raw = parse(str(text_or_path) if is_text else read_text(Path(text_or_path), MAX_BYTES), where)
-        check_keys(
-            raw, {"schema", "seed", "versions", "weights", "checkpoints"}, {"schema", "seed", "checkpoints"}, where
-        )
-        _check_schema(raw["schema"], where)
+        raw = parsed(str(text_or_path) if is_text else read_text(Path(text_or_path), MAX_BYTES), where)
         lists = raw["checkpoints"]
-        _check(isinstance(lists, dict) and bool(lists), where, "checkpoints must map names to lists of claims")
-        _check(name is not None or len(lists) == 1, where, f"name one of {', '.join(map(repr, lists))}: name=...")
+        check(name is not None or len(lists) == 1, where, f"name one of {', '.join(map(repr, lists))}: name=...")
         name = next(iter(lists)) if name is None else name
-        _check(name in lists, where, f"no claims about {name!r}; there are some about {', '.join(map(repr, lists))}")
-        _check(isinstance(lists[name], list), where, "checkpoints must map names to lists of claims")
+        check(name in lists, where, f"no claims about {name!r}; there are some about {', '.join(map(repr, lists))}")
         with faults_of(where):
             return cls(name, tuple(Claim.from_dict(row, where) for row in lists[name]), seed=raw["seed"])
 
@@ -458,30 +440,6 @@ def claim(
     )
 
 
-def band(predicted: float, tolerance: float, side: Side = "equal to") -> Interval:
-    """The values that agree with a prediction."""
-    low, high = predicted - tolerance, predicted + tolerance
-    return (low if side != "at most" else -inf, high if side != "at least" else inf)
-
-
-def place(interval: Interval, within: Interval) -> str:
-    """`inside`, `outside` or `across` a band; one that is not known is across."""
-    (low, high), (lowest, highest) = interval, within
-    if high < lowest or low > highest:
-        return OUTSIDE
-    return INSIDE if lowest <= low and high <= highest else ACROSS
-
-
-def what_decides(found: Estimate, within: Interval) -> str:
-    """The source that limits a measurement whose interval reaches over a bound, and the n that would decide it."""
-    distance = min(abs(found.value - bound) for bound in within)
-    low, high = found.interval
-    wanted = ((high - low) / 2 / distance) ** 2 if distance else inf
-    if not wanted <= MOST:
-        return f"the measurement sits on a bound of the band: no number of {found.limited_by} would decide it"
-    return f"limited by {found.limited_by}, n = {found.n}: about {ceil(found.n * max(wanted, 1) * 1.1)} would decide it"
-
-
 def _check_words(name: str, value: object) -> str:
     """A string that says something."""
     if not isinstance(value, str) or not value.strip():
@@ -503,31 +461,3 @@ def _estimate_of(value: Any, interval: list[Any], spread: dict[str, float], n: A
     value, bounds = float(value), (float(interval[0]), float(interval[1]))
     alone = Estimate(value, spread, n)
     return alone if repr(alone.interval) == repr(bounds) else Estimate(value, spread, n, bounds)
-
-
-def _check_schema(value: Any, where: str) -> None:
-    _check(type(value) is int and value == SCHEMA, where, f"schema must be {SCHEMA}, got {value!r}")
-
-
-def _is_interval(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
-
-
-def _is_number(value: Any) -> bool:
-    return (type(value) in (int, float) and isfinite(value)) or (isinstance(value, str) and value in NOT_FINITE)
-
-
-def _check(true: bool, where: str, fault: str) -> None:
-    if not true:
-        raise CheckpointError(f"{where}: {fault}.")
-
-
-def _finite(value: Any) -> Any:
-    """Numbers that JSON cannot hold, as text."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not abs(value) < inf:
-        return str(value)
-    return value

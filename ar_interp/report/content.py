@@ -20,7 +20,7 @@ from ar_interp._moods import calm
 from ar_interp._shown import Shown
 from ar_interp.checkpoints import VERSIONED, Checkpoint, is_shipped, load
 from ar_interp.claims import Claim, Claims, Evidence
-from ar_interp.claims.core import VERDICTS
+from ar_interp.claims.verdicts import VERDICTS
 from ar_interp.recipes import RECIPES, known_failure
 from ar_interp.report import words
 from ar_interp.report.exhibits import Drawn, draw

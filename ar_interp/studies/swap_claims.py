@@ -9,9 +9,9 @@ import torch
 
 from ar_interp import seeds
 from ar_interp.claims import Claim, Estimate, Measured, Subject, claim
-from ar_interp.claims.core import Side
 from ar_interp.claims.estimate import CONTEXTS
 from ar_interp.claims.tolerances import TOLERANCES
+from ar_interp.claims.verdicts import Side
 from ar_interp.models.opened import as_model
 from ar_interp.probes.swap import CONTROLS, OTHER, RANDOM, SWAP, SwappedContext, swap_context
 from ar_interp.processes import Sequences
