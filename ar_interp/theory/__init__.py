@@ -31,6 +31,8 @@ and for augmented tokens, Sander et al. 2024 and Zheng et al. 2024 (arXiv 2405.1
     h_T, G_T    sum_{m<T} E r_m^2 and sum_{m,m'<T} E r_m r_m' r_{|m-m'|}: loss = 1 - 2 eta h_T + eta^2 G_T
     kappa0..3   moments of the first token x_1, see `TokenMoments` (not the kappa of the blocks of C)
     a b         the product of scalars that is the step size there
+
+Regression in context (`ar_interp.theory.regression`) has letters, and a loss at the query alone, of its own.
 """
 
 from ar_interp.theory.ablations import head_removal_cost as head_removal_cost
@@ -90,6 +92,15 @@ from ar_interp.theory.positional import positional_loss as positional_loss
 from ar_interp.theory.positional import positional_optimum as positional_optimum
 from ar_interp.theory.positional import positional_population_loss as positional_population_loss
 from ar_interp.theory.positional import spectral_filter as spectral_filter
+from ar_interp.theory.regression import FeatureMoments as FeatureMoments
+from ar_interp.theory.regression import effective_prompt_length as effective_prompt_length
+from ar_interp.theory.regression import feature_moments as feature_moments
+from ar_interp.theory.regression import linear_attention_risk as linear_attention_risk
+from ar_interp.theory.regression import linear_attention_risk_at as linear_attention_risk_at
+from ar_interp.theory.regression import linear_attention_weights as linear_attention_weights
+from ar_interp.theory.regression import pretraining_excess as pretraining_excess
+from ar_interp.theory.regression import regression_rate as regression_rate
+from ar_interp.theory.regression import regression_rate_constant as regression_rate_constant
 from ar_interp.theory.traps import trapped_levels as trapped_levels
 from ar_interp.theory.traps import trapped_matrix as trapped_matrix
 
