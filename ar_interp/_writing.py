@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -17,6 +17,7 @@ except ImportError:  # Windows: nothing keeps two writers apart
     fcntl = None
 
 LONGEST_WAIT = 30.0  # seconds for another writer to be done
+LOCK = ".lock"  # names the file by which a process has a folder to itself; its number is in it
 SCRATCH = ".writing"  # ends the name of a file that is about to take another's place
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 _NOT_THERE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)  # exchanges, on some file systems
@@ -105,6 +106,54 @@ def exchanged(path: str | Path, is_ours: Callable[[str], bool], check: Callable[
             _clear(new, old, place, is_ours)
 
 
+@contextmanager
+def claimed(folder: str | Path) -> Iterator[None]:
+    """A folder, made where it is missing, that only this process works in; one that was killed holds it no longer.
+
+    Raises:
+        BlockingIOError: another process works in it; nothing is waited for.
+    """
+    lock = Path(folder) / LOCK
+    with ExitStack() as stack:
+        with _faults_at(folder):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = stack.enter_context(alone(lock, wait=0))
+            except TimeoutError as error:
+                owner = lock.read_bytes()[:20].decode(errors="replace")
+                said = f"another process{f' ({owner})' * owner.isdecimal()} is at work in it"
+                raise BlockingIOError(errno.EWOULDBLOCK, said) from error
+            with suppress(OSError):  # the number is for that message alone
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
+        yield
+
+
+@contextmanager
+def alone(path: Path, *, wait: float | None = None) -> Iterator[int]:
+    """The descriptor of a file that only one process at a time has, while it lives; the file is removed afterwards.
+
+    Args:
+        wait: seconds for another process to let go of it; LONGEST_WAIT if left out.
+    Raises:
+        TimeoutError: it does not.
+    """
+    end = time.monotonic() + (LONGEST_WAIT if wait is None else wait)
+    while True:
+        with open(path, "r+b", buffering=0, opener=_open_or_make) as file:
+            locked = _locked(file.fileno())
+            if locked and _is_at(file.fileno(), path):
+                try:
+                    yield file.fileno()
+                finally:
+                    if _is_at(file.fileno(), path):
+                        path.unlink()
+                return
+        if not locked and time.monotonic() >= end:
+            raise TimeoutError(errno.ETIMEDOUT, "another process is writing it, for longer than usual", str(path))
+        time.sleep(0.01)
+
+
 def refuge_of(name: str, error: OSError) -> Path:
     """A path of this name in a new folder that can be written, for what cannot be written where it belongs.
 
@@ -132,12 +181,12 @@ def _faults_at(path: str | Path) -> Iterator[None]:
 def _lock_beside(place: Path) -> Iterator[None]:
     with suppress(FileExistsError):
         place.parent.mkdir(parents=True)
-    with _alone(place.with_name(f".{place.name}.lock")):
+    with alone(place.with_name(f".{place.name}.lock")):
         yield
 
 
 def _replace(place: Path, data: bytes) -> None:
-    with _alone(_scratch_of(place)) as descriptor:
+    with alone(_scratch_of(place)) as descriptor:
         if place.exists():
             shutil.copymode(place, _scratch_of(place))
         os.ftruncate(descriptor, 0)
@@ -177,28 +226,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[int]:
-    """The descriptor of a file that only one writer at a time has; it is removed afterwards.
-
-    Raises:
-        TimeoutError: another writer does not let go of it.
-    """
-    end = time.monotonic() + LONGEST_WAIT
-    while True:
-        with open(path, "r+b", buffering=0, opener=_open_or_make) as file:
-            if _locked(file.fileno()) and _is_at(file.fileno(), path):
-                try:
-                    yield file.fileno()
-                finally:
-                    if _is_at(file.fileno(), path):
-                        path.unlink()
-                return
-        if time.monotonic() > end:
-            raise TimeoutError(errno.ETIMEDOUT, "another process is writing it, for longer than usual", str(path))
-        time.sleep(0.01)
 
 
 def _open_or_make(path: str, flags: int) -> int:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from ar_interp import _writing
-from ar_interp._writing import exchanged, refuge_of, try_file, try_folder, write_file, write_new
+from ar_interp._writing import LOCK, claimed, exchanged, refuge_of, try_file, try_folder, write_file, write_new
 
 OURS = ("weights", "config")
 OLD, NEW = (dict.fromkeys(OURS, text) for text in ("old", "new"))
@@ -163,7 +163,7 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path, monkeypat
         return locked(descriptor)
 
     monkeypatch.setattr(_writing, "_locked", locked_late)
-    with _writing._alone(path) as descriptor:
+    with _writing.alone(path) as descriptor:
         assert os.path.samestat(os.fstat(descriptor), path.stat())
 
 
@@ -248,3 +248,13 @@ def test_the_refuge_is_a_new_folder(tmp_path, monkeypatch):
     assert path.name == "x"
     assert path.parent.parent == tmp_path
     assert path.parent.is_dir()
+
+
+def test_a_folder_is_one_process_at_a_time(tmp_path):
+    place = tmp_path / "x"
+    with claimed(place), pytest.raises(BlockingIOError, match=rf"process \({os.getpid()}\) is at work in it: .*x"):
+        claimed(place).__enter__()
+    assert os.listdir(place) == []
+    (place / LOCK).write_text("12345")  # of one that was killed
+    with claimed(place):
+        pass
