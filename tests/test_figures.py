@@ -1,6 +1,7 @@
 """Figures show the result's own numbers, name their axes, and say what theory expects of the model at hand."""
 
 import math
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -221,6 +222,16 @@ def test_context_matrices_draw_w_and_its_estimate(results):
     W, estimate = recovered.W[SEQUENCE], recovered.estimate[SEQUENCE, POSITION - 1]
     for drawn, matrix in zip(figure.data, (W.real, estimate.real, W.imag, estimate.imag), strict=True):
         assert torch.equal(torch.tensor(drawn.z, dtype=torch.float64), matrix)
+
+
+def test_an_estimate_that_says_nothing_of_w_is_called_so(results):
+    recovered, setting = results["unitary"].recovered, results["unitary"].setting
+    for share in (0.0, 1.0):
+        estimate = (share * recovered.W[:, None]).expand_as(recovered.estimate)
+        figure = ari.figures.context_matrices(
+            replace(recovered, estimate=estimate), setting, sequence=SEQUENCE, position=POSITION
+        )
+        assert ("no nearer to W than zero" in figure.layout.title.text) == (share == 0.0)
 
 
 def test_phases_on_circle_draw_three_sets_of_eigenvalues(results):

@@ -50,7 +50,8 @@ def show_card(study: Study) -> None:
         st.markdown(f"**{view.plain(study.question)}**")
         if picture.is_file():
             drawn = b64encode(picture.read_bytes()).decode()
-            st.html(f'<img class="ar-picture" alt="A figure of this study" src="data:image/svg+xml;base64,{drawn}">')
+            look = "ar-picture ar-inverted" if st.context.theme.type == "dark" else "ar-picture"
+            st.html(f'<img class="{look}" alt="A figure of this study" src="data:image/svg+xml;base64,{drawn}">')
         if study.name in ANSWERS:
             st.html(f"<p>{typeset(ANSWERS[study.name])}</p>")
         st.markdown(view.counted(verdicts(names)))

@@ -45,8 +45,8 @@ def show_facts(checkpoint: ari.Checkpoint) -> None:
     }
     for column, (name, rows) in zip(st.columns(len(facts)), facts.items(), strict=True):
         with column.container(border=True, height="stretch"):
-            lines = (f"{key}: {view.plain(str(value))}" for key, value in rows.items())
-            st.markdown(f"**{name}**  \n" + "  \n".join(lines))
+            lines = "<br>".join(f"{key}: {typeset(str(value))}" for key, value in rows.items())
+            st.html(f"<b>{name}</b><br>{lines}")
 
 
 def show_claims(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -112,7 +112,7 @@ def show_record(checkpoint: ari.Checkpoint) -> None:
 checkpoint = view.open_page("Overview", "What this model is, and what of the theory holds in it.")
 recipe = ari.recipes.RECIPES.get(st.query_params["checkpoint"])
 if recipe:
-    st.markdown(view.plain(recipe.summary))
+    st.html(f"<p>{typeset(recipe.summary)}</p>")
 show_facts(checkpoint)
 st.subheader("Claims")
 with view.errors_shown(end=False):

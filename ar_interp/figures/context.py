@@ -41,6 +41,7 @@ LINES = {
 OPEN = {"symbol": "circle-open", "size": 14, "color": BLACK, "line": {"width": 1.5}}
 DOT = {"symbol": "circle", "size": 7, "color": BLUE}
 LEAST = 1e-36  # a logarithmic axis has no zero
+NO_ESTIMATE = 0.95  # of the length of W: what is further away than that says as little as zero
 NEAR_ROUNDING = -26  # powers of ten
 CROSS = {"symbol": "x-thin-open", "size": 10, "color": VERMILLION, "line": {"width": 2}}
 
@@ -87,11 +88,16 @@ def context_matrices(recovered: RecoveredContext, setting: Setting, *, sequence:
     if W.is_complex():
         parts = {"Re W": W.real, "Re Ŵ": estimate.real, "Im W": W.imag, "Im Ŵ": estimate.imag}
     panels = {name: (heatmap(part, rows="row", columns="column"), "row j", "column i") for name, part in parts.items()}
+    missed, largest = (number(matrix.abs().max().item()) for matrix in (estimate - W, W))
+    title, measured = f"entries of Ŵ miss those of W by {missed} at most", f"the largest entry of W is {largest}"
+    if (estimate - W).norm() > NO_ESTIMATE * W.norm():
+        title = "Ŵ is no nearer to W than zero is"
+        measured += ". What this model knows of W, if anything, is not one matrix that it applies to the newest token"
     return styled(
         matrices(panels),
-        title=f"At T = {position} entries of Ŵ miss those of W by {number((estimate - W).abs().max().item())} at most",
+        title=f"At T = {position}, {title}",
         expected=setting.sentence("estimate"),
-        measured=f"sequence {sequence}: the largest entry of W is {number(W.abs().max().item())}",
+        measured=f"sequence {sequence}: {measured}",
         height=250,
         wide=True,
         legend=False,

@@ -20,7 +20,6 @@ from ar_interp.seeds import EXHIBITS_SOURCE as SOURCE_SEED
 from ar_interp.studies.base import Control, Exhibit
 from ar_interp.studies.controls import N, has_blocks
 from ar_interp.studies.exhibit import Result, contexts_code, contexts_of, exhibit, probed
-from ar_interp.studies.weights_exhibits import has_several_heads
 
 N_DEEP = 32  # pairs for swaps layer by layer
 N_CURVE, N_CHOSEN, N_VALUES = 256, 512, 13  # contexts along the curve of an edit and at one value, values on the curve
@@ -179,7 +178,7 @@ EXHIBITS = (
         structure="heads",
         look="Each bar is the price of removing one head. Look for bars that miss the diamond of theory, where there "
         "is one, and for heads that cost nothing.",
-        applies=has_several_heads,
+        applies=lambda subject: subject.config.n_heads > 1,
     ),
     _intervention(
         figures.ablation_costs,
