@@ -7,6 +7,7 @@ largest T. Functions that say "sum over T" leave out the division by n_ctx - 1. 
 
     figures 5 and 7     of the paper count T = 1 too, and divide by dim
     first-token laws    call max_length the number of tokens in a training sequence, n_ctx + 1
+    emergence           the same, and the loss is 1/2 of the sum over T and coordinates, as Zheng et al. train it
 
 Symbols, as in Sander et al. 2024 (arXiv 2402.05787):
 
@@ -61,6 +62,24 @@ from ar_interp.theory.diagonal import population_loss as population_loss
 from ar_interp.theory.diagonal import ratio_to_kappa as ratio_to_kappa
 from ar_interp.theory.diagonal import unitary_loss as unitary_loss
 from ar_interp.theory.diagonal import unitary_minimum as unitary_minimum
+from ar_interp.theory.emergence import OnesOptimum as OnesOptimum
+from ar_interp.theory.emergence import PlaneLoss as PlaneLoss
+from ar_interp.theory.emergence import StepSizes as StepSizes
+from ar_interp.theory.emergence import anisotropic_loss as anisotropic_loss
+from ar_interp.theory.emergence import anisotropic_path as anisotropic_path
+from ar_interp.theory.emergence import descent_path as descent_path
+from ar_interp.theory.emergence import equal_phase_gain as equal_phase_gain
+from ar_interp.theory.emergence import flow_limit as flow_limit
+from ar_interp.theory.emergence import flow_path as flow_path
+from ar_interp.theory.emergence import half_time as half_time
+from ar_interp.theory.emergence import largest_start as largest_start
+from ar_interp.theory.emergence import one_step_share as one_step_share
+from ar_interp.theory.emergence import ones_loss as ones_loss
+from ar_interp.theory.emergence import ones_optimum as ones_optimum
+from ar_interp.theory.emergence import plane_loss as plane_loss
+from ar_interp.theory.emergence import squared_gradient as squared_gradient
+from ar_interp.theory.emergence import stage_half_times as stage_half_times
+from ar_interp.theory.emergence import step_sizes as step_sizes
 from ar_interp.theory.gradient_step import BlockScalarOptimum as BlockScalarOptimum
 from ar_interp.theory.gradient_step import block_scalar_optimum as block_scalar_optimum
 from ar_interp.theory.gradient_step import one_step_loss as one_step_loss
