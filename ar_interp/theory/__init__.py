@@ -46,6 +46,13 @@ from ar_interp.theory.block_scalars import block_scalar_minimum as block_scalar_
 from ar_interp.theory.block_scalars import block_scalar_quadratic as block_scalar_quadratic
 from ar_interp.theory.block_scalars import minimum_of_quadratic as minimum_of_quadratic
 from ar_interp.theory.block_scalars import product_place as product_place
+from ar_interp.theory.chains import best_halfspace_agreement as best_halfspace_agreement
+from ar_interp.theory.chains import binary_entropy as binary_entropy
+from ar_interp.theory.chains import elimination_probability as elimination_probability
+from ar_interp.theory.chains import noisy_xor_loss as noisy_xor_loss
+from ar_interp.theory.chains import parity_complexity as parity_complexity
+from ar_interp.theory.chains import parity_gradient as parity_gradient
+from ar_interp.theory.chains import parity_length as parity_length
 from ar_interp.theory.constructions import KappaFamily as KappaFamily
 from ar_interp.theory.constructions import factor_heads as factor_heads
 from ar_interp.theory.constructions import kappa_family as kappa_family
