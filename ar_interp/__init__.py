@@ -53,11 +53,13 @@ if TYPE_CHECKING:
     from ar_interp.probes.readout_efficiency import data_efficiency as data_efficiency
     from ar_interp.probes.scrubbing import scrub as scrub
     from ar_interp.probes.swap import swap_context as swap_context
+    from ar_interp.probes.text import text_regularity as text_regularity
     from ar_interp.processes import CommutingOrthogonal as CommutingOrthogonal
     from ar_interp.processes import CommutingUnitary as CommutingUnitary
     from ar_interp.processes import FirstToken as FirstToken
     from ar_interp.processes import HaarOrthogonal as HaarOrthogonal
     from ar_interp.processes import Sequences as Sequences
+    from ar_interp.processes.text import TextEmbedding as TextEmbedding
     from ar_interp.setting import Setting as Setting
     from ar_interp.setting import setting_of as setting_of
     from ar_interp.studies import verify as verify

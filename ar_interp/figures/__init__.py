@@ -40,6 +40,7 @@ from ar_interp.figures.positional import positional_ratio as positional_ratio
 from ar_interp.figures.positional import positional_rows as positional_rows
 from ar_interp.figures.positional import residual_by_angle as residual_by_angle
 from ar_interp.figures.readout import data_efficiency as data_efficiency
+from ar_interp.figures.text import text_regularity as text_regularity
 from ar_interp.figures.training import along_training as along_training
 from ar_interp.figures.training import member_levels as member_levels
 from ar_interp.figures.training import training_history as training_history
