@@ -205,6 +205,43 @@ def test_noise_has_the_stated_variance_and_no_memory(family, basis, assert_mean)
         assert_mean((noise**2).imag, 0.0)
 
 
+@pytest.mark.parametrize("options", [{}, {"process_noise": 0.3}, {"process_noise": 0.3, "stationary": True}], ids=str)
+@pytest.mark.parametrize(("family", "basis"), [*BASES[:1], *BASES[3:], pytest.param(HaarOrthogonal, None, id="Haar")])
+def test_noise_of_the_process_and_of_observation(family, basis, options, assert_mean):
+    """Both of the stated variance, circular, without memory; errors are those of the clean targets."""
+    process = family(6, observation_noise=0.2, **options)
+    sequences = process.sample(20_000, 4, seed=8, **({} if basis is None else {"basis": basis}))
+    added = sequences.clean[:, 1:] - apply(sequences.W, sequences.clean[:, :-1])
+    blur = sequences.tokens - sequences.clean
+    for noise, size in ((added, process.process_noise), (blur, 0.2)):
+        if not size:
+            assert_close(noise, torch.zeros_like(noise), rtol=0, atol=1e-14)
+            continue
+        assert_mean(noise.abs() ** 2, size**2)
+        assert_mean((noise[:, 0] * noise[:, 1].conj()).real, 0.0)
+        if noise.is_complex():
+            assert_mean((noise**2).real, 0.0)
+    assert_mean((blur[:, 1] * sequences.clean[:, 1].conj()).real, 0.0)
+    assert_close(sequences.errors(sequences.targets), blur[:, 1:].abs().square().sum(-1), rtol=1e-9, atol=1e-12)
+    assert torch.equal(sequences[3:5].clean, sequences.clean[3:5])
+    if process.stationary:
+        assert_mean(sequences.clean.abs() ** 2, 1.0)
+        unit = torch.eye(6, dtype=sequences.W.dtype)
+        assert_close((sequences.W @ sequences.W.mH)[0], (1 - 0.3**2) * unit, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("process", [CommutingUnitary(4), CommutingOrthogonal(4), HaarOrthogonal(4)], ids=repr)
+def test_noise_of_observation_leaves_the_states(process):
+    plain = process.sample(3, 6, seed=1)
+    blurred = replace(process, observation_noise=0.5).sample(3, 6, seed=1)
+    assert torch.equal(blurred.clean, plain.tokens)
+    assert torch.equal(plain.clean, plain.tokens)
+    assert plain.states is None
+    noise = replace(process, noise=0.3).sample(3, 6, seed=1)
+    assert torch.equal(replace(process, process_noise=0.3).sample(3, 6, seed=1).tokens, noise.tokens)
+    assert blurred.errors(blurred.targets).min() > 0
+
+
 # ---- precision, randomness, indexing
 
 
@@ -305,6 +342,13 @@ def test_rollout_repeats_a_sample(family):
         (lambda: CommutingOrthogonal(5), r"dim must be even for CommutingOrthogonal .* got 5"),
         (lambda: CommutingUnitary(2, noise=-0.1), r"noise must be at least 0\.0, got -0\.1"),
         (lambda: CommutingUnitary(2, noise=float("nan")), "noise must be a finite number, got nan"),
+        (lambda: HaarOrthogonal(2, observation_noise=-1), r"observation_noise must be at least 0\.0, got -1"),
+        (lambda: CommutingUnitary(2, process_noise=1.0, stationary=True), "process_noise must be below 1 where stat"),
+        (
+            lambda: HaarOrthogonal(2, first_token="ones", stationary=True),
+            "first_token must be left out where stationary",
+        ),
+        (lambda: CommutingUnitary(2, stationary=1), "stationary must be True or False, got 1"),
         (lambda: CommutingUnitary(2, mu=0.0), r"mu must be greater than 0\.0, got 0\.0"),
         (lambda: CommutingUnitary(2, mu="1"), "mu must be a finite number, got '1'"),
         (lambda: CommutingUnitary(2, first_token="one"), "first_token must be one of 'ones', .*, got 'one'"),
@@ -379,10 +423,13 @@ def test_a_law_may_be_given_by_name(without_type_checks):
     dim=st.integers(2, 40).map(lambda half: 2 * half),
     law=st.sampled_from(LAWS),
     noise=st.floats(0, 10),
+    blur=st.floats(0, 10),
     mu=st.floats(0.1, 1000),
 )
-def test_to_dict_reads_back(family, dim, law, noise, mu):
-    process = family(dim, first_token=law, noise=noise, mu=mu)
+def test_to_dict_reads_back(family, dim, law, noise, blur, mu):
+    process = family(dim, first_token=law, noise=noise, observation_noise=blur, process_noise=noise, mu=mu)
+    still = family(dim, process_noise=min(noise, 0.5), stationary=True)
+    assert build_process(still.to_dict(), "here") == still
     assert build_process(process.to_dict(), "here") == process
     assert build_process(replace(process, mu=1.0).to_dict(), "here") != process or mu == 1.0
 

@@ -60,8 +60,10 @@ class Condition:
         if (self.norm, self.radius) == (1, 1):
             return drawn
         powers = self.radius ** torch.arange(drawn.tokens.shape[1], dtype=torch.float64, device=drawn.tokens.device)
-        tokens = (self.norm * powers[:, None] * drawn.tokens).to(drawn.tokens.dtype)
-        return replace(drawn, tokens=tokens, W=self.radius * drawn.W)
+        tokens, states = (
+            None if x is None else (self.norm * powers[:, None] * x).to(x.dtype) for x in (drawn.tokens, drawn.states)
+        )
+        return replace(drawn, tokens=tokens, states=states, W=self.radius * drawn.W)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ class OutsideErrors(Result):
 
 def conditions(process: Process) -> tuple[Condition, ...]:
     """The training law, then two levels each of noise, norm, law of s_1 and modulus, and contexts twice as long."""
-    laws = [law for law in LAWS if law != process.initial.law][:2]
+    laws = [] if process.stationary else [law for law in LAWS if law != process.initial.law][:2]
     return (
         Condition(name=AS_TRAINED),
         *(Condition(name=f"noise {noise:g}", noise=noise) for noise in NOISES),

@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from math import hypot, sqrt
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -115,6 +116,11 @@ class Contexts(Shown, ABC):
     def targets(self) -> Inexact[Tensor, "batch pos dim"]:
         """The right answer at each position."""
 
+    @property
+    def clean_targets(self) -> Inexact[Tensor, "batch pos dim"]:
+        """The targets without noise of observation, with which `errors` compares."""
+        return self.targets
+
     @abstractmethod
     def pairs(self) -> Pairs:
         """The pairs that a regression on the same context would use."""
@@ -146,7 +152,7 @@ class Contexts(Shown, ABC):
         return tuple(self[start : start + size] for start in range(0, len(self), size))
 
     def errors(self, predictions: Inexact[Tensor, "batch pos dim"]) -> Float[Tensor, "batch pos"]:
-        """|prediction - target|^2 at every position, summed over coordinates.
+        """|prediction - target|^2 at every position, summed over coordinates; of the clean target where there is one.
 
         Raises:
             ValueError: predictions of another shape than the targets.
@@ -156,7 +162,7 @@ class Contexts(Shown, ABC):
                 f"predictions must have the targets' shape {list(self.targets.shape)}, got {list(predictions.shape)}: "
                 "one for each position of `inputs`."
             )
-        return (predictions - self.targets).abs().square().sum(-1)
+        return (predictions - self.clean_targets).abs().square().sum(-1)
 
     def losses(self, predictions: Inexact[Tensor, "batch pos dim"], *, first_length: int = 2) -> Float[Tensor, "batch"]:
         """The loss of each context: the mean of `errors` over T = first_length..length, see `ar_interp.theory`."""
@@ -167,18 +173,30 @@ class Contexts(Shown, ABC):
 class Sequences(Contexts):
     """A batch of sequences and the W that made each.
 
-    The task is to predict the next token: inputs s_1..s_n, targets s_2..s_{n+1}, pairs (s_t, s_{t+1}).
+    The task is to predict the next token: inputs s_1..s_n, targets s_2..s_{n+1}, pairs (s_t, s_{t+1}). Where tokens are
+    observed with noise, inputs, targets and pairs are what is observed, and `errors` are those of the clean targets.
 
     Attributes:
-        tokens: s_1, ..., s_{n+1}; complex in the eigenbasis, real in a real basis.
-        W: the true matrix in the same coordinates, tokens[:, t + 1] = W tokens[:, t] + noise.
+        tokens: s_1, ..., s_{n+1}, or what is observed of them; complex in the eigenbasis, real in a real basis.
+        W: the true matrix in the same coordinates, clean[:, t + 1] = W clean[:, t] + noise.
         phases: angle of each eigenvalue of W, radians, in the order of the eigenbasis; None where the eigenvectors
             are random too.
+        states: s_1, ..., s_{n+1} where tokens are observed with noise; None where they are the states themselves.
     """
 
     tokens: Inexact[Tensor, "batch pos dim"]
     W: Inexact[Tensor, "batch dim dim"]
     phases: Float[Tensor, "batch dim"] | None = None
+    states: Inexact[Tensor, "batch pos dim"] | None = None
+
+    @property
+    def clean(self) -> Inexact[Tensor, "batch pos dim"]:
+        """s_1, ..., s_{n+1}, without noise of observation."""
+        return self.tokens if self.states is None else self.states
+
+    @property
+    def clean_targets(self) -> Inexact[Tensor, "batch pos dim"]:
+        return self.clean[:, 1:]
 
     @property
     def inputs(self) -> Inexact[Tensor, "batch pos dim"]:
@@ -195,13 +213,12 @@ class Sequences(Contexts):
         return len(self.tokens)
 
     def __getitem__(self, index: slice | Tensor) -> "Sequences":
-        phases = None if self.phases is None else self.phases[index]
-        return replace(self, tokens=self.tokens[index], W=self.W[index], phases=phases)
+        return replace(self, **{name: value[index] for name, value in self.tensors().items()})
 
 
 @dataclass(frozen=True)
 class AutoregressiveProcess(Kind, ABC, root=True):
-    """s_{t+1} = W s_t + noise * xi_t with a fresh random W for every sequence.
+    """s_{t+1} = W s_t + noise with a fresh random W for every sequence, observed as y_t = s_t + noise.
 
     A process of your own is a subclass with a `kind` and a `draw`, decorated with `@dataclass(frozen=True)` where it
     has fields of its own. It is another process, of which theory knows nothing, unless a `Setting` of your own speaks
@@ -211,7 +228,7 @@ class AutoregressiveProcess(Kind, ABC, root=True):
       defines the class is imported.
     - `draw` gives `Sequences` with `length` tokens and the W that made them, tokens[:, t + 1] = W tokens[:, t] + noise,
       in `cast_to(dtype, real=...)`, on the generator's device, with no randomness but the generator's. It applies
-      `noise` itself, or refuses it in `__post_init__`. Probes that compare with W trust it.
+      noise itself, or refuses it in `__post_init__` (`if not self.noiseless`). Probes that compare with W trust it.
     - Subclasses of `HaarOrthogonal` write `draw_matrices` alone: W [batch dim dim] in float64. Its recursion, noise and
       first tokens serve every W, also off the unit circle.
     - Subclasses of the commuting families write `draw_phases` alone: angles [batch dim], for conjugate pairs in columns
@@ -225,7 +242,16 @@ class AutoregressiveProcess(Kind, ABC, root=True):
     Args:
         dim: size of s_t.
         first_token: the law of s_1, a `FirstToken` or its name.
-        noise: standard deviation of the additive noise per coordinate, E|xi_t|^2 = dim.
+        noise: standard deviation of the additive noise per coordinate, E|xi_t|^2 = dim, of an evaluation outside the
+            training law.
+        process_noise: the same of the law itself, of which theory knows: sqrt(q), q = E|eps_j|^2 per coordinate.
+        observation_noise: standard deviation per coordinate of what is observed, y_t = s_t + nu_t: sqrt(r),
+            r = E|nu_j|^2.
+        stationary: s_{t+1} = sqrt(1 - q) W s_t + eps with s_1 of unit variance per coordinate, so that every s_t has
+            the same law; q < 1, `first_token` left out. W of the sequences has the factor.
+
+    All noise is complex circular for independent eigenvalues, conjugate in each conjugate pair (so real in a real
+    basis), and real for Haar W.
 
     Attributes:
         kind: the name in a saved file.
@@ -237,6 +263,9 @@ class AutoregressiveProcess(Kind, ABC, root=True):
     dim: int
     first_token: FirstToken | str = field(default=FirstToken(), kw_only=True)
     noise: float = field(default=0.0, kw_only=True)
+    process_noise: float = field(default=0.0, kw_only=True)
+    observation_noise: float = field(default=0.0, kw_only=True)
+    stationary: bool = field(default=False, kw_only=True)
 
     meaning: ClassVar[str] = ""
     has_eigenbasis: ClassVar[bool] = False
@@ -246,9 +275,45 @@ class AutoregressiveProcess(Kind, ABC, root=True):
         check_integer("dim", self.dim, low=1, high=MAX_DIM)
         if isinstance(self.first_token, str):
             object.__setattr__(self, "first_token", FirstToken(self.first_token))
-        object.__setattr__(self, "noise", check_number("noise", self.noise, low=0.0))
+        for name in ("noise", "process_noise", "observation_noise"):
+            object.__setattr__(self, name, check_number(name, getattr(self, name), low=0.0))
+        if not isinstance(self.stationary, bool):
+            raise ValueError(f"stationary must be True or False, got {self.stationary!r}.")
+        if self.stationary:
+            self._check_stationary()
         if (self.initial.n_nonzero or 1) > self.dim:
             raise ValueError(f"n_nonzero must be at most dim = {self.dim}, got {self.initial.n_nonzero}.")
+
+    def _check_stationary(self) -> None:
+        if self.state_noise >= 1:
+            raise ValueError(
+                f"process_noise must be below 1 where stationary, got {self.state_noise:g}: the part sqrt(1 - q) of "
+                "the state must be left. Pass stationary=False for noise that adds up."
+            )
+        default = next(known.default for known in fields(self) if known.name == "first_token")
+        if self.first_token != default:
+            raise ValueError(
+                f"first_token must be left out where stationary, got {self.first_token}: s_1 has the stationary law."
+            )
+
+    @property
+    def noiseless(self) -> bool:
+        """s_{t+1} = W s_t from the law of `first_token`, and nothing else."""
+        return not (self.state_noise or self.observation_noise or self.stationary)
+
+    @property
+    def state_noise(self) -> float:
+        """Standard deviation per coordinate of what is added to W s_t."""
+        return hypot(self.noise, self.process_noise)
+
+    @property
+    def damping(self) -> float:
+        """The factor of W where stationary, else 1."""
+        return sqrt(1 - self.state_noise**2) if self.stationary else 1.0
+
+    def draw_noise(self, batch: int, length: int, generator: torch.Generator) -> Inexact[Tensor, "batch pos dim"]:
+        """Noise of unit variance per coordinate."""
+        return torch.randn(batch, length, self.dim, generator=generator, device=generator.device, dtype=torch.float64)
 
     @property
     def initial(self) -> FirstToken:

@@ -21,7 +21,7 @@ class CommutingProcess(AutoregressiveProcess):
     """A family of normal matrices that share their eigenvectors.
 
     Args:
-        dim, first_token, noise: see `AutoregressiveProcess`.
+        dim, first_token, noise and the rest: see `AutoregressiveProcess`.
         mu: eigenvalues are exp(i theta / mu) with theta uniform on (0, 2 pi); 1 is uniform on the circle.
     """
 
@@ -78,9 +78,14 @@ class CommutingProcess(AutoregressiveProcess):
             ValueError: a P that is not orthonormal.
         """
         phases = self.draw_phases(batch, generator)
-        first = self.draw_first_tokens(batch, generator)
-        noise = self.noise * self.draw_noise(batch, length - 1, generator) if self.noise else None
-        return self._assemble(phases, first, length, noise, basis, dtype)
+        if self.stationary:
+            first = self.draw_noise(batch, 1, generator)[:, 0]
+        else:
+            first = self.draw_first_tokens(batch, generator)
+        scale, blur = self.state_noise, self.observation_noise
+        noise = scale * self.draw_noise(batch, length - 1, generator) if scale else None
+        errors = blur * self.draw_noise(batch, length, generator) if blur else None
+        return self._assemble(phases, first, length, noise, errors, basis, dtype)
 
     def rollout(
         self,
@@ -113,7 +118,7 @@ class CommutingProcess(AutoregressiveProcess):
                 )
         if first_tokens is None:
             first_tokens = torch.ones_like(phases, dtype=torch.complex128)
-        return self._assemble(phases.double(), first_tokens, length, None, basis, dtype)
+        return self._assemble(phases.double(), first_tokens, length, None, None, basis, dtype)
 
     def _assemble(
         self,
@@ -121,25 +126,35 @@ class CommutingProcess(AutoregressiveProcess):
         first: Tensor,
         length: int,
         noise: Tensor | None,
+        errors: Tensor | None,
         basis: str | Tensor,
         dtype: torch.dtype,
     ) -> Sequences:
         vectors = self.eigenvectors(basis, phases.device)
         times = torch.arange(length, device=phases.device, dtype=torch.float64)
         powers = torch.exp(1j * phases[:, None, :] * times[:, None])  # lambda^{t-1}
+        damping = 1.0 if noise is None else self.damping
         if noise is None:
             states = powers * first[:, None, :]
+        elif damping < 1:
+            still = [first]  # lambda^{-(t-1)} s_t
+            for turned in (powers[:, 1:].conj() * noise).unbind(1):
+                still.append(damping * still[-1] + turned)
+            states = powers * torch.stack(still, dim=1)
         else:  # s_t = lambda^{t-1} (s_1 + sum_{k<t} lambda^{-k} xi_k)
             drift = torch.cumsum(powers[:, 1:].conj() * noise, dim=1)
             states = powers * (first[:, None, :] + torch.cat([torch.zeros_like(powers[:, :1]), drift], dim=1))
         eigenvalues = torch.exp(1j * phases)
-        tokens = states @ vectors.mT
+        clean = states @ vectors.mT
+        tokens = clean if errors is None else (states + errors) @ vectors.mT
         W = (vectors * eigenvalues[:, None, :]) @ vectors.mH
+        W = damping * W if damping < 1 else W
         is_real = self.conjugate_pairs and not (isinstance(basis, str) and basis == "eigen")
         kind = cast_to(dtype, real=is_real)
         if is_real:
-            tokens, W = tokens.real, W.real
-        return Sequences(tokens=tokens.to(kind), W=W.to(kind), phases=phases)
+            clean, tokens, W = clean.real, tokens.real, W.real
+        clean = None if errors is None else clean.to(kind)
+        return Sequences(tokens=tokens.to(kind), W=W.to(kind), phases=phases, states=clean)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class HaarOrthogonal(AutoregressiveProcess):
     small matrices are a hundred times slower than `product_of_reflections`.
 
     Args:
-        dim, noise: see `AutoregressiveProcess`.
+        dim, noise and the rest: see `AutoregressiveProcess`.
         first_token: the law of s_1; of norm 1 if left out.
     """
 
@@ -50,7 +50,10 @@ class HaarOrthogonal(AutoregressiveProcess):
         """
         kind = cast_to(dtype, real=True)
         W = self.draw_matrices(batch, generator).to(kind)
-        first = self.initial.draw(batch, self.dim, generator).to(kind)
+        if self.stationary:
+            W, first = self.damping * W, self.draw_noise(batch, 1, generator)[:, 0].to(kind)
+        else:
+            first = self.initial.draw(batch, self.dim, generator).to(kind)
         if self._by_reflections(W.device):
             return Sequences(tokens=by_doubling(W, first, length), W=W)
         columns = W.permute(1, 2, 0).contiguous()  # the batch last: one fused product and sum per step
@@ -59,10 +62,14 @@ class HaarOrthogonal(AutoregressiveProcess):
         for t in range(length):
             states[t] = state
             state = (columns * state).sum(1)
-            if self.noise:
+            if self.state_noise:
                 xi = torch.randn(state.shape, generator=generator, device=state.device, dtype=torch.float64)
-                state = state + self.noise * xi.to(kind)
-        return Sequences(tokens=states.permute(2, 0, 1), W=W)
+                state = state + self.state_noise * xi.to(kind)
+        tokens = states.permute(2, 0, 1)
+        if not self.observation_noise:
+            return Sequences(tokens=tokens, W=W)
+        errors = self.observation_noise * self.draw_noise(batch, length, generator).to(kind)
+        return Sequences(tokens=tokens + errors, W=W, states=tokens)
 
     def drawn(
         self, batch: int, length: int, generators: Sequence[torch.Generator], dtype: torch.dtype
@@ -85,7 +92,7 @@ class HaarOrthogonal(AutoregressiveProcess):
         return tokens.unflatten(0, gaussians.shape[:2])
 
     def _by_reflections(self, device: torch.device) -> bool:
-        return device.type not in DECOMPOSED_ON and not self.noise
+        return device.type not in DECOMPOSED_ON and self.noiseless
 
     def _gaussian(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch dim dim"]:
         shape = (batch, self.dim, self.dim)

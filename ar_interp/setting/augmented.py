@@ -239,7 +239,7 @@ class HaarStack(_OneLayer):
 
 def is_unit_haar(process: Any) -> bool:
     """Haar W without noise, first tokens of norm 1; a subclass is another process."""
-    return type(process) is HaarOrthogonal and not process.noise and process.initial in UNIT_NORM
+    return type(process) is HaarOrthogonal and process.noiseless and process.initial in UNIT_NORM
 
 
 def _is_one_layer(config: Any, attention: str) -> bool:

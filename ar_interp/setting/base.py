@@ -179,8 +179,9 @@ class Silent(Setting):
             return f"no part of theory knows models of kind {getattr(config, 'kind', type(config).__name__)!r}"
         if process is None:
             return "the process is not known; pass process=..., e.g. HaarOrthogonal(5)"
-        if getattr(process, "noise", 0):
-            return f"noise is {process.noise:g}, and closed forms hold without noise"
+        for name in ("noise", "process_noise", "observation_noise"):
+            if getattr(process, name, 0):
+                return f"{name} is {getattr(process, name):g}, and closed forms hold without noise"
         if config.heads in ("diagonal", "unit") and process.initial != FirstToken():
             return f"first_token is {process.initial}, and closed forms of diagonal heads hold for ones"
         if getattr(process, "mu", 1) != 1:
@@ -208,7 +209,7 @@ def setting_of(config: Any, process: Process | None) -> Setting:
 
 def is_uniform(process: Any) -> bool:
     """A commuting family without noise, its phases uniform on the circle; a subclass is another process."""
-    return type(process) in (CommutingUnitary, CommutingOrthogonal) and (process.noise, process.mu) == (0, 1)
+    return type(process) in (CommutingUnitary, CommutingOrthogonal) and process.noiseless and process.mu == 1
 
 
 def _exact_layer_loss(

@@ -220,7 +220,7 @@ class OneCoordinate(_Diagonal):
 def _is_noiseless_ones(process: Any) -> bool:
     """A commuting family without noise whose sequences start at 1_dim; a subclass is another process."""
     known = type(process) in (CommutingUnitary, CommutingOrthogonal)
-    return known and not process.noise and process.initial == FirstToken()
+    return known and process.noiseless and process.initial == FirstToken()
 
 
 def _exact_sentences(setting: DiagonalHeads) -> dict[str, str]:
