@@ -1,13 +1,4 @@
-"""Estimators of W from a context: pairs (x_t, y_t) in; at every T an estimate from those before it and a prediction.
-
-One signature: an estimator called on `contexts.pairs()` returns the predictions of y_T at every position T, and
-`estimate(pairs)` the matrix that it applies to x_T, [batch pos out dim]. Tokens s_1..s_n [batch pos dim] stand for the
-pairs (s_t, s_{t+1}), so that an estimator takes what a model of sequences takes. At T = 1 there is no pair to learn
-from, and estimates from pairs are 0.
-
-With S_T = sum_{t<T} x_t x_t^* and R_T = sum_{t<T} y_t x_t^*, the gradient of the least-squares loss
-1/2 sum_{t<T} |y_t - W x_t|^2 at W is W S_T - R_T.
-"""
+"""Least squares, its gradient steps, and the two sums over pairs that all of them are made of."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -21,23 +12,6 @@ from torch import Tensor
 from ar_interp._checks import check_integer, check_number
 from ar_interp.processes.base import AutoregressiveProcess, Contexts, Pairs
 from ar_interp.seeds import TUNING
-
-__all__ = [
-    "OLS",
-    "DiagonalOLS",
-    "Estimator",
-    "GradientDescent",
-    "Kaczmarz",
-    "LastToken",
-    "NewtonSchulz",
-    "Polynomial",
-    "PreviousToken",
-    "Ridge",
-    "Zero",
-    "apply",
-    "tuned",
-]
-
 
 Tunable = TypeVar("Tunable", "GradientDescent", "NewtonSchulz")
 Context = Pairs | Tensor  # tokens [batch pos dim] are the pairs of neighbours
@@ -57,7 +31,7 @@ class Estimator(ABC):
         """
 
     def __call__(self, context: Context) -> Inexact[Tensor, "batch pos out"]:
-        return apply(self.estimate(context), _known(context).x)
+        return apply(self.estimate(context), known(context).x)
 
 
 def apply(
@@ -72,7 +46,7 @@ class Zero(Estimator):
     """Ŵ = 0: the error of knowing nothing."""
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
-        x, _, future = _known(context)
+        x, _, future = known(context)
         return x.new_zeros(*x.shape[:2], future.shape[-1], x.shape[-1])
 
 
@@ -125,7 +99,7 @@ class GradientDescent(Estimator):
         return replace(self, step_sizes=tuple(factor * eta for eta in self.step_sizes))
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
-        S, R = _moments(context, per_pair=self.per_pair)
+        S, R = moments(context, per_pair=self.per_pair)
         W = torch.zeros_like(R)
         for eta in self.step_sizes:
             W = W - eta * (W @ S - R)
@@ -162,7 +136,7 @@ class Polynomial(Estimator):
         check_integer("degree", degree, low=1)
         contexts = _tuning_contexts(process, batch, length, seed)
         inputs, targets = contexts.inputs, contexts.targets
-        S, R = _moments(contexts.pairs(), per_pair=per_pair)
+        S, R = moments(contexts.pairs(), per_pair=per_pair)
         vectors, columns = inputs, []
         for _ in range(degree):
             columns.append(torch.einsum("btij,btj->bti", R, vectors)[:, 1:].reshape(-1))
@@ -175,7 +149,7 @@ class Polynomial(Estimator):
         return cls(coefficients=tuple(solution.tolist()), per_pair=per_pair)
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
-        S, R = _moments(context, per_pair=self.per_pair)
+        S, R = moments(context, per_pair=self.per_pair)
         identity = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
         q = torch.zeros_like(S)
         for coefficient in reversed(self.coefficients):  # Horner
@@ -200,7 +174,7 @@ class NewtonSchulz(Estimator):
         return replace(self, step_size=factor * self.step_size)
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
-        S, R = _moments(context, per_pair=self.per_pair)
+        S, R = moments(context, per_pair=self.per_pair)
         identity = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
         X = self.step_size * identity.expand_as(S)
         for _ in range(self.iterations):
@@ -217,8 +191,16 @@ class Ridge(Estimator):
     def __post_init__(self) -> None:
         check_number("penalty", self.penalty, low=0.0, strict=True)
 
+    @classmethod
+    def bayes(cls, *, process_variance: float, entry_variance: float) -> "Ridge":
+        """The posterior mean where entries of W are N(0, entry_variance) and noise is N(0, process_variance).
+
+        For Haar W, whose entries have the variance 1 / dim and are not Gaussian, it is the best ridge of long contexts.
+        """
+        return cls(penalty=process_variance / entry_variance)
+
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
-        S, R = _moments(context)
+        S, R = moments(context)
         identity = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
         return torch.linalg.solve(S + self.penalty * identity, R, left=False)
 
@@ -233,7 +215,7 @@ class OLS(Estimator):
     """
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
-        x, past, future = _known(context)
+        x, past, future = known(context)
         pos = x.shape[1]
         tolerance = 10 * pos * torch.finfo(x.dtype).eps
         before, wanted, estimates = past[:, :0], future[:, :0], []  # rows that stand for the pairs before a chunk
@@ -242,8 +224,8 @@ class OLS(Estimator):
             own = slice(start, start + chunk)
             rows, goals = torch.cat([before, past[:, own]], dim=1), torch.cat([wanted, future[:, own]], dim=1)
             ends = before.shape[1] + torch.arange(min(chunk, pos - start), device=x.device)
-            known = torch.arange(rows.shape[1], device=x.device) < ends[:, None]  # pairs t < T
-            contexts = rows[:, None] * known[None, :, :, None]  # [batch pos pair dim]
+            earlier = torch.arange(rows.shape[1], device=x.device) < ends[:, None]  # pairs t < T
+            contexts = rows[:, None] * earlier[None, :, :, None]  # [batch pos pair dim]
             estimates.append((torch.linalg.pinv(contexts, rtol=tolerance) @ goals[:, None]).mT)  # states are rows
             Q, before = torch.linalg.qr(rows)
             wanted = Q.mH @ goals
@@ -258,14 +240,14 @@ class DiagonalOLS(Estimator):
     """
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos dim dim"]:
-        _, past, future = _known(context)
+        _, past, future = known(context)
         if past.shape[-1] != future.shape[-1]:
             raise ValueError(
                 f"DiagonalOLS needs x and y of one size, got {past.shape[-1]} and {future.shape[-1]}: a diagonal W "
                 "maps each coordinate to itself. Use OLS."
             )
-        energy = _running_sum(past.abs().square())
-        cross = _running_sum(future * past.conj())
+        energy = running_sum(past.abs().square())
+        cross = running_sum(future * past.conj())
         return torch.diag_embed(torch.where(energy > 0, cross / energy.where(energy > 0, 1.0), 0.0))
 
 
@@ -277,7 +259,7 @@ class Kaczmarz(Estimator):
     """
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
-        x, past, future = _known(context)
+        x, past, future = known(context)
         duals = _duals(x)
         W = x.new_zeros(len(x), future.shape[-1], x.shape[-1])
         estimates = [W]
@@ -307,21 +289,22 @@ def tuned(
     return estimator.scaled(2.0 ** float(best.x))
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     x: Tensor  # [batch pos dim]
     past: Tensor  # x_1..x_{pos-1}, of which T knows those before it
     future: Tensor  # y_1..y_{pos-1}
 
 
-def _known(context: Context) -> _Known:
+def known(context: Context) -> Known:
+    """The pairs, or tokens as pairs of neighbours."""
     if isinstance(context, Tensor):
-        return _Known(context, context[:, :-1], context[:, 1:])
-    return _Known(context.x, context.x[:, :-1], context.y[:, :-1])
+        return Known(context, context[:, :-1], context[:, 1:])
+    return Known(context.x, context.x[:, :-1], context.y[:, :-1])
 
 
 def _sequence(context: Context, what: str) -> Tensor:
     """The tokens of pairs (s_t, s_{t+1}), of which alone it means something to repeat one."""
-    x, _, future = _known(context)
+    x, _, future = known(context)
     if future.shape != x[:, 1:].shape or not torch.equal(future, x[:, 1:]):
         raise ValueError(
             f"pairs must be of one sequence, y_t = x_(t+1), for {what} to predict the next; these are of another task."
@@ -329,11 +312,11 @@ def _sequence(context: Context, what: str) -> Tensor:
     return x
 
 
-def _moments(context: Context, *, per_pair: bool = False) -> tuple[Tensor, Tensor]:
+def moments(context: Context, *, per_pair: bool = False) -> tuple[Tensor, Tensor]:
     """S_T [batch pos dim dim] and R_T [batch pos out dim] for every T; divided by T - 1 when `per_pair`."""
-    x, past, future = _known(context)
+    x, past, future = known(context)
     past, future = past[..., None], future[..., None]
-    S, R = _running_sum(past * past.mH), _running_sum(future * past.mH)
+    S, R = running_sum(past * past.mH), running_sum(future * past.mH)
     if not per_pair:
         return S, R
     pairs = torch.arange(x.shape[1], device=x.device).clamp(min=1)[:, None, None]
@@ -346,7 +329,7 @@ def _duals(x: Tensor) -> Tensor:
     return torch.where(energy > 0, x.conj() / energy, 0)
 
 
-def _running_sum(products: Tensor) -> Tensor:
+def running_sum(products: Tensor) -> Tensor:
     """Sum over the pairs before T, for T = 1..pos; nothing at T = 1."""
     first = products.new_zeros(len(products), 1, *products.shape[2:])
     return torch.cat([first, products.cumsum(1)], dim=1)
@@ -355,7 +338,3 @@ def _running_sum(products: Tensor) -> Tensor:
 def _tuning_contexts(process: AutoregressiveProcess, batch: int, length: int, seed: int) -> Contexts:
     check_integer("length", length, low=2)
     return process.contexts(batch, length, seed=seed)
-
-
-def __dir__() -> list[str]:
-    return __all__

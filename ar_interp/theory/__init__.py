@@ -34,6 +34,10 @@ and for augmented tokens, Sander et al. 2024 and Zheng et al. 2024 (arXiv 2405.1
     a b         the product of scalars that is the step size there
 
 Regression in context (`ar_interp.theory.regression`) has letters, and a loss at the query alone, of its own.
+and for noise:
+
+    q, r        process and observation variance, per coordinate; losses are those of the clean target
+    x           lambda^{-(t-1)} y_t, the observed tokens without their phases
 """
 
 from ar_interp.theory.ablations import head_removal_cost as head_removal_cost
@@ -106,6 +110,16 @@ from ar_interp.theory.initial_token import TokenMoments as TokenMoments
 from ar_interp.theory.initial_token import first_token_moments as first_token_moments
 from ar_interp.theory.initial_token import initial_token_error as initial_token_error
 from ar_interp.theory.initial_token import initial_token_product as initial_token_product
+from ar_interp.theory.noise import NoisyKeys as NoisyKeys
+from ar_interp.theory.noise import bent_ratio as bent_ratio
+from ar_interp.theory.noise import kalman_error as kalman_error
+from ar_interp.theory.noise import kappa_penalty as kappa_penalty
+from ar_interp.theory.noise import last_token_error as last_token_error
+from ar_interp.theory.noise import noisy_keys as noisy_keys
+from ar_interp.theory.noise import noisy_step_loss as noisy_step_loss
+from ar_interp.theory.noise import noisy_step_minimum as noisy_step_minimum
+from ar_interp.theory.noise import noisy_step_size as noisy_step_size
+from ar_interp.theory.noise import phase_error as phase_error
 from ar_interp.theory.outside import last_pair_noise_error as last_pair_noise_error
 from ar_interp.theory.outside import least_squares_noise_error as least_squares_noise_error
 from ar_interp.theory.outside import recurrence_error as recurrence_error
