@@ -97,6 +97,7 @@ class TrainingRun(Shown):
             were trained by descent.
         origin: where the weights come from, or began, if not from this training alone: a sentence without its full
             stop; empty otherwise.
+        ensemble: weights of every member, [member ...], where it was trained here; files hold the best one alone.
     """
 
     config: Any
@@ -111,6 +112,7 @@ class TrainingRun(Shown):
     snapshots: Mapping[int, dict[str, Tensor]] = field(default_factory=dict)
     threads: int | None = None
     origin: str = ""
+    ensemble: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> "HookedARTransformer":

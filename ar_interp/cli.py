@@ -1,4 +1,4 @@
-"""`ar-interp list | train | verify | report`."""
+"""`ar-interp list | train | verify | report | sweep`."""
 
 import datetime
 import io
@@ -323,9 +323,63 @@ def _check_file(option: str, path: Path, ending: str) -> None:
     try_file(path)
 
 
+def sweep(
+    file: Positional[Path],
+    /,
+    output: Annotated[Path, arg(aliases=["-o"])],
+    jobs: int = 1,
+    scheduler: str | None = None,
+    dry_run: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Train every point of a grid with many seeds, into one folder of Parquet files; always goes on where it was.
+
+    Exit code 1 when a training of it failed: all others are done then, and the same command tries it again.
+
+    Args:
+        file: TOML; README.md says what is in it.
+        output: folder for the files; `pandas.read_parquet` reads it.
+        jobs: processes on this machine; more than one need the extra `cluster`.
+        scheduler: address of a Dask scheduler whose workers train instead, such as tcp://127.0.0.1:8786.
+        dry_run: say how many trainings are left, how long they take and how much memory; write nothing.
+        quiet: no progress bar.
+    """
+    from ar_interp.sweeps.run import SweepError, forecast
+    from ar_interp.sweeps.run import sweep as rows_of
+
+    if dry_run:
+        found = forecast(file, output)
+        memory = "" if found.memory is None else f", {found.memory / 1e9:.1f} GB of memory each"
+        print(
+            f"{found.n_points} points, {found.n_trainings} trainings in {found.n_shards} shards; {found.n_left} "
+            f"trainings are left: about {_duration(found.seconds / jobs)} on {jobs} worker(s) of this machine{memory}"
+        )
+        return 0
+    start, n, lost, failures = time.perf_counter(), 0, 0, []
+    try:
+        for row in rows_of(file, output, jobs=jobs, scheduler=scheduler, progress=not quiet):
+            n, lost = n + 1, lost + (row["loss"] != row["loss"])
+    except SweepError as error:
+        failures = error.failures
+    for shard, _, said in failures:
+        print(f"{shard.where}: {_said(said)}", file=sys.stderr)
+    failed = f"; {len(failures)} shards FAILED, the same command tries them again" if failures else ""
+    diverged = f", of which {lost} diverged" if lost else ""
+    print(f"{output}: {n} trainings{diverged}, {_duration(time.perf_counter() - start)}{failed}")
+    return 1 if failures else 0
+
+
+def _duration(seconds: float) -> str:
+    """In seconds, minutes or hours."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command `ar-interp`; errors a user can act on are one line."""
-    commands = {"list": list_checkpoints, "train": train, "verify": verify, "report": report}
+    commands = {"list": list_checkpoints, "train": train, "verify": verify, "report": report, "sweep": sweep}
     with warnings.catch_warnings():
         _speak_plainly()
         try:

@@ -138,6 +138,7 @@ def train(
         snapshots={step: member_of(layout.named(flat), best) for step, flat in log.snapshots.items() if step < steps},
         threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        ensemble={name: tensor.detach().cpu() for name, tensor in parameters.items()},
     )
     if lost.any():
         of = [seed for seed, gone in zip(member_seeds, lost.tolist(), strict=True) if gone][:8]

@@ -1,0 +1,78 @@
+"""The folder of a sweep: a Parquet file for each shard, written whole by one process, checked when it is read."""
+
+import io
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ar_interp._files import CheckpointError, name_of, opened
+from ar_interp._writing import write_file
+from ar_interp.sweeps.columns import Column
+from ar_interp.sweeps.plan import Shard, Value
+from ar_interp.sweeps.shards import Table
+
+MAX_BYTES = 2**26  # of a part
+TEXT, VERSIONS = b"ar_interp.shard", b"ar_interp.versions"  # metadata
+LIBRARIES = ("ar_interp", "torch", "numpy", "pyarrow")
+TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+def path_of(folder: Path, shard: Shard) -> Path:
+    return folder / f"{shard.name}.parquet"
+
+
+def write(folder: Path, shard: Shard, table: Table) -> list[dict[str, Any]]:
+    """Write the part of a shard; its rows."""
+    metadata = {TEXT: shard.text, VERSIONS: " ".join(f"{name} {version(name)}" for name in LIBRARIES)}
+    made = pa.table(table, schema=_schema(shard).with_metadata(metadata))
+    buffer = io.BytesIO()
+    pq.write_table(made, buffer, compression="zstd", write_page_checksum=True)
+    write_file(path_of(folder, shard), buffer.getvalue())
+    return made.to_pylist()
+
+
+def read(folder: Path, shard: Shard) -> list[dict[str, Any]]:
+    """The rows of the part of a shard.
+
+    Raises:
+        CheckpointError: it is damaged, or not the part of this shard.
+    """
+    path = path_of(folder, shard)
+    with opened(path) as (file, size):
+        content = file.read(MAX_BYTES + 1) if size <= MAX_BYTES else b""
+    if max(size, len(content)) > MAX_BYTES:
+        raise CheckpointError(f"{name_of(path)} is larger than {MAX_BYTES} bytes.")
+    try:
+        found = pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True)
+        if (found.schema_arrow.metadata or {}).get(TEXT) != shard.text.encode():
+            raise CheckpointError(f"{name_of(path)} holds another shard than its name says.")
+        if found.metadata.num_rows != shard.training.n_seeds:
+            raise CheckpointError(f"{name_of(path)} holds {found.metadata.num_rows} rows.")
+        table = found.read()
+    except (pa.ArrowException, OSError) as error:
+        raise CheckpointError(f"{name_of(path)} is damaged: {error}") from error
+    if table.schema != _schema(shard):
+        raise CheckpointError(f"{name_of(path)} has other columns than its shard.")
+    return table.to_pylist()
+
+
+def set_aside(folder: Path, shard: Shard) -> Path:
+    """Put a damaged part where nothing reads it."""
+    path = path_of(folder, shard)
+    aside = path.with_name(f".{shard.name}.damaged")
+    os.replace(path, aside)
+    return aside
+
+
+def _schema(shard: Shard) -> pa.Schema:
+    def kind(value: Value) -> pa.DataType:
+        return TYPES[type(value)]
+
+    columns = {name: kind(value) for name, value in shard.point.items()}
+    columns |= {"seed": pa.int64(), "loss": pa.float64(), "minimum": pa.float64()}
+    columns |= {name: pa.int64() if Column.find(name).integer else pa.float64() for name in shard.columns}
+    return pa.schema(columns | {"seconds": pa.float64(), "device": pa.string()})
