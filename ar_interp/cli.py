@@ -1,4 +1,4 @@
-"""`ar-interp list | train | verify | report | sweep`."""
+"""`ar-interp list | train | verify | report | sweep | text`."""
 
 import datetime
 import io
@@ -314,6 +314,51 @@ def report(
     return 0
 
 
+def text(
+    files: Names,
+    /,
+    output: Annotated[Path | None, arg(aliases=["-o"])] = None,
+    vectors: Path | None = None,
+    length: int = 4000,
+    dim: int = 8,
+    permutations: int = 39,
+    seed: int = 0,
+) -> int:
+    """Regress the vector of every word of a text on that of the word before it, beside what must destroy that.
+
+    Prints how much of the variance a matrix tells, whether the order of words matters, whether a document has a
+    matrix of its own, and what the published statistic says of the same text and of random vectors.
+
+    Args:
+        files: plain text, UTF-8; Python's own help if left out.
+        output: also write the figure, a file that ends in .html; replaced if it is there.
+        vectors: an .npz file with `words` and `vectors`; GloVe vectors of 7544 words if left out.
+        length: known words in a document; two documents or more are needed.
+        dim: leading components of the vectors that are kept.
+        permutations: of the words of each document, for the null.
+        seed: of the permutations.
+    """
+    import torch
+
+    from ar_interp.figures import text_regularity as figure_of
+    from ar_interp.probes.text import rolled_out, text_regularity
+    from ar_interp.processes.text import TextEmbedding, python_topics, words_of_file
+
+    torch.set_num_threads(1)  # as for training
+    if output is not None:
+        _check_file("output", output, ".html")
+    texts = [words_of_file(Path(file)) for file in files] or [python_topics()[0]]
+    embedding = TextEmbedding.from_file(vectors) if vectors else TextEmbedding.glove()
+    documents = [document for words in texts for document in embedding.documents(words, length=length)]
+    found = text_regularity(documents, dim=dim, n_permutations=permutations, seed=seed)
+    published = rolled_out([word for words in texts for word in words], embedding, seed=seed)
+    if output is not None:
+        _kept(partial(write_file, content=figure_of(found).to_html(include_plotlyjs=True)), output)
+        print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    print(found.words(), published.words(), sep="\n\n")
+    return 0
+
+
 def _check_file(option: str, path: Path, ending: str) -> None:
     """Refuse what cannot be written before anything is measured."""
     if path.suffix.lower() != ending or path.is_dir():
@@ -379,7 +424,14 @@ def _duration(seconds: float) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command `ar-interp`; errors a user can act on are one line."""
-    commands = {"list": list_checkpoints, "train": train, "verify": verify, "report": report, "sweep": sweep}
+    commands = {
+        "list": list_checkpoints,
+        "train": train,
+        "verify": verify,
+        "report": report,
+        "sweep": sweep,
+        "text": text,
+    }
     with warnings.catch_warnings():
         _speak_plainly()
         try:

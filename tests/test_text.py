@@ -8,6 +8,7 @@ import torch
 from oracles import check_titles
 
 import ar_interp as ari
+from ar_interp.cli import main
 from ar_interp.probes.text import _errors, blocked_r2, orthogonal, ridge
 from ar_interp.processes.text import TextEmbedding, python_topics, repeats, words_of, words_of_file
 
@@ -171,3 +172,17 @@ def test_files_of_vectors_and_of_text_are_read_and_what_is_none_is_refused(tmp_p
 def test_arguments_that_have_no_meaning_are_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_the_command_prints_the_table_of_a_text_and_writes_its_figure(tmp_path, capsys):
+    text, page = tmp_path / "text.txt", tmp_path / "figure.html"
+    text.write_text(" ".join(np.random.default_rng(0).choice(TextEmbedding.glove().words[:300], 1300)))
+    command = ["text", str(text), "--length", "400", "--dim", "2", "--permutations", "3", "-o", str(page)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "a row for each of 3 documents" in said
+    assert "no gain that is sure" in said
+    assert "Void: random vectors give the same windows" in said
+    assert "plotly" in page.read_text()
+    assert main([*command[:2], "--length", "1300"]) == 2
+    assert "two or more" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from scipy.stats import t
 from torch import Tensor
 
 from ar_interp import seeds
@@ -63,6 +64,26 @@ class TextRegularity(Result):
         """Mean and standard error over documents of own - language: what a document tells of W beyond its language."""
         gains = (self.documents["own"] - self.documents["language"]).to_numpy()
         return float(gains.mean()), float(gains.std(ddof=1) / len(gains) ** 0.5)
+
+    def words(self) -> str:
+        """The table and what it says, for a terminal."""
+        table, (gain, error) = self.documents, self.gain
+        mean = {column: float(table[column].to_numpy().mean()) for column in table}
+        ordered, beyond = mean["R2"] - mean["null"], float(t.ppf(0.975, len(table) - 1)) * error
+        left, n_beaten = (mean["within"] - mean["null"]) / ordered, (table["p"] <= 0.05).sum()
+        return "\n".join([
+            f"R^2 of s_(t+1) = W s_t in {self.dim} coordinates, a row for each of {len(table)} documents:",
+            table.round(4).to_string(),
+            *(f"  {kind:11} {mean[kind]:8.4f}  {meaning}" for kind, meaning in KINDS.items()),
+            f"Order: a matrix tells {100 * ordered:.1f} % of the variance beyond the null; {n_beaten} of {len(table)} "
+            f"documents have p <= .05, and {100 * left:.0f} % of it is left where words are permuted within blocks of "
+            f"{BLOCK}.",
+            f"In context: W adapted to the first half of a document gains {gain:+.4f} +- {beyond:.4f} (95 %) over "
+            f"the W of all others on its second half: {'a gain' if gain > beyond else 'no gain that is sure'}.",
+            "Orthogonal: the best orthogonal W "
+            + ("beats" if mean["orthogonal"] > 0 else "is worse than")
+            + f" predicting the mean (R^2 {mean['orthogonal']:.2f}).",
+        ])  # fmt: skip
 
 
 def text_regularity(
@@ -203,6 +224,17 @@ class RolledOut(Result):
     kept: pd.DataFrame
     n: int
 
+    def words(self) -> str:
+        """The table and what it says, for a terminal."""
+        same = (self.kept["kept"] == self.kept["random"]).to_numpy().all()
+        return "\n".join([
+            f"Windows of five words whose roll-out errs (the published statistic), of {self.n}:",
+            self.kept.round(4).to_string(index=False),
+            "Void: random vectors give the same windows, those in which a word has two successors."
+            if same
+            else "Random vectors give other windows: some of these vectors depend linearly on each other.",
+        ])  # fmt: skip
+
 
 def rolled_out(words: Sequence[str], embedding: TextEmbedding, *, n: int = 2000, seed: int = 0) -> RolledOut:
     """Figure 4 of Sander et al. 2024 as published, beside the repetitions of words that it measures.
@@ -244,7 +276,7 @@ def _errors(windows: Float[Tensor, "window 5 dim"]) -> Float[Tensor, "window"]:
     """|rolled out - s|^2 over a window, with the least-norm W of its four pairs applied from s_1 on."""
     inverse = torch.linalg.pinv(windows[:, :-1])  # [window dim 4]; W^T = inverse @ next
     state, error = windows[:, :1], torch.zeros(len(windows), dtype=windows.dtype)
-    for t in range(1, windows.shape[1]):
+    for step in range(1, windows.shape[1]):
         state = state @ inverse @ windows[:, 1:]
-        error += (state - windows[:, t : t + 1]).square().sum((1, 2))
+        error += (state - windows[:, step : step + 1]).square().sum((1, 2))
     return error
