@@ -74,19 +74,54 @@ def test_without_noise_the_forms_are_the_noiseless_ones(dim, max_length):
         assert loss == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("kappa", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize(("kappa", "mixing"), [(0.0, 0.0), (0.4, 0.0), (1.0, 0.1)])
 @pytest.mark.parametrize(("q", "r"), [(0.0, 0.1), (0.02, 0.05)])
-def test_the_best_keys_are_those_of_sampled_contexts(kappa, q, r, assert_mean):
-    """The error of diagonal heads with C = I + kappa J and these p, and its derivative in every p_t, which vanishes."""
+def test_the_best_keys_are_those_of_sampled_contexts(kappa, mixing, q, r, assert_mean):
+    """The error of diagonal heads with this C and these p, and its derivative in every p_t, which vanishes."""
     length = 4
     contexts = noisy(ari.CommutingOrthogonal, 4, q, r).contexts(N, length, seed=1)
     y = contexts.inputs
-    before = y[:, -2, None]
-    features = y * (before.conj() * y + kappa * before * y.conj())  # partners are conjugate
-    p, loss = theory.noisy_keys(dim=4, length=length, kappa=kappa, process_variance=q, observation_variance=r)
+    C = torch.tensor([[1, kappa, mixing, mixing], [kappa, 1, mixing, mixing]], dtype=y.dtype)
+    C = torch.cat([C, C.roll(2, 1)])
+    features = y * ((y[:, -2, None].conj() * y) @ C.T)
+    noise = {"process_variance": q, "observation_variance": r}
+    p, loss = theory.noisy_keys(dim=4, length=length, kappa=kappa, mixing=mixing, **noise)
     error = torch.einsum("t,btd->bd", torch.from_numpy(p).to(y), features) - contexts.clean_targets[:, -1]
     assert_mean(error.abs().square().sum(1), loss)
     assert_mean((features.conj() * error[:, None]).real.sum(2), 0.0)
+
+
+@pytest.mark.parametrize("r", [0.0, 0.2])
+def test_the_loss_of_any_heads(r, assert_mean):
+    """Heads that mix pairs and use every key, on sampled contexts; without noise the noiseless loss."""
+    generator = torch.Generator().manual_seed(5)
+    C, P = (0.3 * torch.randn(n, n, generator=generator, dtype=torch.float64) for n in (4, 3))
+    loss = theory.noisy_heads_loss(C, P, observation_variance=r)
+    if not r:
+        torch.testing.assert_close(loss, theory.population_loss(C, P, family="orthogonal"))
+    config = ari.ModelConfig.diagonal(dim=4, n_heads=4, n_ctx=3)
+    process = noisy(ari.CommutingOrthogonal, 4, 0.0, r)
+    A, B = theory.factor_heads(C, n_heads=4)
+    model = ari.HookedARTransformer.from_diagonal(A, B, P, process=process).requires_grad_(False)
+    contexts = process.contexts(N, 3, seed=5)
+    assert_mean(contexts.errors(model(contexts.inputs))[:, 1:].sum(1), loss)
+    setting = ari.setting_of(config, process)
+    assert setting.expected_loss(model).loss == pytest.approx(loss.item() / 2)
+
+
+@pytest.mark.parametrize("n_heads", [2, 4])
+def test_no_heads_err_less_than_the_best(n_heads):
+    """The ideal weights have the loss that is said, and no slope in any direction that so many heads leave."""
+    process = ari.CommutingOrthogonal(4, observation_noise=0.3)
+    setting = ari.setting_of(ari.ModelConfig.diagonal(dim=4, n_heads=n_heads, n_ctx=5), process)
+    ideal = setting.ideal(setting.config.build(process))
+    assert setting.expected_loss(ideal).loss == pytest.approx(setting.best, rel=1e-12)
+    C, P = ideal.B.T @ ideal.A, ideal.P.clone().requires_grad_()
+    half = torch.linalg.svd(C)[0][:, :n_heads]
+    left, right = half.clone().requires_grad_(), (half.T @ C).requires_grad_()
+    theory.noisy_heads_loss(left @ right, P, observation_variance=0.09).backward()
+    for weights in (left, right, P):
+        assert weights.grad.abs().max() < 1e-6  # of a mixing known to 1e-8
 
 
 @pytest.mark.parametrize(("kappa", "scale", "r"), [(0.5, 0.8, 0.1), (-0.3, 1.1, 0.4)])

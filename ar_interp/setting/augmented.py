@@ -34,7 +34,7 @@ CIRCUITS = {
 UNIT_NORM = (FirstToken("unit-ones"), FirstToken("sphere"))
 
 
-class _OneLayer(Setting):
+class OneLayer(Setting):
     """Base of the parts that speak of one layer and its gradient step."""
 
     @property
@@ -89,7 +89,7 @@ class _OneLayer(Setting):
         return {"context": context} | CIRCUITS
 
 
-class GradientStep(_OneLayer):
+class GradientStep(OneLayer):
     """One layer on a commuting process whose first tokens have coordinates of modulus 1 (Sander et al. 2024)."""
 
     kind = "gradient step"
@@ -97,7 +97,7 @@ class GradientStep(_OneLayer):
     @classmethod
     def speaks_of(cls, config: Any, process: Any) -> bool:
         return (
-            _is_one_layer(config, "linear")
+            is_one_layer(config, "linear")
             and config.heads in ("full", "block-scalar")
             and is_uniform(process)
             and process.initial in UNIT_COORDINATES
@@ -146,7 +146,7 @@ class GradientStep(_OneLayer):
         return {"dim": self.config.dim, "max_length": self.config.n_ctx, "conjugate_pairs": self.pairs}
 
 
-class FirstTokenLaw(_OneLayer):
+class FirstTokenLaw(OneLayer):
     """One layer divided by the number of pairs, on diagonal unitary W: the law of s_1 sets the step (Zheng et al.)."""
 
     kind = "first token"
@@ -154,7 +154,7 @@ class FirstTokenLaw(_OneLayer):
     @classmethod
     def speaks_of(cls, config: Any, process: Any) -> bool:
         return (
-            _is_one_layer(config, "linear/pairs")
+            is_one_layer(config, "linear/pairs")
             and config.heads == "block-scalar"
             and type(process) is CommutingUnitary
             and is_uniform(process)
@@ -190,7 +190,7 @@ class FirstTokenLaw(_OneLayer):
         return 1.0  # only the step has the phases of the target, whatever the first token
 
 
-class HaarStack(_OneLayer):
+class HaarStack(OneLayer):
     """Residual stacks of block scalars on Haar W with first tokens of norm 1, raw or divided by the number of keys."""
 
     kind = "Haar stack"
@@ -242,5 +242,6 @@ def is_unit_haar(process: Any) -> bool:
     return type(process) is HaarOrthogonal and process.noiseless and process.initial in UNIT_NORM
 
 
-def _is_one_layer(config: Any, attention: str) -> bool:
+def is_one_layer(config: Any, attention: str) -> bool:
+    """One bare augmented layer with one head and scores that are divided like this."""
     return is_bare_augmented(config) and (config.n_layers, config.attention) == (1, attention)

@@ -33,11 +33,12 @@ and for augmented tokens, Sander et al. 2024 and Zheng et al. 2024 (arXiv 2405.1
     kappa0..3   moments of the first token x_1, see `TokenMoments` (not the kappa of the blocks of C)
     a b         the product of scalars that is the step size there
 
-Regression in context (`ar_interp.theory.regression`) has letters, and a loss at the query alone, of its own.
 and for noise:
 
     q, r        process and observation variance, per coordinate; losses are those of the clean target
     x           lambda^{-(t-1)} y_t, the observed tokens without their phases
+
+Regression in context (`ar_interp.theory.regression`) has letters, and a loss at the query alone, of its own.
 """
 
 from ar_interp.theory.ablations import head_removal_cost as head_removal_cost
@@ -115,7 +116,9 @@ from ar_interp.theory.noise import bent_ratio as bent_ratio
 from ar_interp.theory.noise import kalman_error as kalman_error
 from ar_interp.theory.noise import kappa_penalty as kappa_penalty
 from ar_interp.theory.noise import last_token_error as last_token_error
+from ar_interp.theory.noise import noisy_heads_loss as noisy_heads_loss
 from ar_interp.theory.noise import noisy_keys as noisy_keys
+from ar_interp.theory.noise import noisy_mixing as noisy_mixing
 from ar_interp.theory.noise import noisy_step_loss as noisy_step_loss
 from ar_interp.theory.noise import noisy_step_minimum as noisy_step_minimum
 from ar_interp.theory.noise import noisy_step_size as noisy_step_size

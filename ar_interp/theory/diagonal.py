@@ -19,7 +19,7 @@ FAMILIES = ("unitary", "orthogonal")
 LEAST = {"dim": 1, "n_heads": 1, "length": 2, "max_length": 2}
 
 
-class _Weights(NamedTuple):
+class KeySums(NamedTuple):
     """Statistics of p that a loss depends on, for each context length T."""
 
     u: Tensor  # p_{T-1}
@@ -28,14 +28,14 @@ class _Weights(NamedTuple):
     squares: Tensor  # sum of p_t^2 over t != T-1
 
     @classmethod
-    def of_row(cls, p: Tensor) -> "_Weights":
+    def of_row(cls, p: Tensor) -> "KeySums":
         if p.shape[-1] < 2:
             raise ValueError(f"p must hold the weights of a context of length T >= 2, got {p.shape[-1]} entries.")
         u, v = p[..., -2], p[..., -1]
         return cls(u, v, p.sum(-1) - u, p.square().sum(-1) - u.square())
 
     @classmethod
-    def of_matrix(cls, P: Tensor) -> "_Weights":
+    def of_matrix(cls, P: Tensor) -> "KeySums":
         """One entry for each T = 2..n_ctx; what lies right of p_T, and the last row, is ignored."""
         n_ctx = P.shape[-1]
         if P.ndim < 2 or P.shape[-2] != n_ctx or n_ctx < 2:
@@ -47,7 +47,7 @@ class _Weights(NamedTuple):
         return cls(u, v, rows.sum(-1) - u, rows.square().sum(-1) - u.square())
 
 
-def _loss(C: Tensor, weights: _Weights, *, conjugate_pairs: bool) -> Tensor:
+def _loss(C: Tensor, weights: KeySums, *, conjugate_pairs: bool) -> Tensor:
     dim = C.shape[-1]
     if C.ndim < 2 or C.shape[-2] != dim:
         raise ValueError(f"C must be [dim dim], got {list(C.shape)}.")
@@ -62,7 +62,7 @@ def _loss(C: Tensor, weights: _Weights, *, conjugate_pairs: bool) -> Tensor:
     )
     if not conjugate_pairs:
         return loss
-    partners = _partners(C)
+    partners = partners_of(C)
     return (
         loss
         + 2 * u * others * _over((partners * rows).sum(-1), v)
@@ -75,7 +75,7 @@ def _over(statistic: Tensor, rows: Tensor) -> Tensor:
     return statistic[..., None] if rows.ndim > statistic.ndim else statistic
 
 
-def _partners(C: Tensor) -> Tensor:
+def partners_of(C: Tensor) -> Tensor:
     """C_jj' with j' = j xor 1, the coordinate of the conjugate eigenvalue: [... dim]."""
     dim = C.shape[-1]
     if dim % 2:
@@ -99,7 +99,7 @@ def unitary_loss(C: Float[Array, "*ensemble dim dim"], p: Float[Array, "*ensembl
         ValueError: C is not square, p has fewer than two entries.
     """
     C, p = as_tensor(C), as_tensor(p)
-    return _loss(C, _Weights.of_row(p), conjugate_pairs=False)
+    return _loss(C, KeySums.of_row(p), conjugate_pairs=False)
 
 
 def orthogonal_loss(
@@ -114,7 +114,7 @@ def orthogonal_loss(
     Args, Raises: as `unitary_loss`; C of odd size is refused.
     """
     C, p = as_tensor(C), as_tensor(p)
-    return _loss(C, _Weights.of_row(p), conjugate_pairs=True)
+    return _loss(C, KeySums.of_row(p), conjugate_pairs=True)
 
 
 def orthogonal_loss_as_squares(
@@ -126,8 +126,8 @@ def orthogonal_loss_as_squares(
     + sum_j (u R_j + Qs C_jj')^2.
     """
     C, p = as_tensor(C), as_tensor(p)
-    u, v, others, squares = _Weights.of_row(p)
-    diagonal, partners, rows = C.diagonal(0, -2, -1), _partners(C), C.sum(-1)
+    u, v, others, squares = KeySums.of_row(p)
+    diagonal, partners, rows = C.diagonal(0, -2, -1), partners_of(C), C.sum(-1)
     blocks = torch.block_diag(*[C.new_ones(2, 2)] * (C.shape[-1] // 2))
     elsewhere = (C * (1 - blocks)).square().sum((-1, -2))
     return (
@@ -150,7 +150,7 @@ def population_loss(
     """
     check_choice("family", family, FAMILIES)
     C, P = as_tensor(C), as_tensor(P)
-    return _loss(C, _Weights.of_matrix(P), conjugate_pairs=family == "orthogonal").sum(-1)
+    return _loss(C, KeySums.of_matrix(P), conjugate_pairs=family == "orthogonal").sum(-1)
 
 
 def largest_error_bound(
@@ -175,7 +175,7 @@ def largest_error_bound(
     u, v = (P.diagonal(k, -2, -1)[..., : n_ctx - 1, None] for k in (0, 1))  # [... length 1]
     others, sizes = (x.sum(-1, keepdim=True) - y for x, y in ((rows, u), (rows.abs(), u.abs())))
     own = C.diagonal(0, -2, -1)[..., None, :]  # [... 1 dim]
-    partners = _partners(C)[..., None, :] if family == "orthogonal" else torch.zeros_like(own)
+    partners = partners_of(C)[..., None, :] if family == "orthogonal" else torch.zeros_like(own)
     outside = C.abs().sum(-1)[..., None, :] - own.abs() - partners.abs()
     target = (v * own - 1).abs() + (sizes - v.abs()) * own.abs()
     partner = (u * C.sum(-1)[..., None, :] + others * partners).abs()

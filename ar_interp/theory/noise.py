@@ -18,14 +18,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from scipy.optimize import minimize_scalar
+from torch import Tensor
 
-from ar_interp._checks import check_number
-from ar_interp.theory.diagonal import check_sizes
+from ar_interp._checks import as_tensor, check_number
+from ar_interp.theory.diagonal import Array, KeySums, check_sizes, partners_of
 
 
 class NoisyKeys(NamedTuple):
-    """The best positional weights of diagonal heads at one T, with C = I + kappa J (J exchanges partners).
+    """The best positional weights of diagonal heads at one T, for C with a diagonal of ones, see `noisy_keys`.
 
     Attributes:
         p: [T], that of the newest key last.
@@ -53,6 +56,18 @@ def noisy_step_size(
     _check_variances(process_variance, observation_variance, stationary)
     gains, powers = _steps(dim, range(2, max_length + 1), process_variance, observation_variance, stationary)
     return float(gains.sum() / powers.sum())
+
+
+def step_gains(
+    *,
+    dim: int,
+    max_length: int,
+    process_variance: float = 0.0,
+    observation_variance: float = 0.0,
+    stationary: bool = False,
+) -> Float[np.ndarray, "length"]:
+    """h of `noisy_step_loss` for T = 2..max_length: E Re <prediction, target> = dim eta h."""
+    return _steps(dim, range(2, max_length + 1), process_variance, observation_variance, stationary)[0]
 
 
 def noisy_step_loss(
@@ -102,36 +117,106 @@ def noisy_keys(
     dim: int,
     length: int,
     kappa: float = 0.0,
+    mixing: float = 0.0,
     process_variance: float = 0.0,
     observation_variance: float = 0.0,
 ) -> NoisyKeys:
-    """The best positional weights for conjugate pairs whose heads have C = I + kappa J, at one T.
+    """The best positional weights for conjugate pairs whose heads have C = I + kappa J + mixing elsewhere, at one T.
 
     With conj(y_{T-1}) y_t^2 + kappa y_{T-1} |y_t|^2 of every key t, only the newest key's first term reaches the
     target, p_T x_{T-1}^* x_T^2; of what is left, x_{T-1} sum_t w_t |x_t|^2 with w_t = kappa p_t (and
-    (1 + kappa) p_{T-1}) is one mode, and each p_t x_{T-1}^* x_t^2, t < T - 1, another. kappa = 0 is the minimum of at
-    least dim heads: the newest key alone, p_T = 1 / ((1 + r) (1 + 4 r + 2 r^2)) for q = 0. kappa = 1 is the minimum of
-    dim / 2 heads. It is that of the unitary family, too, for kappa = 0.
+    (1 + kappa) p_{T-1}) is one mode, to which other pairs i add mixing p_{T-1} sum_i |x_{T-1,i}|^2, and each
+    p_t x_{T-1}^* x_t^2, t < T - 1, another. kappa = mixing = 0 is the minimum of at least dim heads, of the unitary
+    family too: the newest key alone, p_T = 1 / ((1 + r) (1 + 4 r + 2 r^2)) for q = 0. kappa = 1 with `noisy_mixing` is
+    that of dim / 2 heads.
 
     Args:
-        dim: scales the loss alone.
-        kappa: any number.
+        dim: even, where mixing is not 0.
+        kappa, mixing: any numbers.
     """
-    check_sizes(dim=dim, length=length)
-    kappa = check_number("kappa", kappa, low=-float("inf"))
+    check_sizes(dim=dim, length=length, pairs=bool(mixing))
+    kappa, mixing = (check_number(name, x, low=-float("inf")) for name, x in (("kappa", kappa), ("mixing", mixing)))
     _check_variances(process_variance, observation_variance)
     mean, C = _law(length, process_variance, observation_variance)
     newest, before, target = length - 1, length - 2, length
     keys = np.arange(length)
     a, b = keys[:, None], keys
     M = _moment(mean, C, [before, a, b], [before, a, b])
-    mixing = kappa * np.eye(length)
-    mixing[before, before] += 1
-    alone = np.where(keys == before, 0.0, M.diagonal())
+    both, single = _moment(mean, C, [before, keys], [before, keys]), _moment(mean, C, [keys], [keys])
+    own = kappa * np.eye(length)
+    own[before, before] += 1
+    others, weight = dim // 2 - 1, 2 * mixing  # pairs, each of two coordinates of one |x|^2
+    level = weight * others * single[before]  # E of what they add, and below of its square
+    square = weight**2 * others * (both[before] + (others - 1) * single[before] ** 2) * single[before]
+    G = own.T @ M @ own
+    G[before] += level * (both @ own)
+    G[:, before] += level * (both @ own)
+    G[before, before] += square
+    apart = M.diagonal() * (keys != newest) + 2 * others * mixing**2 * single * both
     gain = float(_moment(mean, C, [newest, newest], [target, before]))
     wanted = np.where(keys == newest, gain, 0.0)
-    p = np.linalg.lstsq(np.diag(alone) + mixing.T @ M @ mixing, wanted, rcond=None)[0]
+    G += np.diag(np.where(keys == before, 0.0, apart))
+    G[newest, newest] += M[newest, newest]
+    p = np.linalg.lstsq(G, wanted, rcond=None)[0]
     return NoisyKeys(p, float(dim * (1 + process_variance * length - wanted @ p)))
+
+
+def noisy_mixing(
+    *, dim: int, max_length: int, process_variance: float = 0.0, observation_variance: float = 0.0
+) -> float:
+    """How far the best dim / 2 heads mix the pairs: C_ji / C_jj for i of another pair, kappa = 1.
+
+    Noise of |x_{T-1}|^2 is shared out: a little of the other pairs' squares beside the own one averages it. The same
+    for all pairs, and at all T; 0 without noise. By minimising the mean of `noisy_keys` over T.
+    """
+    check_sizes(dim=dim, max_length=max_length, pairs=True)
+    noise = {"process_variance": process_variance, "observation_variance": observation_variance}
+    lengths = range(2, max_length + 1)
+
+    def loss(mixing: float) -> float:
+        return sum(noisy_keys(dim=dim, length=T, kappa=1.0, mixing=mixing, **noise).loss for T in lengths)
+
+    return float(minimize_scalar(loss, bounds=(-0.5, 0.5), method="bounded", options={"xatol": 1e-10}).x)
+
+
+def noisy_heads_loss(
+    C: Float[Array, "*ensemble dim dim"], P: Float[Array, "*ensemble query key"], *, observation_variance: float
+) -> Float[Tensor, "*ensemble"]:
+    """The error of diagonal heads on conjugate pairs, sum over T = 2..n_ctx, under noise of observation alone.
+
+    With m_k = E|x|^{2k}, p the weights of one T, u = p_{T-1}, v = p_T, sums over t != T - 1 and, for coordinate j, over
+    pairs i other than its own (j, j'), it is the sum over j and T of
+    1 - 2 v C_jj + C_jj^2 sum p_t^2 m_1 m_2 + sum p_t^2 sum_i C_ji^2 m_1^3
+    + E|x_{T-1,j}|^2 (C_jj' sum p_t |x_t,j|^2 + u (C_jj + C_jj') |x_{T-1,j}|^2 + u sum_i C_ji |x_{T-1,i}|^2)^2:
+    modes in the phases as without noise, where every |x|^2 is 1; `orthogonal_loss` for r = 0.
+
+    Args:
+        C: B^T A.
+        P: as in `population_loss`.
+    """
+    C, P = as_tensor(C), as_tensor(P)
+    _check_variances(0.0, observation_variance)
+    r = observation_variance
+    m1, m2, m3 = 1 + r, 1 + 4 * r + 2 * r**2, 1 + 9 * r + 18 * r**2 + 6 * r**3
+    u, v, others, squares = (x[..., None] for x in KeySums.of_matrix(P))  # [... T 1]
+    diagonal, partner = C.diagonal(0, -2, -1)[..., None, :], partners_of(C)[..., None, :]  # [... 1 dim]
+    blocks = torch.block_diag(*[C.new_ones(2, 2)] * (C.shape[-1] // 2))
+    apart = C * (1 - blocks)
+    paired = apart.unflatten(-1, (-1, 2)).sum(-1)  # partners have the same |x|
+    rest, rest_squares = apart.sum(-1)[..., None, :], paired.square().sum(-1)[..., None, :]
+    level = partner * others + u * rest  # of the terms that do not know |x_{T-1,j}|
+    spread = partner.square() * squares + u.square() * rest_squares
+    own = u * (diagonal + partner)
+    loss = (
+        1
+        - 2 * v * diagonal
+        + diagonal.square() * squares * m1 * m2
+        + squares * apart.square().sum(-1)[..., None, :] * m1**3
+        + m1 * (m1**2 * level.square() + (m2 - m1**2) * spread)
+        + 2 * own * level * m1 * m2
+        + own.square() * m3
+    )
+    return loss.sum((-2, -1))
 
 
 def kappa_penalty(*, kappa: float, scale: float, observation_variance: float) -> float:
