@@ -58,7 +58,7 @@ class NoisyStep(_Noisy, OneLayer):
             and _is_noisy(process)
         )
 
-    @cached_property
+    @property
     def best(self) -> BlockScalarMinimum:
         eta = noisy_step_size(**self._sizes)
         return BlockScalarMinimum(
@@ -85,8 +85,8 @@ class NoisyStep(_Noisy, OneLayer):
 class NoisyHeads(_Noisy):
     """Diagonal heads on a commuting process whose tokens are noisy: any noise leaves one minimum, up to a scale.
 
-    Of at least dim heads it is kappa = 0 and the newest key alone; of dim / 2, for conjugate pairs, kappa = 1, older keys
-    that average, and a little of the other pairs.
+    Of at least dim heads it is kappa = 0 and the newest key alone; of dim / 2 heads, for conjugate pairs, it is
+    kappa = 1, older keys that average, and a little of the other pairs.
     """
 
     kind = "noisy heads"

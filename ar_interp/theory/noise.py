@@ -176,7 +176,8 @@ def noisy_mixing(
     def loss(mixing: float) -> float:
         return sum(noisy_keys(dim=dim, length=T, kappa=1.0, mixing=mixing, **noise).loss for T in lengths)
 
-    return float(minimize_scalar(loss, bounds=(-0.5, 0.5), method="bounded", options={"xatol": 1e-10}).x)
+    best: Any = minimize_scalar(loss, bounds=(-0.5, 0.5), method="bounded", options={"xatol": 1e-10})
+    return float(best.x)
 
 
 def noisy_heads_loss(
