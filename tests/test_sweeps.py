@@ -1,7 +1,11 @@
 """Sweeps: every training of a grid once, and the same however it is cut, killed and shared between workers."""
 
 import errno
+import os
+import signal
+import sys
 import tomllib
+from multiprocessing import active_children
 
 import numpy as np
 import pandas as pd
@@ -12,6 +16,7 @@ from ar_interp import _writing, cli
 from ar_interp._writing import claimed
 from ar_interp.setting import setting_of
 from ar_interp.sweeps import parts, run, shards
+from ar_interp.sweeps.cluster import _check_versions
 from ar_interp.sweeps.columns import TrappedLevel
 from ar_interp.sweeps.plan import MAX_BYTES, read_plan
 from ar_interp.theory import trapped_levels
@@ -45,8 +50,12 @@ SMALL = {
 
 
 def rows_of(source, folder) -> pd.DataFrame:
+    return in_order(pd.DataFrame(ari.sweep(source, folder, progress=False)))
+
+
+def in_order(found: pd.DataFrame) -> pd.DataFrame:
     """All that does not depend on the machine, in one order."""
-    found = pd.DataFrame(ari.sweep(source, folder, progress=False)).drop(columns=["seconds", "device"])
+    found = found.drop(columns=["seconds", "device"])
     return found.sort_values(list(found)[: list(found).index("seed") + 1], ignore_index=True)
 
 
@@ -110,6 +119,31 @@ def test_damaged_parts_are_set_aside_and_done_again(tmp_path, counted):
     pd.testing.assert_frame_equal(again, found, check_exact=True)
     assert {path.name for path in tmp_path.glob(".*")} == {f".{path.stem}.damaged" for path in paths}
     assert len(pd.read_parquet(tmp_path)) == 4
+
+
+def test_two_workers_of_which_one_is_killed_give_the_same_rows_once(tmp_path):
+    alone = rows_of(PLAN, tmp_path / "alone")
+    rows = ari.sweep(PLAN, tmp_path / "two", jobs=2, progress=False)
+    found = [next(rows)]
+    workers = active_children()
+    assert len(workers) == 2
+    assert workers[0].pid is not None
+    os.kill(workers[0].pid, signal.SIGKILL)
+    found += rows
+    assert not active_children()
+    pd.testing.assert_frame_equal(in_order(pd.DataFrame(found)), alone, check_exact=True)
+    assert len(pd.read_parquet(tmp_path / "two")) == len(alone)
+
+
+def test_workers_of_another_version_are_refused():
+    with pytest.raises(ValueError, match="worker tcp://there has torch 1, the sweep was started with 2: rows"):
+        _check_versions("tcp://there", {"ar_interp": "0", "torch": "1"}, {"ar_interp": "0", "torch": "2"})
+
+
+def test_without_dask_more_than_one_worker_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ValueError, match=r"jobs > 1 needs the extra `cluster`: pip install 'ar-interp\[cluster\]'"):
+        next(ari.sweep(SMALL, tmp_path, jobs=2, progress=False))
 
 
 def test_a_shard_that_fails_is_reported_at_the_end_and_the_rest_is_done(tmp_path, monkeypatch, capsys):

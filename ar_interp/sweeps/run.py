@@ -15,6 +15,7 @@ from ar_interp._files import CheckpointError, shortened
 from ar_interp._shown import Shown
 from ar_interp._writing import claimed
 from ar_interp.sweeps import parts
+from ar_interp.sweeps.cluster import on_dask
 from ar_interp.sweeps.plan import Plan, Shard, read_plan
 from ar_interp.sweeps.shards import Outcome, seconds_of, trained
 
@@ -164,6 +165,9 @@ def _rows(plan: Plan, folder: Path, jobs: int, scheduler: str | None, progress: 
 
 def _outcomes(shards: list[Shard], jobs: int, scheduler: str | None) -> Iterator[Outcome]:
     """What comes of each shard, in any order."""
+    if shards and (jobs > 1 or scheduler is not None):
+        yield from on_dask(shards, jobs=jobs, scheduler=scheduler)
+        return
     for shard in shards:
         try:
             yield Outcome(shard, trained(shard.text))

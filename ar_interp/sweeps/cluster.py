@@ -1,0 +1,134 @@
+"""Dask, the one engine for more than one worker: processes of this machine, or the workers of a scheduler.
+
+Workers get texts and give tables; files are written by the client alone. What is sent goes through pickle: whoever
+reaches the port of a scheduler runs code on its workers, so that all ports of ours are on the loopback interface.
+"""
+
+import hashlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from ar_interp.sweeps.plan import Shard
+from ar_interp.sweeps.shards import Outcome, Table, trained
+
+PATIENCE = 30.0  # seconds for a scheduler to answer, also one that is started again
+LIBRARIES = ("torch", "numpy", "scipy")
+LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+RETRIES = 1  # of a shard whose training raises an error; one whose worker dies is tried four times
+
+
+class _LostError(Exception):  # caught here, never shown
+    pass
+
+
+@cache
+def versions() -> dict[str, str]:
+    """What must be equal where equal shards are to have equal rows."""
+    folder, source = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        source.update(path.read_bytes())
+    own = f"{version('ar_interp')} (source {source.hexdigest()[:8]})"
+    return {"ar_interp": own} | {name: version(name) for name in LIBRARIES}
+
+
+def on_dask(shards: Sequence[Shard], *, jobs: int, scheduler: str | None) -> Iterator[Outcome]:
+    """What comes of each shard, as it comes.
+
+    A shard whose worker dies goes to another. Where the scheduler is lost and another one answers at its address within
+    half a minute, that one gets what is left.
+
+    Raises:
+        ValueError: Dask is not installed, or a worker has other versions.
+        ConnectionError: the scheduler does not answer any more.
+    """
+    try:
+        import distributed
+    except ModuleNotFoundError as error:
+        asked = "jobs > 1" if scheduler is None else "scheduler"
+        raise ValueError(f"{asked} needs the extra `cluster`: pip install 'ar-interp[cluster]'.") from error
+    left = {shard.name: shard for shard in shards}
+    with ExitStack() as stack:
+        address = scheduler
+        if scheduler is None:
+            quiet = {"silence_logs": logging.CRITICAL, **LOOPBACK}
+            cluster = distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, processes=True, **quiet)
+            address = stack.enter_context(cluster).scheduler_address
+        while left:
+            before = len(left)
+            try:
+                with distributed.Client(address, timeout=PATIENCE, set_as_default=False) as client:
+                    for outcome in _of_client(client, list(left.values())):
+                        del left[outcome.shard.name]
+                        yield outcome
+            except (_LostError, OSError) as error:
+                if isinstance(error, OSError) or len(left) == before:
+                    raise ConnectionError(
+                        f"no Dask scheduler answers at {address}. What was done is kept, {len(left)} shards are left: "
+                        "start the scheduler and its workers again, and the same sweep goes on."
+                    ) from error
+
+
+def _of_client(client: Any, shards: Sequence[Shard]) -> Iterator[Outcome]:
+    for address, found in client.run(versions, on_error="return").items():
+        if isinstance(found, dict):  # else it is about to leave
+            _check_versions(address, found, versions())
+    keys = {f"ar-interp-{shard.name}-{_digest(versions())}": shard for shard in shards}
+    texts, done = [shard.text for shard in shards], SimpleQueue[Any]()
+    futures = client.map(_trained, texts, key=list(keys), expected=versions(), pure=False, retries=RETRIES)
+    for future in futures:
+        future.add_done_callback(done.put)
+    for _ in futures:
+        yield _outcome(_next(client, done), keys)
+
+
+def _next(client: Any, done: "SimpleQueue[Any]") -> Any:
+    """The next future that is done; a word where there is nobody to do one."""
+    while True:
+        try:
+            return done.get(timeout=PATIENCE)
+        except Empty:
+            if not client.scheduler_info()["workers"]:
+                warnings.warn("no worker is connected to the Dask scheduler; the sweep waits for one.", stacklevel=2)
+
+
+def _outcome(future: Any, keys: dict[str, Shard]) -> Outcome:
+    shard = keys[future.key]
+    if future.status == "error":
+        error = future.exception()
+        return Outcome(shard, error=f"{type(error).__name__}: {error}")
+    if future.status != "finished":  # cancelled or lost
+        raise _LostError
+    table = future.result()
+    future.release()
+    return Outcome(shard, table)
+
+
+def _trained(text: str, expected: dict[str, str]) -> Table:
+    """`trained` on a worker, which may have come after the others; it takes the GPU of its own number."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    _check_versions(worker.address, versions(), expected)
+    number = re.search(r"\d+$", str(worker.name))
+    return trained(text, card=int(number[0]) if number else 0)
+
+
+def _digest(found: dict[str, str]) -> str:
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:8]
+
+
+def _check_versions(address: str, found: dict[str, str], expected: dict[str, str]) -> None:
+    for name, here in expected.items():
+        if found.get(name) != here:
+            raise ValueError(
+                f"worker {address} has {name} {found.get(name)}, the sweep was started with {here}: rows might differ. "
+                "Install the same version."
+            )
