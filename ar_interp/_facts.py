@@ -1,6 +1,5 @@
 """What a model is and how it was made, in Markdown: the first part of its card."""
 
-from dataclasses import fields
 from typing import Any
 
 
@@ -13,9 +12,6 @@ def describe(run: Any, name: str, summary: str = "") -> str:
     model, process = run.config, run.process
     losses, origin = run.members["loss"], getattr(run, "origin", "")
     near = (losses < losses.min() + 0.01).sum()
-    own = {field.name: getattr(process, field.name) for field in fields(process)}
-    own = {name: value for name, value in own.items() if value and name not in ("dim", "first_token")}
-    facts = "".join(f", {name} = {f'{value:g}' if isinstance(value, float) else value}" for name, value in own.items())
     lines = [
         f"# {name}",
         "",
@@ -25,7 +21,7 @@ def describe(run: Any, name: str, summary: str = "") -> str:
         f"- {model.summary}; d = {model.dim}, n_ctx = {model.n_ctx}",
         f"- weights: {str(model.torch_dtype).removeprefix('torch.')}; tokens "
         + ("real" if process.real_tokens else "complex, in the eigenbasis"),
-        f"- process: {process.kind}{facts}, first token {process.initial.law}",
+        f"- process: {process.kind}{process.facts}",
         "",
         "## How it was made",
         "",

@@ -33,7 +33,7 @@ from ar_interp.probes.heads import HeadOrthogonality, head_orthogonality
 from ar_interp.probes.positional import PositionalStructure, positional_structure
 from ar_interp.probes.protocol import check, missing
 from ar_interp.probes.swap import SwappedContext, swap_context
-from ar_interp.processes import CommutingProcess, Process, Sequences
+from ar_interp.processes import AutoregressiveProcess, CommutingProcess, Sequences
 from ar_interp.sabotage import BATTERY, BatteryResult, Sabotage, Sensitivity, run_battery, sensitivity
 from ar_interp.seeds import ASSERTIONS, ASSERTIONS_SOURCE, ASSERTIONS_TARGET, SWAP_SOURCE, SWAP_TARGET, UNTRAINED
 from ar_interp.studies.blocks_measured import without_signs
@@ -85,7 +85,7 @@ def assert_recovers_context(
     reference: str = "W",
     tolerance: float | None = None,
     length: int | None = None,
-    process: Process | None = None,
+    process: AutoregressiveProcess | None = None,
     untrained: object = None,
 ) -> RecoveredContext:
     """The model's estimate of W is W, or what an estimator makes of the same context.
@@ -127,7 +127,7 @@ def assert_heads_orthogonal(
     subject: object,
     *,
     tolerance: float = TOLERANCES["heads"][0],
-    process: Process | None = None,
+    process: AutoregressiveProcess | None = None,
     untrained: object = None,
 ) -> HeadOrthogonality:
     """The heads of a diagonal model are orthogonal, <a_h, b_h'> = 0 for h != h', as far as their number allows.
@@ -171,7 +171,7 @@ def assert_trigonometric_encoding(
     subject: object,
     *,
     tolerance: float = TOLERANCES["identity"][0],
-    process: Process | None = None,
+    process: AutoregressiveProcess | None = None,
     untrained: object = None,
 ) -> PositionalStructure:
     """The positional encoding of a diagonal model on conjugate pairs holds the trigonometric identity.
@@ -217,7 +217,7 @@ def assert_gradient_step(
     *,
     tolerance: float = TOLERANCES["other scalars, sampled"][0],
     max_length: int | None = None,
-    process: Process | None = None,
+    process: AutoregressiveProcess | None = None,
     untrained: object = None,
 ) -> AugmentedBlocks:
     """One augmented layer with one linear head takes the step of gradient descent that is best on its process.
@@ -272,7 +272,7 @@ def assert_context_is_causal(
     *,
     tolerance: float = TOLERANCES["swap"][0],
     length: int | None = None,
-    process: Process | None = None,
+    process: AutoregressiveProcess | None = None,
 ) -> SwappedContext:
     """The prediction follows the estimate of W that is put in its place, and nothing else.
 
@@ -320,7 +320,7 @@ def assert_context_is_causal(
 
 def _settle(
     absent: str,
-    subject: tuple[Model, Process, object],
+    subject: tuple[Model, AutoregressiveProcess, object],
     read: Callable[[Model], Reading[Found]],
     signs: Callable[[Found, Found], Iterable[Sign]],
     against: Callable[[Found, list[Check]], list[Check]] | None = None,
@@ -364,7 +364,7 @@ def _settle(
     return found
 
 
-def _resolve(subject: Any, process: Process | None, probe: str) -> tuple[Model, Process]:
+def _resolve(subject: Any, process: AutoregressiveProcess | None, probe: str) -> tuple[Model, AutoregressiveProcess]:
     """The model, checked for the probe, and its process."""
     subject = loaded(subject, "subject")
     model = as_model(model_of(subject))
@@ -377,7 +377,9 @@ def _resolve(subject: Any, process: Process | None, probe: str) -> tuple[Model, 
     return model, process
 
 
-def _resolve_diagonal(subject: Any, process: Process | None, probe: str) -> tuple[Model, CommutingProcess]:
+def _resolve_diagonal(
+    subject: Any, process: AutoregressiveProcess | None, probe: str
+) -> tuple[Model, CommutingProcess]:
     model, process = _resolve(subject, process, probe)
     return model, process_of(model, process)
 
@@ -389,7 +391,7 @@ def _length(name: str, given: int | None, model: Model) -> int:
     return check_integer(name, model.n_ctx if given is None else given, low=2, high=model.n_ctx)
 
 
-def _control(model: Model, process: Process) -> Model:
+def _control(model: Model, process: AutoregressiveProcess) -> Model:
     """An untrained model of the same architecture."""
     if process.has_eigenbasis and not model.makes_control and not missing(model, "head_orthogonality"):
         return as_model(untrained_heads(model, process))

@@ -32,9 +32,8 @@ def show_facts(checkpoint: ari.Checkpoint) -> None:
         },
         "Process": {
             "family": process.kind,
-            "law of W": process.meaning,
-            "first token": process.initial.law,
-            "noise": f"{process.noise:g}",
+            "law": process.meaning,
+            "options": process.facts.removeprefix(", "),
         },
         "Training": {
             "loss": training.objective,

@@ -15,7 +15,7 @@ from ar_interp._checks import check_boolean, check_choice, check_integer, check_
 from ar_interp._kinds import Kind
 from ar_interp.models.attention_types import AttentionType
 from ar_interp.models.encodings import Augmented, Encoding
-from ar_interp.processes import MAX_DIM, Process
+from ar_interp.processes import MAX_DIM, AutoregressiveProcess, Process
 
 MAX_CTX = 2**20
 MAX_HEADS = 4096
@@ -368,7 +368,7 @@ class ModelConfig(Config):
             ValueError: no common eigenbasis where diagonal heads need it; complex sequences where something in the
                 model has no complex version; another dim.
         """
-        if not isinstance(process, Process):
+        if not isinstance(process, AutoregressiveProcess):
             raise ValueError(f"process must be an AutoregressiveProcess, such as HaarOrthogonal(5), got {process!r}.")
         if self.heads in ("diagonal", "unit") and not process.has_eigenbasis:
             raise ValueError(

@@ -18,7 +18,7 @@ from ar_interp.models.config import ModelConfig
 from ar_interp.models.opened import Model
 from ar_interp.probes.protocol import needs
 from ar_interp.probes.results import Result
-from ar_interp.processes import FirstToken, Process, Sequences
+from ar_interp.processes import AutoregressiveProcess, FirstToken, Sequences
 
 AS_TRAINED = "as trained"
 NOISES, NORMS, RADII = (0.05, 0.2), (0.5, 2.0), (0.9, 1.05)
@@ -47,7 +47,7 @@ class Condition:
     radius: float = 1.0
     longer: int = 1
 
-    def contexts(self, process: Process, n: int, n_ctx: int, *, seed: int, **options: Any) -> Sequences:
+    def contexts(self, process: AutoregressiveProcess, n: int, n_ctx: int, *, seed: int, **options: Any) -> Sequences:
         """Contexts under the condition, from the same draws of W as the process's own."""
         size = sqrt(process.initial.mean_square(process.dim))
         changes: dict[str, Any] = {}
@@ -82,7 +82,7 @@ class OutsideErrors(Result):
     n: int
 
 
-def conditions(process: Process) -> tuple[Condition, ...]:
+def conditions(process: AutoregressiveProcess) -> tuple[Condition, ...]:
     """The training law, then two levels each of noise, norm, law of s_1 and modulus, and contexts twice as long."""
     laws = [] if process.stationary else [law for law in LAWS if law != process.initial.law][:2]
     return (
@@ -98,7 +98,7 @@ def conditions(process: Process) -> tuple[Condition, ...]:
 @needs("forward")
 def outside_errors(
     model: Model,
-    process: Process | None = None,
+    process: AutoregressiveProcess | None = None,
     *,
     theory: Any = None,
     n_ctx: int | None = None,
@@ -115,19 +115,19 @@ def outside_errors(
     Raises:
         ValueError: no process; no n_ctx.
     """
-    process = process or model.process
-    if process is None:
+    family: Any = process or model.process
+    if family is None:
         raise ValueError("process is needed to know the training law; pass process=..., e.g. HaarOrthogonal(5).")
     check_integer("n", n, low=2)
     n_ctx = check_integer("n_ctx", n_ctx or model.n_ctx, low=2)
     rows, undefined = [], {}
-    for condition in conditions(process):
+    for condition in conditions(family):
         why_not = no_longer(model.config if model.has_model_config else None) if condition.longer > 1 else ""
         if why_not:
             undefined[condition.name] = why_not
             continue
-        contexts = condition.contexts(process, n, n_ctx, seed=seed, device=model.device)
-        for name, predict in _predictors(model, theory, process, condition):
+        contexts = condition.contexts(family, n, n_ctx, seed=seed, device=model.device)
+        for name, predict in _predictors(model, theory, family, condition):
             errors, energy = counted(contexts, predict(contexts), condition, n_ctx)
             rows.append({"condition": condition.name, "predictor": name, **_relative(errors, energy)})
     return OutsideErrors(by_condition=pd.DataFrame(rows), undefined=undefined, n=n)
@@ -167,7 +167,9 @@ def last_pair(contexts: Sequences, *, by_coordinate: bool) -> Inexact[Tensor, "b
     return torch.where(energy > 0, inner / energy.where(energy > 0, 1.0), 0) * tokens
 
 
-def _predictors(model: Model, theory: Any, process: Process, condition: Condition) -> Iterator[tuple[str, Predictor]]:
+def _predictors(
+    model: Model, theory: Any, process: AutoregressiveProcess, condition: Condition
+) -> Iterator[tuple[str, Predictor]]:
     """Those that have a meaning under the condition, by name."""
 
     def by(module: Any) -> Predictor:

@@ -9,13 +9,12 @@ from ar_interp.processes.base import AutoregressiveProcess as AutoregressiveProc
 from ar_interp.processes.base import Contexts as Contexts
 from ar_interp.processes.base import FirstToken as FirstToken
 from ar_interp.processes.base import Pairs as Pairs
+from ar_interp.processes.base import Process as Process
 from ar_interp.processes.base import Sequences as Sequences
 from ar_interp.processes.commuting import CommutingOrthogonal as CommutingOrthogonal
 from ar_interp.processes.commuting import CommutingProcess as CommutingProcess
 from ar_interp.processes.commuting import CommutingUnitary as CommutingUnitary
 from ar_interp.processes.haar import HaarOrthogonal as HaarOrthogonal
-
-Process = AutoregressiveProcess
 
 __all__ = [name for name in vars() if name[0].isupper()]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -151,9 +151,13 @@ class Contexts(Shown, ABC):
         """The contexts in parts of at most `size`, in order."""
         return tuple(self[start : start + size] for start in range(0, len(self), size))
 
-    def errors(self, predictions: Inexact[Tensor, "batch pos dim"]) -> Float[Tensor, "batch pos"]:
+    def errors(
+        self, predictions: Inexact[Tensor, "batch pos dim"], *, observed: bool = False
+    ) -> Float[Tensor, "batch pos"]:
         """|prediction - target|^2 at every position, summed over coordinates; of the clean target where there is one.
 
+        Args:
+            observed: of the target that is observed, which training goes by.
         Raises:
             ValueError: predictions of another shape than the targets.
         """
@@ -162,11 +166,14 @@ class Contexts(Shown, ABC):
                 f"predictions must have the targets' shape {list(self.targets.shape)}, got {list(predictions.shape)}: "
                 "one for each position of `inputs`."
             )
-        return (predictions - self.clean_targets).abs().square().sum(-1)
+        targets = self.targets if observed else self.clean_targets
+        return (predictions - targets).abs().square().sum(-1)
 
-    def losses(self, predictions: Inexact[Tensor, "batch pos dim"], *, first_length: int = 2) -> Float[Tensor, "batch"]:
+    def losses(
+        self, predictions: Inexact[Tensor, "batch pos dim"], *, first_length: int = 2, observed: bool = False
+    ) -> Float[Tensor, "batch"]:
         """The loss of each context: the mean of `errors` over T = first_length..length, see `ar_interp.theory`."""
-        return self.errors(predictions)[:, first_length - 1 :].mean(1)
+        return self.errors(predictions, observed=observed)[:, first_length - 1 :].mean(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,8 +223,50 @@ class Sequences(Contexts):
         return replace(self, **{name: value[index] for name, value in self.tensors().items()})
 
 
+class Process(Kind, ABC, root=True):
+    """How the contexts of a task arise; what a model is about.
+
+    A task of your own is a frozen dataclass of JSON values with a `kind`, `dim` and `contexts`, and its `Contexts`.
+
+    Attributes:
+        kind: the name in a saved file.
+        meaning: one sentence on the law, for reports.
+        dim: size of what a model sees at a position.
+        has_eigenbasis: it is autoregressive and all W share their eigenvectors, so that tokens are drawn in the basis
+            where W is diagonal.
+        real_tokens: whether tokens are real unless another basis is asked for.
+    """
+
+    meaning: ClassVar[str] = ""
+    has_eigenbasis: ClassVar[bool] = False
+    real_tokens: ClassVar[bool] = True
+
+    dim: int
+
+    @abstractmethod
+    def contexts(self, n: int, length: int, **options: Any) -> Contexts:
+        """Fresh contexts of T = 1..length inputs, with what is to be predicted at each.
+
+        Args:
+            n: number of contexts; >= 1.
+            length: of the longest, and so predictions of a model; >= 1.
+            options: one of seed and generator, the source of randomness; device; dtype, the precision.
+        """
+
+    @property
+    def facts(self) -> str:
+        """The law in a clause, for the model card."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type] - a dataclass
+        shown = {name: f"{value:g}" if isinstance(value, float) else value for name, value in own.items() if value}
+        return "".join(f", {name} = {value}" for name, value in shown.items() if name not in ("dim", "first_token"))
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields and the kind, ready for JSON."""
+        return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload] - a dataclass
+
+
 @dataclass(frozen=True)
-class AutoregressiveProcess(Kind, ABC, root=True):
+class AutoregressiveProcess(Process, ABC):
     """s_{t+1} = W s_t + noise with a fresh random W for every sequence, observed as y_t = s_t + noise.
 
     A process of your own is a subclass with a `kind` and a `draw`, decorated with `@dataclass(frozen=True)` where it
@@ -252,12 +301,6 @@ class AutoregressiveProcess(Kind, ABC, root=True):
 
     All noise is complex circular for independent eigenvalues, conjugate in each conjugate pair (so real in a real
     basis), and real for Haar W.
-
-    Attributes:
-        kind: the name in a saved file.
-        meaning: one sentence on the law of W, for reports.
-        has_eigenbasis: all W share their eigenvectors, so that tokens are drawn in the basis where W is diagonal.
-        real_tokens: whether tokens are real unless another basis is asked for.
     """
 
     dim: int
@@ -266,10 +309,6 @@ class AutoregressiveProcess(Kind, ABC, root=True):
     process_noise: float = field(default=0.0, kw_only=True)
     observation_noise: float = field(default=0.0, kw_only=True)
     stationary: bool = field(default=False, kw_only=True)
-
-    meaning: ClassVar[str] = ""
-    has_eigenbasis: ClassVar[bool] = False
-    real_tokens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_integer("dim", self.dim, low=1, high=MAX_DIM)
@@ -389,9 +428,9 @@ class AutoregressiveProcess(Kind, ABC, root=True):
         """The rest of `of_members`, which draws nothing and so can be compiled together with what reads the tokens."""
         return drawn[0]
 
-    def to_dict(self) -> dict[str, object]:
-        """The fields and the kind, ready for JSON."""
-        return {"kind": self.kind, **asdict(self)}
+    @property
+    def facts(self) -> str:
+        return f"{super().facts}, first token {self.initial.law}"
 
 
 def brought(values: Tensor, device: str | torch.device, dtype: torch.dtype | None = None) -> Tensor:

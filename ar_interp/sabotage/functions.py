@@ -39,7 +39,8 @@ def copies(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer
 
 def memorises(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
     """Predicts W s_T with one W, whatever the context."""
-    W = checkpoint.process.sample(1, 2, seed=seed, dtype=model.config.torch_dtype).W[0]
+    sequences: Any = checkpoint.process.contexts(1, 1, seed=seed, dtype=model.config.torch_dtype)
+    W = sequences.W[0]
     return impostor(model, lambda tokens: tokens @ W.T)
 
 

@@ -99,6 +99,16 @@ class Setting(Kind, ABC, root=True):
         """
         raise ValueError(f"no exact population loss here: {self.no_exact_loss}. Use TrainConfig(objective='sampled').")
 
+    def solved(self, parameters: Parameters) -> dict[str, Tensor]:
+        """The same weights, with those that have a best value for given others at that value; differentiable.
+
+        Raises:
+            ValueError: theory solves for none.
+        """
+        raise ValueError(
+            f"solve must be False here: theory solves for no weights of {self.config.summary} on {self.process.kind}."
+        )
+
     def expected_loss(self, model: Any) -> ExpectedLoss:
         """The expectation of the loss of a model's weights.
 

@@ -26,8 +26,9 @@ def _predict(subject: Subject) -> tuple[Any, Any]:
 
 
 def _measure_outside(subject: Subject) -> OutsideErrors:
+    process: Any = subject.process
     theory = subject.setting.ideal(subject.model)
-    return outside_errors(subject.model, subject.process, theory=theory, seed=SEED)
+    return outside_errors(subject.model, process, theory=theory, seed=SEED)
 
 
 def _losses_differ(subject: Subject) -> bool:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp._checks import check_choice, check_device, check_integer, check_number
+from ar_interp._checks import check_boolean, check_choice, check_device, check_integer, check_number
 from ar_interp.seeds import TRAINING_LIMIT
 
 OBJECTIVES = ("population", "sampled")
@@ -30,6 +30,8 @@ class TrainConfig:
         first_length: shortest context in the loss; the longest is n_ctx.
         steps: updates at most.
         batch: sequences in a sampled batch.
+        fresh: a sampled batch is fresh at each step; else the first one is all that is seen.
+        solve: weights that theory solves for, given the others, are solved for at each step (population only).
         seed: seed of the first member; member k starts from, and samples with, seed + k, all below 2**31.
         n_seeds: members trained together as one ensemble; the one with the lowest final loss becomes the model.
         lrs: step size of each member, in place of `lr`.
@@ -48,6 +50,8 @@ class TrainConfig:
     first_length: int = 2
     steps: int = 2000
     batch: int = 256
+    fresh: bool = True
+    solve: bool = False
     seed: int = 0
     n_seeds: int = 1
     lrs: Sequence[float] = ()
@@ -69,6 +73,10 @@ class TrainConfig:
             check_number("clip", self.clip, low=0.0, strict=True)
         check_integer("steps", self.steps, low=1, high=10**9)
         check_integer("batch", self.batch, low=1, high=10**7)
+        check_boolean("fresh", self.fresh)
+        check_boolean("solve", self.solve)
+        if self.solve and self.objective != "population":
+            raise ValueError("solve goes with objective 'population': theory solves for the least expected loss.")
         check_integer("seed", self.seed, low=0, high=TRAINING_LIMIT - 1)
         check_integer("n_seeds", self.n_seeds, low=1, high=10**5)
         if self.seed + self.n_seeds > TRAINING_LIMIT:

@@ -93,10 +93,10 @@ def train(
     generators = [seeds.generator_of(seed, device) for seed in member_seeds]
     compiled = device.type == "cuda" and training.optimizer != "lbfgs" and training.steps >= COMPILED_FROM
     if training.objective == "population":
-        objective = population_objective(setting)
+        objective = population_objective(setting, solve=training.solve)
         objective = compiled_where_possible(objective) if compiled else objective
     else:
-        sizes = {"batch": training.batch, "first_length": training.first_length}
+        sizes = {"batch": training.batch, "first_length": training.first_length, "fresh": training.fresh}
         objective = sampled_objective(config, process, generators=generators, compiled=compiled, **sizes)
     origin = ""
     if init is None:
@@ -116,6 +116,8 @@ def train(
     except _AllDivergedError:
         parameters, steps, all_lost = layout.named(log.last_good), log.last_good_step, True
     log.bar.close()
+    if training.solve:
+        parameters = setting.solved(parameters)
 
     final = {name: losses / log.n_lengths for name, losses in _final_losses(parameters, setting, training).items()}
     lost = log.diverged.cpu()

@@ -25,31 +25,40 @@ AT_ONCE = {  # bytes of one activation
 }
 
 
-def population_objective(setting: Setting) -> Objective:
+def population_objective(setting: Setting, *, solve: bool = False) -> Objective:
     """The exact expectation over the process, as theory has it.
 
+    Args:
+        solve: with the weights that theory solves for at their best.
     Raises:
         ValueError: no closed form for this model and process; the message says why.
     """
     if setting.no_exact_loss:
         setting.exact_loss({})
-    return setting.exact_loss
+    return (lambda parameters: setting.exact_loss(setting.solved(parameters))) if solve else setting.exact_loss
 
 
 def sampled_objective(
     config: Config,
-    process: Process,
+    process: Any,
     *,
     batch: int,
     generators: Sequence[torch.Generator],
     first_length: int = 2,
+    fresh: bool = True,
     compiled: bool = False,
 ) -> Objective:
     """The mean over a fresh batch of the model's squared error; one generator for each member.
 
+    Kinds of models of their own are trained on the `contexts` of any task, through the model itself.
+
     Args:
+        fresh: else the first batch is the only one.
         compiled: tokens and loss go through `torch.compile` as one.
     """
+    sizes = {"batch": batch, "generators": generators, "fresh": fresh}
+    if type(config) is not ModelConfig:
+        return _of_contexts(config, process, first_length=first_length, **sizes)
     form, dtype = form_of(config, process.real_tokens), config.torch_dtype
     fused = compiled and process.real_tokens
     errors = at_once if fused else mean_errors
@@ -58,7 +67,43 @@ def sampled_objective(
         return errors(form, parameters, process.from_drawn(drawn, config.n_ctx + 1, dtype), first_length)
 
     losses = compiled_where_possible(of_drawn) if fused else of_drawn
-    return lambda parameters: losses(parameters, process.drawn(batch, config.n_ctx + 1, generators, dtype))
+    draw = _every_time(lambda: process.drawn(batch, config.n_ctx + 1, generators, dtype), fresh)
+    return lambda parameters: losses(parameters, draw())
+
+
+def _of_contexts(
+    config: Config,
+    process: Process,
+    *,
+    batch: int,
+    generators: Sequence[torch.Generator],
+    first_length: int,
+    fresh: bool,
+) -> Objective:
+    """The loss of what is observed, as the contexts of the task count it, times the number of context lengths."""
+    form, n_lengths = form_of(config), config.n_ctx - first_length + 1
+    options = {"dtype": config.torch_dtype}
+    draw = _every_time(
+        lambda: [process.contexts(batch, config.n_ctx, generator=g, **options) for g in generators], fresh
+    )
+
+    def losses(parameters: Parameters) -> Float[Tensor, "member"]:
+        contexts = draw()
+        predictions = form.predict(parameters, torch.stack([own.inputs for own in contexts]))
+        pairs = zip(contexts, predictions, strict=True)
+        return n_lengths * torch.stack(
+            [own.losses(found, first_length=first_length, observed=True).mean() for own, found in pairs]
+        )
+
+    return losses
+
+
+def _every_time(draw: Callable[[], Any], fresh: bool) -> Callable[[], Any]:
+    """What draws, or what gives the first draw again and again."""
+    if fresh:
+        return draw
+    kept = draw()
+    return lambda: kept
 
 
 def compiled_where_possible(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,7 +153,7 @@ def mean_errors(form: Form, parameters: Parameters, tokens: Tokens, first_length
     return _known(in_pieces, form.collapse(parameters, length - 1))
 
 
-def check_no_overflow(config: Config, process: Process, parameters: Parameters) -> None:
+def check_no_overflow(config: Config, process: Any, parameters: Parameters) -> None:
     """Refuse weights whose errors on the process are not finite; those of other kinds are left to their own model.
 
     Raises:
