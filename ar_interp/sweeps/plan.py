@@ -186,7 +186,7 @@ def _planned(values: Mapping[str, Any], where: str) -> Plan:
 
 
 def _whole(
-    point: dict[str, Value], preset: Any, family: type[Process], common: dict, columns: tuple[str, ...], where: str
+    point: dict[str, Value], preset: Any, family: type[Any], common: dict, columns: tuple[str, ...], where: str
 ) -> Shard:
     """A point of the grid, its seeds not yet cut."""
     of_model, of_family = _fields_of(preset), {field.name for field in fields(family)}
@@ -226,7 +226,7 @@ def _fields_of(preset: Any) -> dict[str, bool]:
 
 
 def _axes(
-    grid: Any, known: tuple[dict[str, bool], type[Process], Mapping[str, Any]], where: str
+    grid: Any, known: tuple[dict[str, bool], type[Any], Mapping[str, Any]], where: str
 ) -> dict[str, tuple[Value, ...]]:
     """The values of every axis of a table."""
     of_model, family, common = known
