@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from ar_interp.probes.circuits import circuits as circuits
     from ar_interp.probes.context import recover_context as recover_context
     from ar_interp.probes.edits import edit_losses as edit_losses
+    from ar_interp.probes.emergence import descent_along as descent_along
+    from ar_interp.probes.emergence import sign_pattern as sign_pattern
+    from ar_interp.probes.emergence import stage_times as stage_times
     from ar_interp.probes.heads import head_orthogonality as head_orthogonality
     from ar_interp.probes.last_token import replace_last_token as replace_last_token
     from ar_interp.probes.layers import which_layer as which_layer

@@ -23,7 +23,8 @@ MAX_SNAPSHOTS = 64
 LARGEST = 2**63 - 1
 STEP_COLUMNS = ("step", "loss_min", "loss_median", "loss_max")
 MEMBER_COLUMNS = ("seed", "loss")
-OPTIONAL_MEMBER_COLUMNS = ("trimmed", "lr", "init_scale", "diverged")
+RECORDED_COLUMNS = ("a", "b", "off_plane", "minus", *(f"product_{j}" for j in range(1, 17)))  # of `Setting.record`
+OPTIONAL_MEMBER_COLUMNS = ("trimmed", "lr", "init_scale", "diverged", "minus")
 
 T = TypeVar("T")
 
@@ -110,7 +111,9 @@ def read_metrics(path: Path, n_seeds: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         row = parse(line, f"{where} line {number}")
         integer, rows = ("seed", members) if "seed" in row else ("step", history)
         if tuple(row) not in known:
-            columns, optional = (MEMBER_COLUMNS, OPTIONAL_MEMBER_COLUMNS) if rows is members else (STEP_COLUMNS, ())
+            columns, optional = (
+                (MEMBER_COLUMNS, OPTIONAL_MEMBER_COLUMNS) if rows is members else (STEP_COLUMNS, RECORDED_COLUMNS)
+            )
             check_keys(row, {*columns, *optional}, set(columns), f"{where} line {number}")
             known.add(tuple(row))
         for key, value in row.items():
@@ -121,4 +124,5 @@ def read_metrics(path: Path, n_seeds: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows.append(row)
     if not members:
         raise CheckpointError(f"{where} holds no final loss (a line with seed and loss).")
-    return pd.DataFrame(history, columns=list(STEP_COLUMNS)), pd.DataFrame(members)
+    recorded = [name for name in RECORDED_COLUMNS if history and name in history[0]]
+    return pd.DataFrame(history, columns=[*STEP_COLUMNS, *recorded]), pd.DataFrame(members)

@@ -92,6 +92,10 @@ GRID = {
         ModelConfig.diagonal(dim=1, n_heads=2, n_ctx=N_CTX),
         CommutingUnitary(1, mu=50.0),
     ),
+    "merged heads": (
+        ModelConfig.augmented(dim=2, n_ctx=N_CTX, heads="merged", attention="linear/pairs"),
+        CommutingUnitary(2),
+    ),
     "figure 5": (ModelConfig.paper_figure5(), HaarOrthogonal(5)),
     "figure 5 with noise": (ModelConfig.paper_figure5(), HaarOrthogonal(5, noise=0.1)),
     "figure 7, other contexts": (ModelConfig.paper_figure7(n_ctx=20), HaarOrthogonal(5)),

@@ -15,14 +15,14 @@ from ar_interp.processes import CommutingUnitary
 HERMITE = np.polynomial.hermite_e.hermegauss(4)  # exact to degree 7
 
 
-def grid(law: str, dim: int, max_length: int, scales=None) -> tuple[torch.Tensor, torch.Tensor]:
+def grid(law: str, dim: int, max_length: int, mixing=None) -> tuple[torch.Tensor, torch.Tensor]:
     """Sequences x_1..x_max_length and their weights, over which a mean of the loss is its expectation."""
     nodes = {"ones": [1.0], "signs": [-1.0, 1.0], "gaussian": HERMITE[0]}[law]
     sizes = HERMITE[1] / HERMITE[1].sum() if law == "gaussian" else np.full(len(nodes), 1 / len(nodes))
     first = torch.tensor(list(itertools.product(nodes, repeat=dim)), dtype=torch.float64)
     weight = torch.tensor([math.prod(w) for w in itertools.product(sizes, repeat=dim)], dtype=torch.float64)
-    if scales is not None:
-        first = first * torch.tensor(scales, dtype=torch.float64)
+    if mixing is not None:
+        first = first @ torch.tensor(mixing, dtype=torch.float64).T
     angles = 2 * math.pi * np.arange(4 * max_length) / (4 * max_length)
     phases = torch.tensor(
         [[0.0, *rest] for rest in itertools.product(angles, repeat=dim - 1)]
@@ -166,7 +166,7 @@ def test_signs_on_both_factors_are_a_gauge(law):
 
 def test_stages_are_descent_on_diagonals_for_unequal_coordinates():
     scales, max_length, lr = [0.8, 1.5], 5, 5e-3
-    tokens, weight = grid("gaussian", 2, max_length, scales)
+    tokens, weight = grid("gaussian", 2, max_length, np.diag(scales))
     A, B = (torch.diag(torch.tensor(x, dtype=torch.float64)) for x in ([0.2, 0.3], [0.4, 0.1]))
     path = theory.anisotropic_path(a=[0.2, 0.3], b=[0.4, 0.1], scales=scales, max_length=max_length, lr=lr, steps=5)
     for a, b in path:
@@ -189,6 +189,20 @@ def test_stage_times():
     measured = lr * (products > products[-1] / 2).argmax(0)
     assert measured / predicted == pytest.approx([1.0, 1.033], abs=0.01)
     assert predicted[1] / predicted[0] > 4
+
+
+@pytest.mark.parametrize(("dim", "max_length", "correlation"), [(2, 6, None), (3, 4, None), (2, 6, 0.6), (3, 4, 0.3)])
+def test_the_gradient_off_the_plane(dim, max_length, correlation):
+    same = np.full((dim, dim), correlation or 0.0) + (1 - (correlation or 0.0)) * np.eye(dim)
+    law = "ones" if correlation is None else "gaussian"
+    tokens, weight = grid(law, dim, max_length, None if correlation is None else np.linalg.cholesky(same))
+    eye = torch.eye(dim, dtype=torch.float64)
+    found = [block[0, 1].item() for block in gradients(0.7 * eye, 0.4 * eye, tokens, weight)]
+    expected = theory.off_plane_gradient(a=0.7, b=0.4, dim=dim, max_length=max_length, correlation=correlation)
+    assert found == pytest.approx(expected, rel=1e-10)
+    if (dim, max_length) == (2, 6):
+        known = (-0.3666667, 0.4083333) if correlation is None else (2.1624, 2.7342)
+        assert found == pytest.approx(known, abs=5e-5)
 
 
 @pytest.mark.parametrize(("dim", "max_length"), [(2, 5), (3, 4)])

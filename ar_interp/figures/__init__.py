@@ -20,6 +20,11 @@ from ar_interp.figures.context import context_error as context_error
 from ar_interp.figures.context import context_matrices as context_matrices
 from ar_interp.figures.context import phases_on_circle as phases_on_circle
 from ar_interp.figures.context import prediction as prediction
+from ar_interp.figures.emergence import emergence_stages as emergence_stages
+from ar_interp.figures.emergence import phase_portrait as phase_portrait
+from ar_interp.figures.emergence import plateau_and_drop as plateau_and_drop
+from ar_interp.figures.emergence import reflected_step as reflected_step
+from ar_interp.figures.emergence import sign_patterns as sign_patterns
 from ar_interp.figures.heads import head_matrices as head_matrices
 from ar_interp.figures.heads import head_spectrum as head_spectrum
 from ar_interp.figures.heads import head_statistics as head_statistics

@@ -1,4 +1,4 @@
-"""Attention: heads of three kinds, multiplicative positional encodings; `attention_types` says what scores become.
+"""Attention: heads of four kinds, multiplicative positional encodings; `attention_types` says what scores become.
 
 Rows of `hook_attn_scores` and `hook_pattern` are destinations: with query_lag = 1 row t is asked by token t - 1.
 """
@@ -284,6 +284,22 @@ class BlockScalarAttention(IdentityAttention):
         return torch.kron(blocks, torch.eye(self.config.dim, dtype=blocks.dtype, device=blocks.device))
 
 
+class MergedAttention(IdentityAttention):
+    """W_Q = QK, W_V = OV, W_K = W_O = I: the circuits of a head are its parameters."""
+
+    def project(self, resid: Resid) -> tuple[PerHead, PerHead, PerHead]:
+        q, v = (torch.einsum("btm,hmi->bthi", resid, W.to(resid.dtype)) for W in (self.QK, self.OV))
+        return q, resid[:, :, None, :].expand_as(q), v
+
+    @property
+    def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
+        return self.QK
+
+    @property
+    def W_V(self) -> Float[Tensor, "head d_model d_head"]:
+        return self.OV
+
+
 class FullAttention(Attention):
     """W_Q, W_K, W_V [head d_model d_head] and W_O [head d_head d_model], with or without biases."""
 
@@ -319,5 +335,6 @@ class SharedOutputAttention(FullAttention):
 def attention_of(config: ModelConfig) -> Attention:
     """The layer that the config asks for."""
     full = SharedOutputAttention if config.shared_output else FullAttention
-    kinds = {"diagonal": DiagonalAttention, "unit": DiagonalAttention, "block-scalar": BlockScalarAttention}
+    diagonal = {"diagonal": DiagonalAttention, "unit": DiagonalAttention}
+    kinds = {**diagonal, "block-scalar": BlockScalarAttention, "merged": MergedAttention}
     return kinds.get(config.heads, full)(config)

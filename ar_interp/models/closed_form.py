@@ -117,6 +117,8 @@ def _matrices(config: ModelConfig, own: Weights) -> tuple[Tensor, Tensor, Tensor
         small = torch.eye(config.dim, dtype=torch.float64, device=device)
         QK, OV = (torch.kron(own[f"attn.{name}_blocks"].contiguous(), small) for name in ("QK", "OV"))
         return QK, one, OV, one
+    if config.heads == "merged":
+        return own["attn.QK"], one, own["attn.OV"], one
     W_O = own["attn.shared_W_O"].expand(config.n_heads, -1, -1) if config.shared_output else own["attn.W_O"]
     return own["attn.W_Q"], own["attn.W_K"], own["attn.W_V"], W_O
 

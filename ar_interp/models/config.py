@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ MAX_HEADS = 4096
 MAX_LAYERS = 256
 MAX_WIDTH = 2**16
 MAX_PARAMETERS = 10**8
-HEADS = ("diagonal", "unit", "full", "block-scalar")
+HEADS = ("diagonal", "unit", "full", "block-scalar", "merged")
 POSITIONALS = ("none", "multiplicative", "additive", "softmax")
 INITS = ("gaussian", "linear")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -100,7 +100,8 @@ class ModelConfig(Config):
         n_heads: number of heads in each layer.
         heads: `diagonal` (W_K = diag(a_h), W_V = diag(b_h), W_Q = W_O = I), `unit` (all of them I, fixed: only the
             positional encoding is left), `full` (W_Q, W_K, W_V, W_O), `block-scalar` (augmented tokens: each 3 x 3
-            block of QK and OV is a multiple of the identity).
+            block of QK and OV is a multiple of the identity), `merged` (augmented tokens: QK = W_Q W_K^T and
+            OV = W_V W_O themselves are the parameters).
         init_scale: standard deviation of the Gaussian initial weights.
         dtype: `float64` or `float32`, the precision of the (real) weights.
         n_layers: attention layers.
@@ -182,12 +183,14 @@ class ModelConfig(Config):
                 value, only = getattr(self, name), theirs[name].default
                 if value != only:
                     raise ValueError(f"heads={self.heads!r} goes with {name}={only!r} only, got {value!r}.")
-        elif self.heads == "block-scalar":
+        elif self.heads in ("block-scalar", "merged"):
             if self.encoding != "augmented":
-                raise ValueError("heads='block-scalar' are 3 x 3 blocks of augmented tokens: use encoding='augmented'.")
+                raise ValueError(
+                    f"heads={self.heads!r} are 3 x 3 blocks of augmented tokens: use encoding='augmented'."
+                )
             for name in ("biases", "shared_output", "scale_scores"):
                 if getattr(self, name):
-                    raise ValueError(f"heads='block-scalar' go without {name}; use heads='full'.")
+                    raise ValueError(f"heads={self.heads!r} go without {name}; use heads='full'.")
         if self.heads != "full" and self.d_head is not None:
             raise ValueError(f"d_head is d_model unless heads='full', got {self.d_head} with heads={self.heads!r}.")
         if Encoding.find(self.encoding).holds_previous and (self.query_lag or self.repeats != 1):
@@ -216,7 +219,7 @@ class ModelConfig(Config):
         """Augmented tokens (0, s_t, s_{t-1}), residual stream read from its first block (Sander et al. 2024).
 
         Args:
-            heads: `full` or `block-scalar`.
+            heads: `full`, `block-scalar` or `merged`.
             others: any further field, such as `n_layers`, `attention`, `init_scale` and `dtype`.
         """
         fields = {"encoding": "augmented", "positional": "none", "query_lag": 0, "residual": True, **others}
@@ -284,6 +287,8 @@ class ModelConfig(Config):
                 parts |= {"attn.A": (self.n_heads, self.dim), "attn.B": (self.n_heads, self.dim)}
             elif self.heads == "block-scalar":
                 parts |= dict.fromkeys(("attn.QK_blocks", "attn.OV_blocks"), (self.n_heads, BLOCKS, BLOCKS))
+            elif self.heads == "merged":
+                parts |= dict.fromkeys(("attn.QK", "attn.OV"), (self.n_heads, width, width))
             elif self.heads == "full":
                 parts |= {f"attn.W_{part}": (self.n_heads, width, head) for part in "QKV"}
                 shared, own = {"attn.shared_W_O": (head, width)}, {"attn.W_O": (self.n_heads, head, width)}
@@ -401,13 +406,48 @@ class ModelConfig(Config):
                 scale = 1.0 if self.init == "linear" else self.init_scale
                 value = scale * torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
             parameters[name] = value.to(self.torch_dtype)
-        if self.heads == "block-scalar":
-            QK, OV = (parameters[f"blocks.0.attn.{name}_blocks"] for name in ("QK", "OV"))
+        if self.heads in ("block-scalar", "merged"):
+            ending, first = ("_blocks", 1) if self.heads == "block-scalar" else ("", self.dim)
+            QK, OV = (parameters[f"blocks.0.attn.{name}{ending}"] for name in ("QK", "OV"))
             if self.positional != "additive":
-                QK[:, 0, :] = QK[:, :, 0] = OV[:, 0] = 0
+                QK[:, :first, :] = QK[:, :, :first] = OV[:, :first] = 0
             if not (self.unembed or self.layer_norm or self.d_mlp):
-                parameters[f"blocks.{self.n_layers - 1}.attn.OV_blocks"][:, :, 1:] = 0
+                parameters[f"blocks.{self.n_layers - 1}.attn.OV{ending}"][:, :, first:] = 0
         return parameters
+
+    def gradient_step(self, a: float, b: float) -> dict[str, Tensor]:
+        """Every trained tensor of one layer that takes a gradient step of size a b: QK (s_T, s_{t-1}) = a I, OV = b I.
+
+        Raises:
+            ValueError: heads that are not block-scalar or merged, or more than one.
+        """
+        if self.heads not in ("block-scalar", "merged") or (self.n_layers, self.n_heads) != (1, 1):
+            raise ValueError(
+                f"a gradient step by hand needs one layer with one block-scalar or merged head: {self.summary}."
+            )
+        parameters = {
+            name: torch.zeros(shape, dtype=self.torch_dtype, device="cpu")
+            for name, shape in self.parameter_shapes.items()
+        }
+        size = 1 if self.heads == "block-scalar" else self.dim
+        (QK, OV), (read_out, current, previous) = parameters.values(), torch.arange(3 * size).split(size)
+        QK[0, current, previous], OV[0, current, read_out] = a, b
+        return parameters
+
+    def entries(self, which: str) -> dict[str, Tensor]:
+        """1 where an entry of a merged head is trained and 0 elsewhere, by name; see `TrainConfig.entries`.
+
+        Raises:
+            ValueError: other heads.
+        """
+        if self.heads != "merged":
+            raise ValueError(f"entries={which!r} goes with heads='merged' only, got heads={self.heads!r}.")
+        diagonal = self.gradient_step(1.0, 1.0)
+        if which == "diagonal":
+            return diagonal
+        block = torch.ones(self.dim, self.dim, dtype=self.torch_dtype, device="cpu")
+        small = replace(self, dim=1).gradient_step(1.0, 1.0)
+        return {name: torch.kron(mask[0], block)[None] for name, mask in small.items()}
 
     def build(self, process: Process | None = None, *, device: str | torch.device = "cpu") -> Any:
         """The `HookedARTransformer`; its module, named and not imported here, is the one that loads TransformerLens."""

@@ -28,7 +28,8 @@ class FirstToken:
     Laws: `ones` is 1_dim in the eigenbasis (what the theory of commuting processes assumes), `unit-ones` is
     1_dim / sqrt(dim); `gaussian` has i.i.d. N(0, 1) coordinates; `sphere` is uniform on the unit sphere; `signs` has
     i.i.d. +-1 coordinates; `one-hot` has a single 1 at a uniform place; `sparse` has `n_nonzero` entries +-1 at
-    uniform places.
+    uniform places. The coordinates of `gaussian` may have standard deviations of their own, `scales`, and a
+    `correlation` of every two of them.
 
     The random laws are drawn in the eigenbasis for the unitary family, and in the real 2x2-rotation basis for the
     orthogonal one, so that its sequences are real there.
@@ -37,9 +38,20 @@ class FirstToken:
     law: str = "ones"
     scale: float = field(default=1.0, kw_only=True)
     n_nonzero: int | None = field(default=None, kw_only=True)
+    scales: Sequence[float] = field(default=(), kw_only=True)
+    correlation: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         check_choice("first_token", self.law, FIRST_TOKEN_LAWS)
+        scales = tuple(
+            check_number(f"first_token.scales[{k}]", x, low=0.0, strict=True) for k, x in enumerate(self.scales)
+        )
+        object.__setattr__(self, "scales", scales)
+        check_number("first_token.correlation", self.correlation, low=0.0)
+        if self.correlation >= 1:
+            raise ValueError(f"first_token.correlation must be below 1, got {self.correlation}.")
+        if (scales or self.correlation) and self.law != "gaussian":
+            raise ValueError(f"scales and correlation go with the law 'gaussian' and only with it, got {self.law!r}.")
         check_number("first_token.scale", self.scale, low=0.0, strict=True)
         if (self.law == "sparse") != (self.n_nonzero is not None):
             raise ValueError(
@@ -51,6 +63,8 @@ class FirstToken:
 
     def mean_square(self, dim: int) -> float:
         """E|s_1|^2."""
+        if self.scales:
+            return self.scale**2 * sum(x**2 for x in self.scales)
         if self.law in ("unit-ones", "sphere", "one-hot"):
             return self.scale**2
         return self.scale**2 * (self.n_nonzero or dim)
@@ -59,6 +73,16 @@ class FirstToken:
     def random(self) -> bool:
         """Not the same for all sequences."""
         return self.law not in ("ones", "unit-ones")
+
+    @property
+    def exchangeable(self) -> bool:
+        """All coordinates are alike, and uncorrelated unless they are fixed."""
+        return not (self.scales or self.correlation)
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """A single coordinate is not 0."""
+        return self.law == "one-hot" or self.n_nonzero == 1
 
     def draw(self, batch: int, dim: int, generator: torch.Generator) -> Float[Tensor, "batch dim"]:
         """Real first tokens; `ones` gives 1_dim."""
@@ -84,7 +108,15 @@ class FirstToken:
             tokens = torch.randn(batch, dim, generator=generator, **options)
             if self.law == "sphere":
                 tokens = tokens / tokens.norm(dim=-1, keepdim=True)
+            elif not self.exchangeable:
+                tokens = tokens @ self.mixing(dim).to(device).T
         return self.scale * tokens
+
+    def mixing(self, dim: int) -> Float[Tensor, "dim dim"]:
+        """L of Gaussian tokens scale L xi with i.i.d. N(0, 1) xi: L L^T is their covariance over scale^2."""
+        scales = torch.tensor(self.scales or (1.0,) * dim, dtype=torch.float64, device="cpu")
+        same = torch.full((dim, dim), self.correlation, dtype=torch.float64, device="cpu").fill_diagonal_(1.0)
+        return scales[:, None] * torch.linalg.cholesky(same)
 
 
 class Pairs(NamedTuple):
@@ -322,6 +354,8 @@ class AutoregressiveProcess(Process, ABC):
             self._check_stationary()
         if (self.initial.n_nonzero or 1) > self.dim:
             raise ValueError(f"n_nonzero must be at most dim = {self.dim}, got {self.initial.n_nonzero}.")
+        if len(self.initial.scales) not in (0, self.dim):
+            raise ValueError(f"first_token.scales must hold dim = {self.dim} numbers, got {self.initial.scales}.")
 
     def _check_stationary(self) -> None:
         if self.state_noise >= 1:

@@ -19,6 +19,7 @@ from ar_interp.setting.base import Silent as Silent
 from ar_interp.setting.base import setting_of as setting_of
 from ar_interp.setting.diagonal import DiagonalHeads as DiagonalHeads
 from ar_interp.setting.diagonal import OneCoordinate as OneCoordinate
+from ar_interp.setting.merged import Emergence as Emergence
 from ar_interp.setting.noise import NoisyHeads as NoisyHeads
 from ar_interp.setting.noise import NoisyStack as NoisyStack
 from ar_interp.setting.noise import NoisyStep as NoisyStep

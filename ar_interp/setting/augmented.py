@@ -158,6 +158,7 @@ class FirstTokenLaw(OneLayer):
             and config.heads == "block-scalar"
             and type(process) is CommutingUnitary
             and is_uniform(process)
+            and process.initial.exchangeable
         )
 
     @property

@@ -124,6 +124,10 @@ class Setting(Kind, ABC, root=True):
         quadratic = sampled_quadratic(self.process, self.config.n_ctx, self.config.attention, N_PARTS)
         return ExpectedLoss(*quadratic.loss(a, b), ESTIMATED)
 
+    def record(self, parameters: Parameters) -> Mapping[str, Float[Tensor, "ensemble"]]:
+        """Numbers of every member by name that theory follows through training: columns of the history."""
+        return {}
+
     def head_removal_costs(self, model: Any, *, length: int, method: str) -> Float[Tensor, "head"] | None:
         """The growth of the loss over T = 2..length without each head, see `theory.head_removal_cost`; or None."""
         return None

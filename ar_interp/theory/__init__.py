@@ -85,6 +85,7 @@ from ar_interp.theory.emergence import flow_limit as flow_limit
 from ar_interp.theory.emergence import flow_path as flow_path
 from ar_interp.theory.emergence import half_time as half_time
 from ar_interp.theory.emergence import largest_start as largest_start
+from ar_interp.theory.emergence import off_plane_gradient as off_plane_gradient
 from ar_interp.theory.emergence import one_step_share as one_step_share
 from ar_interp.theory.emergence import ones_loss as ones_loss
 from ar_interp.theory.emergence import ones_optimum as ones_optimum

@@ -237,7 +237,11 @@ def equal_phase_gain(
 
 
 def anisotropic_loss(
-    a: Float[np.ndarray, "dim"], b: Float[np.ndarray, "dim"], *, scales: Sequence[float], max_length: int
+    a: Float[np.ndarray, "dim"],
+    b: Float[np.ndarray, "dim"],
+    *,
+    scales: Sequence[float] | Float[np.ndarray, "dim"],
+    max_length: int,
 ) -> float:
     """L at A = diag(a), B = diag(b) where x_1j ~ N(0, scales_j^2), independent.
 
@@ -253,7 +257,7 @@ def anisotropic_path(
     *,
     a: Sequence[float] | Float[np.ndarray, "dim"],
     b: Sequence[float] | Float[np.ndarray, "dim"],
-    scales: Sequence[float],
+    scales: Sequence[float] | Float[np.ndarray, "dim"],
     max_length: int,
     lr: float,
     steps: int,
@@ -274,7 +278,9 @@ def anisotropic_path(
     return np.array(path)
 
 
-def stage_half_times(scales: Sequence[float], *, product: float, max_length: int) -> Float[np.ndarray, "dim"]:
+def stage_half_times(
+    scales: Sequence[float] | Float[np.ndarray, "dim"], *, product: float, max_length: int
+) -> Float[np.ndarray, "dim"]:
     """When each coordinate of an anisotropic law would emerge alone: ln(1/(5 s^2 y) - 1) / (6 (max_length - 2) s^4).
 
     The time at which a_j b_j of balanced flow from y = `product` is half of its long-context end 1 / (5 s_j^2).
@@ -288,7 +294,29 @@ def stage_half_times(scales: Sequence[float], *, product: float, max_length: int
     return np.log(1 / (5 * s * y) - 1) / (6 * n * s**2)
 
 
-# ---- x_1 = 1_dim: the plane is not invariant
+# ---- laws for which the plane is not invariant
+
+
+def off_plane_gradient(
+    *, a: float, b: float, dim: int, max_length: int, correlation: float | None = None
+) -> tuple[float, float]:
+    """dL/dA_rs and dL/dB_jk of unequal indices at A = a I, B = b I, equal for all of them; the plane is left at once.
+
+    b (a^2 H m33) for B; for A, a b^2 [H (m33 + m51) + H2 (dim - 2) m213] - b H m31, with m33 = E x^3 y^3,
+    m51 = E x^5 y, m31 = E x^3 y, m213 = E z^2 x y^3 of distinct coordinates, H2 = sum_t 1 / (t - 1)^2.
+
+    Args:
+        correlation: of every two coordinates of standard Gaussian first tokens; x_1 = 1_dim if left out.
+    """
+    check_integer("dim", dim, low=2)
+    n, harmonic = _lengths(max_length)
+    squares = sum(1 / pairs**2 for pairs in range(1, n + 1))
+    m33 = m51 = m31 = m213 = 1.0
+    if correlation is not None:
+        rho = check_number("correlation", correlation, low=-1.0)
+        m33, m51, m31, m213 = 9 * rho + 6 * rho**3, 15 * rho, 3 * rho, 3 * rho + 6 * rho**2 + 6 * rho**3
+    of_A = a * b**2 * (harmonic * (m33 + m51) + squares * (dim - 2) * m213) - b * harmonic * m31
+    return of_A, a**2 * b * harmonic * m33
 
 
 def ones_loss(*, a: float, a_off: float, b: float, b_off: float, dim: int, max_length: int) -> float:

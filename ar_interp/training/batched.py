@@ -186,6 +186,8 @@ class Stack(Form):
             QK, OV = (own[f"attn.{name}_blocks"][..., :, None, :, None] for name in ("QK", "OV"))
             identity = torch.eye(dim, dtype=QK.dtype, device=QK.device)[:, None, :]
             return tuple((M * identity).flatten(-4, -3).flatten(-2) for M in (QK, OV))  # type: ignore[return-value]
+        if config.heads == "merged":
+            return own["attn.QK"], own["attn.OV"]
         if config.heads in ("diagonal", "unit"):
             ones = next(iter(own.values())).new_ones(len(next(iter(own.values()))), 1, config.dim)
             return torch.diag_embed(own.get("attn.A", ones)), torch.diag_embed(own.get("attn.B", ones))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from ar_interp.seeds import TRAINING_LIMIT
 OBJECTIVES = ("population", "sampled")
 OPTIMIZERS = ("gd", "adam", "lbfgs")
 SCHEDULES = ("constant", "cosine", "linear")
+ENTRIES = ("all", "main", "diagonal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,10 @@ class TrainConfig:
         n_seeds: members trained together as one ensemble; the one with the lowest final loss becomes the model.
         lrs: step size of each member, in place of `lr`.
         init_scales: standard deviation of each member's initial weights, in place of the config's.
+        start: (a, b) of the gradient step that members begin as, QK block (s_T, s_{t-1}) = a I and OV block of
+            s_t = b I, all else 0; for block-scalar and merged heads. Fresh weights of each seed if left out.
+        entries: which entries of merged heads are trained: `all`, those of these two `main` blocks, or of their
+            `diagonal`; the others start at 0 and stay there.
         stop_below: stop once the loss per context length of every member is below this.
         device: `auto` (CUDA where there is one, else the CPU), or a torch device.
     """
@@ -56,6 +62,8 @@ class TrainConfig:
     n_seeds: int = 1
     lrs: Sequence[float] = ()
     init_scales: Sequence[float] = ()
+    start: Sequence[float] = ()
+    entries: str = "all"
     stop_below: float | None = None
     device: str = "auto"
 
@@ -92,6 +100,11 @@ class TrainConfig:
                 check_number(f"{name}[{k}]", x, low=0.0, strict=name == "lrs") for k, x in enumerate(values)
             )
             object.__setattr__(self, name, numbers)
+        if not isinstance(self.start, (list, tuple)) or len(self.start) not in (0, 2):
+            raise ValueError(f"start must hold two numbers, a and b, got {self.start!r}.")
+        start = tuple(check_number(f"start[{k}]", x, low=-inf) for k, x in enumerate(self.start))
+        object.__setattr__(self, "start", start)
+        check_choice("entries", self.entries, ENTRIES)
         if self.lrs and self.optimizer == "lbfgs":
             raise ValueError("lrs goes with 'gd' and 'adam'; 'lbfgs' finds its own step sizes.")
         if self.stop_below is not None:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ar_interp import seeds
 from ar_interp._checks import as_tensor
 from ar_interp._moods import calm
+from ar_interp._parts import MAX_LOGGED
 from ar_interp.checkpoints import TrainingRun, loaded, weights_of
 from ar_interp.models.config import Config
 from ar_interp.processes import Process
@@ -25,6 +26,7 @@ from ar_interp.training.descent import Descent, Layout, loss_and_gradient
 from ar_interp.training.objectives import (
     Objective,
     compiled_where_possible,
+    of_entries,
     population_objective,
     sampled_objective,
     squared_errors,
@@ -98,6 +100,10 @@ def train(
     else:
         sizes = {"batch": training.batch, "first_length": training.first_length, "fresh": training.fresh}
         objective = sampled_objective(config, process, generators=generators, compiled=compiled, **sizes)
+    trained: Parameters = {}
+    if training.entries != "all":
+        trained = {name: mask.to(device) for name, mask in config.entries(training.entries).items()}  # type: ignore[attr-defined]
+        objective = of_entries(objective, trained)
     origin = ""
     if init is None:
         parameters = initial_members(config, training, device)
@@ -108,7 +114,9 @@ def train(
             for name, value in weights_of(begun, config, "init").items()
         }
         origin = f"training began from the weights of {getattr(begun, 'name', type(begun).__name__)}"
-    log, layout = _Log(setting, training, progress), Layout(parameters)
+    parameters = {name: value * trained[name] for name, value in parameters.items()} if trained else parameters
+    layout = Layout(parameters)
+    log = _Log(setting, training, progress, layout)
     descend = _minimise if training.optimizer == "lbfgs" else _descend
     try:
         parameters, steps = descend(objective, parameters, training, log, generators, compiled)
@@ -126,13 +134,18 @@ def train(
     columns = {"seed": list(member_seeds)} | {name: losses.tolist() for name, losses in final.items()}
     for name, values in (("lr", training.lrs), ("init_scale", training.init_scales)):
         columns |= {name: list(values)} if values else {}
+    signs = setting.record(parameters).get("minus") if training.n_seeds > 1 else None
+    columns |= {} if signs is None else {"minus": signs.tolist()}
     columns |= {"diverged": lost.int().tolist()} if lost.any() else {}
+    history = pd.DataFrame(log.rows)
+    for name in log.recorded[0] if log.recorded else ():
+        history[name] = [row[name][best].item() for row in log.recorded]
     run = TrainingRun(
         config=config,
         process=process,
         training=training,
         parameters=member_of(parameters, best),
-        history=pd.DataFrame(log.rows),
+        history=history,
         members=pd.DataFrame(columns),
         seed=member_seeds[best],
         steps=steps,
@@ -162,9 +175,12 @@ def initial_members(config: Config, training: TrainConfig, device: torch.device)
     """The initial weights of every member, stacked.
 
     Raises:
-        ValueError: init_scales where the config has none, or does not use it.
+        ValueError: init_scales where the config has none, or does not use it; a start that it has not.
     """
     configs = [config] * training.n_seeds
+    if training.start:
+        begun = config.gradient_step(*training.start)  # type: ignore[attr-defined]
+        return {name: value.to(device).expand(training.n_seeds, *value.shape).clone() for name, value in begun.items()}
     if training.init_scales:
         if getattr(config, "init_scale", None) is None or getattr(config, "init", "gaussian") != "gaussian":
             raise ValueError("init_scales needs a config with init='gaussian': its init_scale is what they replace.")
@@ -176,10 +192,14 @@ def initial_members(config: Config, training: TrainConfig, device: torch.device)
 class _Log:
     """History, progress bar, snapshots and the last good state."""
 
-    def __init__(self, setting: Setting, training: TrainConfig, progress: bool) -> None:
+    def __init__(self, setting: Setting, training: TrainConfig, progress: bool, layout: Layout) -> None:
         self.n_lengths = setting.config.n_ctx - training.first_length + 1
-        self.every = max(1, training.steps // N_LOGGED)
+        follows = training.optimizer != "lbfgs" and type(setting).record is not Setting.record
+        self.every = 1 if follows and training.steps < MAX_LOGGED else max(1, training.steps // N_LOGGED)
         self.rows: list[dict[str, float]] = []
+        self.record_of = setting.record if follows else None
+        self.recorded: list[Mapping[str, Tensor]] = []
+        self.layout = layout
         self.snapshots: dict[int, Tensor] = {}
         self.diverged = torch.zeros(training.n_seeds, dtype=torch.bool, device="cpu")
         self.diverged_by = 0
@@ -213,6 +233,8 @@ class _Log:
             losses, torch.tensor([0, 0.5, 1], dtype=losses.dtype, device=losses.device).to(losses)
         ).tolist()
         self.rows.append({"step": step, "loss_min": low, "loss_median": middle, "loss_max": high})
+        if self.record_of is not None:
+            self.recorded.append(self.record_of(self.layout.named(flat)))
         shown = {"loss": f"{low:.4g}"} | ({} if self.minimum is None else {"minimum": f"{self.minimum:g}"})
         self.bar.set_postfix(shown, refresh=False)
         return news

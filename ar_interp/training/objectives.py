@@ -106,6 +106,11 @@ def _every_time(draw: Callable[[], Any], fresh: bool) -> Callable[[], Any]:
     return lambda: kept
 
 
+def of_entries(objective: Objective, trained: Parameters) -> Objective:
+    """The same objective where only the entries that are 1 in `trained` count, and so receive a gradient."""
+    return lambda parameters: objective({name: W * trained[name] for name, W in parameters.items()})
+
+
 def compiled_where_possible(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function through `torch.compile`, or as it is, with a warning, where that fails."""
     chosen = torch.compile(function, dynamic=False)
