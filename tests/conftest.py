@@ -3,6 +3,7 @@
 import jaxtyping
 import pytest
 import torch
+import typechecking  # noqa: F401, which must come before the package
 from hypothesis import settings
 from torch import Tensor
 
