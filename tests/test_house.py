@@ -2,8 +2,14 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from beartype.roar import BeartypeCallHintParamViolation, BeartypeCallHintReturnViolation
 
 import ar_interp as ari
+from ar_interp.claims import Estimate
 
 PACKAGE = Path(ari.__file__).parent
 
@@ -42,3 +48,17 @@ def test_nobody_above_the_processes_cuts_sequences_into_inputs_and_targets():
         if cuts.search(line)
     ]
     assert not found, "\n".join(found)
+
+
+def test_the_suite_asks_for_types_and_for_axes_that_agree():
+    A, P = torch.zeros(2, 3), torch.zeros(4, 4)
+    with pytest.raises(BeartypeCallHintParamViolation, match="parameter B="):
+        ari.theory.head_removal_cost(A, A[:, :2], P, family="unitary")
+    with pytest.raises(BeartypeCallHintParamViolation, match="parameter family=1"):
+        ari.theory.head_removal_cost(A, A, P, family=1)
+    with pytest.raises(BeartypeCallHintParamViolation, match="parameter description=1"):
+        ari.Control(description=1, estimate=Estimate(2.0))
+    control = ari.Control(description="zero", estimate=Estimate(2.0))
+    object.__setattr__(control, "estimate", SimpleNamespace(value="two"))
+    with pytest.raises(BeartypeCallHintReturnViolation, match=r"Control\.measured"):
+        _ = control.measured
