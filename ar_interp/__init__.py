@@ -38,9 +38,11 @@ if TYPE_CHECKING:
     from ar_interp.probes.ablations import ablate_heads as ablate_heads
     from ar_interp.probes.ablations import ablate_layers as ablate_layers
     from ar_interp.probes.ablations import ablate_positions as ablate_positions
+    from ar_interp.probes.adapted import adapt as adapt
     from ar_interp.probes.algorithm import identify_algorithm as identify_algorithm
     from ar_interp.probes.along import structure_along as structure_along
     from ar_interp.probes.circuits import circuits as circuits
+    from ar_interp.probes.conforming import conformance as conformance
     from ar_interp.probes.context import recover_context as recover_context
     from ar_interp.probes.edits import edit_losses as edit_losses
     from ar_interp.probes.emergence import descent_along as descent_along

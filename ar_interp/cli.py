@@ -155,6 +155,7 @@ def verify(
     names: Names,
     /,
     json_file: Annotated[Path | None, arg(name="json")] = None,
+    extra: tuple[Path, ...] = (),
     seed: int | None = None,
     strict: bool = False,
     jobs: int = 1,
@@ -167,6 +168,7 @@ def verify(
     Args:
         names: shipped names or folders; every shipped one if left out.
         json_file: also write the claims as JSON.
+        extra: files of claims of your own about some of them, as --json writes; they stand beside those measured.
         seed: that every context is drawn with, below 2**31; drawn if left out, and printed.
         strict: exit code 1 also when a claim is undecided.
         jobs: checkpoints to measure at once, each in a process of its own.
@@ -174,6 +176,7 @@ def verify(
     """
     from ar_interp._checks import check_device, check_integer
     from ar_interp.checkpoints import load
+    from ar_interp.claims import Claims, by_model
     from ar_interp.claims.core import claims_json
     from ar_interp.claims.verdicts import FAILS, HOLDS, UNDECIDED, VOID
     from ar_interp.seeds import DRAWN_LIMIT
@@ -184,14 +187,17 @@ def verify(
     if json_file is not None:
         try_file(json_file)
     loaded = {name: load(name) for name in names or available()}
+    own = by_model(
+        (claims for file in extra for claims in Claims.every_of(file)), [one.name for one in loaded.values()]
+    )
     paths = [str(checkpoint.path.absolute()) for checkpoint in loaded.values()]
     measured, unexpected = {}, 0
     try:
         for (name, checkpoint), claims in zip(
             loaded.items(), _each(partial(_verify_one, seed=seed, device=device), paths, jobs), strict=True
         ):
-            measured[name] = claims
-            unexpected += _show(name, checkpoint, claims)
+            measured[name] = claims + replace(own[checkpoint.name], name=claims.name)
+            unexpected += _show(name, checkpoint, measured[name])
     except BaseException as error:
         if json_file is not None and measured:
             _kept(partial(write_file, content=claims_json(measured, seed=seed)), json_file)
@@ -285,6 +291,7 @@ def report(
     /,
     output: Annotated[Path, arg(aliases=["-o"])],
     json_file: Annotated[Path | None, arg(name="json")] = None,
+    extra: tuple[Path, ...] = (),
     date: datetime.date | None = None,
     device: str = "cpu",
 ) -> int:
@@ -294,18 +301,21 @@ def report(
         names: shipped names or folders; every shipped one if left out.
         output: the page, a file that ends in .html; replaced if it is there.
         json_file: also write the same content as JSON; replaced if it is there.
+        extra: files of claims of your own about some of them; they stand beside those measured.
         date: printed on it, as 2026-01-31; today if left out.
         device: where to measure, such as cpu or cuda.
     """
     import torch
 
+    from ar_interp.claims import Claims
     from ar_interp.report import build
 
     torch.set_num_threads(1)  # as for training
     for option, path, ending in (("output", output, ".html"), ("json", json_file, ".json")):
         if path is not None:
             _check_file(option, path, ending)
-    made = build(names or available(), date=date or datetime.date.today(), device=device)
+    own = [claims for file in extra for claims in Claims.every_of(file)]
+    made = build(names or available(), date=date or datetime.date.today(), device=device, extra=own)
     for path, text in ((output, made.to_html), (json_file, made.to_json)):
         if path is not None:
             _kept(partial(write_file, content=text()), path)

@@ -16,12 +16,13 @@ import ar_interp as ari
 from ar_interp.probes import protocol
 from ar_interp.probes.ablations import ablate_heads, ablate_layers, ablate_positions
 from ar_interp.probes.blocks import augmented_blocks
+from ar_interp.probes.conforming import conformance
 from ar_interp.probes.context import SCORES
 from ar_interp.probes.function import function_deviation
 from ar_interp.probes.jacobian import exact_circuit, full_jacobian, query_jacobian, value_jacobian
 from ar_interp.probes.last_token import replace_last_token
 from ar_interp.probes.paths import GRADIENT_STEP, path_contributions
-from ar_interp.probes.protocol import NAMES, PROTOCOL, check, conformance, missing, needed
+from ar_interp.probes.protocol import NAMES, PROTOCOL, check, missing, needed
 from ar_interp.probes.readout import probe_activations
 from ar_interp.probes.readout_efficiency import data_efficiency
 from ar_interp.probes.scrubbing import scrub
@@ -220,6 +221,7 @@ def test_every_probe_of_the_table_is_used_here():
 def test_the_table_has_every_public_probe():
     probes = {name for name, module in ari._MODULES.items() if module.startswith("ar_interp.probes.")}
     probes -= {"edit_losses", "structure_along"}  # of weights of this package's models, edited or along training
+    probes -= {"adapt", "conformance"}
     assert len(probes) >= 6
     assert probes | {"verify"} <= set(PROTOCOL)
 
@@ -278,8 +280,8 @@ def test_what_to_do_is_said():
     assert str(refusal.value) == (
         "model of type SimpleNamespace cannot be probed: it lacks W_K, W_O. circuits needs W_K [layer head d_model "
         "d_head]; W_O [layer head d_head d_model]. Give it weights and config as attributes or properties, hooks as "
-        "HookPoints of these names before it calls setup(); probes.protocol.conformance(model) says what the other "
-        "probes need."
+        "HookPoints of these names before it calls setup(), or use ari.adapt; ari.conformance(model) says what the "
+        "other probes need."
     )
 
 
@@ -297,15 +299,15 @@ def test_hooks_are_asked_for_in_every_layer_of_the_config():
 @pytest.mark.parametrize(
     ("name", "usable"),
     [
-        ("diagonal", {"head_orthogonality", "positional_structure", "verify"}),
-        ("step", {"query_jacobian", "full_jacobian", "path_contributions"}),
+        ("diagonal", {"head_orthogonality", "positional_structure"}),
+        ("step", {"query_jacobian", "full_jacobian", "path_contributions", "augmented_blocks"}),
     ],
-)  # fmt: skip
+)
 def test_conformance_is_a_row_per_probe(name, usable):
     frame = conformance(model_of(name))
-    assert frame.columns.tolist() == ["probe", "usable", "missing", "scope"]
+    assert frame.columns.tolist() == ["probe", "usable", "call", "why_not"]
     assert frame["probe"].tolist() == list(PROTOCOL)
-    by_any = {"circuits", "augmented_blocks", "recover_context", "identify_algorithm", "swap_context"}
+    by_any = {"circuits", "recover_context", "identify_algorithm", "swap_context", "verify"}
     by_any |= {"ablate_heads", "ablate_layers", "ablate_positions", "scrub"}
     by_any |= {
         "function_deviation",
@@ -315,15 +317,17 @@ def test_conformance_is_a_row_per_probe(name, usable):
         *READERS,
     }
     assert set(frame["probe"][frame["usable"]]) - {COMPOSED} == by_any | usable
-    of_another_kind = (frame["missing"] == "") & ~frame["usable"]
-    assert frame["scope"][of_another_kind].isin(["plain tokens"]).all()
-    assert frame["scope"].str.len().gt(0).all()
+    assert frame["usable"].eq(frame["why_not"] == "").all()
 
 
 def test_conformance_says_what_is_missing():
-    rows = conformance(model_of("step")).set_index("probe")["missing"]
-    assert rows["head_orthogonality"] == "P"
-    assert conformance(nn.Linear(2, 2)).set_index("probe")["missing"]["probe_activations"] == "run_with_cache"
+    step, linear = (conformance(model).set_index("probe")["why_not"] for model in (model_of("step"), nn.Linear(2, 2)))
+    assert step["head_orthogonality"] == "it lacks P"
+    assert step["value_jacobian"] == (
+        "value_jacobian is for plain tokens, and this model has augmented tokens, linear attention"
+    )
+    assert linear["probe_activations"] == "it lacks run_with_cache"
+    assert linear["function_deviation"].startswith("the size of its tokens is not known: pass conformance(model, seq")
 
 
 @pytest.mark.parametrize("name", ["our diagonal", "our linear"])

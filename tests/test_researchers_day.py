@@ -1,6 +1,7 @@
 """A day with the package from outside it: claims, processes, figures and tests of one's own, without a detour."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import ar_interp as ari
+from ar_interp.probes.last_token import replace_last_token
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
 
@@ -92,7 +94,7 @@ def test_one_subject_is_taken_everywhere(checkpoint):
     subjects = (NAME, checkpoint.path, checkpoint, checkpoint.model)
     assert len({ari.head_orthogonality(subject).e_m for subject in subjects}) == 1
     assert len({ari.testing.assert_heads_orthogonal(subject, tolerance=1e-3).e_m for subject in subjects}) == 1
-    assert ari.probes.protocol.conformance(NAME).equals(ari.probes.protocol.conformance(checkpoint))
+    assert ari.conformance(NAME).equals(ari.conformance(checkpoint))
     assert ari.verify(SMALL, seed=0, n=16)["filter/rows"] == ari.verify(ari.load(SMALL), seed=0, n=16)["filter/rows"]
 
 
@@ -241,6 +243,48 @@ class SecondOrder(ari.HaarOrthogonal):
         both = 0.4 * torch.randn(batch, half, self.dim, generator=generator, **options)
         shift = torch.eye(half, self.dim, **options).expand(batch, half, self.dim)
         return torch.cat([both, shift], dim=1)
+
+
+@dataclass(frozen=True)
+class TwoMatrices(ari.HaarOrthogonal):
+    """s_{t+1} = W_1 s_t + W_2 s_{t-1}, of which tokens hold s_t alone."""
+
+    kind: ClassVar[str] = "day-two-matrices"
+    n_matrices: ClassVar[int] = 2
+
+    def draw(self, batch, length, generator, dtype):
+        W = 0.4 * torch.randn(batch, 2, self.dim, self.dim, generator=generator, dtype=torch.float64)
+        tokens = [self.initial.draw(batch, self.dim, generator) for _ in range(2)]
+        while len(tokens) < length:
+            tokens.append(torch.einsum("bkij,kbj->bi", W, torch.stack(tokens[:-3:-1])))
+        return ari.Sequences(tokens=torch.stack(tokens[:length], 1).to(dtype), W=W.to(dtype))
+
+
+class Unsaid(TwoMatrices):
+    kind: ClassVar[str] = "day-unsaid"
+    n_matrices: ClassVar[int] = 1
+
+
+def test_several_matrices_are_compared_with_no_W():
+    """What compares with W refuses them, and conformance knows; the rest is run as conformance says."""
+    process = TwoMatrices(3)
+    model = ari.HookedARTransformer(ari.ModelConfig.augmented(dim=3, n_ctx=5), process=process)
+    sequences, other = (process.contexts(60, 5, seed=seed) for seed in (0, 1))
+    rows = ari.conformance(model).set_index("probe")
+    refused = {"recover_context": (sequences,), "swap_context": (sequences, other), "replace_last_token": (sequences,)}
+    for name, data in refused.items():
+        wanted = rf"must have one W each for {name}, got W \[batch 2 dim dim\].*full_jacobian, identify_algorithm"
+        assert re.search(wanted, rows["why_not"][name])
+        with pytest.raises(ValueError, match=wanted):
+            getattr(ari, name, replace_last_token)(model, *data)
+    with pytest.raises(ValueError, match="must have one W each for the target 'W'"):
+        ari.probe_activations(model, sequences)
+    assert rows["call"]["probe_activations"] == "probe_activations(model, sequences, target='next token')"
+    assert set(ari.which_layer(model, sequences).missing) == {"cosine", "swap", "selectivity"}
+    slower = ari.outside_errors(model, n=4).by_condition
+    assert "|λ| = 0.9" in set(slower["condition"])
+    with pytest.raises(ValueError, match=r"Unsaid must give W of 1 matrices.*got \[60, 2, 3, 3\]: say in the class"):
+        Unsaid(3).contexts(60, 5, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from importlib.metadata import version
 from math import inf, isnan
@@ -383,8 +383,36 @@ class Claims:
         check(name is not None or len(lists) == 1, where, f"name one of {', '.join(map(repr, lists))}: name=...")
         name = next(iter(lists)) if name is None else name
         check(name in lists, where, f"no claims about {name!r}; there are some about {', '.join(map(repr, lists))}")
+        return cls._of_rows(name, lists[name], raw["seed"], where)
+
+    @classmethod
+    def every_of(cls, path: str | Path) -> "tuple[Claims, ...]":
+        """The claims about each model in a file, see `from_json`."""
+        where = name_of(Path(path))
+        raw = parsed(read_text(Path(path), MAX_BYTES), where)
+        return tuple(cls._of_rows(name, rows, raw["seed"], where) for name, rows in raw["checkpoints"].items())
+
+    @classmethod
+    def _of_rows(cls, name: str, rows: list[Any], seed: int | None, where: str) -> "Claims":
         with faults_of(where):
-            return cls(name, tuple(Claim.from_dict(row, where) for row in lists[name]), seed=raw["seed"])
+            return cls(name, tuple(Claim.from_dict(row, where) for row in rows), seed=seed)
+
+
+def by_model(extra: Iterable[Claims], names: Iterable[str]) -> dict[str, Claims]:
+    """Claims of one's own by the name of the model that they are about, whatever they were measured with.
+
+    Args:
+        names: of the models that there are.
+    Raises:
+        ValueError: claims about something else, or of one name.
+    """
+    found: dict[str, Claims] = {name: Claims(name, ()) for name in names}
+    for claims in extra:
+        if claims.name not in found:
+            known = ", ".join(map(repr, found))
+            raise ValueError(f"extra holds claims about {claims.name!r}, which is none of {known}: see Claims.name.")
+        found[claims.name] += replace(claims, seed=None)
+    return found
 
 
 def claims_json(claims: Mapping[str, Claims], *, seed: int | None, **more: object) -> str:

@@ -21,7 +21,7 @@ from ar_interp.processes import Process
 LAYER = re.compile(r"^blocks\.(\d+)\.", re.MULTILINE)
 TURN = RLock()
 N_TRIED, SHORT = 2, 8  # contexts and their length where nothing says one
-WHERE = "probes.protocol.NAMES says what they stand for, probes.protocol.conformance(model) what else is missing"
+WHERE = "probes.protocol.NAMES says what they stand for, ari.conformance(model) what else is missing"
 
 
 class ForeignConfig:
@@ -62,6 +62,8 @@ class Model:
         normalises: attention divides by the number of keys, of pairs, or by softmax: what to compare steps per pair
             with.
         n_layers: what the config says, or hooks tell; at least 1.
+        has_own_path: a path of the last token alone holds the estimate of W: not on plain tokens in deep or nonlinear
+            attention.
         d_model: width of the residual stream, where a config says it.
     """
 
@@ -87,6 +89,7 @@ class Model:
         self.attention: str = stated("attention", "linear")
         self.normalises = self.attention != "linear"
         self.n_layers = max(1, stated("n_layers", 1), *(1 + int(n) for n in LAYER.findall("\n".join(self.hook_names))))
+        self.has_own_path = self.is_augmented or (self.n_layers == 1 and self.is_linear)
         self.d_model: int | None = stated("d_model", None)
         self._n_ctx: int | None = stated("n_ctx", None)
 

@@ -46,7 +46,7 @@ def diagonal_weights(model: object) -> DiagonalWeights:
     if missing:
         raise ValueError(
             f"model of type {type(model).__name__} cannot be probed: it lacks {', '.join(missing)}. "
-            "probes.protocol.NAMES says what they stand for, probes.protocol.conformance(model) what else is missing."
+            "probes.protocol.NAMES says what they stand for, ari.conformance(model) what else is missing."
         )
     W_Q, W_K, W_V, W_O, P = (getattr(model, name).detach().cpu() for name in WEIGHTS)
     if any(weight.ndim != 4 or len(weight) != 1 for weight in (W_Q, W_K, W_V, W_O)):

@@ -38,11 +38,10 @@ from ar_interp.probes.context import (
     EVERY,
     OWN,
     estimates_of,
-    has_own_path,
     in_chunks,
     predictions_by_layer,
 )
-from ar_interp.probes.protocol import BARE, DIAGONAL, needs
+from ar_interp.probes.protocol import BARE, DIAGONAL, needs, process_option
 from ar_interp.probes.results import Result
 from ar_interp.processes import Contexts, Process, Sequences
 from ar_interp.seeds import DESCENT_CURVE, TUNING
@@ -108,7 +107,11 @@ class AlgorithmIdentification(Result):
 @needs(
     "run_with_cache",
     when=ESTIMATE
-    | {BARE: ("forward", *CIRCUIT), DIAGONAL: ("read_out", "config.n_layers", "blocks.{layer}.hook_resid_post")},
+    | {
+        BARE: ("forward", *CIRCUIT),
+        DIAGONAL: (*CIRCUIT, "read_out", "config.n_layers", "blocks.{layer}.hook_resid_post"),
+    },
+    options=process_option,
     sequences=MIN_SEQUENCES,
     length=2,
 )
@@ -144,7 +147,7 @@ def identify_algorithm(
     if estimators is None:
         estimators = default_estimators(process, length=length, per_pair=per_pair)
     layers = predictions_by_layer(model, sequences)
-    kind = OWN if has_own_path(model) else EVERY
+    kind = OWN if model.has_own_path else EVERY
     maps = [estimates_of(model, sequences, layer=layer, kind=kind)[-1][:, 1:] for layer in range(len(layers))]
     errors = {f"model, layer {layer}": _errors(sequences, found) for layer, found in enumerate(layers)}
 

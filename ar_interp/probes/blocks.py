@@ -68,16 +68,20 @@ class AugmentedBlocks(Shown):
         return long_frame(axes, {"scalar": scalar, "defect": defect})
 
 
-@needs(*WEIGHTS, scope="augmented tokens, one head in a layer")
+def _check_one_head(model: Model) -> None:
+    if model.W_Q.shape[1] != 1 or model.W_Q.shape[2] % BLOCKS:
+        raise ValueError(f"model must have one head and d_model = 3 dim; W_Q has shape {list(model.W_Q.shape)}.")
+
+
+@needs(*WEIGHTS, scope="augmented tokens, one head in a layer", fits=_check_one_head)
 def augmented_blocks(model: Model, *, layer: int = 0) -> AugmentedBlocks:
     """The block view of one layer of an augmented model with a single head.
 
     Raises:
         ValueError: several heads, a width that is not 3 dim, a layer that is not there.
     """
+    _check_one_head(model)
     W_Q, W_K, W_V, W_O = (W.detach().cpu().double() for W in (model.W_Q, model.W_K, model.W_V, model.W_O))
-    if W_Q.shape[1] != 1 or W_Q.shape[2] % BLOCKS:
-        raise ValueError(f"model must have one head and d_model = 3 dim; W_Q has shape {list(W_Q.shape)}.")
     if not 0 <= layer < len(W_Q):
         raise ValueError(f"layer must be in 0..{len(W_Q) - 1}, got {layer}.")
     QK, QK_defect = _scalars(W_Q[layer, 0] @ W_K[layer, 0].mT)

@@ -13,8 +13,8 @@ from torch import Tensor
 from ar_interp._checks import check_choice, check_integer
 from ar_interp.estimators import OLS, DiagonalOLS, GradientDescent, Zero, apply
 from ar_interp.models.opened import Model
-from ar_interp.probes.jacobian import BY_QUERY, BY_VALUE, full_jacobian, query_jacobian, value_jacobian
-from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, PLAIN, needs
+from ar_interp.probes.jacobian import BY_QUERY, BY_VALUE, JACOBIAN, full_jacobian, query_jacobian, value_jacobian
+from ar_interp.probes.protocol import AUGMENTED, BARE, DIAGONAL, FULL, PLAIN, SPREAD, needs
 from ar_interp.probes.readout import probe_activations
 from ar_interp.probes.results import Result
 from ar_interp.processes import Contexts, Sequences
@@ -24,10 +24,13 @@ SCORES = "blocks.0.attn.hook_attn_scores"
 ONE_STEP = "one gradient step"
 CIRCUIT = ("W_V", "W_O", "run_with_cache", PATTERN)
 DRESS = ("config.n_layers", "config.residual", "config.biases", "config.unembed", "config.repeats")
+FORM = ("config.encoding", "config.heads", "config.attention")
 ESTIMATE = {
     BARE: CIRCUIT,
-    PLAIN: (*CIRCUIT, "config.encoding", "config.heads", "config.attention"),
-    FULL: (*BY_VALUE, *DRESS),
+    PLAIN: FORM,
+    DIAGONAL: CIRCUIT,
+    FULL: (*CIRCUIT, *BY_VALUE, *DRESS),
+    SPREAD: (*JACOBIAN, "config.linear"),
     AUGMENTED: (*BY_QUERY, "config.attention"),
 }
 OWN, EVERY = KINDS = ("own path", "full")
@@ -75,7 +78,12 @@ class RecoveredContext(Result):
     readouts: tuple[Readout, ...] = ()
 
 
-@needs("forward", when=ESTIMATE, length=2)
+def kind_option(model: Model) -> str:
+    """What is defined where no path of s_T alone holds the estimate."""
+    return "" if model.has_own_path else "kind='full'"
+
+
+@needs("forward", when=ESTIMATE, options=kind_option, length=2, compares=True)
 def recover_context(
     model: Model,
     sequences: Sequences,
@@ -165,7 +173,7 @@ def estimates_of(
         jacobian = full_jacobian
     elif reads_circuit(model, sequences):
         return in_chunks(lambda part: _circuit(model, part.inputs), sequences, dim=1)
-    elif not has_own_path(model):
+    elif not model.has_own_path:
         raise ValueError(
             f"{no_own_path(model)}: what s_T's own value is multiplied by says nothing of W. Pass kind='full' for "
             "d(prediction_T) / d(s_T) by every path, or see where replace_last_token takes another last token."
@@ -173,11 +181,6 @@ def estimates_of(
     else:
         jacobian = query_jacobian if model.is_augmented else value_jacobian
     return in_chunks(lambda part: jacobian(model, part.inputs, layer=layer), sequences)[None]
-
-
-def has_own_path(model: Model) -> bool:
-    """Whether a path of the last token alone holds the estimate: not on plain tokens in deep or nonlinear attention."""
-    return model.is_augmented or (model.n_layers == 1 and model.is_linear)
 
 
 def no_own_path(model: Model) -> str:
@@ -192,13 +195,17 @@ def reads_circuit(model: Model, sequences: Sequences) -> bool:
     Raises:
         ValueError: the sequences are not, and the heads (diagonal, or of a foreign model) need them to be.
     """
-    if model.is_augmented:
+    if not model.has_own_path or model.is_augmented:
         return False
     if model.is_diagonal:
         if not _diagonal(sequences):
-            raise ValueError(
-                "sequences must be in the eigenbasis (complex tokens, diagonal W): sample with basis='eigen'."
+            how = (
+                "sample with basis='eigen'"
+                if sequences.phases is not None
+                else "these W have no eigenbasis in common. Diagonal heads are about CommutingUnitary or "
+                "CommutingOrthogonal"
             )
+            raise ValueError(f"sequences must be in the eigenbasis (complex tokens, diagonal W): {how}.")
         return True
     config = model.config
     dressed = config.residual or config.biases or config.unembed or config.repeats > 1 or model.n_layers > 1

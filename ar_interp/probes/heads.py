@@ -55,7 +55,7 @@ class HeadOrthogonality(Shown):
         return pd.DataFrame([{k: v for k, v in asdict(self).items() if not isinstance(v, Tensor)}])
 
 
-@needs(*WEIGHTS, "P", scope="one layer of diagonal heads")
+@needs(*WEIGHTS, "P", scope="one layer of diagonal heads", fits=diagonal_weights)
 def head_orthogonality(model: Model) -> HeadOrthogonality:
     """Measure how orthogonal the heads of a diagonal model are.
 

@@ -18,11 +18,10 @@ from ar_interp.probes.protocol import AUGMENTED, LINEAR, PATTERNS, PLAIN, needs
 Hook = tuple[str | Callable[[str], bool], Callable]
 Maps = Inexact[Tensor, "batch pos dim dim"]
 
-JACOBIAN = (
-    "forward", "hooks", "read_out", "config.encoding", "config.dim", "config.n_layers", "hook_embed",
-    "blocks.{layer}.hook_resid_post",
+JACOBIAN = ("forward", "hooks", "read_out", "config.n_layers", "blocks.{layer}.hook_resid_post")
+BY_QUERY = (
+    *JACOBIAN, "config.encoding", "config.dim", "hook_embed", "blocks.{layer}.attn.hook_v", "blocks.{layer}.attn.hook_k"
 )  # fmt: skip
-BY_QUERY = (*JACOBIAN, "blocks.{layer}.attn.hook_v", "blocks.{layer}.attn.hook_k")
 BY_VALUE = (*JACOBIAN, "blocks.{layer}.attn.hook_v", *PATTERNS, "blocks.{layer}.attn.hook_z")
 
 
@@ -43,8 +42,9 @@ def query_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, la
     def detach(value: Tensor, hook: Any) -> Tensor:
         return value.detach()
 
-    blocks = _jacobian(model, tokens, layer, [(lambda name: name.endswith((".hook_k", ".hook_v")), detach)])
-    return blocks[..., 1, :]
+    frozen = [(lambda name: name.endswith((".hook_k", ".hook_v")), detach)]
+    embedded = _jacobian(model, tokens, layer, frozen, by_embedding=True)
+    return embedded.unflatten(-1, (-1, model.config.dim))[..., 1, :]
 
 
 @needs(*BY_VALUE, scope=PLAIN)
@@ -73,7 +73,7 @@ def value_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, la
 
     hooks = {".hook_v": keep_value, ".hook_pattern": keep_weight, ".hook_z": add_own}
     freeze = [((lambda name, end=end: name.endswith(end)), hook) for end, hook in hooks.items()]
-    return _jacobian(model, tokens, layer, freeze).sum(-2)
+    return _jacobian(model, tokens, layer, freeze)
 
 
 @needs(*JACOBIAN)
@@ -87,8 +87,13 @@ def full_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, lay
         ValueError: a layer that is not there.
     """
     lengths = range(1, tokens.shape[1] + 1)
-    blocks = torch.cat([_jacobian(model, tokens[:, :T], layer, (), last=True) for T in lengths], dim=1)
-    return blocks[..., 1, :] if model.is_augmented else blocks.sum(-2)
+    return torch.cat([_jacobian(model, tokens[:, :T], layer, (), first=T - 1) for T in lengths], dim=1)
+
+
+def _check_linear(model: Model) -> None:
+    config = model.config
+    if config.layer_norm or config.d_mlp or not model.is_linear:
+        raise ValueError(f"exact_circuit needs linear attention alone, use query_jacobian: {config.summary}.")
 
 
 @needs(
@@ -96,6 +101,7 @@ def full_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, lay
     "config.residual", "config.layer_norm", "config.d_mlp", "config.scale_scores", "config.head_width",
     when={LINEAR: ("blocks.{layer}.attn.hook_kv_state",)},
     scope=LINEAR,
+    fits=_check_linear,
 )  # fmt: skip
 def exact_circuit(model: Model, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim d_model"]:
     """The matrix that takes e_T to prediction_T in a stack of linear attention, from weights and key-value states.
@@ -108,9 +114,8 @@ def exact_circuit(model: Model, tokens: Inexact[Tensor, "batch pos dim"]) -> Ine
         ValueError: plain tokens, softmax, LayerNorm or an MLP.
     """
     _require(model.is_augmented, "exact_circuit", "value_jacobian")
+    _check_linear(model)
     config = model.config
-    if config.layer_norm or config.d_mlp or not model.is_linear:
-        raise ValueError(f"exact_circuit needs linear attention alone, use query_jacobian: {config.summary}.")
     names = [f"blocks.{layer}.attn.hook_kv_state" for layer in range(model.n_layers)]
     predictions, states = model.run_with_cache(tokens, names_filter=names)
     scale = config.head_width**-0.5 if config.scale_scores else 1.0
@@ -125,29 +130,38 @@ def exact_circuit(model: Model, tokens: Inexact[Tensor, "batch pos dim"]) -> Ine
 
 @torch.enable_grad()
 def _jacobian(
-    model: Model, tokens: Tensor, layer: int | None, freeze: Iterable[Hook], *, last: bool = False
-) -> Inexact[Tensor, "batch pos dim block dim"]:
-    """d(prediction_T) / d(e_T) under hooks that leave prediction_T to e_T alone, or at the last T alone."""
+    model: Model,
+    tokens: Tensor,
+    layer: int | None,
+    freeze: Iterable[Hook],
+    *,
+    first: int = 0,
+    by_embedding: bool = False,
+) -> Inexact[Tensor, "batch pos dim width"]:
+    """d(prediction_T) / d(s_T) from position `first` on, under hooks that leave prediction_T to the token at T alone.
+
+    `by_embedding` gives d(prediction_T) / d(e_T): where e_{T+1} holds s_T too.
+    """
     top = model.n_layers - 1
     layer = top if layer is None else check_integer("layer", layer, low=0, high=top)
-    first = tokens.shape[1] - 1 if last else 0
-    found: dict[str, Tensor] = {}
+    found = {"token": tokens[:, first:].detach().requires_grad_()}
 
     def start(embedded: Tensor, hook: Any) -> Tensor:
-        found["token"] = embedded[:, first:].detach().requires_grad_()
-        return torch.cat([embedded[:, :first].detach(), found["token"]], dim=1)
+        found["token"] = embedded.detach().requires_grad_()
+        return found["token"]
 
     def stop(resid: Tensor, hook: Any) -> None:
         found["stream"] = resid
 
-    with model.hooks([("hook_embed", start), *freeze, (f"blocks.{layer}.hook_resid_post", stop)]):
-        model(tokens)
+    hooks = [*freeze, (f"blocks.{layer}.hook_resid_post", stop)]
+    with model.hooks([("hook_embed", start), *hooks] if by_embedding else hooks):
+        model(torch.cat([tokens[:, :first].detach(), found["token"]], dim=1))
     predictions = model.read_out(found["stream"][:, first:])
     rows = [
         torch.autograd.grad(row.real.sum(), found["token"], retain_graph=True, materialize_grads=True)[0].conj()
         for row in predictions.unbind(-1)
     ]  # the gradient of a real part is the conjugate of the complex derivative
-    return torch.stack(rows, dim=-2).resolve_conj().unflatten(-1, (-1, model.config.dim))
+    return torch.stack(rows, dim=-2).resolve_conj()
 
 
 def _require(fits: bool, name: str, instead: str) -> None:

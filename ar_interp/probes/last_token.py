@@ -34,7 +34,7 @@ class ReplacedToken(Result):
     n: int
 
 
-@needs("forward", sequences=2, length=2)
+@needs("forward", sequences=2, length=2, compares=True)
 def replace_last_token(
     model: Model, sequences: Sequences, *, positions: Iterable[int] | None = None, seed: int = 0
 ) -> ReplacedToken:

@@ -12,8 +12,8 @@ from torch import Tensor
 from ar_interp.models.opened import Model
 from ar_interp.probes.ablations import ablate_layers
 from ar_interp.probes.algorithm import STEPS, Spectra, interpolate, step_sizes, trimmed
-from ar_interp.probes.context import EVERY, OWN, estimates_of, has_own_path, predictions_by_layer
-from ar_interp.probes.protocol import RUN, needs
+from ar_interp.probes.context import EVERY, OWN, estimates_of, predictions_by_layer
+from ar_interp.probes.protocol import RUN, check_one_matrix, needs
 from ar_interp.probes.readout import probe_activations
 from ar_interp.probes.results import Result
 from ar_interp.probes.swap import swap_context
@@ -99,7 +99,7 @@ def which_layer(
     """
     layers, T = range(model.n_layers), sequences.length
     half = len(sequences) // 2
-    own = has_own_path(model)
+    own = model.has_own_path
     missing: dict[str, str] = {}
 
     def tried(name: str, measure: Callable[[], dict[str, list]]) -> dict[str, list]:
@@ -124,6 +124,7 @@ def which_layer(
         return {"steps": [float(interpolate(trimmed(error[:, None])[0], k, reference)) for error in errors]}
 
     def cosine() -> dict[str, list[float]]:
+        check_one_matrix("sequences", sequences, "cosine")
         kind = OWN if own else EVERY
         maps = [estimates_of(model, sequences, layer=layer, kind=kind)[-1][:, -1] for layer in layers]
         return _mean_and_error("cosine", torch.stack([_cosines(Ŵ, sequences.W) for Ŵ in maps]))

@@ -16,7 +16,7 @@ from ar_interp._checks import check_integer
 from ar_interp.estimators import OLS, DiagonalOLS, Ridge
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.opened import Model
-from ar_interp.probes.protocol import needs
+from ar_interp.probes.protocol import needs, process_option
 from ar_interp.probes.results import Result
 from ar_interp.processes import AutoregressiveProcess, FirstToken, Sequences
 
@@ -63,7 +63,9 @@ class Condition:
         tokens, states = (
             None if x is None else (self.norm * powers[:, None] * x).to(x.dtype) for x in (drawn.tokens, drawn.states)
         )
-        return replace(drawn, tokens=tokens, states=states, W=self.radius * drawn.W)
+        ages = torch.arange(1, drawn.n_matrices + 1, device=drawn.W.device)  # W_k s_{t+1-k} has k steps to go
+        factors = self.radius**ages if drawn.n_matrices == 1 else (self.radius**ages)[:, None, None]
+        return replace(drawn, tokens=tokens, states=states, W=factors * drawn.W)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ def conditions(process: AutoregressiveProcess) -> tuple[Condition, ...]:
     )
 
 
-@needs("forward")
+@needs("forward", options=process_option)
 def outside_errors(
     model: Model,
     process: AutoregressiveProcess | None = None,

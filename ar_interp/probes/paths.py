@@ -98,7 +98,22 @@ class Paths(Result):
         return tuple(PATHS[i] for i in np.argsort(-effects, kind="stable") if effects[i] >= threshold)
 
 
-@needs(*BY_PATHS, "W_U", scope="augmented tokens, linear attention without biases", sequences=2, length=2)
+def _check_has_paths(model: Model) -> None:
+    if not has_paths(model):
+        raise ValueError(
+            "path_contributions needs augmented tokens and linear attention without biases or LayerNorm, of which the "
+            "paths are an exact sum; scrub(model, sequences) takes any attention."
+        )
+
+
+@needs(
+    *BY_PATHS,
+    "W_U",
+    scope="augmented tokens, linear attention without biases",
+    fits=_check_has_paths,
+    sequences=2,
+    length=2,
+)
 def path_contributions(model: Model, sequences: Sequences, *, layer: int = 0) -> Paths:
     """Take a layer of linear attention apart into its 27 paths, and cut them one by one.
 
@@ -115,11 +130,7 @@ def path_contributions(model: Model, sequences: Sequences, *, layer: int = 0) ->
         ValueError: plain tokens; softmax, biases or LayerNorm in the attention, which leave no exact sum over paths; a
             layer that is not there; too few or too short sequences.
     """
-    if not has_paths(model):
-        raise ValueError(
-            "path_contributions needs augmented tokens and linear attention without biases or LayerNorm, of which the "
-            "paths are an exact sum; scrub(model, sequences) takes any attention."
-        )
+    _check_has_paths(model)
     check_integer("layer", layer, low=0, high=len(model.W_Q) - 1)
     parts = [_measure(model, part, layer) for part in sequences.split(chunk_size(model, sequences, len(PATHS)))]
     found = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0] if name != "written"}

@@ -12,7 +12,7 @@ from ar_interp._shown import Shown
 from ar_interp.models.opened import Model
 from ar_interp.models.weights import DiagonalWeights, diagonal_weights, process_of
 from ar_interp.probes.heads import RANK_TOLERANCE
-from ar_interp.probes.protocol import WEIGHTS, needs
+from ar_interp.probes.protocol import WEIGHTS, needs, process_option
 from ar_interp.processes import CommutingProcess
 from ar_interp.seeds import ANGLES, generator_of
 from ar_interp.theory import kappa_to_ratio, positional_kernel, ratio_to_kappa
@@ -72,7 +72,14 @@ class PositionalStructure(Shown):
         return pd.DataFrame({"T": lengths, "ratio": self.ratio_by_length, "residual": self.residual_by_length})
 
 
-@needs("forward", *WEIGHTS, "P", scope="one layer of diagonal heads")
+@needs(
+    "forward",
+    *WEIGHTS,
+    "P",
+    scope="one layer of diagonal heads",
+    options=process_option,
+    fits=lambda model: (diagonal_weights(model), model.process and process_of(model, None)),
+)
 def positional_structure(model: Model, *, process: CommutingProcess | None = None) -> PositionalStructure:
     """Measure the positional encoding of a diagonal model.
 

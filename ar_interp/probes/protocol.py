@@ -1,6 +1,7 @@
 """What each probe needs of a model: any TransformerLens HookedRootModule that has it can be probed, not only ours.
 
-`NAMES` says what a name stands for, `PROTOCOL` which names a probe reads: `@needs` at each probe declares them. Weights
+`NAMES` says what a name stands for, `PROTOCOL` which names a probe reads: `@needs` at each probe declares them;
+`ari.conformance` tries a model on both, and `ari.adapt` gives these names to a model that has others. Weights
 are attributes, properties or parameters; hooks are looked up in `hook_dict`, which `HookedRootModule.setup()` fills,
 and where a name has | either will do; `config` is any object with the attributes asked for, say
 `types.SimpleNamespace(encoding="augmented", ...)`, and a model without one is one bare layer on plain tokens. Two names
@@ -22,7 +23,6 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -73,10 +73,11 @@ BARE = "no config"
 PLAIN = "plain tokens"
 DIAGONAL = "plain tokens, diagonal heads"
 FULL = "plain tokens, full heads"
+SPREAD = "plain tokens, deep or nonlinear attention"
 AUGMENTED = "augmented tokens"
 LINEAR = "augmented tokens, linear attention"
 NOT_LINEAR = "augmented tokens, other attention"
-FOREIGN = "no ModelConfig"
+FOREIGN = "diagonal heads, no ModelConfig"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +86,24 @@ class Needs:
 
     Attributes:
         always: of every model.
-        when: besides, of models of a kind: `BARE`, `PLAIN` (`DIAGONAL` or `FULL`), `AUGMENTED` (`LINEAR` or
+        when: besides, of models of a kind: `BARE`, `PLAIN` (`DIAGONAL`, `FULL` or `SPREAD`), `AUGMENTED` (`LINEAR` or
             `NOT_LINEAR`), `FOREIGN`.
         scope: the kind of models that the probe is for, or in words what no name tells of them.
+        arguments: what it must be given beside the model.
+        options: model -> what it must be given besides, since this model has it not or needs it so.
+        fits: raises the `ValueError` with which the probe refuses a model for its weights.
+        reads_any: it reads whatever hooks it is asked to.
+        compares: with the one W of each sequence.
     """
 
     always: tuple[str, ...] = ()
     when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scope: str = "any"
+    arguments: tuple[str, ...] = ()
+    options: Callable[[Model], str] = lambda model: ""
+    fits: Callable[[Model], object] = lambda model: None
+    reads_any: bool = False
+    compares: bool = False
 
 
 WEIGHTS = ("W_Q", "W_K", "W_V", "W_O")
@@ -103,11 +114,24 @@ BY_KEYS = (
     "blocks.{layer}.hook_attn_out",
 )  # fmt: skip
 
+
+def process_option(model: Model) -> str:
+    """The process, where the model knows none."""
+    return "" if model.process else "process=..."
+
+
+def control_option(model: Model) -> str:
+    """The control model, where the model makes none."""
+    return "" if model.makes_control else "untrained=..."
+
+
 PROTOCOL: dict[str, Needs]
 _TABLE = {
     "verify": Needs(
+        always=("forward",),
         when={FOREIGN: (*RUN, *WEIGHTS, "P", *BY_KEYS)},
-        scope="one layer of diagonal heads; of this package also general ones",
+        scope="any; claims of theory are about one layer of diagonal heads, of this package also about general ones",
+        options=process_option,
     )
 }
 
@@ -116,8 +140,11 @@ def needs(
     *always: str,
     when: Mapping[str, tuple[str, ...]] | None = None,
     scope: str = "any",
+    options: Callable[[Model], str] = lambda model: "",
+    fits: Callable[[Model], object] = lambda model: None,
     sequences: int = 1,
     length: int = 1,
+    compares: bool = False,
 ) -> Callable[[Callable[Concatenate[Model, Arguments], Result]], Callable[Concatenate[object, Arguments], Result]]:
     """Declare what a probe reads, see `Needs`, and check and prepare what it is given.
 
@@ -127,13 +154,28 @@ def needs(
 
     Args:
         sequences, length: the least number of contexts and of inputs in each.
+        compares: with the one matrix W of each sequence, so that sequences with several are refused.
     """
 
     def declare(
         probe: Callable[Concatenate[Model, Arguments], Result],
     ) -> Callable[Concatenate[object, Arguments], Result]:
         name, arguments_of = probe.__name__, signature(probe)
-        _TABLE[name] = Needs(always=always, when=when or {}, scope=scope)
+        required = [
+            p.name if p.kind is p.POSITIONAL_OR_KEYWORD else f"{p.name}=..."
+            for p in arguments_of.parameters.values()
+            if p.default is p.empty
+        ][1:]
+        _TABLE[name] = Needs(
+            always=always,
+            when=when or {},
+            scope=scope,
+            arguments=tuple(required),
+            options=options,
+            fits=fits,
+            reads_any=bool({"hook", "hooks"} & set(arguments_of.parameters)),
+            compares=compares,
+        )
 
         @wraps(probe)
         def opened(model: object, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
@@ -145,6 +187,8 @@ def needs(
                 for argument, value in given.arguments.items():
                     _check_kind(argument, value, arguments_of.parameters[argument].annotation)
                     if isinstance(value, Contexts):
+                        if compares:
+                            check_one_matrix(argument, value, name)
                         given.arguments[argument] = _brought(argument, value, found, (sequences, length))
                     elif isinstance(value, Tensor):
                         given.arguments[argument] = _brought_tokens(argument, value, found)
@@ -207,6 +251,18 @@ def _brought_tokens(argument: str, tokens: Tensor, model: Model) -> Tensor:
     return brought(tokens, model.device, model.dtype)
 
 
+def check_one_matrix(argument: str, task: object, probe: str) -> None:
+    """Refuse sequences, or a process, of several matrices each, which leave no W to compare with."""
+    n = getattr(task, "n_matrices", 1)
+    if n > 1:
+        raise ValueError(
+            f"{argument} must have one W each for {probe}, got W [batch {n} dim dim], the matrices of s_t, s_{{t-1}} "
+            "and so on: no single one makes the next token. Sample stacked states (s_t, s_{t-1}), which have one (see "
+            "AutoregressiveProcess). Defined all the same are probes that compare with no W, such as full_jacobian, "
+            "identify_algorithm and ablate_layers."
+        )
+
+
 def _check_finite(name: str, value: Tensor, second: str = "position") -> None:
     """Refuse NaN, infinity, and what overflows when it is squared."""
     wrong = ~torch.isfinite(value.abs().square())
@@ -241,7 +297,7 @@ def check(model: object, probe: str) -> None:
         raise ValueError(
             f"model of type {_opened(model).name} cannot be probed: it lacks {', '.join(lacking)}. {probe} needs "
             f"{meanings}. Give it weights and config as attributes or properties, hooks as HookPoints of these names "
-            "before it calls setup(); probes.protocol.conformance(model) says what the other probes need."
+            "before it calls setup(), or use ari.adapt; ari.conformance(model) says what the other probes need."
         )
 
 
@@ -260,32 +316,20 @@ def needed(model: object, probe: str) -> tuple[str, ...]:
     opened = _opened(model)
     table = _TABLE if probe in _TABLE else __getattr__("PROTOCOL")
     row = table[check_choice("probe", probe, tuple(table))]
-    names = [*row.always, *(name for kind in _kinds(opened) for name in row.when.get(kind, ()))]
+    names = [*row.always, *(name for kind in kinds(opened) for name in row.when.get(kind, ()))]
     layers = range(opened.n_layers)
     return tuple(dict.fromkeys(name.format(layer=layer) for name in names for layer in layers))
 
 
-def conformance(model: object) -> pd.DataFrame:
-    """What can be asked of a model, as far as names tell.
-
-    Returns:
-        A row per probe: usable; missing, the names that the model lacks; scope, the models that the probe is for.
-    """
-    model = _opened(model)
-    kinds, rows = _kinds(model), []
-    for probe, row in __getattr__("PROTOCOL").items():
-        lacking = ", ".join(missing(model, probe))
-        usable = not lacking and (row.scope in kinds or row.scope not in (PLAIN, AUGMENTED, LINEAR))
-        rows.append({"probe": probe, "usable": usable, "missing": lacking, "scope": row.scope})
-    return pd.DataFrame(rows)
-
-
-def _kinds(model: Model) -> tuple[str, ...]:
-    whose = () if model.has_model_config else (FOREIGN,)
+def kinds(model: Model) -> tuple[str, ...]:
+    """The kinds of models, see `Needs`, that it is one of."""
+    whose = () if model.has_model_config or not model.is_diagonal else (FOREIGN,)
     if not model.has_config:
         return (BARE, *whose)
     if model.is_augmented:
-        return (AUGMENTED, LINEAR if model.is_linear else NOT_LINEAR, *whose)
+        return (AUGMENTED, LINEAR if model.is_linear else NOT_LINEAR)
+    if not model.has_own_path:
+        return (PLAIN, SPREAD)
     return (PLAIN, DIAGONAL if model.is_diagonal else FULL, *whose)
 
 

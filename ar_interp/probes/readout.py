@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer
 from ar_interp.models.opened import Model, as_model
-from ar_interp.probes.protocol import needs
+from ar_interp.probes.protocol import control_option, needs
 from ar_interp.probes.readout_fits import Split, discrete, fit_probe, held_out, interval, penalty_of, scores_of
 from ar_interp.probes.readout_targets import Target, as_columns, resolve, target_values, varies
 from ar_interp.probes.results import Result
@@ -61,7 +61,19 @@ class ProbeSweep(Result):
         return rows.loc[rows["selectivity"].idxmax()]
 
 
-@needs("run_with_cache", scope=READ)
+def reading_options(model: Model) -> str:
+    """The control, where the model makes none, and a target, where no single W is one."""
+    target = "target='next token'" if getattr(model.process, "n_matrices", 1) > 1 else ""
+    return ", ".join(filter(None, (control_option(model), target)))
+
+
+def _options(model: Model) -> str:
+    """The hooks too, where the model has none of those that are read if they are left out."""
+    hooks = "" if any(name.endswith(HOOKS) for name in model.hook_names) else "hooks=[...]"
+    return ", ".join(filter(None, (hooks, reading_options(model))))
+
+
+@needs("run_with_cache", scope=READ, options=_options)
 def probe_activations(
     model: Model,
     sequences: Sequences,

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from ar_interp._checks import check_integer
 from ar_interp.models.opened import Model
 from ar_interp.probes.protocol import needs
-from ar_interp.probes.readout import READ, hooks_of, probe_features
+from ar_interp.probes.readout import READ, hooks_of, probe_features, reading_options
 from ar_interp.probes.readout_fits import Split, discrete, fit_probe, interval, log_probabilities, scores_of
 from ar_interp.probes.readout_targets import Target, resolve, target_values
 from ar_interp.probes.results import Result
@@ -42,7 +42,7 @@ class DataEfficiency(Result):
     codes: pd.DataFrame
 
 
-@needs("run_with_cache", scope=READ)
+@needs("run_with_cache", scope=READ, options=reading_options)
 def data_efficiency(
     model: Model,
     sequences: Sequences,

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Inexact, Shaped
 from torch import Tensor
 
+from ar_interp.probes.protocol import check_one_matrix
 from ar_interp.processes import Sequences
 
 Target = Callable[[Sequences, int], Any]
@@ -46,6 +47,7 @@ def signs_of_sines(sequences: Sequences, T: int) -> Bool[Tensor, "batch phase"]:
 def free_parameters(sequences: Sequences, T: int) -> Inexact[Tensor, "batch parameter"]:
     """cos and sin of the free phases of a commuting family; for other W its entries."""
     if sequences.phases is None:
+        check_one_matrix("sequences", sequences, "the target 'W'")
         return sequences.W.flatten(1)
     return torch.cat([cosines(sequences, T), sines(sequences, T)], dim=1)
 

@@ -91,6 +91,7 @@ class Scrubbed(Result):
     *RUN,
     "W_Q",
     when={BARE: READ_BY_KEYS, PLAIN: ("config.encoding", *READ_BY_KEYS), AUGMENTED: READ_BY_PATHS},
+    options=lambda model: "" if setting_of(model.config, model.process).hypothesis else "hypothesis=...",
     length=2,
 )
 def scrub(

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from ar_interp.models.opened import Model
 from ar_interp.probes.algorithm import CHUNK, STEPS, TRIM, Spectra, interpolate, step_sizes, trimmed
-from ar_interp.probes.protocol import needs
+from ar_interp.probes.protocol import needs, process_option
 from ar_interp.probes.results import Result
 from ar_interp.processes import Process, Sequences
 from ar_interp.seeds import generator_of
@@ -47,7 +47,7 @@ class EquivalentSteps(Result):
     n: int
 
 
-@needs("forward", sequences=2, length=2)
+@needs("forward", options=process_option, sequences=2, length=2)
 def equivalent_steps_of(
     model: Model,
     sequences: Sequences,

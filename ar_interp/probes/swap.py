@@ -13,9 +13,22 @@ from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_several
 from ar_interp.models.opened import Model
-from ar_interp.probes.context import DRESS, has_own_path, no_own_path, reads_circuit
+from ar_interp.probes.context import DRESS, no_own_path, reads_circuit
 from ar_interp.probes.paths import in_place_of
-from ar_interp.probes.protocol import AUGMENTED, BARE, FULL, LAYER, LINEAR, NOT_LINEAR, PATTERNS, PLAIN, RUN, needs
+from ar_interp.probes.protocol import (
+    AUGMENTED,
+    BARE,
+    DIAGONAL,
+    FULL,
+    LAYER,
+    LINEAR,
+    NOT_LINEAR,
+    PLAIN,
+    RUN,
+    SPREAD,
+    needs,
+)
+from ar_interp.probes.protocol import PATTERNS as READ_PATTERNS
 from ar_interp.probes.results import Result
 from ar_interp.processes import Sequences
 from ar_interp.seeds import generator_of
@@ -29,6 +42,8 @@ CONTROLS = (SAME, OTHER, RANDOM)
 STATE, PATTERN = ("hook_kv_state",), ("hook_pattern",)
 KEYS_AND_VALUES = ("hook_k", "hook_v")
 WHAT = {STATE: "key-value state", PATTERN: "attention pattern", KEYS_AND_VALUES: "keys and values"}
+MIXED = ("W_V", "W_O", *READ_PATTERNS)
+WRITTEN = ("W_Q", "W_O", "blocks.{layer}.attn.hook_k", "blocks.{layer}.attn.hook_v")
 CHUNK = 256  # sequences at a time: a layer's states are [batch pos head d_head d_head]
 CERTAIN = 3  # standard errors that a ceiling needs to be divided by
 ROUNDING = 1e-9  # a ceiling below it is none
@@ -102,15 +117,19 @@ class SwappedContext(Result):
 @needs(
     *RUN,
     when={
-        BARE: ("W_V", "W_O", *PATTERNS),
-        PLAIN: ("config.encoding", "config.heads", "W_V", "W_O", *PATTERNS),
-        FULL: DRESS,
-        AUGMENTED: ("config.encoding", "config.linear", "W_Q", "W_O", "hook_embed"),
-        LINEAR: ("blocks.{layer}.attn.hook_kv_state",),
-        NOT_LINEAR: ("blocks.{layer}.attn.hook_k", "blocks.{layer}.attn.hook_v"),
+        BARE: MIXED,
+        PLAIN: ("config.encoding", "config.heads"),
+        DIAGONAL: MIXED,
+        FULL: (*MIXED, *DRESS),
+        SPREAD: ("config.linear", *WRITTEN),
+        AUGMENTED: ("config.encoding", "config.linear", "hook_embed"),
+        LINEAR: ("W_Q", "W_O", "blocks.{layer}.attn.hook_kv_state"),
+        NOT_LINEAR: WRITTEN,
     },
+    options=lambda model: "" if model.has_own_path else f"what={WHAT[KEYS_AND_VALUES]!r}",
     sequences=2,
     length=2,
+    compares=True,
 )
 def swap_context(
     model: Model,
@@ -243,7 +262,7 @@ def _hooks_of(model: Model, what: str | None) -> tuple[list[list[str]], tuple[st
     if what is not None:
         check_choice("what", what, (WHAT[KEYS_AND_VALUES],))
         hooks = KEYS_AND_VALUES
-    elif not has_own_path(model):
+    elif not model.has_own_path:
         raise ValueError(
             f"{no_own_path(model)}, and attention patterns do not carry it. Pass what='keys and values' to move those "
             "of the chosen layers, or see where replace_last_token takes another last token."

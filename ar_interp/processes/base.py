@@ -217,14 +217,15 @@ class Sequences(Contexts):
 
     Attributes:
         tokens: s_1, ..., s_{n+1}, or what is observed of them; complex in the eigenbasis, real in a real basis.
-        W: the true matrix in the same coordinates, clean[:, t + 1] = W clean[:, t] + noise.
+        W: the true matrix in the same coordinates, clean[:, t + 1] = W clean[:, t] + noise; of a process with several
+            matrices all of them, clean[:, t + 1] = sum_k W[:, k] clean[:, t - k] + noise.
         phases: angle of each eigenvalue of W, radians, in the order of the eigenbasis; None where the eigenvectors
             are random too.
         states: s_1, ..., s_{n+1} where tokens are observed with noise; None where they are the states themselves.
     """
 
     tokens: Inexact[Tensor, "batch pos dim"]
-    W: Inexact[Tensor, "batch dim dim"]
+    W: Inexact[Tensor, "batch dim dim"] | Inexact[Tensor, "batch matrix dim dim"]
     phases: Float[Tensor, "batch dim"] | None = None
     states: Inexact[Tensor, "batch pos dim"] | None = None
 
@@ -244,6 +245,11 @@ class Sequences(Contexts):
     @property
     def targets(self) -> Inexact[Tensor, "batch pos dim"]:
         return self.tokens[:, 1:]
+
+    @property
+    def n_matrices(self) -> int:
+        """How many matrices make the next token."""
+        return 1 if self.W.ndim == 3 else self.W.shape[1]
 
     def pairs(self) -> Pairs:
         return Pairs(self.inputs, self.targets)
@@ -315,8 +321,8 @@ class AutoregressiveProcess(Process, ABC):
     - Subclasses of the commuting families write `draw_phases` alone: angles [batch dim], for conjugate pairs in columns
       2j and 2j + 1 opposite numbers.
     - More than one matrix, s_{t+1} = W_1 s_t + W_2 s_{t-1}, is one on stacked states (s_t, s_{t-1}) of twice the dim:
-      W = [[W_1, W_2], [I, 0]]. Tokens that hold less than the state have no W that makes them, and probes would
-      compare with a matrix that is none.
+      W = [[W_1, W_2], [I, 0]]. Where tokens hold s_t alone no single W makes them: then `n_matrices` is 2, `draw` gives
+      W [batch matrix dim dim], W_1 first, and probes that compare with one W refuse the sequences.
 
     `tests/test_researchers_day.py` has a damped, a narrow-band and a second-order process in ten lines each.
 
@@ -333,6 +339,9 @@ class AutoregressiveProcess(Process, ABC):
 
     All noise is complex circular for independent eigenvalues, conjugate in each conjugate pair (so real in a real
     basis), and real for Haar W.
+
+    Attributes:
+        n_matrices: how many make the next token of the latest ones.
     """
 
     dim: int
@@ -341,6 +350,8 @@ class AutoregressiveProcess(Process, ABC):
     process_noise: float = field(default=0.0, kw_only=True)
     observation_noise: float = field(default=0.0, kw_only=True)
     stationary: bool = field(default=False, kw_only=True)
+
+    n_matrices: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_integer("dim", self.dim, low=1, high=MAX_DIM)
@@ -430,7 +441,13 @@ class AutoregressiveProcess(Process, ABC):
         """
         check_integer("batch", batch, low=1)
         check_integer("length", length, low=1)
-        return self.draw(batch, length, source_of_randomness(seed, generator, device), dtype, **coordinates)  # type: ignore[call-arg]
+        drawn = self.draw(batch, length, source_of_randomness(seed, generator, device), dtype, **coordinates)  # type: ignore[call-arg]
+        if drawn.n_matrices != self.n_matrices:
+            raise ValueError(
+                f"draw of {type(self).__name__} must give W of {self.n_matrices} matrices, see AutoregressiveProcess, "
+                f"got {list(drawn.W.shape)}: say in the class how many there are, e.g. n_matrices = 2."
+            )
+        return drawn
 
     def contexts(self, n: int, length: int, **options: Any) -> Sequences:
         """Fresh contexts of T = 1..length tokens with the token that follows each, to be predicted.

@@ -6,7 +6,7 @@ import platform
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from itertools import groupby
@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from ar_interp._moods import calm
-from ar_interp._shown import Shown
+from ar_interp._shown import Shown, watched
 from ar_interp.checkpoints import VERSIONED, Checkpoint, is_shipped, load
-from ar_interp.claims import Claim, Claims, Evidence
+from ar_interp.claims import Claim, Claims, Evidence, by_model
 from ar_interp.claims.verdicts import VERDICTS
 from ar_interp.recipes import RECIPES, known_failure
 from ar_interp.report import words
@@ -183,7 +183,7 @@ class Report(Shown):
         """Commands that make this report again."""
         names = shlex.join(one.name for one in self.examined)
         n_extra = sum(one.n_extra for one in self.examined)
-        own = f"# with {n_extra} claim(s) from elsewhere: ar_interp.report.build(names, extra=[Claims(...)])"
+        own = f"# with {n_extra} claim(s) from elsewhere: their file goes after --extra"
         return (
             *([own] if n_extra else []),
             f"ar-interp verify {names} --seed {STATED}",
@@ -246,13 +246,11 @@ def build(
     if not names:
         raise ValueError(f"names is empty: name a checkpoint or its folder. Recipes: {', '.join(RECIPES)}.")
     checkpoints = dict(_checkpoint(name, device) for name in ([names] if isinstance(names, str | Path) else names))
-    own = {name: [found for found in extra if found.name == one.name] for name, one in checkpoints.items()}
-    strange = [found.name for found in extra if not any(found in several for several in own.values())]
-    if strange:
-        known = ", ".join(repr(one.name) for one in checkpoints.values())
-        raise ValueError(f"extra holds claims about {strange[0]!r}, which is none of {known}: see Claims.name.")
+    own = by_model(extra, [one.name for one in checkpoints.values()])
+    with watched(iterable=checkpoints.items(), unit=" checkpoints", desc="report") as bar:
+        examined = tuple(_examine(i, name, one, own[one.name]) for i, (name, one) in enumerate(bar, start=1))
     return Report(
-        examined=tuple(_examine(i, *item, own[item[0]]) for i, item in enumerate(checkpoints.items(), start=1)),
+        examined=examined,
         date=date or datetime.date.today(),
         versions={"Python": platform.python_version(), **{name: version(name) for name in (*VERSIONED, "plotly")}},
     )
@@ -276,18 +274,15 @@ def tally(claims: Iterable[Claim]) -> dict[str, int]:
     return {verdict: counts[verdict] for verdict in VERDICTS}
 
 
-def _examine(number: int, name: str, checkpoint: Checkpoint, extra: Iterable[Claims]) -> Examined:
-    claims = verify(checkpoint, seed=STATED)
-    n_own = len(claims)
-    for more in extra:
-        claims += replace(more, seed=None)
+def _examine(number: int, name: str, checkpoint: Checkpoint, extra: Claims) -> Examined:
+    claims = verify(checkpoint, seed=STATED) + extra
     return Examined(
         number=number,
         name=name,
         summary=RECIPES[name].summary if name in RECIPES else "",
         checkpoint=checkpoint,
         claims=claims,
-        n_extra=len(claims) - n_own,
+        n_extra=len(extra),
         known=frozenset(claim.name for claim in claims if known_failure(checkpoint, claim)),
         exhibits=draw(checkpoint),
     )

@@ -6,16 +6,15 @@ from typing import Any
 
 from ar_interp import figures
 from ar_interp.claims import Subject
-from ar_interp.models.opened import as_model
 from ar_interp.probes.algorithm import identify_algorithm
 from ar_interp.probes.along import structure_along
-from ar_interp.probes.context import has_own_path, recover_context
+from ar_interp.probes.context import recover_context
 from ar_interp.probes.outside import OutsideErrors, outside_errors
 from ar_interp.probes.protocol import missing
 from ar_interp.probes.readout_efficiency import data_efficiency
 from ar_interp.seeds import EXHIBITS as SEED
 from ar_interp.setting import DiagonalHeads
-from ar_interp.studies.exhibit import N_FITTED, Result, contexts_code, contexts_of, exhibit, probed
+from ar_interp.studies.exhibit import N_FITTED, Result, contexts_code, contexts_of, exhibit, has_estimate, probed
 
 SAME_LOSS = 1e-6  # seeds that end so close to each other make no figure
 
@@ -55,7 +54,7 @@ _estimate = partial(
     exhibit,
     result=replace(
         _recovered,
-        applies=lambda subject: _recovered.applies(subject) and has_own_path(as_model(subject.model)),
+        applies=lambda subject: _recovered.applies(subject) and has_estimate(subject),
     ),
     page="In-context W",
     structure="estimate",

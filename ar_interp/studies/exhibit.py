@@ -72,6 +72,11 @@ def probed(name: str, probe: Callable[..., Any], *, n: int = N, **controls: str)
     )
 
 
+def has_estimate(subject: Subject) -> bool:
+    """Whether a path of the last token alone holds an estimate of W, and there is one W to estimate."""
+    return as_model(subject.model).has_own_path and getattr(subject.process, "n_matrices", 1) == 1
+
+
 def beside_untrained(name: str, probe: Callable[[Any], Any], applies: Callable[[Subject], bool]) -> Result:
     """The result of a probe of the weights, and of fresh weights in the same architecture."""
 

@@ -7,9 +7,7 @@ import torch
 
 from ar_interp import figures
 from ar_interp.claims import Subject
-from ar_interp.models.opened import as_model
 from ar_interp.probes.ablations import ablate_heads, ablate_layers, ablate_positions
-from ar_interp.probes.context import has_own_path
 from ar_interp.probes.edits import EDITS, Edit, EditLosses, available_edits, edit_losses
 from ar_interp.probes.paths import has_paths, path_contributions
 from ar_interp.probes.protocol import missing
@@ -19,7 +17,7 @@ from ar_interp.seeds import EXHIBITS as SEED
 from ar_interp.seeds import EXHIBITS_SOURCE as SOURCE_SEED
 from ar_interp.studies.base import Control, Exhibit
 from ar_interp.studies.controls import N, has_blocks
-from ar_interp.studies.exhibit import Result, contexts_code, contexts_of, exhibit, probed
+from ar_interp.studies.exhibit import Result, contexts_code, contexts_of, exhibit, has_estimate, probed
 
 N_DEEP = 32  # pairs for swaps layer by layer
 N_CURVE, N_CHOSEN, N_VALUES = 256, 512, 13  # contexts along the curve of an edit and at one value, values on the curve
@@ -102,7 +100,7 @@ _intervention = partial(exhibit, page="Interventions", evidence="causal")
 _swapped = partial(_intervention, structure="estimate", wide=True)
 _swaps = partial(
     Result,
-    applies=lambda subject: not missing(subject.model, "swap_context") and has_own_path(as_model(subject.model)),
+    applies=lambda subject: not missing(subject.model, "swap_context") and has_estimate(subject),
 )
 _pair_swapped = _swaps(
     before=f"import torch\n\n{_pairs_code()}"
