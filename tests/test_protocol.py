@@ -221,7 +221,7 @@ def test_every_probe_of_the_table_is_used_here():
 def test_the_table_has_every_public_probe():
     probes = {name for name, module in ari._MODULES.items() if module.startswith("ar_interp.probes.")}
     probes -= {"edit_losses", "structure_along"}  # of weights of this package's models, edited or along training
-    probes -= {"adapt", "conformance"}
+    probes -= {"adapt", "conformance", "text_regularity"}  # which ask nothing of a model's inside
     assert len(probes) >= 6
     assert probes | {"verify"} <= set(PROTOCOL)
 
