@@ -151,6 +151,12 @@ _TABLE: dict[str, tuple[Any, ...]] = {
     "random starts": (0.05, "some 1.5 times the half-width of the 95 % interval of a thousand starts"),
     "reached": (0.02, "a start near a saddle takes longer than the training lasts"),
     "parity": (1e-3, "exact but for rounding: float32 predictions of a size of 1e-3"),
+    "noisy keys": (1e-4, "as for kappa: descent on the exact loss leaves the weights the root of its rounding or less"),
+    "mixing": (1e-4, "as for kappa, of a number of .01"),
+    "penalty": (1e-6, "two exact losses; the smaller is subtracted"),
+    "Bayes": (0.1, "the bound is of leading order, 3 % off at T = 20; the rest is sampling of 256 contexts"),
+    "not Bayes": (0.0, "a bound, half again the least error, of what is several times that"),
+    "the line": (0.0, "a bound that holds of all that multiply the newest token"),
     "figure": (0.0004, "a unit in the last but one digit of the figures, and 1 % of the smallest"),
 }
 

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
 from ar_interp.estimators.least_squares import Context, Estimator, known, moments, running_sum
+from ar_interp.theory import phase_information
 
 AT_ONCE = 2**18  # phases times tokens of the grid
+LEAST_POINTS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +48,19 @@ class PhaseGrid(Estimator):
 
     Attributes:
         observation_variance: > 0; without it use `VonMises`.
-        points: phases of the grid.
+        points: phases of the grid; as many as leave one in each standard deviation of the phase at the longest T, and
+            512 at least, if left out. Fewer miss the peak.
     """
 
     process_variance: float = 0.0
     observation_variance: float
-    points: int = 512
+    points: int | None = None
 
     def __post_init__(self) -> None:
         check_number("process_variance", self.process_variance, low=0.0)
         check_number("observation_variance", self.observation_variance, low=0.0, strict=True)
-        check_integer("points", self.points, low=1)
+        if self.points is not None:
+            check_integer("points", self.points, low=1)
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos dim dim"]:
         return torch.diag_embed(self._means(context)[0])
@@ -67,16 +71,22 @@ class PhaseGrid(Estimator):
     def _means(self, context: Context) -> tuple[Tensor, Tensor]:
         """The means of lambda and of the prediction, for every coordinate."""
         y = known(context).x
-        size = max(1, AT_ONCE // (self.points * y[0].numel()))
-        lambdas, predictions = zip(*map(self._of_part, y.to(y.dtype.to_complex()).split(size)), strict=True)
+        points = self.points or self._enough(y.shape[1])
+        parts = y.to(y.dtype.to_complex()).split(max(1, AT_ONCE // (points * y[0].numel())))
+        lambdas, predictions = zip(*(self._of_part(part, points) for part in parts), strict=True)
         return torch.cat(lambdas), torch.cat(predictions)
 
-    def _of_part(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _enough(self, length: int) -> int:
+        q, r = self.process_variance, self.observation_variance
+        known = phase_information(length=max(length, 2), process_variance=q, observation_variance=r)
+        return max(LEAST_POINTS, int(2 * torch.pi * known**0.5))
+
+    def _of_part(self, y: Tensor, points: int) -> tuple[Tensor, Tensor]:
         times = torch.arange(y.shape[1], dtype=torch.float64, device=y.device)
         c = self.process_variance * times
         S = torch.minimum(c[:, None], c) + self.observation_variance * torch.eye(len(c), dtype=c.dtype, device=c.device)
         whiten = torch.linalg.inv(torch.linalg.cholesky(S))
-        angles = 2 * torch.pi * torch.arange(self.points, dtype=c.dtype, device=c.device) / self.points
+        angles = 2 * torch.pi * torch.arange(points, dtype=c.dtype, device=c.device) / points
         turns = torch.exp(-1j * angles[:, None] * times)  # [point pos]
         white = torch.einsum("st,pt,btd->pbsd", whiten.to(turns), turns, y.to(turns.dtype))
         white = white - whiten.sum(1)[:, None]  # of the mean 1

@@ -124,6 +124,7 @@ from ar_interp.theory.noise import noisy_step_loss as noisy_step_loss
 from ar_interp.theory.noise import noisy_step_minimum as noisy_step_minimum
 from ar_interp.theory.noise import noisy_step_size as noisy_step_size
 from ar_interp.theory.noise import phase_error as phase_error
+from ar_interp.theory.noise import phase_information as phase_information
 from ar_interp.theory.outside import last_pair_noise_error as last_pair_noise_error
 from ar_interp.theory.outside import least_squares_noise_error as least_squares_noise_error
 from ar_interp.theory.outside import recurrence_error as recurrence_error

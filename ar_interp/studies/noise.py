@@ -1,0 +1,394 @@
+"""Noise and partial observation: what survives of the gradient step and of the two-token identity."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ar_interp.claims import Claim, Estimate, Subject, claim
+from ar_interp.models.config import ModelConfig
+from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, HaarOrthogonal
+from ar_interp.setting import NoisyHeads, NoisyStack, NoisyStep
+from ar_interp.studies.base import Exhibit, Recipe, Structure, Study
+from ar_interp.theory import (
+    kalman_error,
+    noisy_step_loss,
+    optimal_step_size,
+    phase_error,
+)
+from ar_interp.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from ar_interp.studies.blocks_measured import BlocksMeasured
+    from ar_interp.studies.noise_measured import Lines, NoisyHeadsMeasured
+
+SOURCE = "not in Sander et al. 2024; by counting modes and Wick's theorem"
+BAYES = "uniform phases: the posterior given the rotated observations, and its Fisher information"
+PRODUCT = "the noise of y_T is independent of all that is made of older tokens"
+PROCESS, OBSERVATION = 0.1, 0.1**0.5  # standard deviations: q = .01, r = .1
+BLUR = 0.05**0.5  # r = .05
+DEEP = 4  # layers that were seen to estimate the state; three are at the line
+
+
+def _claims(subject: Subject) -> Iterator[Claim]:
+    from ar_interp.studies.blocks_measured import BlocksMeasured
+    from ar_interp.studies.noise_measured import Lines, NoisyHeadsMeasured
+
+    setting = subject.setting
+    if isinstance(setting, NoisyStep):
+        yield from _step_claims(BlocksMeasured(subject))
+    elif isinstance(setting, NoisyHeads):
+        heads = NoisyHeadsMeasured(subject)
+        yield from _heads_claims(heads)
+        if setting.pairs and setting.kappa:
+            yield from _few_heads_claims(heads)
+        elif setting.pairs:
+            yield from _kappa_claims(heads)
+    yield from _line_claims(Lines(subject))
+
+
+def _step_claims(m: "BlocksMeasured") -> Iterator[Claim]:
+    """The step that noise makes shorter, or, in stationary sequences, process noise longer."""
+    setting: NoisyStep = m.setting
+    step, plain = setting.best.a[1], optimal_step_size(dim=m.config.dim, max_length=m.config.n_ctx)
+    claimed = partial(m.claim, evidence="weights", source=SOURCE)
+    lengths = range(2, m.config.n_ctx + 1)
+    options: dict[str, Any] = setting.noise | {"dim": m.config.dim, "stationary": m.process.stationary}
+    worse = sum(noisy_step_loss(length=T, step_size=plain, **options) for T in lengths) / len(lengths)
+    yield m.loss_claim(
+        "loss/fresh",
+        f"The error on fresh sequences is the minimum over all block scalars under noise, {setting.best.loss:.4f}",
+        source=SOURCE,
+        tolerance="loss ratio",
+        reference=setting.best.loss,
+        control=("the step of noiseless tokens", worse / setting.best.loss),
+    )
+    yield claimed(
+        "step/size",
+        f"The step size a2 b1 is that of noisy tokens, {step:.8f}: their ratio",
+        lambda m: m.blocks.step_size / step,
+        tolerance="step size, sampled",
+        predicted=1,
+        control=(f"that of noiseless tokens, {plain:.8f}", plain / step),
+    )
+    yield claimed(
+        "step/others",
+        "Every product of scalars but a2 b1 is zero, noise or not: largest, over a2 b1",
+        lambda m: m.share_beside_step(),
+        tolerance="other scalars, sampled",
+    )
+
+
+def _heads_claims(m: "NoisyHeadsMeasured") -> Iterator[Claim]:
+    setting: NoisyHeads = m.setting
+    exact = setting.no_exact_loss is None
+    if exact:
+        yield m.claim(
+            "loss/minimum",
+            f"The loss is at its minimum under noise, {setting.best:.6f}",
+            lambda m: m.expected_loss,
+            evidence="weights",
+            source=SOURCE,
+            tolerance="minimum",
+            predicted=setting.best,
+        )
+    yield m.loss_claim(
+        "loss/fresh",
+        f"The error on fresh sequences is the minimum under noise, {setting.best:.4f}",
+        source=SOURCE,
+        tolerance="loss ratio",
+        reference=setting.best,
+        control=("the heads trained without noise", m.noiseless.loss().over(setting.best)),
+    )
+    yield m.claim(
+        "positions/shrunk",
+        "The newest key writes as much as noise leaves worth writing: c p_T over theory's, at the T where it is "
+        "farthest from 1",
+        lambda m: m.newest,
+        evidence="weights",
+        source=SOURCE,
+        tolerance="noisy keys",
+        predicted=1,
+        control=("the heads trained without noise", m.noiseless.newest),
+    )
+
+
+def _kappa_claims(m: "NoisyHeadsMeasured") -> Iterator[Claim]:
+    """At least as many heads as coordinates: of all kappa that are as good without noise one is left."""
+    claimed = partial(
+        m.claim, evidence="weights", source=SOURCE, control=("the heads trained without noise", m.noiseless)
+    )
+    yield claimed(
+        "heads/kappa zero",
+        "Noise leaves only kappa = 0 in every block of C: the value farthest from 0",
+        lambda m: m.farthest_kappa(0),
+        tolerance="noisy keys",
+    )
+    yield claimed(
+        "positions/newest alone",
+        "Noise leaves only the newest key: largest |p_t / p_T| of any other, over T",
+        lambda m: m.other_keys,
+        tolerance="noisy keys",
+    )
+    if m.setting.no_exact_loss is None:
+        yield m.claim(
+            "heads/kappa penalty",
+            "A kappa of 1/2, put in by hand with the p_{T-1} that follows it, costs kappa^2 v^2 4 r (1 + 3 r + r^2) a "
+            "coordinate, of curvature 8 v^2 r (1 + 3 r + r^2): ratio of the growth of the loss to it",
+            lambda m: m.penalty,
+            evidence="causal",
+            source=SOURCE,
+            tolerance="penalty",
+            predicted=1,
+            control=("without noise, where every kappa is as good", 0.0),
+        )
+
+
+def _few_heads_claims(m: "NoisyHeadsMeasured") -> Iterator[Claim]:
+    """Half as many heads as coordinates: the identity 2 cos(theta) s_T - s_{T-1} bends."""
+    setting: Any = m.setting
+    claimed = partial(m.claim, evidence="weights", source=SOURCE, tolerance="noisy keys")
+    bent = setting.keys(m.config.n_ctx).p
+    yield claimed(
+        "heads/kappa one",
+        "Half as many heads as coordinates leave only kappa = 1 in every block of C: the value farthest from 1",
+        lambda m: m.farthest_kappa(1),
+        predicted=1,
+    )
+    yield claimed(
+        "heads/mixing",
+        "They mix the other pairs in, all alike, to average their noise: C_ji / C_jj, the value farthest from it",
+        lambda m: m.mixing,
+        predicted=setting.mixing,
+        control=("the heads trained without noise", 0.0),
+        tolerance="mixing",
+    )
+    yield claimed(
+        "positions/bent",
+        "The identity 2 cos(theta) s_T - s_{T-1} bends: p_{T-1} / p_T over theory's, which at T = "
+        f"{m.config.n_ctx} is {bent[-2] / bent[-1]:.4f}; at the T where it is farthest from 1",
+        lambda m: m.ratio_to_bent,
+        predicted=1,
+        control=("-1/2, as without noise", -0.5 * bent[-1] / bent[-2]),
+    )
+    yield claimed(
+        "positions/averaging",
+        "Older keys are subtracted too, each alike: p_t / p_T over theory's, the value farthest from 1",
+        lambda m: m.older_to_bent,
+        predicted=1,
+        control=("no older key, as without noise", 0.0),
+    )
+    more = NoisyHeads(ModelConfig.diagonal(dim=m.config.dim, n_heads=m.config.dim, n_ctx=m.config.n_ctx), m.process)
+    yield m.claim(
+        "loss/head count",
+        "Half as many heads as coordinates do as well as all of them without noise, but not with it: the error over "
+        f"the minimum of {m.config.dim} heads",
+        lambda m: m.loss().over(more.best),
+        evidence="behaviour",
+        source=SOURCE,
+        tolerance="loss ratio",
+        predicted=setting.best / more.best,
+        control=(f"{m.config.dim} heads", 1.0),
+    )
+
+
+def _line_claims(m: "Lines") -> Iterator[Claim]:
+    """What Bayes and least squares do with the same tokens, and the line that a matrix times y_T does not cross."""
+    dim, n_ctx, noise = m.config.dim, m.config.n_ctx, m.setting.noise
+    sizes = {"dim": dim, "length": n_ctx} | noise
+    stationary = m.process.stationary
+    if noise["observation_variance"] and m.process.has_eigenbasis and not stationary:
+        least = Estimate.mean(m.least_squares)
+        bound = phase_error(**sizes)
+        yield claim(
+            "noise/Bayes",
+            f"The conditional mean of the next token given {n_ctx} noisy ones errs by its filter's error and that of "
+            f"the phase, {bound:.4g}, to leading order: their ratio",
+            evidence="behaviour",
+            source=BAYES,
+            tolerance="Bayes",
+            predicted=1,
+            measured=Estimate.mean(m.bayes).over(bound),
+            control=("least squares by coordinate", least.over(bound)),
+        )
+        if noise["process_variance"]:
+            filtered = kalman_error(**sizes)
+            yield claim(
+                "noise/filter",
+                f"Who knows W errs by the filter's error, {filtered:.4g}: their ratio",
+                evidence="behaviour",
+                source="the Kalman filter, one variance for all coordinates since W keeps norms",
+                tolerance="Bayes",
+                predicted=1,
+                measured=Estimate.mean(m.known).over(filtered),
+                control=("least squares by coordinate", least.over(filtered)),
+            )
+        yield claim(
+            "noise/least squares",
+            "Least squares is not the conditional mean any more: median over contexts of its error over that one's",
+            evidence="behaviour",
+            source=BAYES,
+            tolerance="not Bayes",
+            predicted=1.5,
+            side="at least",
+            measured=_median(m.least_squares / m.bayes),
+            control=("the filter that knows W", _median(m.known / m.bayes)),
+        )
+    if noise["observation_variance"] and not stationary and not 2 < m.config.n_layers < DEEP:
+        yield _line_claim(m)
+
+
+def _line_claim(m: "Lines") -> Claim:
+    """Few layers multiply y_T by an estimate of W and keep its noise; deeper ones estimate the state."""
+    deep = m.config.n_layers >= DEEP
+    return claim(
+        "noise/line",
+        f"At T = {m.config.n_ctx} the model {'sees' if deep else 'does not see'} through the noise of y_T: its error "
+        f"over that of the best multiple of W y_T, {m.line:.4f}",
+        evidence="behaviour",
+        source=f"{PRODUCT}; that {DEEP} layers get below is measured, not derived" if deep else PRODUCT,
+        tolerance="the line",
+        predicted=1,
+        side="at most" if deep else "at least",
+        measured=Estimate.mean(m.own).over(m.line),
+        control=(
+            ("ridge regression over all pairs", Estimate.mean(m.ridge).over(m.line))
+            if deep
+            else ("the filter that knows W", Estimate.mean(m.known).over(m.line))
+        ),
+    )
+
+
+def _median(values: Any) -> Estimate:
+    from ar_interp.studies.noise_measured import median
+
+    return median(values)
+
+
+def _exhibits() -> tuple[Exhibit, ...]:
+    from ar_interp import figures
+    from ar_interp.probes.noise import bent_keys, noisy_errors
+    from ar_interp.seeds import EXHIBITS as SEED
+    from ar_interp.studies.exhibit import Result, exhibit
+
+    errors = Result(
+        before="from ar_interp.probes.noise import noisy_errors\n",
+        code={"errors": f"noisy_errors(checkpoint.model, checkpoint.process, seed={SEED})"},
+        measure=lambda subject: (noisy_errors(subject.model, subject.process, seed=SEED),),
+        applies=lambda subject: bool(subject.process) and not subject.process.stationary,
+    )
+    bent = Result(
+        before="from ar_interp.probes.noise import bent_keys\n",
+        code={"bent": "bent_keys(checkpoint.model, checkpoint.process)"},
+        measure=lambda subject: (bent_keys(subject.model, subject.process),),
+        applies=lambda subject: isinstance(subject.setting, NoisyHeads) and subject.setting.pairs,
+    )
+    return (
+        exhibit(
+            figures.noisy_errors,
+            errors,
+            title="Errors on noisy tokens",
+            page="Algorithm",
+            structure="noise",
+            evidence="behaviour",
+            look="The model, one gradient step, least squares, the conditional mean and the filter that knows W, on "
+            "the same noisy contexts. Look which of them get below the dotted line: they estimate the state itself.",
+            wide=True,
+        ),
+        exhibit(
+            figures.bent_keys,
+            bent,
+            title="The last key but one under noise",
+            page="Positional encoding",
+            structure="noise",
+            evidence="weights",
+            look="The weight of the last key but one, over that of the last, at every noise. Look whether the model's "
+            "point is on the line, and how far it has left -1/2, or 0.",
+        ),
+    )
+
+
+def _heads(n_heads: int, summary: str, n_seeds: int) -> Recipe:
+    return Recipe(
+        summary=summary,
+        config=ModelConfig.diagonal(dim=10, n_heads=n_heads, n_ctx=20),
+        process=CommutingOrthogonal(10, observation_noise=BLUR),
+        training=TrainConfig(optimizer="lbfgs", steps=1000, n_seeds=n_seeds),
+    )
+
+
+def _stack(n_layers: int) -> Recipe:
+    layers = "One augmented layer" if n_layers == 1 else f"{n_layers} augmented layers"
+    return Recipe(
+        summary=f"{layers} on Haar W observed with noise, blocks that are multiples of the identity, scores divided by "
+        "the number of keys; d = 5, contexts up to 30, 4 seeds.",
+        config=ModelConfig.augmented(
+            dim=5,
+            n_ctx=30,
+            n_layers=n_layers,
+            heads="block-scalar",
+            attention="linear/keys",
+            init_scale=0.3,
+            dtype="float32",
+        ),
+        process=HaarOrthogonal(5, observation_noise=0.2),
+        training=TrainConfig(
+            objective="sampled",
+            optimizer="adam",
+            lr=3e-2,
+            schedule="cosine",
+            warmup=50,
+            clip=10.0,
+            steps=1000,
+            batch=128,
+            n_seeds=4,
+        ),
+    )
+
+
+STRUCTURES = {
+    "noise": Structure(
+        title="Under noise",
+        meaning="Tokens are the states of a noisy process, observed with noise. Theory says which step and which keys "
+        "are best then, what the conditional mean does with the same tokens, and where every prediction stops that "
+        "multiplies the newest token by an estimate of W: the noise of that token remains.",
+        formulas=(
+            "s_{t+1} = W s_t + ε, y_t = s_t + ν; q = E|ε_j|², r = E|ν_j|²; errors are those of the clean s_{T+1}.",
+            "One layer: still one gradient step, of size Σ h / Σ (G_s + (d-1) G_x); without q it tends to "
+            "3/(2 (1+r) T_max).",
+            "At least d heads: kappa = 0 alone, c p_T = 1/((1+r)(1+4r+2r²)); kappa costs kappa² v² 4r(1+3r+r²).",
+            "d/2 heads: kappa = 1, p_{T-1}/p_T = -½(1+r)(1+4r+2r²)/(1+9r+18r²+6r³) for two keys of unmixed pairs; "
+            "older keys and other pairs take a part over.",
+            "The best multiple of W y_T errs by r/(1+r) of each coordinate of modulus 1.",
+        ),
+    ),
+}
+
+STUDY = Study(
+    name="noise",
+    source="the settings of Sander et al. 2024 with noise of the process and of observation",
+    question="What of the gradient step and of the two newest keys survives noise, and does depth see through it?",
+    covers=lambda setting: isinstance(setting, NoisyStep | NoisyHeads | NoisyStack),
+    recipes={
+        "noisy-augmented-unitary": Recipe(
+            summary="One augmented layer on noisy commuting unitary W, observed with noise: a shorter gradient step.",
+            config=ModelConfig.augmented(dim=10, n_ctx=20, heads="block-scalar"),
+            process=CommutingUnitary(10, process_noise=PROCESS, observation_noise=OBSERVATION),
+            training=TrainConfig(
+                objective="sampled", optimizer="adam", lr=1e-2, schedule="cosine", steps=1500, batch=256
+            ),
+        ),
+        "noisy-orthogonal-h10": _heads(
+            10, "Conjugate pairs observed with noise, as many heads as coordinates: noise selects kappa = 0.", 4
+        ),
+        "noisy-orthogonal-h5": _heads(
+            5,
+            "Conjugate pairs observed with noise, half as many heads as coordinates: the two-token identity bends. Few "
+            "seeds escape the traps, so the best of 32.",
+            32,
+        ),
+        **{f"noisy-haar-l{n_layers}": _stack(n_layers) for n_layers in (1, 2, 3, 4)},
+    },
+    claims=_claims,
+    exhibits=_exhibits,
+    structures=STRUCTURES,
+)
