@@ -264,7 +264,7 @@ def test_costs_are_the_predicted_ones(name, method):
     """Four standard errors; the few sequences of a mean, 40, would be off by 2.5 % without the 1/n."""
     model = KNOWN[name]()
     process = getattr(model, "process", None) or ari.CommutingOrthogonal(D)
-    sequences = process.sample(40 if method == "mean" else 1500, N_CTX + 1, seed=6)
+    sequences = process.sample(40 if method == "mean" else 600, N_CTX + 1, seed=6)
     for probe in (ablate_heads, ablate_positions):
         table = probe(model, sequences, method=method, process=process).to_frame()
         off = (table["cost"] - table["predicted"]).abs()
@@ -277,11 +277,11 @@ def test_costs_are_the_predicted_ones(name, method):
 def test_a_mean_over_few_sequences_is_predicted_too(probe):
     """Of two sequences half of what is removed stays: the factor 1 - 1/n is what the costs average to."""
     model = KNOWN["random"]()
-    tables = [probe(model, model.process.sample(2, 5, seed=seed), method="mean").to_frame() for seed in range(100)]
+    tables = [probe(model, model.process.sample(2, 5, seed=seed), method="mean").to_frame() for seed in range(40)]
     costs = np.stack([table["cost"] for table in tables])
     mean, standard_error = costs.mean(0), costs.std(0, ddof=1) / len(costs) ** 0.5 + 1e-12
     assert (np.abs(mean - tables[0]["predicted"]) / standard_error).max() < 4
-    assert (np.abs(mean - 2 * tables[0]["predicted"]) / standard_error).max() > 8
+    assert (np.abs(mean - 2 * tables[0]["predicted"]) / standard_error).max() > 6
 
 
 def test_standard_errors_of_resampling_are_those_of_many_runs():
@@ -289,7 +289,7 @@ def test_standard_errors_of_resampling_are_those_of_many_runs():
     model = orthogonal_model(3, kappa=1.0)
     tables = [
         ablate_heads(model, model.process.sample(40, 5, seed=seed), method="resample", seed=seed).to_frame()
-        for seed in range(150)
+        for seed in range(60)
     ]
     spread = np.stack([table["cost"] for table in tables]).std(0, ddof=1)
     said = np.sqrt(np.mean([table["cost_se"] ** 2 for table in tables], axis=0))

@@ -124,6 +124,7 @@ def test_a_shipped_checkpoint_is_the_same_by_name_and_by_path_and_a_copy_is_not(
 @pytest.mark.filterwarnings("default")
 def test_a_folder_of_a_shipped_name_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ar_interp.studies.verify", lambda checkpoint, seed: Claims(checkpoint.name, (claim(),)))
     shutil.copytree(ari.checkpoints.trained_folder() / "positional-mu300", "positional-mu50")
     assert cli.main(["verify", "positional-mu50"]) == 0
     said = capsys.readouterr().err

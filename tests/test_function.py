@@ -12,6 +12,7 @@ from ar_interp.models.closed_form import closed_form, head_matrices, own_weights
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.opened import as_model
 from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.probes import function
 from ar_interp.probes.function import deviation, function_deviation
 from ar_interp.sabotage import deceptions
 from ar_interp.sabotage.deceptions import DECEPTIONS, answering, newest_key_times
@@ -230,7 +231,8 @@ def test_nan_is_a_deviation():
     assert deviation(zeros[:, :1], zeros, zeros) == float("inf")
 
 
-def test_long_contexts_are_cut():
-    found = function_deviation(ModelConfig.diagonal(dim=2, n_heads=2, n_ctx=4096).build())
+def test_long_contexts_are_cut(monkeypatch):
+    monkeypatch.setattr(function, "MOST_SCORES", 2 * 9**2)
+    found = function_deviation(ModelConfig.diagonal(dim=2, n_heads=2, n_ctx=20).build())
     assert found.largest < 1
-    assert found.untested["longer contexts"] == "they would take too long: 362 of 4096 positions are tested"
+    assert found.untested["longer contexts"] == "they would take too long: 9 of 20 positions are tested"

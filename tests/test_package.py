@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -80,15 +79,6 @@ def test_the_floors_hold():
     linter = Path(sys.executable).with_name("lint-imports")
     result = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-
-
-def test_the_wheel_carries_the_checkpoints(tmp_path):
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    for name in ar_interp.available():
-        assert {f"ar_interp/trained/{name}/{file}" for file in ar_interp.checkpoints.FILES} <= set(names)
 
 
 def test_the_source_archive_carries_every_file_of_the_repository(tmp_path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import ar_interp as ari
 import ar_interp.testing  # TransformerLens with it, which cannot be loaded again once pytester has taken it away
+from ar_interp.checkpoints import FILES
 from ar_interp.claims import Claim, Claims, Control, Estimate
 from ar_interp.recipes import RECIPES
 
@@ -224,6 +225,12 @@ def installed(tmp_path_factory) -> dict[str, str]:
     (wheel,) = folder.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(folder / "site")
     return {**os.environ, "PYTHONPATH": str(folder / "site"), "OMP_NUM_THREADS": "1"}
+
+
+def test_the_wheel_carries_the_checkpoints(installed):
+    trained = Path(installed["PYTHONPATH"]) / "ar_interp" / "trained"
+    lacking = [(name, file) for name in ari.available() for file in FILES if not (trained / name / file).is_file()]
+    assert lacking == []
 
 
 def outside(project: Path, environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:

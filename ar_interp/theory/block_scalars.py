@@ -108,8 +108,14 @@ def block_scalar_minimum(*, dim: int, max_length: int, conjugate_pairs: bool) ->
 
     Args, Raises: as `block_scalar_quadratic`.
     """
-    quadratic = block_scalar_quadratic(dim=dim, max_length=max_length, conjugate_pairs=conjugate_pairs)
-    return minimum_of_quadratic(quadratic, n_lengths=max_length - 1)
+    check_sizes(dim=dim, max_length=max_length, pairs=conjugate_pairs)
+    a, b, loss = _minimum(dim, max_length, bool(conjugate_pairs))
+    return BlockScalarMinimum(a.copy(), b.copy(), loss)
+
+
+@cache
+def _minimum(dim: int, max_length: int, conjugate_pairs: bool) -> BlockScalarMinimum:
+    return minimum_of_quadratic(_count_modes(dim, max_length, conjugate_pairs), n_lengths=max_length - 1)
 
 
 def minimum_of_quadratic(
