@@ -249,7 +249,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
     """The open file is the one at this path still, not one that was removed or took another's place."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

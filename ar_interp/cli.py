@@ -17,9 +17,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import RLock
+from threading import RLock, Thread
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
@@ -32,6 +33,7 @@ from ar_interp._writing import refuge_of, try_file, write_file
 if TYPE_CHECKING:
     from ar_interp.checkpoints import Checkpoint
     from ar_interp.claims import Claims
+    from ar_interp.studies import Recipe
 
 T = TypeVar("T")
 Names = Positional[tuple[str, ...]]
@@ -74,20 +76,27 @@ def train(
     lr: float | None = None,
     batch: int | None = None,
     device: str | None = None,
+    every: int | None = None,
+    again: bool = False,
     jobs: int = 1,
     quiet: bool = False,
 ) -> int:
     """Train recipes by name (`all` for every one), verify each, and write its checkpoint folder with a model card.
 
+    The state of a training is written each minute into a folder .NAME.training beside the checkpoint. Whatever ends it,
+    the same command goes on from there and ends with the same bits. What is done already is left as it is.
+
     Args:
         names: recipes.
-        output: folder for the checkpoints; ./trained if left out. A checkpoint of that name there is replaced.
+        output: folder for the checkpoints; ./trained if left out.
         seed: override the recipe's first seed.
         n_seeds: override its number of seeds.
         steps: override its number of updates.
         lr: override its step size.
         batch: override its batch of sequences.
         device: auto, cpu or cuda.
+        every: also write the state at each multiple of so many updates (seeds, for L-BFGS).
+        again: train anew and from the start; a checkpoint that is there is replaced, states are removed.
         jobs: recipes to train at once, each in a process of its own.
         quiet: no progress bar.
     """
@@ -108,35 +117,52 @@ def train(
     check_integer("jobs", jobs, low=1)
     folder = output or Path("trained")
     for name in names:
-        check_place(folder / name, overwrite=True)
-    job = partial(_train_one, overrides=overrides, folder=folder, progress=not quiet and jobs == 1)
+        if again or _done(folder / name, RECIPES[name], overrides) is None:
+            check_place(folder / name, overwrite=True)
+    options = {"overrides": overrides, "every": every, "again": again}
+    job = partial(_train_one, folder=folder, progress=not quiet and jobs == 1, **options)
     return max(_each(job, names, jobs))
 
 
-def _train_one(name: str, *, overrides: dict[str, Any], folder: Path, progress: bool) -> int:
-    """Train, save and verify one recipe; the exit code."""
+def _train_one(
+    name: str, *, folder: Path, progress: bool, overrides: dict[str, Any], every: int | None, again: bool
+) -> int:
+    """Train, save and verify one recipe, as far as that is not done; the exit code."""
     import torch
 
     from ar_interp import records
     from ar_interp.cards import model_card
-    from ar_interp.checkpoints import save
+    from ar_interp.checkpoints import CLAIMS, save
     from ar_interp.recipes import RECIPES
     from ar_interp.seeds import STATED
     from ar_interp.studies import verify as measure
     from ar_interp.training.loop import DivergenceError
     from ar_interp.training.loop import train as train_run
+    from ar_interp.training.states import States
 
     torch.set_num_threads(1)  # the tensors are small: a second thread gains little and loses all to a busy neighbour
-    recipe = RECIPES[name]
-    start = time.perf_counter()
-    try:
-        run = train_run(recipe.config, recipe.process, replace(recipe.training, **overrides), progress=progress)
-    except DivergenceError as error:
-        path = _kept(partial(save, error.run, overwrite=True), folder / f"{name}-diverged")
-        print(f"{name}: {error} Saved as {path}.", file=sys.stderr)
-        return 1
-    seconds = time.perf_counter() - start
-    path = _kept(partial(save, run, overwrite=True), folder / name)
+    recipe, path, took = RECIPES[name], folder / name, "before"
+    run = None if again else _done(path, recipe, overrides)
+    states = States(folder / f".{name}.training", every=every, say=lambda text: print(f"{name}: {text}", flush=True))
+    if run is None or states.folder.exists():
+        with states:
+            if again:
+                states.clear()
+            if run is None or states.found():
+                start, training = time.perf_counter(), replace(recipe.training, **overrides)
+                try:
+                    run = train_run(recipe.config, recipe.process, training, progress=progress, resume=states)
+                except DivergenceError as error:
+                    path = _kept(partial(save, error.run, overwrite=True), folder / f"{name}-diverged")
+                    states.clear()
+                    print(f"{name}: {error} Saved as {path}.", file=sys.stderr)
+                    return 1
+                took = f"in {time.perf_counter() - start:.0f} s"
+                _kept(partial(save, run, overwrite=True), path)
+                states.clear()
+    if (path / CLAIMS).exists():
+        print(f"{name}: done already, {path}; --again trains anew", flush=True)
+        return 0
     claims = measure(run, seed=STATED)
     try:
         write_file(path / "README.md", model_card(run, name, claims, recipe.summary))
@@ -145,10 +171,30 @@ def _train_one(name: str, *, overrides: dict[str, Any], folder: Path, progress: 
         raise OSError(f"{_said(error)} The model is kept as {path}, without its claims.") from error
     verdict = "every claim holds or is void" if claims.passed else "some claims FAIL"
     loss = run.members["loss"].min()
-    print(
-        f"{name}: loss {loss:.6g}, {run.steps} steps on {run.device} in {seconds:.0f} s; {verdict}; {path}", flush=True
-    )
+    print(f"{name}: loss {loss:.6g}, {run.steps} steps on {run.device} {took}; {verdict}; {path}", flush=True)
     return 0
+
+
+def _done(path: Path, recipe: "Recipe", overrides: dict[str, Any]) -> "Checkpoint | None":
+    """The checkpoint that a recipe has made there, on whatever device.
+
+    Raises:
+        ValueError: it is that of another training.
+    """
+    from ar_interp.checkpoints import CheckpointError, load
+    from ar_interp.training.states import difference, task
+
+    try:
+        found = load(path.absolute())
+    except CheckpointError:
+        return None
+    ours = task(recipe.config, recipe.process, replace(recipe.training, **overrides))
+    different = difference(task(found.config, found.process, found.training), ours)
+    if different:
+        raise ValueError(
+            f"{path} is a checkpoint of another training: {different}. Choose another --output, or --again replaces it."
+        )
+    return found
 
 
 def verify(
@@ -273,8 +319,15 @@ def _begin_worker() -> None:
     from tqdm import tqdm
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     tqdm.set_lock(RLock())  # its own lock is a semaphore of the system, which outlives a process that is ended
     _speak_plainly()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """End this process as SIGTERM does once its parent is gone, also where that was killed."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _kept(write: Callable[[Path], Path], path: Path) -> Path:

@@ -1,42 +1,40 @@
 """`train`: from a config and a process to a run, one member or an ensemble of seeds."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ar_interp import seeds
-from ar_interp._checks import as_tensor
 from ar_interp._moods import calm
-from ar_interp._parts import MAX_LOGGED
+from ar_interp._signals import held
 from ar_interp.checkpoints import TrainingRun, loaded, weights_of
 from ar_interp.models.config import Config
 from ar_interp.processes import Process
 from ar_interp.setting import Setting, setting_of
 from ar_interp.training.batched import Parameters, form_of
 from ar_interp.training.config import TrainConfig
-from ar_interp.training.descent import Descent, Layout, loss_and_gradient
+from ar_interp.training.course import AllDivergedError, Log, descend, minimise
+from ar_interp.training.descent import Layout
 from ar_interp.training.objectives import (
-    Objective,
     compiled_where_possible,
     of_entries,
     population_objective,
     sampled_objective,
     squared_errors,
 )
+from ar_interp.training.states import States, identity
 
-N_LOGGED = 200  # points of the recorded history
 EVALUATION_BATCH, EVALUATION_TOKENS = 4096, 2**20  # held-out sequences, fewer where these are too many tokens
 EVALUATION_PART = {"cpu": 64, "cuda": 4096}  # sequences at once, over all members: on a CPU scores stay in the cache
 COMPILED_FROM = 5000  # steps of a training on a GPU that are worth the time of torch.compile, some twenty seconds
-SNAPSHOT_SIZE = 2**11  # weights of a model of which those along training are kept
 TRIM = 0.01  # share of the worst sequences that the trimmed loss leaves out
 
 
@@ -48,10 +46,6 @@ class DivergenceError(RuntimeError):
         self.run = run
 
 
-class _AllDivergedError(Exception):  # caught here, never shown
-    pass
-
-
 @calm(gradients=True)
 def train(
     config: Config,
@@ -60,6 +54,8 @@ def train(
     *,
     init: Any = None,
     progress: bool = True,
+    resume: str | Path | States | None = None,
+    every: int | None = None,
 ) -> TrainingRun:
     """Train one model, or an ensemble of seeds of which the best is kept.
 
@@ -73,8 +69,14 @@ def train(
         init: weights to begin from, e.g. to fine-tune: a checkpoint, its name or folder, a run, a model or tensors by
             name. All members begin there; the run's `origin` says so. Fresh ones of each seed if left out.
         progress: show a bar with the loss, the theoretical minimum and the time left.
+        resume: a folder for states of this training, of which the two newest are kept. Where there is one the training
+            goes on from it, and ends with the same bits as one that was never stopped. Meanwhile SIGINT and SIGTERM
+            write a state before they act. The last state stays: remove the folder once the run is saved.
+        every: also write a state at each multiple of so many steps (with L-BFGS, members); else each minute.
     Raises:
-        ValueError: sizes that do not agree, or a population loss where theory has none.
+        ValueError: sizes that do not agree, or a population loss where theory has none; a folder with states of another
+            training, or of one that would not end in the same bits here.
+        BlockingIOError: another process is at work in the folder `resume`.
         DivergenceError: no member's loss is finite any more; its `run` holds the last good state. A member that
             diverges alone is left at its own last good state, with a warning and a column `diverged` in `members`.
     """
@@ -83,7 +85,23 @@ def train(
             raise ValueError(
                 f"{argument} must be a {wanted.__name__}, got {type(value).__name__}: train(config, process)."
             )
-    training = training or TrainConfig()
+    if resume is None:
+        if every is not None:
+            raise ValueError("every goes with resume, the folder that states are written to.")
+        return _train(config, process, training or TrainConfig(), init, progress, None)
+    folder = nullcontext(resume) if isinstance(resume, States) else States(resume, every=every, say=_say(progress))
+    with folder as states, held() as states.came:
+        return _train(config, process, training or TrainConfig(), init, progress, states)
+
+
+def _say(progress: bool) -> Callable[[str], object]:
+    """Say something above a bar, if there is one."""
+    return tqdm.write if progress else lambda text: None
+
+
+def _train(
+    config: Config, process: Process, training: TrainConfig, init: Any, progress: bool, states: States | None
+) -> TrainingRun:
     config.check_process(process)
     if training.first_length > config.n_ctx:
         raise ValueError(f"first_length must be at most n_ctx = {config.n_ctx}, got {training.first_length}.")
@@ -116,12 +134,14 @@ def train(
         origin = f"training began from the weights of {getattr(begun, 'name', type(begun).__name__)}"
     parameters = {name: value * trained[name] for name, value in parameters.items()} if trained else parameters
     layout = Layout(parameters)
-    log = _Log(setting, training, progress, layout)
-    descend = _minimise if training.optimizer == "lbfgs" else _descend
+    log = Log(setting, training, progress, layout)
+    if states is not None:
+        states.training = identity(config, process, training, layout.flat(parameters))
+    run_course = minimise if training.optimizer == "lbfgs" else descend
     try:
-        parameters, steps = descend(objective, parameters, training, log, generators, compiled)
+        parameters, steps = run_course(objective, parameters, training, log, generators, compiled, states)
         all_lost = False
-    except _AllDivergedError:
+    except AllDivergedError:
         parameters, steps, all_lost = layout.named(log.last_good), log.last_good_step, True
     log.bar.close()
     if training.solve:
@@ -187,141 +207,6 @@ def initial_members(config: Config, training: TrainConfig, device: torch.device)
         configs = [replace(config, init_scale=scale) for scale in training.init_scales]  # type: ignore[type-var]
     members = [own.initial_parameters(seed=training.seed + k) for k, own in enumerate(configs)]
     return {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
-
-
-class _Log:
-    """History, progress bar, snapshots and the last good state."""
-
-    def __init__(self, setting: Setting, training: TrainConfig, progress: bool, layout: Layout) -> None:
-        self.n_lengths = setting.config.n_ctx - training.first_length + 1
-        follows = training.optimizer != "lbfgs" and type(setting).record is not Setting.record
-        self.every = 1 if follows and training.steps < MAX_LOGGED else max(1, training.steps // N_LOGGED)
-        self.rows: list[dict[str, float]] = []
-        self.record_of = setting.record if follows else None
-        self.recorded: list[Mapping[str, Tensor]] = []
-        self.layout = layout
-        self.snapshots: dict[int, Tensor] = {}
-        self.diverged = torch.zeros(training.n_seeds, dtype=torch.bool, device="cpu")
-        self.diverged_by = 0
-        self.last_good: Tensor
-        self.last_good_step = 0
-        self.minimum = setting.minimum
-        total = training.n_seeds if training.optimizer == "lbfgs" else training.steps
-        unit = "seed" if training.optimizer == "lbfgs" else "step"
-        self.bar = tqdm(total=total, unit=unit, disable=not progress, leave=False)
-
-    def record(self, step: int, losses: Tensor, flat: Tensor) -> Tensor | None:
-        """A row of the history: the losses of all members before update `step`, which the weights `flat` gave.
-
-        Returns:
-            which members have diverged, if some did since the last row; they are left out of later rows, and
-            `last_good` keeps their weights of then.
-        """
-        losses = losses.detach() / self.n_lengths
-        lost = ~torch.isfinite(losses)
-        gone = lost.cpu() | self.diverged
-        news = lost if (gone != self.diverged).any() else None
-        if news is not None:
-            self.diverged, self.diverged_by = gone, step
-            if gone.all():
-                raise _AllDivergedError
-        went_on = ~gone.to(losses.device)
-        self.last_good = torch.where(went_on[:, None], flat, self.last_good) if gone.any() else flat
-        self.last_good_step = step
-        losses = losses[went_on]
-        low, middle, high = torch.quantile(
-            losses, torch.tensor([0, 0.5, 1], dtype=losses.dtype, device=losses.device).to(losses)
-        ).tolist()
-        self.rows.append({"step": step, "loss_min": low, "loss_median": middle, "loss_max": high})
-        if self.record_of is not None:
-            self.recorded.append(self.record_of(self.layout.named(flat)))
-        shown = {"loss": f"{low:.4g}"} | ({} if self.minimum is None else {"minimum": f"{self.minimum:g}"})
-        self.bar.set_postfix(shown, refresh=False)
-        return news
-
-
-def _descend(
-    objective: Objective,
-    parameters: Parameters,
-    training: TrainConfig,
-    log: _Log,
-    generators: Sequence[torch.Generator],
-    compiled: bool,
-) -> tuple[Parameters, int]:
-    """Gradient steps on all members at once; where they end, and how many were made."""
-    stop = None if training.stop_below is None else training.stop_below * log.n_lengths
-    descent = Descent(objective, parameters, training, stop_below=stop, generators=generators, compiled=compiled)
-    log.last_good = descent.flat.clone()
-    if descent.flat.shape[1] <= SNAPSHOT_SIZE:
-        log.snapshots[0] = log.last_good
-    for done in range(0, training.steps, log.every):
-        before = descent.flat.clone()
-        descent.advance(1)
-        if stop is None or not descent.stopped:
-            lost = log.record(done, descent.losses, before)
-            if lost is not None:
-                descent.leave_out(lost, log.last_good)
-            _advance(descent, done + 1, min(done + log.every, training.steps), log.snapshots)
-        if stop is not None and descent.stopped:
-            break
-        log.bar.update(min(log.every, training.steps - done))
-    steps = int(descent.count)
-    losses = descent.losses
-    if stop is None or not descent.stopped:
-        losses = loss_and_gradient(objective, descent.layout, descent.flat)[0]
-    lost = log.record(steps, losses, descent.flat.clone())
-    if lost is not None:
-        descent.leave_out(lost, log.last_good)
-    return descent.layout.named(descent.flat), steps
-
-
-def _advance(descent: Descent, start: int, end: int, snapshots: dict[int, Tensor]) -> None:
-    """Updates from `start` to `end`, with a snapshot wherever their number is a power of two, if there are any."""
-    done = start
-    for power in range(end.bit_length()):
-        step = 2**power
-        if snapshots and start <= step <= end:
-            descent.advance(step - done)
-            snapshots[step] = descent.flat.clone()
-            done = step
-    descent.advance(end - done)
-
-
-def _minimise(
-    objective: Objective, parameters: Parameters, training: TrainConfig, log: _Log, *_: object
-) -> tuple[Parameters, int]:
-    """SciPy's L-BFGS-B on each member in turn; where they end, and the largest number of iterations."""
-    layout = Layout(parameters)
-    flat = layout.flat(parameters)
-    log.last_good = flat.clone()
-    curves: list[list[float]] = []
-    for member in flat:
-
-        def value_and_gradient(x: np.ndarray, like: Tensor = member) -> tuple[float, np.ndarray]:
-            losses, gradient = loss_and_gradient(objective, layout, as_tensor(x).to(like)[None])
-            return losses.item(), gradient[0].double().cpu().numpy()
-
-        x, curve = _lbfgs(value_and_gradient, member.double().cpu().numpy(), training.steps)
-        member.copy_(as_tensor(x))
-        curves.append(curve)
-        log.bar.update()
-    longest = max(map(len, curves))
-    losses = np.array([curve + curve[-1:] * (longest - len(curve)) for curve in curves])  # a finished member stays
-    for step in [*range(0, longest - 1, log.every), longest - 1]:
-        log.record(step, torch.from_numpy(losses[:, step]).to(flat.device), flat)
-    return layout.named(flat), longest - 1
-
-
-def _lbfgs(value_and_gradient: Callable, start: np.ndarray, steps: int) -> tuple[np.ndarray, list[float]]:
-    """Where L-BFGS-B ends, and the loss before each iteration and at the end."""
-    curve = [value_and_gradient(start)[0]]
-
-    def follow(intermediate_result: OptimizeResult) -> None:
-        curve.append(float(intermediate_result.fun))
-
-    options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 0.0, "gtol": 1e-13, "maxcor": 30}
-    result = minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", callback=follow, options=options)
-    return result.x, curve
 
 
 def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfig) -> dict[str, Tensor]:
