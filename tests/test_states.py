@@ -26,6 +26,7 @@ from ar_interp.training.states import States
 
 CONFIG, PROCESS = ari.ModelConfig.diagonal(dim=3, n_heads=2, n_ctx=4), ari.CommutingUnitary(3)
 STOP = 1.003  # a loss that the descent of "stops" falls below after two states
+MERGED = ari.ModelConfig.augmented(dim=3, n_ctx=4, heads="merged", attention="linear/pairs")
 SAMPLED = {"objective": "sampled", "optimizer": "adam", "batch": 4, "lr": 1e-3}
 HOW = {
     "gd": {"steps": 402, "n_seeds": 2},  # two between rows of the history
@@ -66,7 +67,7 @@ def without_a_disk(monkeypatch):
 
 def fit(how, **options):
     training = ari.TrainConfig(device="cpu", **HOW[how] | options.pop("training", {}))
-    config = ari.ModelConfig.merged(dim=3, n_ctx=4) if how == "followed" else CONFIG
+    config = MERGED if how == "followed" else CONFIG
     return ari.train(config, PROCESS, training, progress=False, **options)
 
 
