@@ -36,6 +36,8 @@ DOCS = Path(__file__).parent
 README, PAGE, SEEDS = DOCS.parent / "README.md", DOCS / "results.md", DOCS / "seeds.json"
 BENCHMARKS = DOCS.parent / "benchmarks"
 FOLDER = ari.checkpoints.trained_folder()
+EMERGENCE = ("path", "half time", "difference", "order", "off-diagonal, keys", "off-diagonal, values")
+EMERGENCE = (*(f"emergence/{what}" for what in EMERGENCE), "signs/share", "signs/reached")
 Row = dict[str, Any]
 
 
@@ -186,6 +188,7 @@ def tables() -> dict[str, str]:
             },
         ),
         "layers": long(every, named("step/size", "step/others", "step/second path", "step/second value")),
+        "emergence": long(every, named(*EMERGENCE)),
         "depth": wide(
             every,
             stacks,

@@ -10,6 +10,7 @@ from ar_interp._moods import calm
 from ar_interp.sabotage.core import BatteryResult, Make, Sabotage, cells
 from ar_interp.sabotage.deceptions import DECEPTIONS
 from ar_interp.sabotage.diagonal import PAIRS, UNITARY
+from ar_interp.sabotage.emergence import EMERGENCE
 from ar_interp.sabotage.general import GENERAL
 from ar_interp.sabotage.hidden import HIDDEN
 from ar_interp.sabotage.innocent import INNOCENT
@@ -25,6 +26,7 @@ PARTS: dict[str, dict[str, Sabotage]] = {
     "mechanism": MECHANISM,
     "stacks": STACKS,
     "runs": RUNS,
+    "emergence": EMERGENCE,
     "deceptions": DECEPTIONS,
     "hidden": HIDDEN,
     "innocent": INNOCENT,
