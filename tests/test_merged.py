@@ -5,9 +5,22 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from oracles import check_titles
 
-from ar_interp import CommutingUnitary, FirstToken, ModelConfig, TrainConfig, load, setting_of, theory, train
+from ar_interp import (
+    CommutingUnitary,
+    FirstToken,
+    ModelConfig,
+    TrainConfig,
+    figures,
+    load,
+    setting_of,
+    theory,
+    train,
+    verify,
+)
 from ar_interp.probes.emergence import descent_along, half_step, sign_pattern, stage_times
+from ar_interp.sabotage.emergence import EMERGENCE
 from ar_interp.setting.merged import main_blocks
 from ar_interp.theory import layer_quadratic as exact
 
@@ -136,6 +149,43 @@ def test_first_tokens_have_the_covariance_asked_for(assert_mean):
     same = torch.full((3, 3), 0.6, dtype=torch.float64).fill_diagonal_(1.0)
     assert_mean((x[:, :, None] * x[:, None]).flatten(1), (scales[:, None] * same * scales).flatten())
     assert law.mean_square(3) == 21.0
+
+
+def test_figures_show_the_numbers_of_their_results():
+    checkpoints = [load(f"emergence-{name}") for name in ("signs", "anisotropic", "random")]
+    along, setting = descent_along(checkpoints[0]), setting_of(checkpoints[0].config, checkpoints[0].process)
+    stages, members = stage_times(checkpoints[1]), checkpoints[2].members
+    drawn = {
+        "phase_portrait": figures.phase_portrait(along, setting.flows((0.1, -0.3))),
+        "plateau_and_drop": figures.plateau_and_drop(along),
+        "emergence_stages": figures.emergence_stages(descent_along(checkpoints[1]), stages),
+        "reflected_step": figures.reflected_step(sign_pattern(checkpoints[2])),
+        "sign_patterns": figures.sign_patterns(members, 3),
+    }
+    check_titles(drawn)
+    assert all(
+        axis.title.text for figure in drawn.values() for axis in (*figure.select_xaxes(), *figure.select_yaxes())
+    )
+    assert drawn["phase_portrait"].data[-1].x[-1] == along.by_step["a"].iloc[-1]
+    assert "17 and 404 steps" in drawn["emergence_stages"].layout.title.text
+    shares = drawn["sign_patterns"].data
+    assert (shares[0].y[0], shares[1].y) == ((members["minus"] == 0).mean(), (0.25, 0.75))
+
+
+@pytest.mark.parametrize(
+    ("name", "claim", "verdict"),
+    [
+        ("Adam passed off as descent", "emergence/difference", "fails"),
+        ("a reflected step for a step", "emergence/plane", "fails"),
+        ("a reflected step for a step", "emergence/loss", "holds"),
+        ("a sign of the values alone", "signs/behaviour", "fails"),
+        ("signs in another pattern", "signs/step", "holds"),
+    ],
+)
+def test_trainings_that_are_not_what_is_said_of_them_are_caught(name, claim, verdict):
+    sabotage = EMERGENCE[name]
+    checkpoint = load(sabotage.base)
+    assert verify(sabotage.make(checkpoint, 0), checkpoint.process, seed=0, n=64)[claim].verdict == verdict
 
 
 @pytest.mark.parametrize(
