@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ar_interp.claims import Control as Control
     from ar_interp.claims import Estimate as Estimate
     from ar_interp.models.config import ModelConfig as ModelConfig
+    from ar_interp.models.next_token import HookedNextToken as HookedNextToken
+    from ar_interp.models.next_token_config import NextTokenConfig as NextTokenConfig
     from ar_interp.models.transformer import HookedARTransformer as HookedARTransformer
     from ar_interp.probes.ablations import ablate_heads as ablate_heads
     from ar_interp.probes.ablations import ablate_layers as ablate_layers

@@ -1,4 +1,4 @@
-"""How sequences arise: s_{t+1} = W s_t, with a fresh random W for every sequence.
+"""How contexts arise: sequences s_{t+1} = W s_t with a fresh random W each, and chains of thought.
 
 States are rows, so a batch of states moves by s_{t+1} = s_t W^T.
 """
@@ -11,6 +11,12 @@ from ar_interp.processes.base import FirstToken as FirstToken
 from ar_interp.processes.base import Pairs as Pairs
 from ar_interp.processes.base import Process as Process
 from ar_interp.processes.base import Sequences as Sequences
+from ar_interp.processes.chains import Chains as Chains
+from ar_interp.processes.chains import ChainTask as ChainTask
+from ar_interp.processes.chains import Counting as Counting
+from ar_interp.processes.chains import NoisyXor as NoisyXor
+from ar_interp.processes.chains import Parity as Parity
+from ar_interp.processes.chains import Permuted as Permuted
 from ar_interp.processes.commuting import CommutingOrthogonal as CommutingOrthogonal
 from ar_interp.processes.commuting import CommutingProcess as CommutingProcess
 from ar_interp.processes.commuting import CommutingUnitary as CommutingUnitary

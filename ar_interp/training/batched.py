@@ -82,7 +82,7 @@ class OwnModel(Form):
     def collapse(self, parameters: Parameters, n_pos: int) -> Products:
         return parameters
 
-    def predict(self, products: Products, tokens: Tokens) -> Tokens:
+    def predict(self, products: Products, tokens: Tensor) -> Tensor:
         model = self.model = self.model or self.config.build(device=tokens.device)
 
         def predict(parameters: Parameters, own: Tensor) -> Tensor:

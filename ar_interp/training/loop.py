@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -19,7 +20,7 @@ from ar_interp.checkpoints import TrainingRun, loaded, weights_of
 from ar_interp.models.config import Config
 from ar_interp.processes import Process
 from ar_interp.setting import Setting, setting_of
-from ar_interp.training.batched import Parameters, form_of
+from ar_interp.training.batched import OwnModel, Parameters, form_of
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.course import AllDivergedError, Log, descend, minimise
 from ar_interp.training.descent import Layout
@@ -219,11 +220,22 @@ def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfi
     batch = max(1, min(EVALUATION_BATCH, EVALUATION_TOKENS // config.n_ctx))
     sequences = process.contexts(batch, config.n_ctx, generator=generator, dtype=config.torch_dtype)
     form = form_of(config, process.real_tokens)
+    if isinstance(form, OwnModel):  # on the contexts of any task, as in training
+        inputs = sequences.inputs
+        with torch.no_grad():
+            predictions = form.predict(parameters, inputs.expand(training.n_seeds, *inputs.shape))
+        losses = [sequences.losses(own, first_length=training.first_length, observed=True) for own in predictions]
+        return _summed(torch.stack(losses) * (config.n_ctx - training.first_length + 1))
     shared = sequences.tokens.expand(training.n_seeds, -1, -1, -1)
     at_once = min(EVALUATION_PART[device.type], EVALUATION_TOKENS // (4 * config.n_ctx))
     parts = shared.split(max(1, at_once // training.n_seeds), dim=1)
     with torch.no_grad():
         products = form.collapse(parameters, config.n_ctx)
         errors = torch.cat([squared_errors(form, products, part, training.first_length) for part in parts], dim=1)
-    kept = torch.sort(errors, dim=1)[0][:, : round((1 - TRIM) * batch)]
+    return _summed(errors)
+
+
+def _summed(errors: Float[Tensor, "member batch"]) -> dict[str, Tensor]:
+    """The mean over a batch, and without the largest errors."""
+    kept = torch.sort(errors, dim=1)[0][:, : round((1 - TRIM) * errors.shape[1])]
     return {"loss": errors.mean(1), "trimmed": kept.mean(1)}

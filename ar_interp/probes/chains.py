@@ -1,0 +1,212 @@
+"""Next-token predictors opened: what they read, with how many directions, and what each token adds to the answer.
+
+Logits are sums over tokens, so that direct attribution, ablation and patching agree exactly: a ground truth for methods
+of attribution. Weights are centred over the symbols first, see `models.next_token`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ar_interp._checks import check_choice, check_several
+from ar_interp.models.next_token import HookedNextToken
+from ar_interp.probes.results import Result, long_frame
+from ar_interp.processes.chains import Chains
+
+HOOK = "hook_contributions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadSources(Result):
+    """Where the model reads.
+
+    Attributes:
+        norms: a row for each step of the chain and each source, `norm` = |centred W| there. A window has one step.
+        singular_values: of the centred map of each source, [step source symbol], descending.
+        first: the source with the largest norm at each step, [step].
+        margin: the largest norm over the second, [step]; inf where there is one source.
+    """
+
+    norms: pd.DataFrame
+    singular_values: Float[Tensor, "step source symbol"]
+    first: Tensor
+    margin: Float[Tensor, "step"]
+
+    def rank(self, source: int, *, step: int = 0, below: float = 0.02) -> int:
+        """Directions of a source's map: the number of singular values before the first that is so much below the last.
+
+        A map of q states read off 2 q symbols has q - 1 of them.
+        """
+        values = self.singular_values[step, source]
+        small = values[1:] <= below * values[:-1]
+        return int(small.int().argmax()) + 1 if small.any() else len(values)
+
+
+@torch.no_grad()
+def read_sources(
+    model: HookedNextToken, contexts: Chains, *, prompt_only: bool = False, symbols: Sequence[str] | None = None
+) -> ReadSources:
+    """Norms and singular values of the centred maps, over the symbols that occur at each source.
+
+    Args:
+        model: a linear next-token predictor.
+        contexts: of its task; they say which symbols occur where.
+        prompt_only: leave the chain's own tokens out (absolute version only).
+        symbols: count these alone as read; all that occur if left out.
+    Raises:
+        ValueError: `prompt_only` for a window, or a symbol that the vocabulary does not have.
+    """
+    W = model.W.detach()
+    W = W if model.cfg.window is None else W[None]
+    if prompt_only and model.cfg.window is not None:
+        raise ValueError("prompt_only goes with the absolute version: a window's sources are offsets.")
+    occurring = _occurring(model, contexts)
+    if symbols is not None:
+        for name in symbols:
+            check_choice("symbols", name, contexts.vocabulary)
+        chosen = torch.tensor([name in symbols for name in contexts.vocabulary], device=occurring.device)
+        occurring = occurring & chosen
+    centred = _centred(W, occurring)
+    centred = centred[:, : model.cfg.n_prompt] if prompt_only else centred
+    norms = centred.norm(dim=(2, 3))
+    largest = norms.sort(dim=1, descending=True).values  # noqa: PD011 - of torch
+    second = largest[:, 1] if norms.shape[1] > 1 else torch.zeros_like(largest[:, 0])
+    steps, sources = (range(n) for n in norms.shape)
+    return ReadSources(
+        norms=long_frame({"step": steps, "source": sources}, {"norm": norms}),
+        singular_values=torch.linalg.svdvals(centred),
+        first=norms.argmax(1),
+        margin=largest[:, 0] / second,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attributions(Result):
+    """What each token adds to the logit of the right symbol over the mean of all symbols, three ways.
+
+    Attributes:
+        by_source: a row for each step and source: means over the chains of `direct` (the hook's value), `ablated` (what
+            the logits lose where the source is set to 0) and `patched` (what they gain where it is put into a model
+            that has 0 there).
+        direct, ablated, patched: [batch step source].
+        largest_difference: between any two of the three.
+    """
+
+    by_source: pd.DataFrame
+    direct: Float[Tensor, "batch step source"]
+    ablated: Float[Tensor, "batch step source"]
+    patched: Float[Tensor, "batch step source"]
+
+    @property
+    def largest_difference(self) -> float:
+        pairs = ((self.direct, self.ablated), (self.direct, self.patched))
+        return max((a - b).abs().max().item() for a, b in pairs)
+
+
+@torch.no_grad()
+def attribute(model: HookedNextToken, contexts: Chains) -> Attributions:
+    """Direct logit attribution beside ablation and patching, each by its own forward passes through the hook.
+
+    Args:
+        model: a linear next-token predictor.
+        contexts: chains of its task.
+    """
+    first = model.cfg.n_prompt - 1
+    right = contexts.targets[:, first:, None]
+
+    def score(logits: Tensor) -> Tensor:
+        """[batch step]: the logit of the right symbol over the mean."""
+        return (logits - logits.mean(-1, keepdim=True)).gather(-1, right).squeeze(-1)
+
+    def with_hook(change: Callable[..., Tensor]) -> Tensor:
+        return score(model.run_with_hooks(contexts.inputs, fwd_hooks=[(HOOK, change)])[:, first:])
+
+    terms = model.run_with_cache(contexts.inputs)[1][HOOK]
+    direct = torch.stack([score(term) for term in terms.unbind(2)], dim=2)
+    whole, empty = score(model(contexts.inputs)[:, first:]), with_hook(lambda value, hook: torch.zeros_like(value))
+    ablated, patched = [], []
+    for source in range(terms.shape[2]):
+        kept = torch.arange(terms.shape[2], device=terms.device)[:, None] == source
+        ablated.append(whole - with_hook(lambda value, hook, kept=kept: value.masked_fill(kept, 0)))
+        patched.append(with_hook(lambda value, hook, kept=kept: value.masked_fill(~kept, 0)) - empty)
+    found = {"direct": direct, "ablated": torch.stack(ablated, 2), "patched": torch.stack(patched, 2)}
+    axes = {"step": range(terms.shape[1]), "source": range(terms.shape[2])}
+    return Attributions(by_source=long_frame(axes, {name: value.mean(0) for name, value in found.items()}), **found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainAccuracy(Result):
+    """How often a model is right.
+
+    Attributes:
+        by_token: a row for each token of the chain: `correct`, the share that is right given the right ones before it.
+        teacher_forced: the share of chains in which all are.
+        free_running: the share of chains that the model writes exactly. Equal to `teacher_forced`: there is a wrong
+            token if and only if there is a first one.
+        answer: the share of answers that are right at the end of the chains that it writes, also after wrong tokens.
+        n: chains.
+    """
+
+    by_token: pd.DataFrame
+    teacher_forced: float
+    free_running: float
+    answer: float
+    n: int
+
+
+@torch.no_grad()
+def chain_accuracy(model: HookedNextToken, contexts: Chains, *, without: tuple[int, ...] = ()) -> ChainAccuracy:
+    """Exact match with the right tokens before each, and with the model's own.
+
+    Args:
+        model: a linear next-token predictor.
+        contexts: fresh chains of its task.
+        without: sources whose contribution is set to 0: positions from 0, or for a window offsets from 1.
+    Raises:
+        ValueError: a source that there is not.
+    """
+    low = 0 if model.cfg.window is None else 1
+    sources = check_several("without", without, low=low, high=model.cfg.n_sources - 1 + low) if without else ()
+    places = [source - low for source in sources]
+
+    def cut(value: Tensor, hook: object) -> Tensor:
+        value = value.clone()
+        value[:, :, [place for place in places if place < value.shape[2]]] = 0
+        return value
+
+    with model.hooks(fwd_hooks=[(HOOK, cut)] if places else []):
+        correct = contexts.correct(model(contexts.inputs))
+        written = model.generate(contexts.tokens[:, : contexts.n_prompt])
+    right = written == contexts.tokens
+    by_token = pd.DataFrame({"token": range(1, correct.shape[1] + 1), "correct": correct.double().mean(0).tolist()})
+    return ChainAccuracy(
+        by_token=by_token,
+        teacher_forced=correct.all(1).double().mean().item(),
+        free_running=right.all(1).double().mean().item(),
+        answer=right[:, -1].double().mean().item(),
+        n=len(contexts),
+    )
+
+
+def _occurring(model: HookedNextToken, contexts: Chains) -> Bool[Tensor, "source symbol"]:
+    """Which symbols stand at a position, or for a window anywhere before a token of the chain at that offset."""
+    config, inputs = model.cfg, contexts.inputs
+    seen = torch.zeros(config.n_sources, config.dim, dtype=torch.bool, device=inputs.device)
+    for source in range(config.n_sources):
+        where = inputs[:, source]
+        if config.window is not None:
+            last = config.n_prompt - 1 - source  # of the first step; the newest token is source 0
+            where = inputs[:, max(last, 0) : inputs.shape[1] - source].flatten()
+        seen[source, where] = True
+    return seen
+
+
+def _centred(W: Float[Tensor, "step source in_ out"], occurring: Bool[Tensor, "source in_"]) -> Tensor:
+    """W without its means over the symbols read that occur, and over the symbols written; 0 for those that do not."""
+    weight = occurring.to(W.dtype)[:, :, None]
+    W = W - W.mean(-1, keepdim=True)
+    return (W - (W * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp_min(1)) * weight

@@ -1,0 +1,218 @@
+"""Chains of thought: tasks and their encoders, linear next-token predictors, and what is read off them."""
+
+import math
+
+import pytest
+import torch
+
+import ar_interp as ari
+from ar_interp.checkpoints import load
+from ar_interp.models.next_token import HookedNextToken
+from ar_interp.models.next_token_config import NextTokenConfig
+from ar_interp.probes.chains import attribute, chain_accuracy, read_sources
+from ar_interp.processes.chains import CHAINS, ChainTask, Counting, NoisyXor, Parity, Permuted
+
+SUBSET = (5, 1, 7, 2, 8, 4)
+TASKS = {
+    **{chain: Parity(10, SUBSET, chain_of=chain) for chain in CHAINS},
+    "counting": Counting(6, modulus=3),
+    "permuted": Permuted((2, 0, 1, 4, 3)),
+    "noisy xor": NoisyXor(0.2, n_prompt=4),
+}
+TRAINING = {"objective": "sampled", "fresh": False, "optimizer": "adam", "lr": 0.05, "device": "cpu", "progress": False}
+
+
+def trained(task: ChainTask, m: int, *, steps: int = 200, window: int | None = None, seed: int = 0) -> HookedNextToken:
+    """A predictor of the task, from m chains."""
+    config = NextTokenConfig.of(task, window=window)
+    options = {key: value for key, value in TRAINING.items() if key != "progress"}
+    training = ari.TrainConfig(batch=m, steps=steps, first_length=task.n_prompt, seed=seed, **options)
+    return ari.train(config, task, training, progress=False).model
+
+
+def filled(task: ChainTask, window: int | None = None) -> HookedNextToken:
+    """A predictor with random weights."""
+    model = NextTokenConfig.of(task, window=window).build(task)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    return model
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_names_and_ids_go_both_ways_and_the_same_seed_gives_the_same_chains(name):
+    task = TASKS[name]
+    chains = task.contexts(20, seed=0)
+    assert chains.tokens.shape == (20, task.n_prompt + task.n_chain)
+    assert torch.equal(chains.tokens, task.contexts(20, task.length, seed=0).tokens)
+    assert chains.tokens.min() >= 0
+    assert chains.tokens.max() < task.dim
+    assert torch.equal(task.encode(task.decode(chains.tokens[3])), chains.tokens[3])
+    assert chains.text(3).split(" ")[task.n_prompt] == "|"
+    assert type(task).find(task.kind)(**{k: v for k, v in task.to_dict().items() if k != "kind"}) == task
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_every_chain_ends_in_the_parity_of_the_subset_and_is_what_its_name_says(chain):
+    task = TASKS[chain]
+    chains = task.contexts(200, seed=1)
+    prompts, tokens = chains.tokens[:, :10], [task.decode(row[10:]) for row in chains.tokens]
+    for prompt, row in zip(prompts.tolist(), tokens, strict=True):
+        bits = [prompt[place] for place in SUBSET]
+        states = [sum(bits[:t]) % 2 for t in range(len(bits) + 1)]
+        expected = {
+            "none": [],
+            "running": states[1:-1],
+            "and-xor": [
+                x for t in range(1, len(bits)) for x in (states[t] & bits[t], states[t + 1])
+            ][:-1],
+            "joint": [f"{state},{bit}" for state, bit in zip(states, bits, strict=False)],
+            "digits": list(f"{sum(bits):0{ari.theory.parity_length(len(bits))}b}")[:-1],
+            "count": [f"#{sum(bits)}"],
+        }[chain]  # fmt: skip
+        assert row == [*map(str, expected), str(sum(bits) % 2)]
+
+
+def test_counting_stands_where_a_window_finds_it():
+    task = TASKS["counting"]
+    for row in task.contexts(50, seed=0).tokens:
+        names = task.decode(row)
+        state = 0
+        for place in range(6):
+            token = names[task.n_prompt + place]
+            assert token == f"{state},{names[task.n_prompt + place - (task.n_bits + 1)]}"
+            state = (state + int(token[-1])) % 3
+        assert names[-1] == f"#{state}"
+        assert names[len(names) - 1 - (task.n_bits + 1)] == "="
+
+
+@pytest.mark.parametrize(("name", "window"), [("joint", None), ("counting", 7), ("counting", 3), ("noisy xor", 6)])
+def test_logits_are_the_sum_over_tokens_and_later_tokens_change_nothing(name, window):
+    task = TASKS[name]
+    model, chains = filled(task, window), task.contexts(5, seed=0)
+    logits = model(chains.inputs)
+    for row in range(2):
+        for step in range(task.n_chain):
+            position = task.n_prompt - 1 + step
+            seen = chains.tokens[row, : position + 1].tolist()
+            if window is None:
+                terms = [model.W[step, source, symbol] for source, symbol in enumerate(seen)]
+                bias = model.b[step]
+            else:
+                terms = [model.W[offset, symbol] for offset, symbol in enumerate(reversed(seen)) if offset < window]
+                bias = model.b
+            assert torch.allclose(logits[row, position], sum(terms) + bias)
+            assert torch.allclose(model(chains.inputs[:1, : position + 1])[0, -1], logits[0, position])
+    assert (logits[:, : task.n_prompt - 1] == 0).all()
+
+
+@pytest.mark.parametrize(("name", "window"), [("joint", None), ("counting", 7), ("counting", 3)])
+def test_attribution_ablation_and_patching_agree_to_rounding(name, window):
+    task = TASKS[name]
+    found = attribute(filled(task, window), task.contexts(20, seed=0))
+    assert found.direct.abs().mean() > 0.1
+    assert found.largest_difference < 1e-12
+
+
+def test_a_free_chain_is_right_as_often_as_no_token_is_wrong():
+    task = TASKS["joint"]
+    found = chain_accuracy(trained(task, 20), task.contexts(1000, seed=2**41))
+    assert found.free_running == found.teacher_forced
+    assert found.answer >= found.free_running
+    assert 0.1 < found.teacher_forced < 0.9
+    assert found.teacher_forced <= found.by_token["correct"].min()
+
+
+def test_chains_of_one_step_at_a_time_are_learned_and_running_parity_is_not():
+    accuracies = {
+        chain: chain_accuracy(trained(TASKS[chain], 400), TASKS[chain].contexts(1000, seed=2**41)).answer
+        for chain in ("joint", "and-xor", "digits", "running", "none")
+    }
+    assert min(accuracies[chain] for chain in ("joint", "and-xor", "digits")) > 0.97
+    assert max(accuracies[chain] for chain in ("running", "none")) < 0.5 + 5 * 0.5 / 1000**0.5 + 0.05
+
+
+def test_the_hidden_subset_is_read_off_the_centred_norms_in_every_gauge():
+    task = TASKS["joint"]
+    model, chains = trained(task, 400), task.contexts(300, seed=0)
+    found = read_sources(model, chains, prompt_only=True)
+    assert tuple(found.first[: len(SUBSET)].tolist()) == SUBSET
+    assert found.margin[: len(SUBSET)].min() > 1.5
+    with torch.no_grad():  # what softmax and the bias undo
+        moved = filled(task)
+        model.W += moved.W.mean(2, keepdim=True) + moved.W.mean(3, keepdim=True)
+    again = read_sources(model, chains, prompt_only=True)
+    assert torch.allclose(again.singular_values, found.singular_values, atol=1e-9)
+    untrained = read_sources(filled(task), chains, prompt_only=True)
+    assert tuple(untrained.first[: len(SUBSET)].tolist()) != SUBSET
+
+
+@pytest.mark.parametrize("modulus", [2, 3])
+def test_a_shared_map_has_one_direction_less_than_there_are_states_and_reads_two_tokens(modulus):
+    task = Counting(6, modulus=modulus)
+    model, fresh = trained(task, 200, window=7, steps=400), task.contexts(1000, seed=2**41)
+    assert chain_accuracy(model, fresh).answer > 0.99
+    found = read_sources(model, fresh, symbols=[name for name in task.vocabulary if "," in name])
+    assert found.rank(0, below=0.1) == modulus - 1
+    assert read_sources(model, fresh).first.tolist() == [0]
+    assert chain_accuracy(model, fresh, without=(2, 3, 4, 5, 6)).answer > 0.99
+    for offset in (1, 7):
+        assert chain_accuracy(model, fresh, without=(offset,)).answer < 0.75
+
+
+def test_the_argmax_of_a_trained_map_is_the_permutation_and_its_angles_are_roots_of_unity():
+    task = Permuted((1, 2, 3, 4, 5, 6, 0))
+    model = trained(task, 60, window=1)
+    assert model.W[0].argmax(-1).tolist() == list(task.permutation)
+    centred = model.W[0] - model.W[0].mean(0) - model.W[0].mean(1, keepdim=True) + model.W[0].mean()
+    eigenvalues = torch.linalg.eigvals(centred.detach().mT)
+    angles = eigenvalues[eigenvalues.abs() > 1e-6].angle().abs().sort().values  # 0 is the gauge's
+    roots = torch.tensor([2 * math.pi * j / 7 for j in (1, 1, 2, 2, 3, 3)], dtype=torch.float64)
+    assert torch.allclose(angles, roots, atol=0.05)
+
+
+def test_noisy_xor_takes_three_tokens_to_predict_and_then_the_loss_of_theory():
+    for window, tolerance in ((2, 0.01), (4, 0.02)):
+        task = NoisyXor(0.1, n_prompt=4, n_chain=12)
+        fresh = task.contexts(2000, seed=2**41)
+        model = trained(task, 1000, window=window)
+        loss = fresh.losses(model(fresh.inputs)).mean().item()
+        assert loss == pytest.approx(ari.theory.noisy_xor_loss(0.1, window=window), abs=tolerance)
+
+
+def test_it_is_saved_and_loaded_as_any_kind(tmp_path):
+    task = TASKS["joint"]
+    config = NextTokenConfig.of(task)
+    training = ari.TrainConfig(objective="sampled", batch=50, steps=5, optimizer="adam", first_length=10, n_seeds=2)
+    run = ari.train(config, task, training, progress=False)
+    loaded = load(run.save(tmp_path / "chain"))
+    chains = task.contexts(5, seed=0)
+    assert loaded.process == task
+    assert torch.equal(loaded.model(chains.inputs), run.model(chains.inputs))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: Parity(4, (0, 4)), "subset must be at most 3, got 4"),
+        (lambda: Parity(4, (0, 0)), "subset must name each bit once"),
+        (lambda: Parity(4, chain_of="long"), "chain_of must be one of 'none'"),
+        (lambda: Counting(4, modulus=1), "modulus must be at least 2"),
+        (lambda: Permuted((0, 2)), r"permutation must hold each of 0..n-1 once"),
+        (lambda: NoisyXor(1.5), "flip must be at most 1"),
+        (lambda: TASKS["joint"].contexts(5, 3, seed=0), "length must be 16, 10"),
+        (lambda: TASKS["joint"].contexts(5, seed=0).pairs(), "no pairs of vectors"),
+        (lambda: TASKS["joint"].encode(["2"]), "symbols must be of 0, 1"),
+        (lambda: NextTokenConfig.of(TASKS["joint"], window=40), "window must be at most 16"),
+        (lambda: NextTokenConfig.of(TASKS["joint"]).build(TASKS["count"]), r"process must have 6 symbols and 10 \+ 7"),
+        (lambda: filled(TASKS["joint"])(torch.zeros(2, 3, dtype=torch.long)), "tokens must be a prompt of 10"),
+        (lambda: filled(TASKS["joint"])(torch.zeros(12, dtype=torch.long)), r"tokens must be ids \[batch pos\], got"),
+        (
+            lambda: chain_accuracy(filled(TASKS["counting"], 3), TASKS["counting"].contexts(5, seed=0), without=(4,)),
+            "without must be at most 3",
+        ),
+    ],
+)  # fmt: skip
+def test_what_has_no_meaning_is_refused_by_name(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
