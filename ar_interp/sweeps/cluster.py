@@ -14,7 +14,10 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import RLock
 from typing import Any
+
+from tqdm import tqdm
 
 from ar_interp.sweeps.plan import Shard
 from ar_interp.sweeps.shards import Outcome, Table, trained
@@ -59,7 +62,7 @@ def on_dask(shards: Sequence[Shard], *, jobs: int, scheduler: str | None) -> Ite
         address = scheduler
         if scheduler is None:
             quiet = {"silence_logs": logging.CRITICAL, **LOOPBACK}
-            cluster = distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, processes=True, **quiet)
+            cluster: Any = distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, processes=True, **quiet)
             address = stack.enter_context(cluster).scheduler_address
         while left:
             before = len(left)
@@ -115,6 +118,7 @@ def _trained(text: str, expected: dict[str, str]) -> Table:
     """`trained` on a worker, which may have come after the others; it takes the GPU of its own number."""
     from distributed import get_worker
 
+    tqdm.set_lock(RLock())  # its own lock is a semaphore of the system, which outlives a process that is ended
     worker = get_worker()
     _check_versions(worker.address, versions(), expected)
     number = re.search(r"\d+$", str(worker.name))
