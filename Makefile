@@ -60,3 +60,4 @@ bench: setup  ## the measured tables of the README that are not claims
 
 chaos: setup  ## writers and trainings are killed at random: nothing may be lost, no bit change (5 minutes)
 	$(BIN)/python tests/chaos.py
+	$(BIN)/python tests/chaos_sweeps.py

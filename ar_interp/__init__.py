@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from ar_interp.setting import setting_of as setting_of
     from ar_interp.studies import verify as verify
     from ar_interp.sweeps.columns import Column as Column
+    from ar_interp.sweeps.landscape import landscape as landscape
     from ar_interp.sweeps.run import SweepError as SweepError
     from ar_interp.sweeps.run import sweep as sweep
     from ar_interp.training.config import TrainConfig as TrainConfig

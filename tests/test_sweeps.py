@@ -10,6 +10,8 @@ from multiprocessing import active_children
 import numpy as np
 import pandas as pd
 import pytest
+from oracles import check_titles, plain
+from scipy.stats import binomtest
 
 import ar_interp as ari
 from ar_interp import _writing, cli
@@ -312,3 +314,33 @@ def test_files_from_anybody_are_refused_in_a_line(content, said, tmp_path, capsy
 def test_arguments_that_exclude_each_other(tmp_path):
     with pytest.raises(ValueError, match="jobs and scheduler exclude each other"):
         ari.sweep(SMALL, tmp_path, jobs=2, scheduler="tcp://127.0.0.1:1")
+
+
+def test_a_landscape_counts_the_seeds_at_the_minimum_beside_independent_heads():
+    losses = {1: [2.0, 2.005, 2.5, np.nan], 2: [0.0, 0.4, 0.4, 0.4], 3: [0.0, 0.0, 0.0, 0.3], 4: [0.0] * 4}
+    rows = pd.DataFrame(
+        {"dim": 4, "n_heads": h, "init_scale": 0.1, "seed": seed, "loss": loss, "ratio": 5 * loss}
+        for h, each in losses.items()
+        for seed, loss in enumerate(each)
+    ).assign(minimum=[2.0] * 4 + [0.0] * 12)
+    found = ari.landscape(rows)
+    assert found["share"].tolist() == [0.5, 0.25, 0.75, 1.0]
+    assert found["independent"].tolist() == [0.5, 0.25, 0.125, 0.0625]
+    assert found["runaway"].tolist() == [0.75, 0.75, 0.25, 0.0]
+    interval = binomtest(2, 4).proportion_ci(method="wilson")
+    assert (found["low"][0], found["high"][0]) == (interval.low, interval.high)
+    assert found["independent_high"][1] == interval.high**2
+    figures = {
+        name: getattr(ari.figures, name)(found) for name in ("share_by_heads", "runaway_by_heads", "share_by_scale")
+    }
+    check_titles(figures)
+    titles = {name: plain(figure.layout.title.text) for name, figure in figures.items()}
+    assert "at least 1 of the seeds reach the minimum, with fewer down to 0.25" in titles["share_by_heads"]
+    assert "up to 0.25 of the seeds run away, elsewhere at most 0.75" in titles["runaway_by_heads"]
+    curve, independent = figures["share_by_heads"].data[:2]
+    assert (curve.x, curve.y) == ((0.25, 0.5, 0.75, 1.0), (0.5, 0.25, 0.75, 1.0))
+    assert independent.y == (0.25,)
+    with pytest.raises(ValueError, match=r"rows must be those of ari\.sweep, they have no column 'loss'"):
+        ari.landscape(pd.DataFrame({"seed": [1]}))
+    with pytest.raises(ValueError, match="rows have no minimum"):
+        ari.landscape(rows.assign(minimum=None))

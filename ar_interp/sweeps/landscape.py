@@ -1,0 +1,57 @@
+"""`landscape`: the rows of a sweep, counted: which share of the seeds of every point reached the minimum."""
+
+from typing import Any
+
+import pandas as pd
+from scipy.stats import binomtest
+
+REACHED = 0.01  # above the minimum
+RUNAWAY = 1.0  # p_{T-1} / p_T of a model that is on its way to kappa = -1, where it is infinite
+
+
+def landscape(rows: pd.DataFrame) -> pd.DataFrame:
+    """The share of seeds at the minimum for every point of a sweep, with its 95 % Wilson interval.
+
+    Args:
+        rows: of `ari.sweep`.
+    Returns:
+        A row for each point: the axes, `n` seeds, `share` of those whose loss is within .01 of the minimum, `low` and
+        `high`; where the sweep has them, `independent`, the share of one head to the power of the number of heads,
+        which heads that are trapped independently would have, and `runaway`, the share with p_{T-1} / p_T > 1, each
+        with its `_low` and `_high`.
+    Raises:
+        ValueError: no point has a minimum in theory, or the rows are not those of a sweep.
+    """
+    missing = {"seed", "loss", "minimum"} - set(rows)
+    if missing:
+        raise ValueError(f"rows must be those of ari.sweep, they have no column {min(missing)!r}.")
+    known: Any = rows[rows["minimum"].notna()]
+    if known.empty:
+        raise ValueError("rows have no minimum: theory says of no point of the sweep what its smallest loss is.")
+    axes = list(rows)[: list(rows).index("seed")]
+    found: list[dict[str, Any]] = []
+    for values, each in known.groupby(axes, sort=False):
+        point = dict(zip(axes, values if isinstance(values, tuple) else (values,), strict=True))
+        reached = int((each["loss"] < each["minimum"] + REACHED).to_numpy().sum())
+        row = {**point, "n": len(each), **_share("", reached, len(each))}
+        if "ratio" in rows:
+            row |= _share("runaway", int((each["ratio"] > RUNAWAY).to_numpy().sum()), len(each))
+        found.append(row)
+    table = pd.DataFrame(found)
+    return _beside_independent(table, axes) if "n_heads" in axes else table
+
+
+def _share(name: str, count: int, n: int) -> dict[str, float]:
+    interval = binomtest(count, n).proportion_ci(method="wilson")
+    prefix = f"{name}_" if name else ""
+    return {name or "share": count / n, f"{prefix}low": interval.low, f"{prefix}high": interval.high}
+
+
+def _beside_independent(table: Any, axes: list[str]) -> pd.DataFrame:
+    others = [axis for axis in axes if axis != "n_heads"]
+    one = table.loc[table["n_heads"] == 1, [*others, "share", "low", "high"]]
+    names = {"share": "independent", "low": "independent_low", "high": "independent_high"}
+    table = table.merge(one.rename(columns=names), on=others, how="left")
+    for name in names.values():
+        table[name] = table[name] ** table["n_heads"]
+    return table
