@@ -154,7 +154,7 @@ _TABLE: dict[str, tuple[Any, ...]] = {
     "noisy keys": (1e-4, "as for kappa: descent on the exact loss leaves the weights the root of its rounding or less"),
     "mixing": (1e-4, "as for kappa, of a number of .01"),
     "penalty": (1e-6, "two exact losses; the smaller is subtracted"),
-    "Bayes": (0.1, "the bound is of leading order, 3 % off at T = 20; the rest is sampling of 256 contexts"),
+    "Bayes": (0.2, "the bound is of leading order, some per cent off at T = 20; the rest is sampling of 256 contexts"),
     "not Bayes": (0.0, "a bound, half again the least error, of what is several times that"),
     "the line": (0.0, "a bound that holds of all that multiply the newest token"),
     "figure": (0.0004, "a unit in the last but one digit of the figures, and 1 % of the smallest"),

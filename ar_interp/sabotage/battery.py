@@ -15,6 +15,7 @@ from ar_interp.sabotage.general import GENERAL
 from ar_interp.sabotage.hidden import HIDDEN
 from ar_interp.sabotage.innocent import INNOCENT
 from ar_interp.sabotage.mechanism import MECHANISM
+from ar_interp.sabotage.noise import NOISE
 from ar_interp.sabotage.runs import RUNS
 from ar_interp.sabotage.stacks import STACKS
 from ar_interp.studies import verify
@@ -25,6 +26,7 @@ PARTS: dict[str, dict[str, Sabotage]] = {
     "general models": GENERAL,
     "mechanism": MECHANISM,
     "stacks": STACKS,
+    "noise": NOISE,
     "runs": RUNS,
     "emergence": EMERGENCE,
     "deceptions": DECEPTIONS,

@@ -177,8 +177,8 @@ class NoisyHeads(_Noisy):
         P = torch.zeros(n_ctx, n_ctx, dtype=torch.float64, device="cpu")
         for T in range(2, n_ctx + 1):
             P[T - 2, :T] = torch.from_numpy(self.keys(T).p)
-        A, B = factor_heads(C, n_heads=dim)
-        config = ModelConfig.diagonal(dim=dim, n_heads=dim, n_ctx=n_ctx)
+        A, B = factor_heads(C, n_heads=self.config.n_heads)
+        config = ModelConfig.diagonal(dim=dim, n_heads=self.config.n_heads, n_ctx=n_ctx)
         ideal = config.build(self.process, device=model.W_Q.device)
         ideal.load_state_dict({HEAD_A: A, HEAD_B: B, POSITIONAL_P: P})
         return ideal.requires_grad_(False)

@@ -23,6 +23,7 @@ from ar_interp.studies import (
     general_models,
     gradient_step,
     head_count,
+    noise,
     outside,
     unfinished_descent,
 )
@@ -57,6 +58,7 @@ STUDIES: tuple[Study, ...] = (
     first_token.STUDY,
     emergence.STUDY,
     general_models.STUDY,
+    noise.STUDY,
     outside.STUDY,
     any_model.STUDY,
 )
