@@ -144,7 +144,7 @@ def test_readability_is_void_with_as_many_heads_as_coordinates():
 
 
 @given(seed=st.integers(0, 10**6), name=st.sampled_from(list(HEALTHY)))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 def test_the_gauge_changes_no_verdict(seed, name):
     model = HEALTHY[name]()
     generator = torch.Generator().manual_seed(seed)
@@ -205,10 +205,10 @@ def test_a_model_with_every_pair_trapped_is_measured_all_the_same():
 
 
 @pytest.mark.parametrize("process", [ari.CommutingUnitary(4), ari.CommutingOrthogonal(4)], ids=lambda p: p.kind)
-@pytest.mark.parametrize("n_heads", [1, 2, 4, 5])
+@pytest.mark.parametrize("n_heads", [1, 4, 5])
 def test_weights_that_are_zero_are_measured_all_the_same(process, n_heads):
     zeros = [torch.zeros(n_heads, 4), torch.zeros(n_heads, 4), torch.zeros(3, 3)]
-    claims = verify(HookedARTransformer.from_diagonal(*zeros, process=process))
+    claims = verify(HookedARTransformer.from_diagonal(*zeros, process=process), n=8)
     assert claims["loss/minimum"].verdict == "fails"
     json.loads(claims.to_json())
 
