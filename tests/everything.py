@@ -53,26 +53,26 @@ def contexts_of(kind: str, device: str = "cpu", dtype: torch.dtype = torch.float
     return [process.contexts(N, LENGTH, seed=seed, device=device, dtype=dtype) for seed in (0, 1)]
 
 
-def probes(model: Any, a: Any, b: Any) -> dict[str, Call]:
-    """Every probe, also those that refuse such a model."""
+def probes(model: Any, a: Any, b: Any, **options: Any) -> dict[str, Call]:
+    """Every probe, also those that refuse such a model; with options of those that work on contexts."""
     hook, tokens = f"blocks.{model.config.n_layers - 1}.hook_attn_out", a.inputs
     found: dict[str, Call] = {
         f"{probe.__name__}": lambda probe=probe: probe(model)
         for probe in (ari.head_orthogonality, ari.positional_structure, augmented_blocks)
     }
     found |= {
-        f"{probe.__name__}": lambda probe=probe: probe(model, a)
+        f"{probe.__name__}": lambda probe=probe: probe(model, a, **options)
         for probe in (
             ari.recover_context, ari.identify_algorithm, ari.path_contributions, ari.replace_last_token, ari.scrub,
             equivalent_steps_of, ari.ablate_layers,
         )
     }  # fmt: skip
     found |= {
-        f"{probe.__name__}": lambda probe=probe: probe(model, tokens)
+        f"{probe.__name__}": lambda probe=probe: probe(model, tokens, **options)
         for probe in (query_jacobian, value_jacobian, full_jacobian, exact_circuit)
     }
     found |= {
-        f"{probe.__name__}, {method}": lambda probe=probe, method=method: probe(model, a, method=method)
+        f"{probe.__name__}, {method}": lambda probe=probe, method=method: probe(model, a, method=method, **options)
         for probe in (ari.ablate_heads, ari.ablate_positions)
         for method in ("zero", "mean", "resample")
     }
@@ -81,16 +81,16 @@ def probes(model: Any, a: Any, b: Any) -> dict[str, Call]:
         along = {0: model, 1: model.untrained(2)}
         found["structure_along"] = lambda: ari.structure_along(along, model.process)
     return found | {
-        "recover_context, full": lambda: ari.recover_context(model, a, kind="full"),
-        "scrub by keys": lambda: ari.scrub(model, a, [0, 1]),
-        "swap_context": lambda: ari.swap_context(model, a, b),
-        "swap_context, keys and values": lambda: ari.swap_context(model, a, b, what="keys and values"),
+        "recover_context, full": lambda: ari.recover_context(model, a, kind="full", **options),
+        "scrub by keys": lambda: ari.scrub(model, a, [0, 1], **options),
+        "swap_context": lambda: ari.swap_context(model, a, b, **options),
+        "swap_context, keys and values": lambda: ari.swap_context(model, a, b, what="keys and values", **options),
         "circuits": lambda: ari.circuits(model, n_untrained=2),
         "function_deviation": lambda: function_deviation(model, contexts=tokens),
-        "outside_errors": lambda: ari.outside_errors(model, n=16),
-        "probe_activations": lambda: ari.probe_activations(model, a, hooks=[hook], positions=[LENGTH]),
-        "data_efficiency": lambda: ari.data_efficiency(model, a, hook=hook),
-        **{f"edit {edit}": lambda edit=edit: ari.edit_losses(model, edit, [0.5], n=16) for edit in edits},
+        "outside_errors": lambda: ari.outside_errors(model, n=16, **options),
+        "probe_activations": lambda: ari.probe_activations(model, a, hooks=[hook], positions=[LENGTH], **options),
+        "data_efficiency": lambda: ari.data_efficiency(model, a, hook=hook, **options),
+        **{f"edit {edit}": lambda edit=edit: ari.edit_losses(model, edit, [0.5], n=16, **options) for edit in edits},
         "run_with_cache": lambda: dict(model.run_with_cache(tokens)[1].items()),
         **{
             f"estimator {estimator.__class__.__name__}": lambda estimator=estimator: estimator.estimate(a.pairs())

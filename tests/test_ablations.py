@@ -126,19 +126,16 @@ def naive(model, sequences, hook, places, method, seed):
     return torch.stack(losses).double()
 
 
-SMALL = 4500  # elements: some components and few sequences at a time
-CASES = [(name, ablations.BUDGET) for name in MODELS] + [
-    (name, SMALL) for name in ("diagonal", "plain", "foreign, deep")
-]
+FEW = 7  # sequences at a time: some components of few sequences
+CASES = [(name, None) for name in MODELS] + [(name, FEW) for name in ("diagonal", "plain", "foreign, deep")]
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("name", "budget"), CASES)
-def test_heads_are_those_removed_one_by_one(name, method, budget, monkeypatch):
-    monkeypatch.setattr(ablations, "BUDGET", budget)
+@pytest.mark.parametrize(("name", "batch_size"), CASES)
+def test_heads_are_those_removed_one_by_one(name, method, batch_size):
     model = MODELS[name]()
     sequences = sequences_for(model, 5)
-    result = ablate_heads(model, sequences, method=method, seed=3)
+    result = ablate_heads(model, sequences, method=method, seed=3, batch_size=batch_size)
     table = result.to_frame()
     hook = "attn.hook_result" if isinstance(model, ari.HookedARTransformer) else "attn.hook_z"
     losses = naive(model, sequences, hook, table[["layer", "head"]].to_numpy().tolist(), method, seed=3)
@@ -154,13 +151,12 @@ def test_heads_are_those_removed_one_by_one(name, method, budget, monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("name", "budget"), CASES)
-def test_positions_are_those_cut_one_by_one(name, method, budget, monkeypatch):
-    monkeypatch.setattr(ablations, "BUDGET", budget)
+@pytest.mark.parametrize(("name", "batch_size"), CASES)
+def test_positions_are_those_cut_one_by_one(name, method, batch_size):
     model = MODELS[name]()
     sequences = sequences_for(model, 4)
     for layer in {0, len(model.blocks) - 1}:
-        result = ablate_positions(model, sequences, method=method, layer=layer, seed=8)
+        result = ablate_positions(model, sequences, method=method, layer=layer, seed=8, batch_size=batch_size)
         table = result.to_frame()
         assert table["offset"].tolist() == list(range(sequences.tokens.shape[1] - 1))
         losses = naive(
@@ -219,14 +215,6 @@ def test_the_eleventh_layer_is_the_last():
     assert table["layer"].tolist() == list(range(11))
     losses = naive(model, sequences, "attn.hook_result", table[["layer", "head"]].to_numpy().tolist(), "zero", seed=0)
     np.testing.assert_allclose(table["loss"], losses.mean(1), rtol=1e-9)
-
-
-def test_one_element_is_budget_enough(monkeypatch):
-    model = random(ari.CommutingUnitary(D))
-    sequences = sequences_for(model, 2)
-    expected = ablate_heads(model, sequences).to_frame()
-    monkeypatch.setattr(ablations, "BUDGET", 1)
-    np.testing.assert_allclose(ablate_heads(model, sequences).to_frame()["cost"], expected["cost"], rtol=1e-9)
 
 
 def test_some_layers_and_some_offsets():

@@ -129,7 +129,7 @@ def test_the_numbers_are_those_of_a_naive_loop():
     drawn = found.by_position[found.by_position["estimator"] == "model, layer 1"]
     assert drawn["T"].tolist() == list(range(2, LENGTH + 1))
     np.testing.assert_allclose(drawn["error"], squares.mean(0))
-    np.testing.assert_allclose(drawn["high"], np.quantile(squares, 0.9, axis=0))
+    np.testing.assert_allclose(drawn["error_high"], np.quantile(squares, 0.9, axis=0))
 
 
 def test_diagonal_heads_are_compared_too():

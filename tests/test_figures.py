@@ -170,11 +170,11 @@ def test_titles_are_one_line_or_two_that_fit_half_a_page(results, setting):
 def test_algorithm_figures_draw_the_identification(general):
     found = general["deep"].identification
     figures = general["deep"].figures
-    drawn = trace(figures["error_by_position"], "model, layer 2")
+    drawn = trace(figures["error_by_position"], "layer 2")
     rows = found.by_position[found.by_position["estimator"] == "model, layer 2"]
     assert list(drawn.y) == list(rows["error"])
     assert list(drawn.x) == list(rows["T"])
-    assert {"OLS", "zero", "4 steps per pair"} < {line.name for line in figures["error_by_position"].data}
+    assert {"OLS", "zero", "4 steps / pair"} < {line.name for line in figures["error_by_position"].data}
     match = trace(figures["algorithm_match"], "distance of predictions")
     rows = found.matches[found.matches["layer"] == 2].set_index("estimator")
     assert list(match.x) == [rows.loc[name, "distance"] for name in match.y]
@@ -186,9 +186,27 @@ def test_algorithm_figures_draw_the_identification(general):
     assert list(steps.x) == [0, 1, 2]
 
 
-def test_an_estimator_that_was_not_measured_cannot_be_drawn(general):
-    with pytest.raises(ValueError, match="estimators has 'magic', which was not measured: model, layer 0"):
-        ari.figures.error_by_position(general["plain"].identification, estimators=["magic"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"estimators": ["magic"]}, "estimators must be some of 'model, layer 0', .*, got 'magic'"),
+        ({"layers": [9]}, "layers must be at most 0, got 9"),
+        ({"band": "foo"}, "band must be one of 'ci95', 'quantile', got 'foo'"),
+    ],
+)
+def test_what_was_not_measured_cannot_be_drawn(options, message, general):
+    with pytest.raises(ValueError, match=message):
+        ari.figures.error_by_position(general["plain"].identification, **options)
+
+
+def test_layers_estimators_and_bands_are_chosen(general):
+    found = general["deep"].identification
+    figure = ari.figures.error_by_position(found, layers=[0, 2], estimators=["OLS"], band="ci95")
+    assert {line.name for line in figure.data if line.name} == {"layer 0", "layer 2", "OLS"}
+    rows = found.by_position[found.by_position["estimator"] == "OLS"]
+    upper = next(line for line in figure.data if line.legendgroup == "OLS")
+    np.testing.assert_allclose(upper.y, (rows["error"] + 1.96 * rows["error_se"]).clip(1e-32))
+    assert "95 % intervals of the means; what is below 1e-32 is drawn there" in plain(figure.layout.title.subtitle.text)
 
 
 def test_real_sequences_are_drawn_as_real_numbers(general):
@@ -205,12 +223,12 @@ def test_real_sequences_are_drawn_as_real_numbers(general):
 
 def test_context_error_draws_the_errors_of_every_estimator(results):
     recovered = results["unitary"].recovered
-    figure = ari.figures.context_error(recovered, results["unitary"].setting)
+    figure = ari.figures.context_error(recovered, results["unitary"].setting, band="quantile")
     for name, rows in recovered.errors.groupby("estimator"):
-        line = trace(figure, name)
+        line = trace(figure, "1 step" if name == "one gradient step" else name)
         assert list(line.x) == list(rows["T"])
         assert list(line.y) == list(rows["context_error"])
-        assert list(line.error_y.array) == list(rows["context_error_se"])
+        np.testing.assert_allclose(line.error_y.array, rows["context_error_high"] - rows["context_error"])
     assert figure.layout.yaxis.type == "log"
 
 

@@ -8,6 +8,7 @@ import ar_interp as ari
 from ar_interp import estimators
 from ar_interp.models import attention
 from ar_interp.models.attention import Attention
+from ar_interp.probes import swap
 
 HAAR, UNITARY = ari.HaarOrthogonal(3), ari.CommutingUnitary(3)
 T = 2 * attention.CHUNK + 7
@@ -92,3 +93,17 @@ def test_least_squares_by_chunks_are_those_of_all_pairs(process, monkeypatch):
     found = estimators.OLS().estimate(pairs)
     monkeypatch.setattr(estimators, "SHORT", 1000)
     assert_close(found, estimators.OLS().estimate(pairs), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear/keys", "linear"])
+def test_the_swap_at_one_position_of_a_long_context_is_that_of_a_short_one(kind, monkeypatch):
+    model, (source, target) = model_of(HAAR, attention=kind), [HAAR.contexts(3, 40, seed=seed) for seed in (0, 1)]
+    options = {"positions": [17, 40], "layers": [1], "batch_size": 2}
+    expected = ari.swap_context(model, source, target, **options).by_position
+    for module in (attention, swap):
+        monkeypatch.setattr(module, "LONG", 2)
+    sizes = []
+    with model.hooks([("blocks.1.attn.hook_kv_state", lambda value, hook: sizes.append(value.shape[1]))]):
+        found = ari.swap_context(model, source, target, **options).by_position
+    assert_close(found.iloc[:, 1:].to_numpy(), expected.iloc[:, 1:].to_numpy(), rtol=1e-9, atol=1e-11, equal_nan=True)
+    assert set(sizes) == {2}

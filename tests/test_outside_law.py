@@ -10,7 +10,7 @@ import ar_interp as ari
 from ar_interp import seeds
 from ar_interp.claims import subject_of
 from ar_interp.models.config import ModelConfig
-from ar_interp.probes.outside import AS_TRAINED, Condition, conditions, counted, lengthened, no_longer, outside_errors
+from ar_interp.probes.outside import AS_TRAINED, Condition, conditions, counted, no_longer, outside_errors
 from ar_interp.studies import outside
 from ar_interp.theory import kappa_family, projector_family
 
@@ -153,7 +153,18 @@ class TestProbe:
         predicted = [ari.theory.step_error(dim=3, length=T, step_size=0.2) for T in range(N_CTX + 1, 2 * N_CTX + 1)]
         assert abs(rows["error"].item() - np.mean(predicted) / 3) < 4 * rows["error_se"].item()
         tokens = ari.CommutingUnitary(3).contexts(4, N_CTX, seed=0).inputs
-        assert torch.equal(lengthened(model, 9)(tokens), model(tokens))
+        longer = model.lengthened(9)
+        assert torch.equal(longer(tokens), model(tokens))
+        assert (longer.config.n_ctx, longer.cfg.n_ctx, model.config.n_ctx) == (9, 9, N_CTX)
+        with pytest.raises(ValueError, match=rf"n_ctx = {N_CTX} positions, got 9. .* model.lengthened\(9\)"):
+            model(ari.CommutingUnitary(3).contexts(4, 9, seed=0).inputs)
+        with pytest.raises(ValueError, match=f"n_ctx must be at least {N_CTX}, got 1"):
+            model.lengthened(1)
+
+    def test_a_model_with_positions_takes_no_longer_contexts(self):
+        model = ari.HookedARTransformer(ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=N_CTX))
+        with pytest.raises(ValueError, match=f"got 99: its multiplicative encoding ends at T = {N_CTX}. Train"):
+            model.lengthened(99)
 
     def test_the_ideal_of_few_heads_carries_what_the_model_carries(self):
         model = diagonal("unitary", rank=2)
@@ -238,7 +249,7 @@ class TestClaims:
                 continue
             known += 1
             contexts = condition.contexts(process, 8000, N_CTX, seed=seeds.OUTSIDE)
-            model = lengthened(ideal, 2 * N_CTX) if condition.longer > 1 else ideal
+            model = ideal.lengthened(2 * N_CTX) if condition.longer > 1 else ideal
             found = counted(contexts, model(contexts.inputs), condition, N_CTX)[0]
             assert abs(found.mean() - expected) < 4 * found.std() / 8000**0.5 + 1e-12
         assert known

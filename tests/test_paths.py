@@ -10,7 +10,6 @@ from torch.testing import assert_close
 from zoo import augmented, foreign_and_ours, one_gradient_step, scalar_layer
 
 import ar_interp as ari
-from ar_interp.models.opened import as_model
 from ar_interp.probes import paths as module
 from ar_interp.probes.paths import CURRENT, GRADIENT_STEP, PATHS, PREVIOUS, READ_OUT, SECOND_PATH, Path
 from ar_interp.probes.paths import path_contributions as measure
@@ -182,12 +181,10 @@ def test_conjugate_pairs_use_the_second_path():
     assert result[SECOND_PATH]["toward_target"] < 0
 
 
-def test_the_size_of_chunks_changes_nothing(monkeypatch):
+def test_the_size_of_batches_changes_nothing():
     model, sequences = augmented(n_heads=2, n_layers=2), HAAR.sample(3, 9, seed=1)
     whole = measure(model, sequences, layer=1)
-    monkeypatch.setattr(module, "BUDGET", 2 * 2 * 27 * 64)
-    assert module.chunk_size(as_model(model), sequences, 27) == 2
-    parts = measure(model, sequences, layer=1)
+    parts = measure(model, sequences, layer=1, batch_size=2)
     assert_close(parts.written, whole.written)
     numbers = [frame.drop(columns=["query", "key", "value", "path"]) for frame in (parts.table, whole.table)]
     np.testing.assert_allclose(*numbers)

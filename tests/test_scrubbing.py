@@ -354,14 +354,13 @@ def test_standard_errors_are_the_spread_over_samples():
 def test_chunks_and_seeds(monkeypatch):
     model, sequences = augmented(n_layers=2), HAAR.sample(7, 6, seed=1)
 
-    def table(seed: int):
-        return scrub(model, sequences, BOTH, layer=1, seed=seed, n_resamples=2).table
+    def table(seed: int, batch_size: int | None = None):
+        return scrub(model, sequences, BOTH, layer=1, seed=seed, n_resamples=2, batch_size=batch_size).table
 
     whole = table(4)
     assert whole.equals(table(4))
     assert not whole.equals(table(5))
-    monkeypatch.setattr(paths, "BUDGET", 3 * 2 * 25)
-    parts = table(4)
+    parts = table(4, batch_size=3)
     for name in ("loss", "loss_se"):
         np.testing.assert_allclose(parts[name], whole[name])
 

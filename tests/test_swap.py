@@ -251,12 +251,12 @@ def test_layers_and_positions_are_chosen():
     assert set(result.by_position["n"]) == {10}
 
 
-def test_more_sequences_than_fit_at_once(monkeypatch):
+def test_more_sequences_than_meet_each_other(monkeypatch):
     model, sequences = augmented(n_layers=2), pair(HAAR, 10, 6)
     whole = swap_context(model, *sequences).by_position
-    monkeypatch.setattr("ar_interp.probes.swap.CHUNK", 4)
-    parts = swap_context(model, *sequences).by_position
-    for condition in (SWAP, CEILING):  # other sequences are those of the same part
+    monkeypatch.setattr("ar_interp.probes.swap.PAIRED", 4)
+    parts = swap_context(model, *sequences, batch_size=3).by_position
+    for condition in (SWAP, CEILING):  # other sequences are those of the same group
         chosen = whole["condition"] == condition
         for column in ("score", "score_se", "error"):
             np.testing.assert_allclose(parts[column][chosen], whole[column][chosen])
@@ -281,7 +281,9 @@ def test_random_states_have_the_norm_of_the_sources_where_they_are_read(hook):
     shape = {"hook_kv_state": (2, 5, 3, width, width), "hook_pattern": (2, 3, 5, 5)}.get(hook, (2, 5, 3, width))
     value = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     value = value.tril() if hook == "hook_pattern" else value
-    drawn = _random_like(value, f"blocks.0.attn.{hook}", model, torch.arange(5), torch.Generator().manual_seed(0))
+    drawn = _random_like(
+        value, f"blocks.0.attn.{hook}", model, torch.arange(5), lambda name, like: torch.randn_like(like)
+    )
     W_Q, W_O, circuits = model.W_Q[0], model.W_O[0], model.W_V[0] @ model.W_O[0]
     read = {
         "hook_kv_state": lambda x: torch.einsum("hai,bthij,hjc->bthac", W_Q, x, W_O).norm(dim=(-2, -1)),

@@ -353,12 +353,11 @@ def _outside(
 def _longer(checkpoint: ari.Checkpoint) -> Experiment:
     """Contexts twice as long as trained, for one gradient step of a fixed size."""
     from ar_interp import seeds, theory
-    from ar_interp.probes.outside import lengthened
 
     dim, n_ctx = checkpoint.config.dim, checkpoint.config.n_ctx
     size, last = theory.optimal_step_size(dim=dim, max_length=n_ctx), 2 * n_ctx
     contexts = _process(checkpoint).contexts(4 * N_CONTEXTS, last, seed=seeds.OUTSIDE)
-    error, se = _relative(lengthened(checkpoint.model, last), contexts)
+    error, se = _relative(checkpoint.model.lengthened(last), contexts)
     lengths = range(2, last + 1)
     return _experiment(
         "longer",

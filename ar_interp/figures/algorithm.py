@@ -8,7 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb, sample_colorscale, unlabel_rgb
 
+from ar_interp._checks import check_several
 from ar_interp.figures.style import (
+    BANDS,
     BLUE,
     GREEN,
     GREY,
@@ -17,7 +19,10 @@ from ar_interp.figures.style import (
     PURPLE,
     SKY,
     VERMILLION,
+    band_of,
+    chosen_of,
     draw,
+    floor_note,
     number,
     styled,
     whiskers,
@@ -31,15 +36,22 @@ FAINT = 0.12
 LEAST, LEAST_STEPS = 1e-32, 0.1  # a logarithmic axis has no zero
 
 
-def error_by_position(identification: AlgorithmIdentification, *, estimators: Sequence[str] | None = None) -> go.Figure:
+def error_by_position(
+    identification: AlgorithmIdentification,
+    *,
+    estimators: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    band: str = "quantile",
+) -> go.Figure:
     """|prediction - s_{T+1}|^2 against T after each layer and of estimators.
-
-    Bands of the last layer and of the estimators hold the middle 80 % of the sequences.
 
     Args:
         estimators: which to draw; 1, 4 and 16 gradient steps, OLS and zero if left out, as far as they are there.
+        layers: which to draw; all if left out.
+        band: around the last of these layers and the estimators: `quantile`, the middle 80 % of the sequences, or
+            `ci95`, the 95 % interval of the mean.
     Raises:
-        ValueError: an estimator that was not measured.
+        ValueError: an estimator or layer that was not measured, another band.
     """
     drawn = identification.by_position
     there = list(dict.fromkeys(drawn["estimator"]))
@@ -47,22 +59,21 @@ def error_by_position(identification: AlgorithmIdentification, *, estimators: Se
         ending = " per pair" if identification.per_pair else ""
         chosen = [f"{name}{ending}" if "step" in name else name for name in COMPARED]
         estimators = [name for name in chosen if name in there]
-    for name in estimators:
-        if name not in there:
-            raise ValueError(f"estimators has {name!r}, which was not measured: {', '.join(there)}.")
-    n_layers = identification.n_layers
-    shades = sample_colorscale("Blues", np.linspace(1, 0.4, n_layers)) if n_layers > 1 else [BLUE]
-    layers = [f"model, layer {layer}" for layer in range(n_layers)]
-    figure = go.Figure()
-    for name, shade in zip(layers, reversed(shades), strict=True):
-        _curve(figure, drawn, name, {"color": shade, "width": 2.5}, band=name == layers[-1])
+    else:
+        estimators = chosen_of("estimators", estimators, there)
+    asked = check_several("layers", layers, low=0, high=identification.n_layers - 1)
+    names = [f"model, layer {layer}" for layer in asked]
+    shades = sample_colorscale("Blues", np.linspace(1, 0.4, len(asked))) if len(asked) > 1 else [BLUE]
+    figure, lows = go.Figure(), []
+    for name, shade in zip(names, reversed(shades), strict=True):
+        lows += _curve(figure, drawn, name, {"color": shade, "width": 2.5}, band if name == names[-1] else None)
     for i, name in enumerate(estimators):
         colour, dash = LINES[i % len(LINES)]
-        _curve(figure, drawn, name, {"color": colour, "dash": dash})
-    own = drawn["error"].to_numpy()[drawn["estimator"].isin(layers).to_numpy()]
+        lows += _curve(figure, drawn, name, {"color": colour, "dash": dash}, band)
+    own = drawn["error"].to_numpy()[drawn["estimator"].isin(names).to_numpy()]
     lowest = np.floor(np.log10(max(own.min(), LEAST)))
     highest = np.ceil(np.log10(min(max(np.median(own), 1), 1 / LEAST)))
-    last = drawn[drawn["estimator"] == layers[-1]].iloc[-1]
+    last = drawn[drawn["estimator"] == names[-1]].iloc[-1]
     at_end = drawn[(drawn["T"] == last["T"]) & drawn["estimator"].isin(estimators)]
     nearest = ""
     if len(at_end):
@@ -73,7 +84,7 @@ def error_by_position(identification: AlgorithmIdentification, *, estimators: Se
         figure,
         title=f"At T = {last['T']} the model errs by {number(last['error'])}{nearest}",
         expected="Where two curves lie on each other at every T, model and estimator may do the same",
-        measured=f"means over {identification.n} sequences; bands: the middle 80 % of them",
+        measured=f"means over {identification.n} sequences; bands: {BANDS[band]}{floor_note(LEAST, *lows)}",
         x="context length T",
         y={"title_text": "|prediction − s<sub>T+1</sub>|²", "range": [lowest - 1, highest + 1], **LOG},
         wide=True,
@@ -113,7 +124,7 @@ def algorithm_match(identification: AlgorithmIdentification, *, layer: int | Non
     return styled(
         figure,
         title=f"After layer {layer} the nearest predictions are those of {best}, {number(nearest['distance'])} away",
-        measured=f"cosine of the errors {number(nearest['error_similarity'])}",
+        measured=f"cosine of the errors {number(nearest['error_similarity'])}{floor_note(LEAST, rows['distance'])}",
         expected="The algorithm that the model runs is near in predictions, errors and estimates of W alike",
         y={"title_text": "estimator", "dtick": 1},
         height=160 + 20 * len(rows),
@@ -162,15 +173,26 @@ def _of_normalisation(identification: AlgorithmIdentification, name: str) -> boo
     return not is_descent or name.endswith(" per pair") == identification.per_pair
 
 
-def _curve(figure: go.Figure, drawn: pd.DataFrame, name: str, line: dict[str, Any], *, band: bool = True) -> None:
+def _curve(
+    figure: go.Figure, drawn: pd.DataFrame, name: str, line: dict[str, Any], band: str | None
+) -> list[np.ndarray]:
+    """Add the means, and a band around them; what they reach down to."""
     rows = drawn[drawn["estimator"] == name]
     x, group = rows["T"].tolist(), dict[str, Any](legendgroup=name)
-    if band:
+    means = rows["error"].to_numpy()
+    low, high = (means, means) if band is None else band_of(rows, "error", band)
+    if band is not None:
         edges = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip", **group}
         filled = {"fill": "tonexty", "fillcolor": _faint(line["color"])}
-        figure.add_scatter(x=x, y=np.asarray(rows["high"]).clip(LEAST).tolist(), **edges)
-        figure.add_scatter(x=x, y=np.asarray(rows["low"]).clip(LEAST).tolist(), **edges, **filled)
-    draw(figure, x, rows["error"], name, "T = %{x}<br>%{y:.3g}", mode="lines", line=line, **group)
+        figure.add_scatter(x=x, y=high.clip(LEAST).tolist(), **edges)
+        figure.add_scatter(x=x, y=low.clip(LEAST).tolist(), **edges, **filled)
+    draw(figure, x, means.clip(LEAST), _short(name), "T = %{x}<br>%{y:.3g}", mode="lines", line=line, **group)
+    return [low, means]
+
+
+def _short(name: str) -> str:
+    """A name for the legend: `layer 2` of `model, layer 2`, `4 steps / pair` of `4 steps per pair`."""
+    return name.removeprefix("model, ").replace(" per pair", " / pair")
 
 
 def _faint(colour: str) -> str:

@@ -1,6 +1,7 @@
 """Figures of `RecoveredContext`: the estimate of W, its error, and the prediction made with it."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import plotly.graph_objects as go
@@ -10,6 +11,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from ar_interp.figures.style import (
+    BANDS,
     BLACK,
     BLUE,
     GREEN,
@@ -18,6 +20,8 @@ from ar_interp.figures.style import (
     PURPLE,
     ROUNDING,
     VERMILLION,
+    band_of,
+    chosen_of,
     draw,
     heatmap,
     mark,
@@ -26,6 +30,7 @@ from ar_interp.figures.style import (
     rounding,
     styled,
     unit_circle,
+    whiskers,
 )
 from ar_interp.probes.context import RecoveredContext
 from ar_interp.processes import Sequences
@@ -38,6 +43,7 @@ LINES = {
     "one gradient step": (PURPLE, "longdash", "triangle-up-open"),
     "zero": (GREY, "dashdot", "line-ew-open"),
 }
+SHORT_NAMES = {"one gradient step": "1 step"}
 OPEN = {"symbol": "circle-open", "size": 14, "color": BLACK, "line": {"width": 1.5}}
 DOT = {"symbol": "circle", "size": 7, "color": BLUE}
 LEAST = 1e-36  # a logarithmic axis has no zero
@@ -46,17 +52,29 @@ NEAR_ROUNDING = -26  # powers of ten
 CROSS = {"symbol": "x-thin-open", "size": 10, "color": VERMILLION, "line": {"width": 2}}
 
 
-def context_error(recovered: RecoveredContext, setting: Setting) -> go.Figure:
-    """|Ŵ_T - W|_F^2 / d against T: the model beside what a statistician would do with the same context."""
+def context_error(
+    recovered: RecoveredContext, setting: Setting, *, estimators: Iterable[str] | None = None, band: str = "ci95"
+) -> go.Figure:
+    """|Ŵ_T - W|_F^2 / d against T: the model beside what a statistician would do with the same context.
+
+    Args:
+        estimators: to draw beside the model; all that were measured if left out.
+        band: bars at each T: `ci95`, the 95 % interval of the mean, or `quantile`, the middle 80 % of the sequences.
+    Raises:
+        ValueError: an estimator that was not measured, another band.
+    """
     errors = recovered.errors
+    beside = chosen_of("estimators", estimators, [name for name in errors["estimator"] if name != "model"])
     figure = go.Figure()
     for name, (colour, dash, symbol) in LINES.items():
-        rows = errors[errors["estimator"] == name]
-        if rows.empty:
+        if name not in ("model", *beside):
             continue
+        rows = errors[errors["estimator"] == name]
+        mean = rows["context_error"].to_numpy()
+        low, high = band_of(rows, "context_error", band)
         draw(
-            figure, rows["T"], rows["context_error"], name, "T = %{x}<br>%{y:.3g}",
-            error=rows["context_error_se"], mode="lines+markers",
+            figure, rows["T"], mean, SHORT_NAMES.get(name, name), "T = %{x}<br>%{y:.3g}",
+            error=whiskers(high - mean, mean - low), mode="lines+markers",
             line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 7},
         )  # fmt: skip
     own = errors["context_error"].to_numpy()[errors["estimator"].to_numpy() == "model"]
@@ -68,14 +86,14 @@ def context_error(recovered: RecoveredContext, setting: Setting) -> go.Figure:
     last = at_end.loc["model"]
     others = (
         f", one gradient step by {number(at_end.loc['one gradient step', 'context_error'])}"
-        if "one gradient step" in at_end.index
+        if "one gradient step" in beside
         else ""
     )
     return styled(
         figure,
         title=f"At T = {int(last['T'])} the estimate of W errs by {number(last['context_error'])}{others}",
         expected=setting.sentence("context"),
-        measured=f"means over {int(last['n'])} sequences ± one standard error; an error of 0 is not drawn",
+        measured=f"means over {int(last['n'])} sequences; bars: {BANDS[band]}; an error of 0 is not drawn",
         x="context length T",
         y={"title_text": "|Ŵ − W|² / d", "range": [lowest - 1, 1], **LOG},
     )

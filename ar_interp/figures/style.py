@@ -2,12 +2,16 @@
 
 import math
 import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from torch import Tensor
+
+from ar_interp._checks import check_choice
 
 BLACK, BLUE, VERMILLION, GREEN, SKY, ORANGE, PURPLE, GREY = (
     "#000000", "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#8A8A8A",
@@ -21,6 +25,40 @@ SUB, END_SUB = "\ue000", "\ue001"  # private characters
 LOG = {"type": "log", "exponentformat": "power"}  # an axis
 ROUNDING = float(np.finfo(np.float64).eps)
 SMALLEST = float(np.finfo(np.float64).tiny)
+
+
+BANDS = {"ci95": "95 % intervals of the means", "quantile": "the middle 80 % of the sequences"}
+
+
+def band_of(rows: pd.DataFrame, column: str, band: str) -> tuple[np.ndarray, np.ndarray]:
+    """The lower and the upper edge beside a mean over contexts, see `BANDS`.
+
+    Raises:
+        ValueError: another band.
+    """
+    if check_choice("band", band, tuple(BANDS)) == "quantile":
+        return rows[f"{column}_low"].to_numpy(), rows[f"{column}_high"].to_numpy()
+    mean, half = rows[column].to_numpy(), 1.96 * rows[f"{column}_se"].to_numpy()
+    return mean - half, mean + half
+
+
+def chosen_of(name: str, asked: Iterable[str] | None, there: Iterable[str]) -> list[str]:
+    """What is asked for of what is there; all of it for None.
+
+    Raises:
+        ValueError: nothing is, or something that is not there.
+    """
+    there = list(dict.fromkeys(there))
+    chosen = there if asked is None else list(asked)
+    missing = [repr(one) for one in chosen if one not in there]
+    if missing or not chosen:
+        raise ValueError(f"{name} must be some of {', '.join(map(repr, there))}, got {', '.join(missing) or 'none'}.")
+    return chosen
+
+
+def floor_note(floor: float, *values: Any) -> str:
+    """A clause on what a logarithmic axis would not show; empty where there is nothing below the floor."""
+    return f"; what is below {floor:g} is drawn there" if any((np.asarray(v) < floor).any() for v in values) else ""
 
 
 def styled(

@@ -3,10 +3,13 @@
 Rows of `hook_attn_scores` and `hook_pattern` are destinations: with query_lag = 1 row t is asked by token t - 1.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float, Inexact
+from jaxtyping import Float, Inexact, Integer
 from torch import Tensor, nn
 
 from ar_interp.models.attention_types import AttentionType, LinearAttention
@@ -19,6 +22,7 @@ PerHead = Inexact[Tensor, "batch pos head d_head"]
 
 CHUNK = 128  # positions of a long context whose scores are made at a time
 WEIGHING = ("multiplicative", "softmax")  # positional encodings that weigh every key
+_STATES_AT: ContextVar[Tensor | None] = ContextVar("states_at", default=None)
 LONG = 512  # from here on linear attention without a hook on its scores goes by chunks
 
 
@@ -127,11 +131,14 @@ class Attention(Part):
         share = self._share(k.shape[1], k.real.dtype)
         z = causal_sums(asked, k, v)
         z = z if share is None else z * share[:, :, None]
-        if self.hook_kv_state.has_hooks():
+        if not self.hook_kv_state.has_hooks():
+            return z
+        at = _STATES_AT.get()
+        if at is None:
             state = torch.einsum("bthi,bthj->bthij", k, v).cumsum(1)
-            state = state if share is None else state * share[:, :, None, None]
-            z = z + self._edited(asked, state)
-        return z
+        else:
+            state, share = _sums_at(at, k, v), share if share is None else share[at]
+        return self._edited(z, asked, state if share is None else state * share[:, :, None, None])
 
     def _by_scores(self, asked: PerHead, k: PerHead, v: PerHead, positions: Tensor | None) -> PerHead:
         """z by the pattern [batch head query key]."""
@@ -149,7 +156,7 @@ class Attention(Part):
         pattern = self.hook_pattern(pattern)
         z = torch.einsum("bhts,bshj->bthj", pattern, v)
         if self.attention_type.linear and self.hook_kv_state.has_hooks():
-            z = z + self._edited(asked, self._states(k, v, weights))
+            return self._edited(z, asked, self._states(k, v, weights))
         return z
 
     def _check_pattern(self, size: int) -> None:
@@ -196,15 +203,41 @@ class Attention(Part):
     def _states(
         self, k: PerHead, v: PerHead, weights: Tensor | None
     ) -> Inexact[Tensor, "batch pos head d_head d_head"]:
-        """sum_t' w(t, t') k(t') v(t')^T for every destination t."""
+        """sum_t' w(t, t') k(t') v(t')^T for every destination t, or for those of `states_at`."""
         pos = k.shape[1]
         weights = k.new_ones(pos, pos).tril() if weights is None else weights.tril()
+        at = _STATES_AT.get()
         per_head = weights.to(k.dtype).expand(k.shape[2], pos, pos)
+        per_head = per_head if at is None else per_head[:, at]
         return torch.einsum("hts,bshi,bshj->bthij", per_head, k, v)
 
-    def _edited(self, asked: PerHead, state: Tensor) -> PerHead:
-        """The change of z = query times state by a hook on the state."""
-        return torch.einsum("bthi,bthij->bthj", asked, self.hook_kv_state(state) - state)
+    def _edited(self, z: PerHead, asked: PerHead, state: Tensor) -> PerHead:
+        """z = query times state, as a hook on the state changes it."""
+        at = _STATES_AT.get()
+        asked = asked if at is None else asked[:, at]
+        change = torch.einsum("bthi,bthij->bthj", asked, self.hook_kv_state(state) - state)
+        return z + change if at is None else z.index_add(1, at, change)
+
+
+@contextmanager
+def states_at(positions: Integer[Tensor, "asked"]) -> Iterator[None]:
+    """`hook_kv_state` shows and changes the states at these positions alone, ascending, in this thread: of a long
+    context there is no room for all."""
+    token = _STATES_AT.set(positions)
+    try:
+        yield
+    finally:
+        _STATES_AT.reset(token)
+
+
+def _sums_at(at: Integer[Tensor, "asked"], k: PerHead, v: PerHead) -> Inexact[Tensor, "batch asked head d_head d_head"]:
+    """sum_{t' <= t} k(t') v(t')^T for some t."""
+    start, sums = 0, []
+    for end in (at + 1).tolist():
+        added = torch.einsum("bshi,bshj->bhij", k[:, start:end], v[:, start:end])
+        sums.append(sums[-1] + added if sums else added)
+        start = end
+    return torch.stack(sums, dim=1)
 
 
 def causal_sums(asked: PerHead, k: PerHead, v: PerHead) -> PerHead:

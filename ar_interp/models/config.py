@@ -270,6 +270,11 @@ class ModelConfig(Config):
         return not (self.biases or self.layer_norm or self.d_mlp or self.unembed)
 
     @property
+    def no_longer(self) -> str:
+        """Why contexts cannot be longer than n_ctx, empty where they can: weights of positions end there."""
+        return "" if self.positional == "none" else f"its {self.positional} encoding ends at T = {self.n_ctx}"
+
+    @property
     def needs_real_tokens(self) -> bool:
         """Something in it has no complex version."""
         return self.layer_norm or self.d_mlp > 0 or not self.linear or self.positional == "softmax"

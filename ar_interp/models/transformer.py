@@ -4,6 +4,7 @@ import difflib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from html import escape
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformer_lens import FactoredMatrix, HookedRootModule
 from transformer_lens.config import TransformerLensConfig
 
-from ar_interp._checks import as_real_array
+from ar_interp._checks import as_real_array, check_integer
 from ar_interp._moods import calm
 from ar_interp.models.attention import Part, attention_of
 from ar_interp.models.cache import ARCache
@@ -235,6 +236,25 @@ class HookedARTransformer(HookedRootModule):
         device = next(self.parameters()).device
         return HookedARTransformer(config, process=self.process, seed=seed, device=device)
 
+    def lengthened(self, n_ctx: int) -> "HookedARTransformer":
+        """A copy with the same weights that takes contexts of up to n_ctx tokens: does the model generalise in length?
+
+        Args:
+            n_ctx: at least the model's own.
+        Raises:
+            ValueError: a smaller n_ctx; a model with positional weights, which end at its own n_ctx.
+        """
+        check_integer("n_ctx", n_ctx, low=self.config.n_ctx)
+        if self.config.no_longer and n_ctx > self.config.n_ctx:
+            raise ValueError(
+                f"n_ctx must be {self.config.n_ctx}, got {n_ctx}: {self.config.no_longer}. Train a model with a larger "
+                "n_ctx, or one with positional='none'."
+            )
+        longer = deepcopy(self)
+        longer.config = replace(self.config, n_ctx=n_ctx)
+        longer.cfg.n_ctx = n_ctx
+        return longer
+
     def forward(
         self, tokens: Inexact[Tensor, "batch pos dim"] | Integer[Tensor, "batch pos"]
     ) -> Inexact[Tensor, "batch pos dim"]:
@@ -291,9 +311,12 @@ class HookedARTransformer(HookedRootModule):
         if tokens.ndim != 3 or tokens.shape[-1] != config.dim:
             raise ValueError(f"tokens must have shape [batch pos {config.dim}], got {list(tokens.shape)}.")
         if not 1 <= tokens.shape[1] <= config.n_ctx:
+            longer = f"train one with more: {config.no_longer}"
+            if not config.no_longer:
+                longer = f"take a copy that allows more: model.lengthened({tokens.shape[1]})"
             raise ValueError(
-                f"tokens must hold 1 to n_ctx = {config.n_ctx} positions, got {tokens.shape[1]}. "
-                "Cut the sequences, or make a model with a larger n_ctx."
+                f"tokens must hold 1 to n_ctx = {config.n_ctx} positions, got {tokens.shape[1]}"
+                + (f". Cut the sequences, or {longer}." if tokens.shape[1] else ".")
             )
         if not (tokens.is_floating_point() or tokens.is_complex()):
             raise ValueError(f"tokens must be real or complex floating point, got {tokens.dtype}.")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_several
 from ar_interp.models.opened import Model
+from ar_interp.probes.batches import at_a_time
 from ar_interp.probes.protocol import PATTERNS as READ_PATTERNS
 from ar_interp.probes.protocol import RUN, needs
 from ar_interp.probes.results import Result
@@ -26,8 +27,7 @@ OUTPUTS, PATTERNS = ("attn.hook_result", "attn.hook_z"), ("attn.hook_pattern",)
 LAYERS = {"attention": "hook_attn_out", "mlp": "hook_mlp_out"}
 SCALE = "ln1_post.hook_scale"
 TRIMMED = 0.01  # share of the sequences, those of the largest costs
-BUDGET = 2**22  # batch * head * pos^2 of one forward pass, the size of its scores
-COPIES = 8  # outputs of heads, [batch pos head d_head], count as much: every component has its own, in the cache
+COPIES = 8  # of scores, and of outputs of heads, [batch pos head d_head]: every component has its own, in the cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,7 @@ def ablate_heads(
     layers: Iterable[int] | None = None,
     process: Process | None = None,
     seed: int = 0,
+    batch_size: int | None = None,
 ) -> Ablation:
     """Remove the output of each head by itself, at all positions, where it is written to the residual stream.
 
@@ -86,6 +87,7 @@ def ablate_heads(
         layers: whose heads; all if left out.
         process: what the sequences are of; the model's own if left out. Without one nothing is predicted.
         seed: of which sequence gets which other one's output.
+        batch_size: sequences in one forward pass; one without a component counts as one more.
     Raises:
         ValueError: an unknown method, layers that are not there, a model without the hooks, fewer than two sequences or
             three tokens, a process of another dim.
@@ -103,7 +105,7 @@ def ablate_heads(
     def predict(setting: Setting) -> Tensor | None:
         return setting.head_removal_costs(model, length=sequences.length, method=method)
 
-    return _ablate(model, sequences, components, labels, predict, method, process, seed, n_heads)
+    return _ablate(model, sequences, components, labels, predict, method, process, seed, n_heads, batch_size)
 
 
 @needs(*RUN, "blocks.{layer}.hook_attn_out", sequences=2, length=2)
@@ -115,13 +117,14 @@ def ablate_layers(
     layers: Iterable[int] | None = None,
     process: Process | None = None,
     seed: int = 0,
+    batch_size: int | None = None,
 ) -> Ablation:
     """Remove what the attention of each layer, and its MLP where it has one, writes to the residual stream.
 
     Heads, biases and LayerNorm go together; the methods are those of `ablate_heads`. Nothing is predicted.
 
     Args:
-        layers, process, seed: as for `ablate_heads`.
+        layers, process, seed, batch_size: as for `ablate_heads`.
     Raises:
         ValueError: as `ablate_heads`.
     """
@@ -136,7 +139,9 @@ def ablate_layers(
     components = [_Component(name, lambda activation: activation) for _, _, name in parts]
     labels = {"layer": np.array([layer for layer, *_ in parts]), "part": np.array([part for _, part, _ in parts])}
     n_heads = getattr(model.config, "n_heads", 1) if model.has_model_config else 1
-    return _ablate(model, sequences, components, labels, lambda setting: None, method, process, seed, n_heads)
+    return _ablate(
+        model, sequences, components, labels, lambda setting: None, method, process, seed, n_heads, batch_size
+    )
 
 
 @needs(*RUN, *READ_PATTERNS, sequences=2, length=2)
@@ -149,6 +154,7 @@ def ablate_positions(
     layer: int = 0,
     process: Process | None = None,
     seed: int = 0,
+    batch_size: int | None = None,
 ) -> Ablation:
     """Cut the attention of every T to its key s_{T-k}, for each offset k by itself: 0 is s_T, 1 is s_{T-1}.
 
@@ -159,7 +165,7 @@ def ablate_positions(
 
     Args:
         offsets: k, from 0 to the length of the contexts less 1; all if left out.
-        process, seed: as for `ablate_heads`.
+        process, seed, batch_size: as for `ablate_heads`.
     Raises:
         ValueError: as `ablate_heads`; offsets that are not there.
     """
@@ -176,7 +182,7 @@ def ablate_positions(
         return None if costs is None else costs[list(chosen)]
 
     labels = {"layer": np.full(len(chosen), layer), "offset": np.array(chosen)}
-    return _ablate(model, sequences, components, labels, predict, method, process, seed, n_heads)
+    return _ablate(model, sequences, components, labels, predict, method, process, seed, n_heads, batch_size)
 
 
 def _ablate(
@@ -189,6 +195,7 @@ def _ablate(
     process: Process | None,
     seed: int,
     n_heads: int,
+    batch_size: int | None,
 ) -> Ablation:
     check_choice("method", method, METHODS)
     n, dim = len(sequences), sequences.inputs.shape[-1]
@@ -198,7 +205,10 @@ def _ablate(
     cycle = torch.randperm(
         n, generator=generator, device="cpu"
     )  # everybody's other sequence is the one before it on the cycle
-    losses = _losses(model, sequences, components, method, cycle, n_heads)
+    width = model.d_model or dim
+    numbers = COPIES * n_heads * sequences.length * max(sequences.length, COPIES * width)
+    n_rows = at_a_time(batch_size, numbers, most=None)
+    losses = _losses(model, sequences, components, method, cycle, n_rows)
     costs = losses[:-1] - losses[-1]
     known = predict(setting_of(model.config, process or model.process)) if _in_theorys_basis(sequences) else None
     predicted = float("nan") if known is None else known.numpy() * (1 - 1 / n if method == "mean" else 1)
@@ -229,17 +239,15 @@ def _trimmed(costs: Float[Tensor, "component batch"]) -> dict[str, Tensor]:
 
 
 def _losses(
-    model: Model, contexts: Contexts, components: Sequence[_Component], method: str, cycle: Tensor, n_heads: int
+    model: Model, contexts: Contexts, components: Sequence[_Component], method: str, cycle: Tensor, n_rows: int
 ) -> Float[Tensor, "component batch"]:
     """The loss of each context without each component, and in the last row with all of them.
 
-    One forward pass serves all components of a layer, on as many sequences as BUDGET allows.
+    One forward pass serves all components of a layer, on at most `n_rows` sequences, one for each component.
     """
     inputs = contexts.inputs
     names = list(dict.fromkeys(component.hook for component in components))
-    n, length, dim = inputs.shape
-    width = model.d_model or dim
-    n_rows = max(1, BUDGET // (n_heads * length * max(length, COPIES * width)))
+    n = len(inputs)
     groups = [group for name in names for group in _split([c for c in components if c.hook == name], n_rows)]
     n_sequences = max(1, n_rows // max(map(len, groups)))
     others = torch.empty_like(cycle)

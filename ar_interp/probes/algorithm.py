@@ -4,7 +4,7 @@ In the eigenbasis of S_T = sum_{t<T} s_t s_t^* k steps of gradient descent are a
 tuning and whole curves of them quick.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -32,24 +32,27 @@ from ar_interp.estimators import (
     apply,
 )
 from ar_interp.models.opened import Model
+from ar_interp.probes.batches import at_a_time, numbers_in_pass
 from ar_interp.probes.context import (
     CIRCUIT,
     ESTIMATE,
     EVERY,
     OWN,
+    estimates_at_a_time,
     estimates_of,
-    in_chunks,
     predictions_by_layer,
 )
 from ar_interp.probes.protocol import BARE, DIAGONAL, needs, process_option
-from ar_interp.probes.results import Result
+from ar_interp.probes.results import Result, over_contexts
 from ar_interp.processes import Contexts, Process, Sequences
 from ar_interp.seeds import DESCENT_CURVE, TUNING
 
 STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 NEWTON = (2, 3, 4, 5)
 TUNING_BATCH = 1000
-CHUNK = 1000
+LEAST_TUNED = 8
+TUNED = 2**22  # entries of S_T over all contexts and T that step sizes are tuned on, at most
+MANY = 1000  # contexts at a time
 TRIM = 0.01
 N_BOOTSTRAP = 200
 MIN_SEQUENCES = 10
@@ -75,8 +78,8 @@ class AlgorithmIdentification(Result):
         steps: a row per layer, normalisation (per_pair) and criterion (by): the number of gradient steps whose trimmed
             error equals the layer's (`error`, see `equivalent_steps`) or whose predictions are nearest (`distance`),
             with its bootstrap 95 % interval (low, high) over sequences.
-        by_position: a row per layer and estimator ("model, layer 0") and T: mean error, its 10 % and 90 % quantiles
-            over sequences (low, high).
+        by_position: a row per layer and estimator ("model, layer 0") and T: mean error, its standard error over
+            sequences (error_se) and their 10 % and 90 % quantiles (error_low, error_high).
         per_pair: the normalisation to read first: steps divided by T - 1 where the model's attention normalises.
     """
 
@@ -124,6 +127,7 @@ def identify_algorithm(
     process: Process | None = None,
     per_pair: bool | None = None,
     seed: int = 0,
+    batch_size: int | None = None,
 ) -> AlgorithmIdentification:
     """Compare a model, layer by layer, with estimators and with k steps of gradient descent on the same sequences.
 
@@ -146,44 +150,63 @@ def identify_algorithm(
     descents = {choice: _descents(process, length, choice) for choice in (False, True)}
     if estimators is None:
         estimators = default_estimators(process, length=length, per_pair=per_pair)
-    layers = predictions_by_layer(model, sequences)
     kind = OWN if model.has_own_path else EVERY
-    maps = [estimates_of(model, sequences, layer=layer, kind=kind)[-1][:, 1:] for layer in range(len(layers))]
-    errors = {f"model, layer {layer}": _errors(sequences, found) for layer, found in enumerate(layers)}
-
-    spectra = {choice: Spectra(sequences, per_pair=choice) for choice in (False, True)}
-    matches: list[dict[str, Any]] = []
-    distances: dict[str, list[np.ndarray]] = {}
-    for name, estimator in {**descents[False], **descents[True], **estimators}.items():
-        if isinstance(estimator, GradientDescent):
-            estimated = spectra[estimator.per_pair].estimate(estimator)
-        else:
-            estimated = in_chunks(lambda part, own=estimator: own.estimate(part.pairs()), sequences)
-        predictions = apply(estimated, sequences.inputs)
-        errors[name] = _errors(sequences, predictions)
-        distances[name] = [
-            (found - predictions)[:, 1:].abs().square().sum(-1).mean(1).cpu().numpy() for found in layers
-        ]
-        if name not in estimators:
-            continue
-        for layer, (found, W, distance) in enumerate(zip(layers, maps, distances[name], strict=True)):
-            residuals = [(sequences.targets - answer)[:, 1:] for answer in (found, predictions)]
-            columns = {
-                **_mean("distance", distance),
-                **_mean("error_similarity", _cosine(*residuals)),
-                "sensitivity": _cosine(W.flatten(0, 1), estimated[:, 1:].flatten(0, 1)).mean(),
-                "trimmed_distance": trimmed(distance[:, None])[0],
-            }
-            matches.append({"layer": layer, "estimator": name, **columns})
+    named = {**descents[False], **descents[True], **estimators}
+    size = estimates_at_a_time(batch_size, model, sequences)
+    starts = range(0, len(sequences), size)
+    parts = [_compared(model, sequences[start : start + size], kind, named, estimators) for start in starts]
+    found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    n_layers = model.n_layers if model.has_config else 1
+    errors = {name: values for (what, name, _), values in found.items() if what == "error"}
+    distances = {name: [found["distance", name, layer] for layer in range(n_layers)] for name in named}
+    matches = [
+        {
+            "layer": layer,
+            "estimator": name,
+            **_mean("distance", distances[name][layer]),
+            **_mean("error_similarity", found["error_similarity", name, layer]),
+            "sensitivity": found["sensitivity", name, layer].mean(),
+            "trimmed_distance": trimmed(distances[name][layer][:, None])[0],
+        }
+        for layer in range(n_layers)
+        for name in estimators
+    ]
     shown = [name for name in errors if name.startswith("model, layer ") or name in estimators]
     return AlgorithmIdentification(
-        matches=pd.DataFrame(matches).sort_values("layer", kind="stable", ignore_index=True),
+        matches=pd.DataFrame(matches),
         errors=pd.DataFrame([_error_row(name, errors[name].mean(1)) for name in shown]),
-        steps=pd.DataFrame(_steps_rows(errors, distances, descents, len(layers), seed)),
+        steps=pd.DataFrame(_steps_rows(errors, distances, descents, n_layers, seed)),
         by_position=pd.concat([_by_position(name, errors[name]) for name in shown], ignore_index=True),
         per_pair=per_pair,
         n=len(sequences),
     )
+
+
+def _compared(
+    model: Model, part: Sequences, kind: str, named: Mapping[str, Estimator], compared: Iterable[str]
+) -> dict[tuple[str, str, int], np.ndarray]:
+    """What, estimator and layer -> its values on some sequences: [batch pos] for errors, else [batch]."""
+    layers = predictions_by_layer(model, part, batch_size=len(part))
+    maps = [
+        estimates_of(model, part, layer=layer, kind=kind, batch_size=len(part))[-1][:, 1:]
+        for layer in range(len(layers))
+    ]
+    spectra = {choice: Spectra(part, per_pair=choice) for choice in (False, True)}
+    values = {("error", f"model, layer {layer}", 0): _errors(part, own) for layer, own in enumerate(layers)}
+    for name, estimator in named.items():
+        descends = isinstance(estimator, GradientDescent)
+        estimated = spectra[estimator.per_pair].estimate(estimator) if descends else estimator.estimate(part.pairs())
+        predictions = apply(estimated, part.inputs)
+        values["error", name, 0] = _errors(part, predictions)
+        for layer, own in enumerate(layers):
+            apart = (own - predictions)[:, 1:].abs().square().sum(-1).mean(1)
+            values["distance", name, layer] = apart.cpu().numpy()
+            if name in compared:
+                residuals = [(part.targets - answer)[:, 1:] for answer in (own, predictions)]
+                values["error_similarity", name, layer] = _cosine(*residuals)
+                cosines = _cosine(maps[layer].flatten(0, 1), estimated[:, 1:].flatten(0, 1))
+                values["sensitivity", name, layer] = cosines.reshape(len(part), -1).mean(1)
+    return values
 
 
 def default_estimators(process: Process, *, length: int, per_pair: bool = False) -> dict[str, Estimator]:
@@ -221,7 +244,8 @@ def step_sizes(
 ) -> tuple[float, ...]:
     """For each number of steps k the one step size that is best for contexts T = 2..length on average.
 
-    Tuned as `estimators.tuned` does, on 1000 sequences; kept for the next call.
+    Tuned as `estimators.tuned` does, on 1000 sequences, or where they are long or wide on as many as hold 2^22 entries
+    of all S_T, at least 8; kept for the next call.
     """
     check_integer("length", length, low=2)
     return _step_sizes(process, length, per_pair, tuple(check_integer("steps", k, low=1) for k in steps))
@@ -309,9 +333,16 @@ class Spectra:
         return (self.parts @ q[..., None].to(self.parts.dtype))[..., 0]
 
 
+def spectra_at_a_time(batch_size: int | None, contexts: Contexts, model: Model) -> int:
+    """Contexts at a time for a model's predictions and `Spectra`, which hold six matrices of each T."""
+    length, dim = contexts.length, contexts.inputs.shape[-1]
+    return at_a_time(batch_size, numbers_in_pass(model, length) + 6 * length * dim**2, most=MANY)
+
+
 @lru_cache(maxsize=64)
 def _step_sizes(process: Process, length: int, per_pair: bool, steps: tuple[int, ...]) -> tuple[float, ...]:
-    spectra = Spectra(process.contexts(TUNING_BATCH, length, seed=TUNING), per_pair=per_pair)
+    n = min(TUNING_BATCH, max(LEAST_TUNED, TUNED // (length * process.dim**2)))
+    spectra = Spectra(process.contexts(n, length, seed=TUNING), per_pair=per_pair)
     unit = 1 / spectra.eigenvalues[:, -1, -1].mean().item()  # of the largest eigenvalue at the longest context
 
     def best(k: int) -> float:
@@ -329,7 +360,7 @@ def _curve(
     process: Process, per_pair: bool, steps: tuple[int, ...], sizes: tuple[float, ...], length: int, n: int, seed: int
 ) -> Float[np.ndarray, "n k"]:
     rows = []
-    for part in process.contexts(n, length, seed=seed).split(CHUNK):
+    for part in process.contexts(n, length, seed=seed).split(MANY):
         spectra = Spectra(part, per_pair=per_pair)
         descents = zip((0, *steps), (0.0, *sizes), strict=True)
         rows.append(torch.stack([spectra.losses(k, size) for k, size in descents], dim=1))
@@ -372,9 +403,8 @@ def _error_row(name: str, errors: Float[np.ndarray, "batch"]) -> dict[str, Any]:
 
 
 def _by_position(name: str, errors: Float[np.ndarray, "batch pos"]) -> pd.DataFrame:
-    low, high = np.quantile(errors, (0.1, 0.9), axis=0)
-    columns = {"T": np.arange(2, errors.shape[1] + 2), "error": errors.mean(0), "low": low, "high": high}
-    return pd.DataFrame({"estimator": name, **columns})
+    T = np.arange(2, errors.shape[1] + 2)
+    return pd.DataFrame({"estimator": name, "T": T, **over_contexts("error", errors)})
 
 
 def _steps_rows(

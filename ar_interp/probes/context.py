@@ -1,6 +1,6 @@
 """Recover the in-context estimate of W: by the exact circuit and by Jacobian; `readout` reads it off activations."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,12 +11,14 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer
-from ar_interp.estimators import OLS, DiagonalOLS, GradientDescent, Zero, apply
+from ar_interp.estimators import OLS, SHORT, DiagonalOLS, Estimator, GradientDescent, Zero, apply
+from ar_interp.models.attention import LONG
 from ar_interp.models.opened import Model
+from ar_interp.probes.batches import at_a_time, in_parts, numbers_in_pass
 from ar_interp.probes.jacobian import BY_QUERY, BY_VALUE, JACOBIAN, full_jacobian, query_jacobian, value_jacobian
 from ar_interp.probes.protocol import AUGMENTED, BARE, DIAGONAL, FULL, PLAIN, SPREAD, needs
 from ar_interp.probes.readout import probe_activations
-from ar_interp.probes.results import Result
+from ar_interp.probes.results import Result, over_contexts
 from ar_interp.processes import Contexts, Sequences
 
 PATTERN = "blocks.0.attn.hook_pattern"
@@ -34,7 +36,6 @@ ESTIMATE = {
     AUGMENTED: (*BY_QUERY, "config.attention"),
 }
 OWN, EVERY = KINDS = ("own path", "full")
-CHUNK = 256  # sequences at a time: least squares holds [batch pos pair dim]
 
 
 class Readout(NamedTuple):
@@ -56,7 +57,8 @@ class RecoveredContext(Result):
 
     Attributes:
         errors: a row per estimator (the model first) and T: context_error |Ŵ - W|_F^2 / dim and prediction_error
-            |prediction - s_{T+1}|^2 / dim, each with its standard error over the n sequences.
+            |prediction - s_{T+1}|^2 / dim, each with its standard error over the n sequences (_se) and their 10 % and
+            90 % quantiles (_low, _high).
         in_context_map: Γ_T, what the attention multiplies s_T by: the estimate that the heads carry.
         estimate: Ŵ_T. Bare layers on sequences in the eigenbasis: Ŵ_T s_T = prediction, Γ_T plus what older keys
             contribute, zero at the first position. Augmented tokens: d(prediction_T) / d(s_T) by the query. Other plain
@@ -65,7 +67,7 @@ class RecoveredContext(Result):
         step_size: eta of the one gradient step that is nearest to Ŵ, its least-squares coefficient on
             sum_{t<T} s_{t+1} s_t^* over all sequences and T; on that sum divided by T - 1 where attention normalises.
         distances: a row per reference (`W`, `one gradient step` of that size, `OLS`) and T: the distance
-            |Ŵ - reference|_F^2 / dim and its standard error.
+            |Ŵ - reference|_F^2 / dim, with the same columns beside it.
         readouts: of the regression probe, where one was asked for.
     """
 
@@ -92,6 +94,7 @@ def recover_context(
     layer: int | None = None,
     probe_hook: str | None = None,
     untrained: object = None,
+    batch_size: int | None = None,
 ) -> RecoveredContext:
     """Recover the in-context estimate of W, beside W and what a statistician makes of the same context.
 
@@ -114,65 +117,77 @@ def recover_context(
         ValueError: sequences in another basis where heads are diagonal, or too short; a model whose estimate is in no
             path of s_T alone.
     """
-    W, pairs = sequences.W, sequences.pairs()
     layer = None if layer is None else check_integer("layer", layer, low=0, high=model.n_layers - 1)
-    maps = estimates_of(model, sequences, layer=layer, kind=kind)
-    if layer is None:
-        predictions = in_chunks(lambda part: model(part.inputs), sequences)
-    else:
-        predictions = predictions_by_layer(model, sequences)[layer]
+    size = estimates_at_a_time(batch_size, model, sequences)
+    maps = estimates_of(model, sequences, layer=layer, kind=kind, batch_size=size)
     in_context_map, estimate = maps[0], maps[-1]
-    estimates = {"OLS": in_chunks(lambda part: OLS().estimate(part.pairs()), sequences)}
-    gradient = GradientDescent.of_steps(1, 1.0, per_pair=model.normalises).estimate(pairs)
-    step_size = ((gradient.conj() * estimate).real.sum() / gradient.abs().square().sum()).item()
-    one_step = step_size * gradient
-    references = {"W": W[:, None], ONE_STEP: one_step, "OLS": estimates["OLS"]}
-    distances = [
-        _mean_by_length("reference", name, distance=_distance(estimate, reference))
-        for name, reference in references.items()
-    ]
+    step = GradientDescent.of_steps(1, 1.0, per_pair=model.normalises)
+    sums = []
+    for start, part in _starts(sequences, size):
+        gradient, own = step.estimate(part.pairs()), estimate[start : start + len(part)]
+        sums.append(torch.stack([(gradient.conj() * own).real.sum(), gradient.abs().square().sum()]))
+    along, energy = torch.stack(sums).sum(0)
+    step_size = (along / energy).item()
+
+    beside: dict[str, Estimator] = {"OLS": OLS()}
     if _diagonal(sequences):
-        estimates["diagonal OLS"] = DiagonalOLS().estimate(pairs)
+        beside["diagonal OLS"] = DiagonalOLS()
     if kind == EVERY or not reads_circuit(model, sequences):
-        estimates[ONE_STEP] = one_step
-    estimates["zero"] = Zero().estimate(pairs)
-    candidates = {"model": (estimate, predictions)}
-    candidates |= {name: (found, apply(found, pairs.x)) for name, found in estimates.items()}
-    errors = [
-        _mean_by_length(
-            "estimator",
-            name,
-            context_error=_distance(found, W[:, None]),
-            prediction_error=sequences.errors(predictions) / estimate.shape[-1],
-        )
-        for name, (found, predictions) in candidates.items()
+        beside[ONE_STEP] = step.scaled(step_size)
+    beside["zero"] = Zero()
+    distances: dict[str, list[Tensor]] = {name: [] for name in ("W", ONE_STEP, "OLS")}
+    errors: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in ("model", *beside)}
+    for start, part in _starts(sequences, size):
+        rows, W, pairs = slice(start, start + len(part)), part.W[:, None], part.pairs()
+        found = {name: estimator.estimate(pairs) for name, estimator in beside.items()}
+        references = {"W": W, ONE_STEP: step.scaled(step_size).estimate(pairs), "OLS": found["OLS"]}
+        for name, reference in references.items():
+            distances[name].append(_distance(estimate[rows], reference))
+        by_layer = [] if layer is None else predictions_by_layer(model, part, batch_size=size)
+        answers = {"model": (estimate[rows], model(part.inputs) if layer is None else by_layer[layer])}
+        answers |= {name: (own, apply(own, pairs.x)) for name, own in found.items()}
+        for name, (own, answer) in answers.items():
+            errors[name][0].append(_distance(own, W))
+            errors[name][1].append(part.errors(answer) / estimate.shape[-1])
+    by_estimator = [
+        _by_length("estimator", name, context_error=context, prediction_error=prediction)
+        for name, (context, prediction) in errors.items()
     ]
+    by_reference = [_by_length("reference", name, distance=found) for name, found in distances.items()]
     return RecoveredContext(
         in_context_map=in_context_map,
         estimate=estimate,
-        W=W,
+        W=sequences.W,
         step_size=step_size,
-        errors=pd.concat(errors, ignore_index=True),
-        distances=pd.concat(distances, ignore_index=True),
-        readouts=() if probe_hook is None else _readouts(model, sequences, probe_hook, untrained),
+        errors=pd.concat(by_estimator, ignore_index=True),
+        distances=pd.concat(by_reference, ignore_index=True),
+        readouts=() if probe_hook is None else _readouts(model, sequences, probe_hook, untrained, batch_size),
     )
 
 
-def _readouts(model: Model, sequences: Sequences, hook: str, untrained: object) -> tuple[Readout, ...]:
+def _readouts(
+    model: Model, sequences: Sequences, hook: str, untrained: object, batch_size: int | None
+) -> tuple[Readout, ...]:
     options: dict[str, Any] = {"hooks": [hook], "positions": [sequences.length], "target": ["cos", "sin"]}
-    found = probe_activations(model, sequences, **options, untrained=untrained).frame
+    found = probe_activations(model, sequences, **options, untrained=untrained, batch_size=batch_size).frame
     columns = found[["target", "hook", "T", "score", "score_se", "shuffled", "untrained", "n_test"]]
     return tuple(Readout(*row) for row in columns.itertuples(index=False))
 
 
 def estimates_of(
-    model: Model, sequences: Sequences, *, layer: int | None = None, kind: str = OWN
+    model: Model,
+    sequences: Sequences,
+    *,
+    layer: int | None = None,
+    kind: str = OWN,
+    batch_size: int | None = None,
 ) -> Inexact[Tensor, "kind batch pos dim dim"]:
     """Γ_T and Ŵ_T, see `recover_context`, or the one matrix that is both; `layer` is that of `query_jacobian`."""
+    size = estimates_at_a_time(batch_size, model, sequences)
     if check_choice("kind", kind, KINDS) == EVERY:
         jacobian = full_jacobian
     elif reads_circuit(model, sequences):
-        return in_chunks(lambda part: _circuit(model, part.inputs), sequences, dim=1)
+        return in_parts(lambda part: _circuit(model, part.inputs), sequences, size, dim=1)
     elif not model.has_own_path:
         raise ValueError(
             f"{no_own_path(model)}: what s_T's own value is multiplied by says nothing of W. Pass kind='full' for "
@@ -180,7 +195,7 @@ def estimates_of(
         )
     else:
         jacobian = query_jacobian if model.is_augmented else value_jacobian
-    return in_chunks(lambda part: jacobian(model, part.inputs, layer=layer), sequences)[None]
+    return in_parts(lambda part: jacobian(model, part.inputs, layer=layer, batch_size=size), sequences, size)[None]
 
 
 def no_own_path(model: Model) -> str:
@@ -212,22 +227,31 @@ def reads_circuit(model: Model, sequences: Sequences) -> bool:
     return not dressed and _diagonal(sequences)
 
 
-def in_chunks(function: Callable[[Contexts], Tensor], contexts: Contexts, *, dim: int = 0) -> Tensor:
-    """The function on CHUNK contexts at a time; `dim` is the axis of the contexts in its result."""
-    return torch.cat([function(part) for part in contexts.split(CHUNK)], dim=dim)
+def estimates_at_a_time(batch_size: int | None, model: Model, sequences: Sequences) -> int:
+    """Contexts at a time for estimates of every T, by a model and by least squares, which holds the pairs of each T."""
+    length, dim = sequences.length, sequences.inputs.shape[-1]
+    by_pairs = length * dim * (min(length, SHORT) + 4 * dim)
+    by_keys = (length * dim) ** 2 if model.is_diagonal and length < LONG else 0
+    return at_a_time(batch_size, numbers_in_pass(model, length) + by_pairs + by_keys)
 
 
-def predictions_by_layer(model: Model, contexts: Contexts) -> list[Tensor]:
+def predictions_by_layer(model: Model, contexts: Sequences, *, batch_size: int | None = None) -> list[Tensor]:
     """What the stream holds after each layer; a model without a config has one."""
+    size = estimates_at_a_time(batch_size, model, contexts)
     if not model.has_config:
-        return [in_chunks(lambda part: model(part.inputs), contexts)]
+        return [in_parts(lambda part: model(part.inputs), contexts, size)]
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(model.n_layers)]
 
     def run(part: Contexts) -> Tensor:
         cache = model.run_with_cache(part.inputs, names_filter=names)[1]
         return torch.stack([model.read_out(cache[name]) for name in names])
 
-    return list(in_chunks(run, contexts, dim=1))
+    return list(in_parts(run, contexts, size, dim=1))
+
+
+def _starts(sequences: Sequences, size: int) -> Iterator[tuple[int, Sequences]]:
+    """So many sequences at a time, and the place of the first."""
+    return ((start, sequences[start : start + size]) for start in range(0, len(sequences), size))
 
 
 def _diagonal(sequences: Sequences) -> bool:
@@ -240,24 +264,22 @@ def _circuit(model: Model, inputs: Inexact[Tensor, "batch pos dim"]) -> Inexact[
     circuits = (model.W_V @ model.W_O)[0].mT.to(inputs.dtype)  # columns act on s_t
     energy = inputs.abs().square()
     inverse = torch.where(energy > 0, inputs.conj() / energy, 0)  # a coordinate that is zero says nothing of W
+    own = torch.einsum("bhtt,hij->btij", pattern, circuits)
+    if inputs.shape[1] >= LONG:  # [batch pos key dim dim] would be too large
+        mixed = torch.einsum("bhts,bsj->bthj", pattern, inputs) * inverse[:, :, None]
+        return torch.stack([own, torch.einsum("bthj,hij->btij", mixed, circuits)])
     past = inputs[:, None] * inverse[:, :, None]  # [batch pos key dim]: D for each
-    return torch.stack(
-        [
-            torch.einsum("bhtt,hij->btij", pattern, circuits),
-            torch.einsum("bhts,hij,btsj->btij", pattern, circuits, past),
-        ]
-    )
+    return torch.stack([own, torch.einsum("bhts,hij,btsj->btij", pattern, circuits, past)])
 
 
 def _distance(estimate: Tensor, reference: Tensor) -> Float[Tensor, "batch pos"]:
     return (estimate - reference).abs().square().sum((-1, -2)) / estimate.shape[-1]
 
 
-def _mean_by_length(kind: str, label: str, **values: Float[Tensor, "batch pos"]) -> pd.DataFrame:
-    """Columns: the label, T, n, and of each value its mean and standard error over the sequences."""
-    n, length = next(iter(values.values())).shape
-    columns: dict[str, Any] = {kind: label, "T": np.arange(1, length + 1), "n": n}
-    for name, value in values.items():
-        columns[name] = value.mean(0).cpu().numpy()
-        columns[f"{name}_se"] = (value.std(0) / n**0.5).cpu().numpy() if n > 1 else np.nan
+def _by_length(kind: str, label: str, **values: list[Tensor]) -> pd.DataFrame:
+    """Columns: the label, T, n, and of each value, [batch pos] in parts, what `over_contexts` says."""
+    columns: dict[str, Any] = {kind: label}
+    for name, parts in values.items():
+        found = torch.cat(parts).cpu().numpy()
+        columns |= {"T": np.arange(1, found.shape[1] + 1), "n": len(found), **over_contexts(name, found)}
     return pd.DataFrame(columns)

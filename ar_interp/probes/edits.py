@@ -15,12 +15,13 @@ from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp._moods import calm
 from ar_interp.models.opened import as_model
 from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.probes.batches import at_a_time
 from ar_interp.probes.results import Result
 from ar_interp.processes import Contexts, Process
 from ar_interp.seeds import EDITED
 from ar_interp.setting import setting_of
 
-BUDGET = 2**20  # batch * head * pos^2 of one forward pass: the size of its scores
+SCORES = 32  # of a head that a forward pass holds, about
 PARALLEL = 1e-6  # of its norm: less of b_1 orthogonal to b_0 is rounding
 
 
@@ -81,7 +82,14 @@ class EditLosses(Result):
 
 @calm()
 def edit_losses(
-    model: Any, edit: str, values: Iterable[float], *, process: Process | None = None, n: int = 2048, seed: int = EDITED
+    model: Any,
+    edit: str,
+    values: Iterable[float],
+    *,
+    process: Process | None = None,
+    n: int = 2048,
+    seed: int = EDITED,
+    batch_size: int | None = None,
 ) -> EditLosses:
     """The loss of the edited model, as the setting predicts it and as measured on fresh sequences.
 
@@ -91,12 +99,15 @@ def edit_losses(
         values: of the edit, each by itself.
         process: that the sequences are of; the model's own if left out.
         n: sequences; >= 2.
+        batch_size: sequences at a time.
     Raises:
         ValueError: an unknown edit or one that does not apply, no values or some that are not finite, no process or one
             that does not go with the model, n < 2.
     """
     chosen = EDITS[check_choice("edit", edit, tuple(EDITS))]
     check_integer("n", n, low=2)
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, low=1)
     values = [check_number("values", value, low=-float("inf")) for value in values]
     if not values:
         raise ValueError(f"values is empty; {chosen.meaning}, e.g. {chosen.neutral:g}.")
@@ -107,7 +118,7 @@ def edit_losses(
     )
     setting = setting_of(model.config, process)
     predicted = [setting.expected_loss(changed) for changed in edited]
-    measured = torch.stack([_measured(changed, contexts) for changed in edited]).cpu()
+    measured = torch.stack([_measured(changed, contexts, batch_size) for changed in edited]).cpu()
     table = {
         "value": values,
         "predicted": [found.loss for found in predicted],
@@ -133,8 +144,8 @@ def available_edits(model: Any, process: Process | None = None) -> tuple[str, ..
     return names
 
 
-def _measured(model: HookedARTransformer, contexts: Contexts) -> Float[Tensor, "batch"]:
-    size = max(1, BUDGET // (model.config.n_heads * model.config.n_ctx**2))
+def _measured(model: HookedARTransformer, contexts: Contexts, batch_size: int | None) -> Float[Tensor, "batch"]:
+    size = at_a_time(batch_size, SCORES * model.config.n_heads * model.config.n_ctx**2, most=None)
     return torch.cat([part.losses(model(part.inputs)) for part in contexts.split(size)]).double()
 
 

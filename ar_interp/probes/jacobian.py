@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer
 from ar_interp.models.opened import Model
+from ar_interp.probes.batches import at_a_time, numbers_in, numbers_in_pass
 from ar_interp.probes.protocol import AUGMENTED, LINEAR, PATTERNS, PLAIN, needs
 
 Hook = tuple[str | Callable[[str], bool], Callable]
@@ -26,7 +27,9 @@ BY_VALUE = (*JACOBIAN, "blocks.{layer}.attn.hook_v", *PATTERNS, "blocks.{layer}.
 
 
 @needs(*BY_QUERY, scope=AUGMENTED)
-def query_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, layer: int | None = None) -> Maps:
+def query_jacobian(
+    model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, layer: int | None = None, batch_size: int | None = None
+) -> Maps:
     """Ŵ_T = d(prediction_T) / d(s_T) with the keys and values of every layer frozen, for augmented tokens.
 
     Only the s_T block of e_T = (0, s_T, s_{T-1}) and what is asked with it move; softmax, LayerNorm and MLP stay live.
@@ -42,13 +45,15 @@ def query_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, la
     def detach(value: Tensor, hook: Any) -> Tensor:
         return value.detach()
 
-    frozen = [(lambda name: name.endswith((".hook_k", ".hook_v")), detach)]
-    embedded = _jacobian(model, tokens, layer, frozen, by_embedding=True)
+    freeze: list[Hook] = [(lambda name: name.endswith((".hook_k", ".hook_v")), detach)]
+    embedded = _jacobian(model, tokens, layer, freeze, batch_size, by_embedding=True)
     return embedded.unflatten(-1, (-1, model.config.dim))[..., 1, :]
 
 
 @needs(*BY_VALUE, scope=PLAIN)
-def value_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, layer: int | None = None) -> Maps:
+def value_jacobian(
+    model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, layer: int | None = None, batch_size: int | None = None
+) -> Maps:
     """Γ_T = d(prediction_T) / d(s_T) with every attention pattern frozen, through T's own value, for plain tokens.
 
     One bare layer: Γ_T = sum_h pattern_h(T, T) (W_V W_O)_h^T. A residual stream adds its own share, and s_T counts as
@@ -72,12 +77,14 @@ def value_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, la
         return z + own["weight"] * own["value"]
 
     hooks = {".hook_v": keep_value, ".hook_pattern": keep_weight, ".hook_z": add_own}
-    freeze = [((lambda name, end=end: name.endswith(end)), hook) for end, hook in hooks.items()]
-    return _jacobian(model, tokens, layer, freeze)
+    freeze: list[Hook] = [((lambda name, end=end: name.endswith(end)), hook) for end, hook in hooks.items()]
+    return _jacobian(model, tokens, layer, freeze, batch_size)
 
 
 @needs(*JACOBIAN)
-def full_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, layer: int | None = None) -> Maps:
+def full_jacobian(
+    model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, layer: int | None = None, batch_size: int | None = None
+) -> Maps:
     """d(prediction_T) / d(s_T) by every path of the token at T: query, key, value, residual stream; nothing is frozen.
 
     It is defined for every model. It is the estimate of W only where the prediction is linear in s_T; where it is not,
@@ -87,7 +94,7 @@ def full_jacobian(model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, lay
         ValueError: a layer that is not there.
     """
     lengths = range(1, tokens.shape[1] + 1)
-    return torch.cat([_jacobian(model, tokens[:, :T], layer, (), first=T - 1) for T in lengths], dim=1)
+    return torch.cat([_jacobian(model, tokens[:, :T], layer, (), batch_size, first=T - 1) for T in lengths], dim=1)
 
 
 def _check_linear(model: Model) -> None:
@@ -103,7 +110,9 @@ def _check_linear(model: Model) -> None:
     scope=LINEAR,
     fits=_check_linear,
 )  # fmt: skip
-def exact_circuit(model: Model, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim d_model"]:
+def exact_circuit(
+    model: Model, tokens: Inexact[Tensor, "batch pos dim"], *, batch_size: int | None = None
+) -> Inexact[Tensor, "batch pos dim d_model"]:
     """The matrix that takes e_T to prediction_T in a stack of linear attention, from weights and key-value states.
 
     With keys and values frozen the stream at T moves linearly, x_T -> x_T (I + sum_h W_Q S_{T,h} W_O) in each layer,
@@ -115,8 +124,13 @@ def exact_circuit(model: Model, tokens: Inexact[Tensor, "batch pos dim"]) -> Ine
     """
     _require(model.is_augmented, "exact_circuit", "value_jacobian")
     _check_linear(model)
-    config = model.config
     names = [f"blocks.{layer}.attn.hook_kv_state" for layer in range(model.n_layers)]
+    size = at_a_time(batch_size, numbers_in(model, tokens.shape[1], names))
+    return torch.cat([_circuit_of_part(model, part, names) for part in tokens.split(size)])
+
+
+def _circuit_of_part(model: Model, tokens: Tensor, names: list[str]) -> Inexact[Tensor, "batch pos dim d_model"]:
+    config = model.config
     predictions, states = model.run_with_cache(tokens, names_filter=names)
     scale = config.head_width**-0.5 if config.scale_scores else 1.0
     W_Q, W_O, W_U = (W.to(predictions.dtype) for W in (scale * model.W_Q, model.W_O, model.W_U))
@@ -128,12 +142,12 @@ def exact_circuit(model: Model, tokens: Inexact[Tensor, "batch pos dim"]) -> Ine
     return (circuit @ W_U).mT
 
 
-@torch.enable_grad()
 def _jacobian(
     model: Model,
     tokens: Tensor,
     layer: int | None,
     freeze: Iterable[Hook],
+    batch_size: int | None,
     *,
     first: int = 0,
     by_embedding: bool = False,
@@ -144,6 +158,14 @@ def _jacobian(
     """
     top = model.n_layers - 1
     layer = top if layer is None else check_integer("layer", layer, low=0, high=top)
+    parts = tokens.split(at_a_time(batch_size, numbers_in_pass(model, tokens.shape[1])))
+    return torch.cat([_jacobian_of_part(model, part, layer, freeze, first, by_embedding) for part in parts])
+
+
+@torch.enable_grad()
+def _jacobian_of_part(
+    model: Model, tokens: Tensor, layer: int, freeze: Iterable[Hook], first: int, by_embedding: bool
+) -> Inexact[Tensor, "batch pos dim width"]:
     found = {"token": tokens[:, first:].detach().requires_grad_()}
 
     def start(embedded: Tensor, hook: Any) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer, check_several
 from ar_interp.models.opened import Model
+from ar_interp.probes.batches import at_a_time, numbers_in_pass
 from ar_interp.probes.protocol import needs
 from ar_interp.probes.results import Result
 from ar_interp.processes import Sequences
@@ -36,7 +37,12 @@ class ReplacedToken(Result):
 
 @needs("forward", sequences=2, length=2, compares=True)
 def replace_last_token(
-    model: Model, sequences: Sequences, *, positions: Iterable[int] | None = None, seed: int = 0
+    model: Model,
+    sequences: Sequences,
+    *,
+    positions: Iterable[int] | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
 ) -> ReplacedToken:
     """Put a random u, of the norm of s_T, in the place of s_T: a model that holds an estimate of W predicts Ŵ u.
 
@@ -57,7 +63,9 @@ def replace_last_token(
     rows, found = [], []
     for T in asked:
         token = u * (inputs[:, T - 1].norm(dim=-1) / u.norm(dim=-1))[:, None]
-        prediction = model(torch.cat([inputs[:, : T - 1], token[:, None]], dim=1))[:, -1]
+        tokens = torch.cat([inputs[:, : T - 1], token[:, None]], dim=1)
+        size = at_a_time(batch_size, numbers_in_pass(model, T))
+        prediction = torch.cat([model(part)[:, -1] for part in tokens.split(size)])
         found.append(prediction)
         row: dict[str, float] = {"T": T, "n": len(u)}
         for names, matrix in ((("cosine", "error"), W), (("control", "control_error"), W.roll(1, 0))):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import nan
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ar_interp.models.opened import Model
 from ar_interp.probes.ablations import ablate_layers
-from ar_interp.probes.algorithm import STEPS, Spectra, interpolate, step_sizes, trimmed
+from ar_interp.probes.algorithm import STEPS, Spectra, interpolate, spectra_at_a_time, step_sizes, trimmed
 from ar_interp.probes.context import EVERY, OWN, estimates_of, predictions_by_layer
 from ar_interp.probes.protocol import RUN, check_one_matrix, needs
 from ar_interp.probes.readout import probe_activations
@@ -86,6 +87,7 @@ def which_layer(
     process: Process | None = None,
     untrained: object = None,
     seed: int = 0,
+    batch_size: int | None = None,
 ) -> LayerTable:
     """Compare the layers of a model: where the estimate of W arises, can be read, is used, and is needed.
 
@@ -109,7 +111,7 @@ def which_layer(
             missing[name] = str(error)
             return {name: [nan] * len(layers)}
 
-    streams = predictions_by_layer(model, sequences)
+    streams = predictions_by_layer(model, sequences, batch_size=batch_size)
     errors = [sequences.errors(stream)[:, 1:].double().cpu().numpy().mean(1) for stream in streams]
 
     def steps() -> dict[str, list[float]]:
@@ -117,23 +119,27 @@ def which_layer(
         if law is None:
             raise ValueError("process is needed to tune the step sizes; pass process=...")
         sizes = step_sizes(law, length=T, per_pair=model.normalises)
-        spectra = Spectra(sequences, per_pair=model.normalises)
-        curve = [spectra.errors(k, size)[:, 1:].mean(1) for k, size in zip((0, *STEPS), (0.0, *sizes), strict=True)]
-        reference = trimmed(torch.stack(curve, 1).double().cpu().numpy())
+        curve = []
+        for part in sequences.split(spectra_at_a_time(batch_size, sequences, model)):
+            spectra = Spectra(part, per_pair=model.normalises)
+            steps = zip((0, *STEPS), (0.0, *sizes), strict=True)
+            curve.append(torch.stack([spectra.errors(k, size)[:, 1:].mean(1) for k, size in steps], 1))
+        reference = trimmed(torch.cat(curve).double().cpu().numpy())
         k = np.array((0, *STEPS))
         return {"steps": [float(interpolate(trimmed(error[:, None])[0], k, reference)) for error in errors]}
 
     def cosine() -> dict[str, list[float]]:
         check_one_matrix("sequences", sequences, "cosine")
         kind = OWN if own else EVERY
-        maps = [estimates_of(model, sequences, layer=layer, kind=kind)[-1][:, -1] for layer in layers]
+        options: dict[str, Any] = {"kind": kind, "batch_size": batch_size}
+        maps = [estimates_of(model, sequences, layer=layer, **options)[-1][:, -1] for layer in layers]
         return _mean_and_error("cosine", torch.stack([_cosines(Ŵ, sequences.W) for Ŵ in maps]))
 
     def swap() -> dict[str, list[float]]:
         moved = [
             swap_context(
                 model, sequences[:half], sequences[half : 2 * half], layers=[layer], positions=[T], seed=seed,
-                what=None if own else "keys and values",
+                what=None if own else "keys and values", batch_size=batch_size,
             )
             for layer in layers
         ]  # fmt: skip
@@ -141,13 +147,14 @@ def which_layer(
 
     def selectivity() -> dict[str, list]:
         names = [name for name in model.hook_names if name.startswith("blocks.") and name.endswith(READ)]
-        found = probe_activations(model, sequences, hooks=names, positions=[T], untrained=untrained, seed=seed).frame
+        options: dict[str, Any] = {"untrained": untrained, "seed": seed, "batch_size": batch_size}
+        found = probe_activations(model, sequences, hooks=names, positions=[T], **options).frame
         best = found.loc[found.groupby("layer")["selectivity"].idxmax()].sort_values("layer")
         columns = {"readable": "score", "selectivity": "selectivity", "read_at": "hook"}
         return {name: best[column].tolist() for name, column in columns.items()}
 
     def cost() -> dict[str, list[float]]:
-        found = ablate_layers(model, sequences, process=process, seed=seed).by_component
+        found = ablate_layers(model, sequences, process=process, seed=seed, batch_size=batch_size).by_component
         most = found.loc[found.groupby("layer")["trimmed"].idxmax()].sort_values("layer")
         return {"cost": most["trimmed"].tolist(), "cost_se": most["trimmed_se"].tolist()}
 

@@ -1,7 +1,6 @@
 """Errors outside the training law: noise, other first tokens, W off the unit circle, contexts longer than trained."""
 
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
@@ -16,6 +15,8 @@ from ar_interp._checks import check_integer
 from ar_interp.estimators import OLS, DiagonalOLS, Ridge
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.opened import Model
+from ar_interp.probes.batches import in_parts
+from ar_interp.probes.context import estimates_at_a_time
 from ar_interp.probes.protocol import needs, process_option
 from ar_interp.probes.results import Result
 from ar_interp.processes import AutoregressiveProcess, FirstToken, Sequences
@@ -106,6 +107,7 @@ def outside_errors(
     n_ctx: int | None = None,
     n: int = N,
     seed: int = seeds.OUTSIDE,
+    batch_size: int | None = None,
 ) -> OutsideErrors:
     """Errors under every condition of `conditions`, beside estimators on the same contexts.
 
@@ -129,8 +131,9 @@ def outside_errors(
             undefined[condition.name] = why_not
             continue
         contexts = condition.contexts(family, n, n_ctx, seed=seed, device=model.device)
+        size = estimates_at_a_time(batch_size, model, contexts)
         for name, predict in _predictors(model, theory, family, condition):
-            errors, energy = counted(contexts, predict(contexts), condition, n_ctx)
+            errors, energy = counted(contexts, in_parts(predict, contexts, size), condition, n_ctx)
             rows.append({"condition": condition.name, "predictor": name, **_relative(errors, energy)})
     return OutsideErrors(by_condition=pd.DataFrame(rows), undefined=undefined, n=n)
 
@@ -139,14 +142,7 @@ def no_longer(config: Any) -> str:
     """Why a model has no prediction for contexts longer than trained; empty where it has."""
     if not isinstance(config, ModelConfig):
         return "its positions are not known"
-    return "" if config.positional == "none" else f"its {config.positional} encoding ends at T = {config.n_ctx}"
-
-
-def lengthened(model: Any, n_ctx: int) -> Any:
-    """The same weights with room for longer contexts."""
-    longer = deepcopy(model)
-    longer.config = replace(model.config, n_ctx=n_ctx)
-    return longer.requires_grad_(False)
+    return config.no_longer
 
 
 def counted(
@@ -175,7 +171,7 @@ def _predictors(
     """Those that have a meaning under the condition, by name."""
 
     def by(module: Any) -> Predictor:
-        ready = module if condition.longer == 1 else lengthened(module, condition.longer * module.config.n_ctx)
+        ready = module if condition.longer == 1 else module.lengthened(condition.longer * module.config.n_ctx)
         return lambda contexts: ready(contexts.inputs)
 
     yield "model", by(model.module)

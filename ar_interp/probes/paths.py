@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
 from ar_interp.models.opened import Model, as_model
+from ar_interp.probes.batches import at_a_time, numbers_in
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS
 from ar_interp.probes.protocol import RUN, needs
 from ar_interp.probes.results import Result
@@ -28,7 +29,7 @@ BY_PATHS = (
     "blocks.{layer}.hook_resid_pre", "blocks.{layer}.hook_attn_out", "blocks.{layer}.attn.hook_q",
     "blocks.{layer}.attn.hook_k", "blocks.{layer}.attn.hook_v",
 )  # fmt: skip
-BUDGET = 2**21  # entries of the patterns that are held at a time
+PATTERNS = 16  # held at a time, of each path
 ROLES = ("query", "key", "value")
 
 
@@ -114,7 +115,7 @@ def _check_has_paths(model: Model) -> None:
     sequences=2,
     length=2,
 )
-def path_contributions(model: Model, sequences: Sequences, *, layer: int = 0) -> Paths:
+def path_contributions(model: Model, sequences: Sequences, *, layer: int = 0, batch_size: int | None = None) -> Paths:
     """Take a layer of linear attention apart into its 27 paths, and cut them one by one.
 
     With x_i the stream's block i alone, path (i, j, k) is the layer run with the queries of x_i, the keys of x_j and
@@ -132,7 +133,8 @@ def path_contributions(model: Model, sequences: Sequences, *, layer: int = 0) ->
     """
     _check_has_paths(model)
     check_integer("layer", layer, low=0, high=len(model.W_Q) - 1)
-    parts = [_measure(model, part, layer) for part in sequences.split(chunk_size(model, sequences, len(PATHS)))]
+    size = paths_at_a_time(batch_size, model, sequences, len(PATHS))
+    parts = [_measure(model, part, layer) for part in sequences.split(size)]
     found = {name: torch.cat([part[name] for part in parts], dim=-1) for name in parts[0] if name != "written"}
     loss, loss_se = _mean(found["loss"])
     cost, cost_se = _mean(found["loss_without"] - found["loss"])
@@ -188,9 +190,10 @@ def in_place_of(held: Mapping[str, Tensor]) -> list[tuple[str, Callable]]:
     return [(name, put) for name in held]
 
 
-def chunk_size(model: Model, contexts: Contexts, n_copies: int) -> int:
+def paths_at_a_time(batch_size: int | None, model: Model, contexts: Contexts, n_paths: int) -> int:
     """Contexts at a time, with so many patterns of each."""
-    return max(1, BUDGET // (n_copies * model.W_Q.shape[1] * contexts.length**2))
+    numbers = PATTERNS * n_paths * numbers_in(model, contexts.length, ["hook_pattern"])
+    return at_a_time(batch_size, numbers, most=None)
 
 
 def _measure(model: Model, contexts: Contexts, layer: int) -> dict[str, Tensor]:

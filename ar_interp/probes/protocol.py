@@ -10,7 +10,8 @@ more are read where a model has them and the caller passes none: `process`, the 
 
 All probes share these arguments: `model`, any that has what the probe needs, or the checkpoint, run, name or folder
 that it is in; `sequences`, a token longer than the contexts to look at; `layer` and `head`, from 0; `seed`, of whatever
-is drawn.
+is drawn; `batch_size`, how many contexts are worked on at a time, by default as many as `batches.NUMBERS` holds: it
+changes memory and time, not the result.
 """
 
 import re
@@ -26,7 +27,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from ar_interp._checks import check_choice
+from ar_interp._checks import check_choice, check_integer
 from ar_interp._moods import calm
 from ar_interp.checkpoints import model_of
 from ar_interp.models.opened import Model, as_model
@@ -192,6 +193,8 @@ def needs(
                         given.arguments[argument] = _brought(argument, value, found, (sequences, length))
                     elif isinstance(value, Tensor):
                         given.arguments[argument] = _brought_tokens(argument, value, found)
+                    elif argument == "batch_size" and value is not None:
+                        given.arguments[argument] = check_integer(argument, value, low=1)
                 try:
                     return probe(*given.args, **given.kwargs)
                 except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]

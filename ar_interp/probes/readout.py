@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer
 from ar_interp.models.opened import Model, as_model
+from ar_interp.probes.batches import at_a_time, numbers_in
 from ar_interp.probes.protocol import control_option, needs
 from ar_interp.probes.readout_fits import Split, discrete, fit_probe, held_out, interval, penalty_of, scores_of
 from ar_interp.probes.readout_targets import Target, as_columns, resolve, target_values, varies
@@ -25,7 +26,6 @@ HOOKS = ("hook_embed", "hook_resid_pre", "hook_resid_post", "attn.hook_attn_scor
 POSITIONS = (2, 5, 10, 20, 50, 100, 200, 500)
 CONTROLS = ("shuffled", "projection", "untrained")
 READ = "any, with the hooks that are read"
-CHUNK = 256  # sequences at a time: a cache holds whole contexts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,7 @@ def probe_activations(
     target: str | Target | Sequence[str | Target] = "W",
     untrained: object = None,
     seed: int = 0,
+    batch_size: int | None = None,
 ) -> ProbeSweep:
     """Read targets off activations, over layers, hooks and positions, with controls and intervals.
 
@@ -126,7 +127,8 @@ def probe_activations(
         if not Y.shape[1]:
             raise ValueError(f"target {name!r} is the same in every sequence at T = {T}: leave that position out.")
     hooks = hooks_of(model, hooks)
-    features = probe_features(model, sequences, hooks=hooks, positions=positions, untrained=untrained, seed=seed)
+    options: dict[str, Any] = {"untrained": untrained, "seed": seed, "batch_size": batch_size}
+    features = probe_features(model, sequences, hooks=hooks, positions=positions, **options)
     rows = [
         {"layer": layer_of(hook), "hook": hook, "T": T, "target": name, **_row(features[hook, T], Y, split)}
         for hook in hooks
@@ -157,7 +159,14 @@ def layer_of(hook: str) -> int:
 
 
 def probe_features(
-    model: Model, sequences: Sequences, *, hooks: Sequence[str], positions: Sequence[int], untrained: object, seed: int
+    model: Model,
+    sequences: Sequences,
+    *,
+    hooks: Sequence[str],
+    positions: Sequence[int],
+    untrained: object,
+    seed: int,
+    batch_size: int | None,
 ) -> dict[tuple[str, int], dict[str, Float[np.ndarray, "batch feature"]]]:
     """For each hook and T what probes of the model and of each control are given.
 
@@ -166,7 +175,7 @@ def probe_features(
     """
     beside = model.untrained(UNTRAINED) if untrained is None else as_model(untrained)
     inputs = sequences.inputs
-    trained, control = (activations(m, inputs, hooks, positions) for m in (model, beside))
+    trained, control = (activations(m, inputs, hooks, positions, batch_size) for m in (model, beside))
     found = {}
     for (hook, T), X in trained.items():
         context = as_columns(inputs[:, :T].cpu().numpy())
@@ -178,7 +187,7 @@ def probe_features(
 
 @torch.no_grad()
 def activations(
-    model: object, tokens: Tensor, hooks: Sequence[str], positions: Sequence[int]
+    model: object, tokens: Tensor, hooks: Sequence[str], positions: Sequence[int], batch_size: int | None = None
 ) -> dict[tuple[str, int], Float[np.ndarray, "batch feature"]]:
     """Real and imaginary parts of each hook at each T, float64: the row of the query T for scores and pattern.
 
@@ -187,7 +196,8 @@ def activations(
     """
     opened = as_model(model)
     parts: dict[tuple[str, int], list[np.ndarray]] = {(hook, T): [] for hook in hooks for T in positions}
-    for chunk in tokens.split(CHUNK):
+    size = at_a_time(batch_size, numbers_in(opened, tokens.shape[1], hooks))
+    for chunk in tokens.split(size):
         cache = opened.run_with_cache(chunk, names_filter=list(hooks))[1]
         for hook, T in parts:
             if hook not in cache:

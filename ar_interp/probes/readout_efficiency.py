@@ -52,6 +52,7 @@ def data_efficiency(
     target: str | Target = "W",
     untrained: object = None,
     seed: int = 0,
+    batch_size: int | None = None,
 ) -> DataEfficiency:
     """The second opinion on a probe: two activations from which all can be read may differ in what it takes.
 
@@ -78,7 +79,8 @@ def data_efficiency(
     if not Y.shape[1]:
         raise ValueError(f"target {resolve(target)[0]!r} is the same in every sequence at T = {T}: choose another.")
     hooks = hooks_of(model, hook)
-    features = probe_features(model, sequences, hooks=hooks, positions=[T], untrained=untrained, seed=seed)[hook, T]
+    options: dict[str, Any] = {"untrained": untrained, "seed": seed, "batch_size": batch_size}
+    features = probe_features(model, sequences, hooks=hooks, positions=[T], **options)[hook, T]
     ends, unit = _block_ends(len(split.train)), RESOLUTION * Y.std(0)
     curve, codes = [], []
     for source, X in features.items():

@@ -4,10 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._shown import Shown
+
+SHOWN = (0.1, 0.9)  # the middle 80 % of contexts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,14 @@ class Result(Shown):
         """The number in the last row of a condition."""
         table = self.to_frame()
         return float(table[column].to_numpy()[table["condition"].to_numpy() == condition][-1])
+
+
+def over_contexts(name: str, values: Float[np.ndarray, "batch pos"]) -> dict[str, Any]:
+    """Columns at every position: the mean over contexts, its standard error, and the quantiles `SHOWN` of contexts."""
+    n = len(values)
+    low, high = np.quantile(values, SHOWN, axis=0)
+    error = values.std(0, ddof=1) / n**0.5 if n > 1 else np.nan
+    return {name: values.mean(0), f"{name}_se": error, f"{name}_low": low, f"{name}_high": high}
 
 
 def long_frame(axes: Mapping[str, Sequence[Any]], columns: Mapping[str, Tensor]) -> pd.DataFrame:

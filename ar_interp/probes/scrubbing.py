@@ -19,7 +19,17 @@ from ar_interp._checks import check_choice, check_integer
 from ar_interp.models.opened import Model
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS
 from ar_interp.probes.paths import BY_PATHS as READ_BY_PATHS
-from ar_interp.probes.paths import CURRENT, PATHS, PREVIOUS, Path, chunk_size, has_paths, in_place_of, inner, written_by
+from ar_interp.probes.paths import (
+    CURRENT,
+    PATHS,
+    PREVIOUS,
+    Path,
+    has_paths,
+    in_place_of,
+    inner,
+    paths_at_a_time,
+    written_by,
+)
 from ar_interp.probes.protocol import AUGMENTED, BARE, PLAIN, RUN, needs
 from ar_interp.probes.protocol import BY_KEYS as READ_BY_KEYS
 from ar_interp.probes.results import Result
@@ -103,6 +113,7 @@ def scrub(
     by: str | None = None,
     n_resamples: int = 4,
     seed: int = 0,
+    batch_size: int | None = None,
 ) -> Scrubbed:
     """Keep what the hypothesis names, take the rest of one layer from another sequence, and run the model on.
 
@@ -152,7 +163,8 @@ def scrub(
     output = names[0]
 
     parts = []
-    for rows in torch.arange(len(sequences), device=inputs.device).split(chunk_size(model, sequences, 1 + len(kept))):
+    size = paths_at_a_time(batch_size, model, sequences, 1 + len(kept))
+    for rows in torch.arange(len(sequences), device=inputs.device).split(size):
         own = model.activations(inputs[rows], names)
         hooks: dict[str, list[Hooks]] = {MODEL: [[]], ABLATED: [in_place_of({output: torch.zeros_like(own[output])})]}
         for others in donors[:, rows]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from ar_interp.models.opened import Model
-from ar_interp.probes.algorithm import CHUNK, STEPS, TRIM, Spectra, interpolate, step_sizes, trimmed
+from ar_interp.probes.algorithm import STEPS, TRIM, Spectra, interpolate, spectra_at_a_time, step_sizes, trimmed
 from ar_interp.probes.protocol import needs, process_option
 from ar_interp.probes.results import Result
 from ar_interp.processes import Process, Sequences
@@ -55,6 +55,7 @@ def equivalent_steps_of(
     process: Process | None = None,
     per_pair: bool | None = None,
     seed: int = 0,
+    batch_size: int | None = None,
 ) -> EquivalentSteps:
     """Count the gradient steps with the model's error on the same contexts, by log-linear interpolation in k.
 
@@ -74,7 +75,7 @@ def equivalent_steps_of(
     length, per_pair = sequences.length, model.normalises if per_pair is None else per_pair
     sizes = step_sizes(process, length=length, per_pair=per_pair, steps=COUNTED)
     own, descents = [], []
-    for part in sequences.split(CHUNK):
+    for part in sequences.split(spectra_at_a_time(batch_size, sequences, model)):
         own.append(part.errors(model(part.inputs))[:, 1:])
         spectra = Spectra(part, per_pair=per_pair)
         descents.append(

@@ -1,7 +1,9 @@
 """Move the estimate, not the tokens: does a model use the W that its context carries?"""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -12,7 +14,9 @@ from jaxtyping import Float, Inexact, Integer
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_several
+from ar_interp.models.attention import LONG, states_at
 from ar_interp.models.opened import Model
+from ar_interp.probes.batches import at_a_time, numbers_in
 from ar_interp.probes.context import DRESS, no_own_path, reads_circuit
 from ar_interp.probes.paths import in_place_of
 from ar_interp.probes.protocol import (
@@ -35,6 +39,7 @@ from ar_interp.seeds import generator_of
 
 Held = dict[str, Tensor]  # activations by hook name
 Predictions = Inexact[Tensor, "batch pos dim"]
+Noise = Callable[[str, Tensor], Tensor]  # of the shape of an activation, by its hook
 
 SWAP, CEILING = "swap", "ceiling"
 SAME, OTHER, RANDOM = "same W", "other W", "random state"
@@ -44,7 +49,7 @@ KEYS_AND_VALUES = ("hook_k", "hook_v")
 WHAT = {STATE: "key-value state", PATTERN: "attention pattern", KEYS_AND_VALUES: "keys and values"}
 MIXED = ("W_V", "W_O", *READ_PATTERNS)
 WRITTEN = ("W_Q", "W_O", "blocks.{layer}.attn.hook_k", "blocks.{layer}.attn.hook_v")
-CHUNK = 256  # sequences at a time: a layer's states are [batch pos head d_head d_head]
+PAIRED = 256  # sequences among which each has another one
 CERTAIN = 3  # standard errors that a ceiling needs to be divided by
 ROUNDING = 1e-9  # a ceiling below it is none
 FAINTEST = 1e-12  # of the largest: what is read less, squared, is rounding
@@ -140,6 +145,7 @@ def swap_context(
     positions: Iterable[int] | None = None,
     what: str | None = None,
     seed: int = 0,
+    batch_size: int | None = None,
 ) -> SwappedContext:
     """Put the source's estimate of W into the target's forward pass: the prediction must become W_source s_T(target).
 
@@ -202,18 +208,21 @@ def swap_context(
     generator = generator_of(check_integer("seed", seed, low=0))
     at = torch.tensor(asked, device=target.inputs.device) - 1
 
-    parts = []
-    for rows in torch.arange(len(target), device=target.inputs.device).chunk(ceil(len(target) / CHUNK)):
+    sparse = model.is_ours and hooks == STATE and length >= LONG  # states are too large to have them at every T
+    size = at_a_time(None, 2 * numbers_in(model, len(asked) if sparse else length, every), most=PAIRED)
+
+    def swapped(rows: Tensor, other: Tensor, noise: Noise) -> Held:
         inputs, W = target.inputs[rows], source.W[rows]
-        other = rows.roll(1)
+        needed = torch.cat([rows, other]).unique()
+        read = model.activations(source.inputs[needed], every)
+        held = {name: value[torch.searchsorted(needed, rows)] for name, value in read.items()}
         same = _orbit(target.W[rows], source.targets[other, -1], length)
-        held = model.activations(source.inputs[rows], every)
         frozen = model.activations(inputs, [name for name in every if name not in moving])
         states = {
             SWAP: held,
             SAME: model.activations(same, moving),
-            OTHER: {name: held[name].roll(1, 0) for name in moving},
-            RANDOM: {name: _random_like(held[name], name, model, at, generator) for name in moving},
+            OTHER: {name: read[name][torch.searchsorted(needed, other)] for name in moving},
+            RANDOM: {name: _random_like(held[name], name, model, at, noise) for name in moving},
         }
         moved = {
             condition: _run(model, inputs, frozen | {name: state[name] for name in moving})[:, at]
@@ -222,7 +231,15 @@ def swap_context(
         moved[CEILING] = _through(model, inputs, W, held, asked, augmented=model.is_augmented)
         moved["own"] = model(inputs)[:, at]
         moved["goal"] = torch.einsum("bij,btj->bti", W, inputs[:, at])
-        parts.append(moved)
+        return moved
+
+    parts = []
+    with states_at(at) if sparse else nullcontext():
+        for group in torch.arange(len(target), device=at.device).chunk(ceil(len(target) / PAIRED)):
+            for rows, other in zip(group.split(size), group.roll(1).split(size), strict=True):
+                drawn: dict[str, Tensor] = {}
+                for part in torch.arange(len(rows), device=at.device).split(batch_size or size):
+                    parts.append(swapped(rows[part], other[part], partial(_noise, drawn, generator, len(rows), part)))
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return SwappedContext(
         by_position=_table(found, asked),
@@ -276,21 +293,28 @@ def _run(model: Model, tokens: Predictions, held: Held, *more: tuple[str, Callab
         return model(tokens)
 
 
-def _random_like(
-    value: Tensor, name: str, model: Model, at: Integer[Tensor, "asked"], generator: torch.Generator
+def _noise(
+    drawn: dict[str, Tensor], generator: torch.Generator, n: int, rows: Integer[Tensor, "part"], name: str, like: Tensor
 ) -> Tensor:
+    """Gaussian numbers for these rows of n, drawn for all at once: the same whatever is worked on at a time."""
+    if name not in drawn:
+        drawn[name] = torch.randn((n, *like.shape[1:]), generator=generator, dtype=like.dtype, device="cpu")
+    return drawn[name][rows.cpu()].to(like.device)
+
+
+def _random_like(value: Tensor, name: str, model: Model, at: Integer[Tensor, "asked"], noise: Noise) -> Tensor:
     """Gaussian in what is read of it, isotropic there and of the same norm per position; a pattern stays causal.
 
     States are all that a position reads, so that only those at the positions asked for are drawn; the others are 0.
     """
     if name.endswith(STATE) and len(at) < value.shape[1]:
         everywhere = torch.zeros_like(value)
-        everywhere[:, at] = _random_like(value[:, at], name, model, torch.arange(len(at), device=at.device), generator)
+        everywhere[:, at] = _random_like(value[:, at], name, model, torch.arange(len(at), device=at.device), noise)
         return everywhere
     block, _, hook = name.rpartition(".")
     layer = int(LAYER.match(block + ".").group(1))  # type: ignore[union-attr] - names are ours
     norms, readings = READ[hook]
-    drawn = torch.randn(value.shape, generator=generator, dtype=value.dtype, device="cpu").to(value.device)
+    drawn = noise(name, value)
     drawn = drawn.tril() if hook in PATTERN else drawn
     roots = [(form, _roots(gram(model, layer)).to(value.dtype)) for form, gram in readings]
 

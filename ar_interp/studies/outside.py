@@ -74,7 +74,7 @@ def _models(subject: Subject) -> tuple[Any, Any]:
 
 def _law_claims(subject: Subject, model: Any, theory: Any) -> Iterator[Claim]:
     """The error is that of theory's weights, condition by condition, and least squares has another."""
-    from ar_interp.probes.outside import Condition, counted, lengthened, no_longer
+    from ar_interp.probes.outside import Condition, counted, no_longer
 
     setting, n_ctx = subject.setting, subject.config.n_ctx
     process: Any = subject.process
@@ -97,7 +97,7 @@ def _law_claims(subject: Subject, model: Any, theory: Any) -> Iterator[Claim]:
             return counted(x, predict(x), c, n_ctx)[0]
 
         def by(module: Any, c: Any = condition) -> Callable[[Sequences], Tensor]:
-            ready = lengthened(module, 2 * n_ctx) if c.longer > 1 else module
+            ready = module.lengthened(2 * n_ctx) if c.longer > 1 else module
             return torch.no_grad()(lambda x: ready(x.inputs))
 
         wanted, energy = counted(contexts, by(theory)(contexts), condition, n_ctx)
@@ -183,7 +183,7 @@ def _stack_claims(subject: Subject) -> Iterator[Claim]:
 
 def _growth_claim(subject: Subject) -> Claim:
     """Scores that are divided by T stay of one size beyond the lengths trained on, others grow."""
-    from ar_interp.probes.outside import Condition, lengthened
+    from ar_interp.probes.outside import Condition
 
     setting: Any = subject.setting
     n_ctx, per_key, model = subject.config.n_ctx, setting.per_key, subject.model
@@ -211,7 +211,7 @@ def _growth_claim(subject: Subject) -> Claim:
         tolerance="outside, bound",
         predicted=1,
         side="at most" if per_key else "at least",
-        measured=growth(lengthened(model, 2 * n_ctx)),
+        measured=growth(model.lengthened(2 * n_ctx)),
         control=control,
     )
 
