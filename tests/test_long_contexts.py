@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 import ar_interp as ari
-from ar_interp import estimators
+from ar_interp.estimators import least_squares as estimators
 from ar_interp.models import attention
 from ar_interp.models.attention import Attention
 from ar_interp.probes import swap

@@ -177,7 +177,7 @@ def _curve(
     figure: go.Figure, drawn: pd.DataFrame, name: str, line: dict[str, Any], band: str | None
 ) -> list[np.ndarray]:
     """Add the means, and a band around them; what they reach down to."""
-    rows = drawn[drawn["estimator"] == name]
+    rows: Any = drawn[drawn["estimator"] == name]
     x, group = rows["T"].tolist(), dict[str, Any](legendgroup=name)
     means = rows["error"].to_numpy()
     low, high = (means, means) if band is None else band_of(rows, "error", band)

@@ -69,7 +69,7 @@ def context_error(
     for name, (colour, dash, symbol) in LINES.items():
         if name not in ("model", *beside):
             continue
-        rows = errors[errors["estimator"] == name]
+        rows: Any = errors[errors["estimator"] == name]
         mean = rows["context_error"].to_numpy()
         low, high = band_of(rows, "context_error", band)
         draw(

@@ -11,7 +11,8 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer
-from ar_interp.estimators import OLS, SHORT, DiagonalOLS, Estimator, GradientDescent, Zero, apply
+from ar_interp.estimators import OLS, DiagonalOLS, Estimator, GradientDescent, Zero, apply
+from ar_interp.estimators.least_squares import SHORT
 from ar_interp.models.attention import LONG
 from ar_interp.models.opened import Model
 from ar_interp.probes.batches import at_a_time, in_parts, numbers_in_pass
