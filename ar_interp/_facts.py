@@ -41,12 +41,17 @@ def describe(run: Any, name: str, summary: str = "") -> str:
 def _training_facts(run: Any) -> list[str]:
     """How a training was done, for the model card."""
     model, training = run.config, run.training
+    begun = f"initial weights {model.initial_law}"
+    if training.start:
+        begun = "from the gradient step a = {:g}, b = {:g}".format(*training.start)
+    parts = {"main": "the two blocks", "diagonal": "the diagonals of the two blocks"}
+    entries = f", {parts[training.entries]} of a step trained alone" if training.entries in parts else ""
     return [
         f"- {training.objective} loss, optimizer {training.optimizer}"
         + ("" if training.optimizer == "lbfgs" else f", lr {training.lr:.6g}")
         + f", {run.steps} steps"
         + (f", batch {training.batch}" if training.objective == "sampled" else "")
         + ("" if training.stop_below is None else f", stopped below {training.stop_below:g}"),
-        f"- initial weights {model.initial_law}; {len(run.members)} seed(s) from {training.seed}, "
+        f"- {begun}{entries}; {len(run.members)} seed(s) from {training.seed}, "
         f"seed {run.seed} kept; trained on {run.device}{_on_threads(getattr(run, 'threads', None))}",
     ]

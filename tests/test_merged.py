@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from oracles import check_titles
+from oracles import check_titles, trace
 
 from ar_interp import (
     CommutingUnitary,
@@ -156,7 +156,7 @@ def test_figures_show_the_numbers_of_their_results():
     along, setting = descent_along(checkpoints[0]), setting_of(checkpoints[0].config, checkpoints[0].process)
     stages, members = stage_times(checkpoints[1]), checkpoints[2].members
     drawn = {
-        "phase_portrait": figures.phase_portrait(along, setting.flows((0.1, -0.3))),
+        "phase_portrait": figures.phase_portrait(along, setting.flows((0.1, -0.3)), setting),
         "plateau_and_drop": figures.plateau_and_drop(along),
         "emergence_stages": figures.emergence_stages(descent_along(checkpoints[1]), stages),
         "reflected_step": figures.reflected_step(sign_pattern(checkpoints[2])),
@@ -166,7 +166,7 @@ def test_figures_show_the_numbers_of_their_results():
     assert all(
         axis.title.text for figure in drawn.values() for axis in (*figure.select_xaxes(), *figure.select_yaxes())
     )
-    assert drawn["phase_portrait"].data[-1].x[-1] == along.by_step["a"].iloc[-1]
+    assert trace(drawn["phase_portrait"], "training").x[-1] == along.by_step["a"].iloc[-1]
     assert "17 and 404 steps" in drawn["emergence_stages"].layout.title.text
     shares = drawn["sign_patterns"].data
     assert (shares[0].y[0], shares[1].y) == ((members["minus"] == 0).mean(), (0.25, 0.75))

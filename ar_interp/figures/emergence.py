@@ -22,11 +22,12 @@ from ar_interp.figures.style import (
     styled,
 )
 from ar_interp.probes.emergence import DescentAlong, SignPattern, StageTimes
+from ar_interp.setting import Emergence
 
 MARKED = 60  # points of a path at most
 
 
-def phase_portrait(along: DescentAlong, flows: Float[np.ndarray, "start time 2"]) -> go.Figure:
+def phase_portrait(along: DescentAlong, flows: Float[np.ndarray, "start time 2"], setting: Emergence) -> go.Figure:
     """The path of (a, b), measured and by the recursion, over lines of gradient flow from other starts.
 
     Args:
@@ -49,7 +50,13 @@ def phase_portrait(along: DescentAlong, flows: Float[np.ndarray, "start time 2"]
         customdata=shown["step"].tolist(), mode="markers", marker={"color": BLUE, "size": 6},
     )  # fmt: skip
     a, b = (table[name].to_numpy() for name in ("a", "b"))
-    limit = 1.15 * float(max(np.abs(a).max(), np.abs(b).max(), np.abs(flows[:, 0]).max()))
+    limit = 1.05 * float(np.abs(flows).max())
+    for sign in (1, -1):
+        best = sign * np.geomspace(setting.product / limit, limit, 81)
+        figure.add_scatter(
+            x=best.tolist(), y=(setting.product / best).tolist(), mode="lines", name="smallest loss",
+            legendgroup="best", showlegend=sign > 0, line={"color": GREEN, "width": 2, "dash": "dot"}, hoverinfo="skip",
+        )  # fmt: skip
     said = "no recursion speaks of it"
     if "predicted_a" in table:
         said = f"largest distance from the recursion {number(along.deviation('a', 'b'))}"
@@ -72,7 +79,8 @@ def plateau_and_drop(along: DescentAlong) -> go.Figure:
     shown = table.iloc[:: max(1, len(table) // MARKED)]
     hover = "step %{x}<br>%{y:.5g}"
     if "predicted_product" in table:
-        draw(figure, table["step"], table["predicted_product"], "a b, recursion", hover, line={"color": VERMILLION})
+        style = {"mode": "lines", "line": {"color": VERMILLION, "width": 2}}
+        draw(figure, table["step"], table["predicted_product"], "a b, recursion", hover, **style)
     look = {"mode": "markers", "marker": {"color": BLUE, "size": 6}}
     draw(figure, shown["step"], shown["product"], "a b, training", hover, **look)
     draw(

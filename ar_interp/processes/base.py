@@ -481,7 +481,10 @@ class AutoregressiveProcess(Process, ABC):
 
     @property
     def facts(self) -> str:
-        return f"{super().facts}, first token {self.initial.law}"
+        law = self.initial
+        more = {"scales": law.scales, "correlation": law.correlation}
+        said = "".join(f", {name} {value}" for name, value in more.items() if value)
+        return f"{super().facts}, first token {law.law}{said}"
 
 
 def brought(values: Tensor, device: str | torch.device, dtype: torch.dtype | None = None) -> Tensor:

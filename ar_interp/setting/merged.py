@@ -23,7 +23,7 @@ from ar_interp.theory.layer_quadratic import (
     sequences_of_grid,
 )
 
-N_FLOWS = 20  # lines of a phase portrait
+N_FLOWS = 24  # lines of a phase portrait from each of two circles
 
 
 class Emergence(Setting):
@@ -106,18 +106,19 @@ class Emergence(Setting):
         return record_of(parameters, self.config.dim, each=bool(self.law.scales))
 
     def flows(self, start: Sequence[float] = (1.0, 1.0)) -> Float[np.ndarray, "start time 2"]:
-        """Lines of gradient flow in the plane from `N_FLOWS` starts around 0, beyond where training starts and ends.
+        """Lines of gradient flow in the plane, half of them from near the saddle at 0 and half from beyond `start`.
 
         Raises:
             ValueError: coordinates that are not alike, which have no such plane.
         """
         if self.moments is None:
             raise ValueError(f"first tokens {self.law} have no plane of their own: their coordinates are not alike.")
-        radius = 1.3 * max(self.product**0.5, *map(abs, start))
+        outer = 1.3 * max(self.product**0.5, *map(abs, start))
         slope = plane_loss(self.moments, max_length=self.max_length).slope
-        angles, times = 2 * np.pi * np.arange(N_FLOWS) / N_FLOWS, np.linspace(0, 4 / slope, 41)
-        starts = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        sizes = {"max_length": self.max_length, "times": times}
+        times = np.geomspace(1, 1001, 101) - 1
+        sizes = {"max_length": self.max_length, "times": times / times[-1] * 10 / slope}
+        angles = 2 * np.pi * (np.arange(N_FLOWS) + 0.5) / N_FLOWS
+        starts = np.concatenate([r * np.stack([np.cos(angles), np.sin(angles)], axis=1) for r in (0.05 * outer, outer)])
         return np.stack([flow_path(self.moments, a=a, b=b, **sizes) for a, b in starts])
 
     @property
