@@ -8,6 +8,8 @@ import pytest
 from browsing import chromium, explorer, faults_of
 from cases import CHROMIUM
 
+import ar_interp as ari
+
 pytest.importorskip("streamlit", reason="the explorer needs the extra 'app'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -55,6 +57,14 @@ def page(browser, server) -> Iterator["sync_api.Page"]:
     assert faults == []
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """A model that every page has figures of, which are drawn quickly."""
+    config, training = ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=8), ari.TrainConfig(lr=1e-3, steps=2)
+    run = ari.train(config, ari.CommutingOrthogonal(4), training, progress=False)
+    return ari.checkpoints.save(run, tmp_path_factory.mktemp("small") / "pairs")
+
+
 def settle(page: "sync_api.Page", there: str = ".ar-plot .main-svg") -> None:
     """Wait until what should be there is, and the script has ended."""
     page.wait_for_selector(there, timeout=90 * SECONDS)
@@ -62,8 +72,8 @@ def settle(page: "sync_api.Page", there: str = ".ar-plot .main-svg") -> None:
     assert page.locator(FAULTS).count() == 0, page.locator(FAULTS).all_inner_texts()
 
 
-def test_every_page_is_whole_wide_and_narrow_in_both_themes(page, tmp_path):
-    page.goto("/in_context_w?checkpoint=diagonal-orthogonal-h5&position=7")  # a shared link is opened first
+def test_every_page_is_whole_wide_and_narrow_in_both_themes(page, small, tmp_path):
+    page.goto(f"/in_context_w?checkpoint={small}&position=7")  # a shared link is opened first
     for title, there in PAGES.items():
         page.set_viewport_size(WIDE)
         page.emulate_media(color_scheme="light")
