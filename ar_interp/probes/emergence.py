@@ -103,7 +103,7 @@ def half_step(steps: Float[np.ndarray, "row"], products: Float[np.ndarray, "row"
 
 @dataclass(frozen=True, kw_only=True)
 class StageTimes(Result):
-    """When the coordinates of an anisotropic law emerge.
+    """Half times of the coordinates of an anisotropic law.
 
     Attributes:
         by_coordinate: coordinate (from 1), scale, measured (the step at which its product is half of its end),

@@ -102,7 +102,7 @@ class Emergence(Setting):
         return ExpectedLoss(self.exact_loss(own).item() / (self.config.n_ctx - 1), 0.0, EXACT)
 
     def record(self, parameters: Parameters) -> Mapping[str, Float[Tensor, "ensemble"]]:
-        """What `record_of` says; where coordinates differ, the product of each as well."""
+        """The numbers of `record_of`; where coordinates differ, the product of each as well."""
         return record_of(parameters, self.config.dim, each=bool(self.law.scales))
 
     def flows(self, start: Sequence[float] = (1.0, 1.0)) -> Float[np.ndarray, "start time 2"]:
@@ -136,7 +136,7 @@ def main_blocks(
 
 
 def record_of(parameters: Parameters, dim: int, *, each: bool = False) -> dict[str, Float[Tensor, "ensemble"]]:
-    """Of every member a and b, the means of the diagonals of A and B; how far it is from a gradient step.
+    """The means a and b of the diagonals of A and B, and how far every member is from a gradient step.
 
     `off_plane` is the norm of what is left of all entries, `minus` the number of coordinates with the rarer sign in B;
     with `each` also the products A_jj B_jj, as product_1, product_2, ...

@@ -25,7 +25,6 @@ _portrait = Result(
     code={"along": ALONG, "flows": "setting.flows(checkpoint.training.start)"},
     measure=lambda subject: (descent_along(subject.run), _setting(subject).flows(subject.run.training.start)),
     applies=lambda subject: _has_record(subject) and _setting(subject).moments is not None,
-    before="setting = ari.setting_of(checkpoint.config, checkpoint.process)\n",
 )
 _stages = Result(
     code={"along": ALONG, "stages": "ari.stage_times(checkpoint)"},

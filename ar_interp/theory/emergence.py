@@ -44,7 +44,7 @@ class PlaneLoss(NamedTuple):
 
 
 class StepSizes(NamedTuple):
-    """Where plain descent changes its ways, as step sizes.
+    """Step sizes at which plain descent in the plane changes.
 
     Attributes:
         monotone: below it y approaches its end from one side (balanced a = b).
@@ -162,7 +162,7 @@ def half_time(moments: TokenMoments, *, product: float, max_length: int) -> floa
 
 
 def step_sizes(moments: TokenMoments, *, max_length: int, difference: float = 0.0) -> StepSizes:
-    """Where plain descent in the plane changes: 1 / (2 slope), 2 / (curvature (a^2 + b^2)), 2 / slope.
+    """Step sizes where plain descent changes: 1 / (2 slope), 2 / (curvature (a^2 + b^2)), 2 / slope.
 
     All shrink as 1 / max_length.
 
@@ -281,7 +281,7 @@ def anisotropic_path(
 def stage_half_times(
     scales: Sequence[float] | Float[np.ndarray, "dim"], *, product: float, max_length: int
 ) -> Float[np.ndarray, "dim"]:
-    """When each coordinate of an anisotropic law would emerge alone: ln(1/(5 s^2 y) - 1) / (6 (max_length - 2) s^4).
+    """Times at which coordinates would emerge alone: ln(1/(5 s^2 y) - 1) / (6 (max_length - 2) s^4).
 
     The time at which a_j b_j of balanced flow from y = `product` is half of its long-context end 1 / (5 s_j^2).
     Coordinates that emerge later are held up by those before, a few percent at max_length = 100.
