@@ -192,7 +192,7 @@ def test_a_lookup_is_caught_with_the_seed_that_it_knows_and_with_another():
     model = deceptions.knows_untrained(healthy(checkpoint), checkpoint, 0)
     known = ari.verify(model, seed=1)
     assert known["model/function"].verdict == "fails"
-    fresh = ari.verify(model)
+    fresh = ari.verify(model, n=64)
     assert fresh["model/function"].verdict == "holds"  # what it does then is what its weights say
     assert fresh["loss/fresh"].verdict == "fails"
 
