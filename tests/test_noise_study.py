@@ -72,6 +72,13 @@ def test_errors_on_noisy_tokens(given):
     assert f"{config.n_ctx} the model errs by" in figure.layout.title.text
 
 
+def test_expected_losses_are_those_of_the_clean_target():
+    """The quadratic that is estimated on sampled contexts, at the block scalars of which theory has the error."""
+    setting = ari.setting_of(*LAYER)
+    found = setting.expected_loss(ideal(*LAYER))
+    assert abs(found.loss - setting.best.loss) < 4 * found.standard_error < 0.1 * setting.best.loss
+
+
 def test_errors_need_noise():
     model = ari.HookedARTransformer(LAYER[0], seed=1)
     with pytest.raises(ValueError, match="process must be one with noise that is not stationary"):

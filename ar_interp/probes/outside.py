@@ -150,7 +150,7 @@ def counted(
 ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
     """Mean error and mean |s_{T+1}|^2 of each context, over T >= 2, or over T > n_ctx where contexts are longer."""
     first = n_ctx if condition.longer > 1 else 1
-    errors, energy = contexts.errors(predictions), contexts.targets.abs().square().sum(-1)
+    errors, energy = contexts.errors(predictions), contexts.clean_targets.abs().square().sum(-1)
     return errors[:, first:].double().mean(1), energy[:, first:].double().mean(1)
 
 

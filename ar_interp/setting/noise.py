@@ -20,7 +20,6 @@ from ar_interp.theory import (
     NoisyKeys,
     factor_heads,
     kappa_family,
-    kappa_to_ratio,
     last_token_error,
     noisy_heads_loss,
     noisy_keys,
@@ -165,7 +164,7 @@ class NoisyHeads(_Noisy):
         return noisy_heads_loss(C, P, observation_variance=self.noise["observation_variance"])
 
     def previous_key(self, kappa: float) -> float | None:
-        return kappa_to_ratio(kappa) if self.pairs and kappa != -1 else None
+        return None if self.kappa else 0.0
 
     def ideal(self, model: Any) -> Any:
         """C = I + kappa J, and what it has of other pairs, with the best keys."""

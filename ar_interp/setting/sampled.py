@@ -108,7 +108,7 @@ def sampled_quadratic(
         states = torch.einsum("btki,btvj->btikvj", context.conj(), context).cumsum(1)
         features = torch.einsum("btqi,btikvj->btqkvj", context, states)[:, 1:] / divisors
         rows = features.permute(2, 3, 4, 0, 1, 5).reshape(8, -1).numpy()
-        target = part.targets[:, 1:].reshape(-1).numpy()
+        target = part.clean_targets[:, 1:].reshape(-1).numpy()
         h[i] = np.real(rows.conj() @ target) / len(part)
         G[i] = np.real(rows.conj() @ rows.T) / len(part)
         constant[i] = np.vdot(target, target).real / len(part)
