@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from oracles import check_titles
 
 import ar_interp as ari
 from ar_interp import studies
@@ -66,6 +67,7 @@ def test_errors_on_noisy_tokens(given):
     np.testing.assert_allclose(rows["median"], own.quantile(0.5, 0), rtol=1e-9)
     assert {"least squares", "Bayes, W known"} < set(table["predictor"])
     figure = ari.figures.noisy_errors(found)
+    check_titles({"noisy_errors": figure})
     lines = {trace.name: trace for trace in figure.data}
     assert lines["multiple of W y<sub>T</sub>"].y == found.line[1:]
     np.testing.assert_allclose(lines["model"].y, own.quantile(0.5, 0)[1:], rtol=1e-9)
@@ -93,6 +95,7 @@ def test_the_last_key_but_one_lies_on_theory(n_heads):
     assert found.ratio == pytest.approx(expected, abs=5e-3)  # between points of the curve
     assert table["ratio"].iloc[0] == pytest.approx(-0.5 if n_heads == 2 else 0, abs=1e-7)
     figure = ari.figures.bent_keys(found, ari.setting_of(*HEADS[n_heads]))
+    check_titles({"bent_keys": figure})
     point = figure.data[-1]
     assert (point.x, point.y) == ((pytest.approx(0.09),), (found.ratio,))
 
