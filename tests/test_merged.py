@@ -80,7 +80,7 @@ def test_descent_on_all_entries_follows_the_recursion(law, start):
 
 
 def test_members_from_random_starts_reach_the_block_optimum_up_to_signs():
-    run = descended("signs", n_ctx=5, steps=400, lr=0.03, n_seeds=8)
+    run = descended("signs", n_ctx=5, steps=300, lr=0.04, n_seeds=8)
     assert run.members["loss"].to_numpy() == pytest.approx([1.36986 / 2] * 8, abs=2e-5)
     assert set(run.members["minus"]) == {0, 1}
     (A,), (B,) = main_blocks({name: W[None] for name, W in run.parameters.items()}, 2)
@@ -136,7 +136,7 @@ def test_stages_of_unequal_coordinates_are_in_the_history_and_come_back(tmp_path
 
 
 def test_sampled_descent_is_near_the_recursion():
-    run = descended("signs", objective="sampled", start=(0.1, 0.3), lr=0.01, batch=2048, steps=40)
+    run = descended("signs", objective="sampled", start=(0.1, 0.3), lr=0.01, batch=1024, steps=40)
     moments = theory.first_token_moments("signs", dim=2)
     path = theory.descent_path(moments, a=0.1, b=0.3, max_length=5, lr=0.02, steps=40).prod(1)
     assert run.history.eval("a * b").to_numpy() == pytest.approx(path, abs=0.03 * path[-1])
@@ -173,19 +173,17 @@ def test_figures_show_the_numbers_of_their_results():
 
 
 @pytest.mark.parametrize(
-    ("name", "claim", "verdict"),
+    ("name", "verdicts"),
     [
-        ("Adam passed off as descent", "emergence/difference", "fails"),
-        ("a reflected step for a step", "emergence/plane", "fails"),
-        ("a reflected step for a step", "emergence/loss", "holds"),
-        ("a sign of the values alone", "signs/behaviour", "fails"),
-        ("signs in another pattern", "signs/step", "holds"),
+        ("Adam passed off as descent", {"emergence/path": "fails", "emergence/difference": "fails"}),
+        ("a reflected step for a step", {"emergence/plane": "fails", "emergence/loss": "holds"}),
+        ("a sign of the values alone", {"signs/behaviour": "fails", "signs/share": "holds"}),
     ],
 )
-def test_trainings_that_are_not_what_is_said_of_them_are_caught(name, claim, verdict):
-    sabotage = EMERGENCE[name]
-    checkpoint = load(sabotage.base)
-    assert verify(sabotage.make(checkpoint, 0), checkpoint.process, seed=0, n=64)[claim].verdict == verdict
+def test_trainings_that_are_not_what_is_said_of_them_are_caught(name, verdicts):
+    checkpoint = load(EMERGENCE[name].base)
+    found = verify(EMERGENCE[name].make(checkpoint, 0), checkpoint.process, seed=0, n=64)
+    assert {claim: found[claim].verdict for claim in verdicts} == verdicts
 
 
 @pytest.mark.parametrize(

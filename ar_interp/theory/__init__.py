@@ -31,7 +31,8 @@ and for augmented tokens, Sander et al. 2024 and Zheng et al. 2024 (arXiv 2405.1
     r_m, t_m    <s_1, W^m s_1> and tr W^m (Haar W)
     h_T, G_T    sum_{m<T} E r_m^2 and sum_{m,m'<T} E r_m r_m' r_{|m-m'|}: loss = 1 - 2 eta h_T + eta^2 G_T
     kappa0..3   moments of the first token x_1, see `TokenMoments` (not the kappa of the blocks of C)
-    a b         the product of scalars that is the step size there
+    a b         the product of scalars that is the step size there, y; m = a^2 - b^2
+    slope, curvature    of the training loss in y, see `theory.emergence`
 
 and for noise:
 
