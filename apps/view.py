@@ -32,6 +32,7 @@ DEFAULT = "augmented-haar-l2-keys"
 N_KEPT = 64  # results, and figures, of each checkpoint
 STYLE = (Path(__file__).with_name("assets") / "page.css").read_text("utf-8")
 SIGNS = {"fails": "✗", "undecided": "?", "void": "○", "holds": "✓"}  # worst first
+OTHERS = "Other studies"  # of exhibits on a page that is none of ours
 PAGES = {  # of the exhibits of one model: title -> file, icon, what it asks
     "Overview": ("overview", "summarize", "What is this model, and what of the theory holds in it?"),
     "In-context W": ("in_context_w", "timeline", "What is its estimate of W?"),
@@ -41,6 +42,7 @@ PAGES = {  # of the exhibits of one model: title -> file, icon, what it asks
     "Circuits": ("circuits", "account_tree", "What do heads ask for, and what do they write?"),
     "Readout": ("readout", "search", "What can be read off its activations?"),
     "Interventions": ("interventions", "tune", "Does it use what is found in it?"),
+    OTHERS: ("others", "extension", "What do other studies show of it?"),
 }
 
 
@@ -123,7 +125,7 @@ def show_exhibits(checkpoint: ari.Checkpoint, page: str) -> int:
     from ar_interp.studies import exhibits_of
 
     subject = subject_of(checkpoint)
-    exhibits = [exhibit for exhibit in exhibits_of(subject) if exhibit.page == page]
+    exhibits = [exhibit for exhibit in exhibits_of(subject) if _page_of(exhibit) == page]
     shared = {control.name: control for exhibit in exhibits for control in exhibit.controls(subject)}
     values = _choose_shared([control for control in shared.values() if control.kind == "integer"])
     places = _places([exhibit.wide for exhibit in exhibits])
@@ -385,7 +387,11 @@ def _pages_of(checkpoint: ari.Checkpoint) -> set[str]:
     from ar_interp.claims import subject_of
     from ar_interp.studies import exhibits_of
 
-    return {exhibit.page for exhibit in exhibits_of(subject_of(checkpoint))}
+    return {_page_of(exhibit) for exhibit in exhibits_of(subject_of(checkpoint))}
+
+
+def _page_of(exhibit: Exhibit) -> str:
+    return exhibit.page if exhibit.page in PAGES else OTHERS
 
 
 def _take(name: str, widget: str) -> None:

@@ -18,6 +18,7 @@ import ar_interp as ari
 from ar_interp import cli
 from ar_interp._shipped import LISTING
 from ar_interp.claims import Claims
+from ar_interp.claims.rows import MAX_BYTES
 from ar_interp.recipes import RECIPES, known_failure, listing
 
 
@@ -165,6 +166,34 @@ def test_report_writes_a_page_and_the_same_as_json(tmp_path, capsys):
     assert page.read_text().startswith("<!doctype html>")
     assert "31 January 2026" in page.read_text()
     assert [one["name"] for one in json.loads(content.read_text())["checkpoints"]] == ["positional-mu50"]
+
+
+def test_claims_of_one_s_own_stand_beside_those_measured(tmp_path, capsys):
+    """Those that fail make verify fail; what is no such file, or about another model, is refused before anything."""
+    name, both, page = "positional-mu50", tmp_path / "both.json", tmp_path / "report.html"
+    files = {verdict: tmp_path / f"{verdict}.json" for verdict in ("holds", "fails", "strange", "text", "large")}
+    Claims(name, (claim(name="mine/one"),), seed=3).to_json(files["holds"])
+    Claims(name, (claim(name="mine/two", measured=2.0),)).to_json(files["fails"])
+    Claims("x", (claim(name="mine/one"),)).to_json(files["strange"])
+    files["text"].write_text("holds")
+    files["large"].write_text(f"{' ' * MAX_BYTES}{{}}")
+    extra = ["--seed", "0", "--json", str(both), "--extra", str(files["holds"])]
+    assert cli.main(["verify", name, *extra]) == 0
+    assert {"mine/one", "model/function"} <= {row["name"] for row in json.loads(both.read_text())["checkpoints"][name]}
+    assert cli.main(["verify", name, *extra, str(files["fails"])]) == 1
+    assert cli.main(["report", name, "-o", str(page), "--extra", str(files["fails"])]) == 0
+    assert "mine" in page.read_text()
+    capsys.readouterr()
+    for verdict, message in {
+        "strange": "extra holds claims about 'x', which is none of 'positional-mu50': see Claims.name.",
+        "text": "text.json is not valid JSON",
+        "large": "large.json is larger than",
+    }.items():
+        for command in (["verify", name], ["report", name, "-o", str(page)]):
+            assert cli.main([*command, "--extra", str(files[verdict])]) == 2
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1
+            assert message in error
 
 
 def test_report_of_failing_claims_is_a_report(tmp_path, capsys):

@@ -62,7 +62,7 @@ assert main(["report", str(folder), "-o", str(output / "report.html")]) == 0
 os.environ["AR_INTERP_ALLOW"] = str(folder.parent)
 at = AppTest.from_file(app, default_timeout=120)
 at.query_params["checkpoint"] = str(folder)
-at.switch_page("pages/heads.py").run()
+at.switch_page("pages/others.py").run()
 shown = {"exceptions": [e.message for e in at.exception], "specs": [e.proto.json for e in at.get("bidi_component")]}
 sections = {"loaded": loaded, "listed": listed.getvalue(), "verified": verified.getvalue(), "shown": shown}
 (output / "walk.json").write_text(json.dumps(sections))

@@ -1,7 +1,9 @@
 """A day with the package from outside it: claims, processes, figures and tests of one's own, without a detour."""
 
+import io
 import json
 import re
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -149,6 +151,24 @@ def test_dir_lists_what_is_public(name):
         assert getattr(getattr(module, entry), "__module__", "ar_interp").startswith(("ar_interp", "typing"))
     assert set(PUBLIC) | {"__version__"} <= set(dir(ari))
     assert ari.__version__ == "0.1.0"
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_what_takes_long_shows_how_far_it_is_at_a_terminal_alone(monkeypatch, seen):
+    """Runs of the model in a probe, claims of verify, checkpoints of a report; probes within a probe show no bar."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: seen
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("ar_interp._shown.WAIT", 0)
+    model = ari.HookedARTransformer(ari.ModelConfig.augmented(dim=3, n_ctx=5), process=ari.HaarOrthogonal(3))
+    sequences = model.process.contexts(60, 5, seed=0)
+    ari.recover_context(model, sequences)
+    ari.which_layer(model, sequences)
+    names = re.compile(r"([\w ]+)[\w -]*: ")
+    shown = set(names.findall(terminal.getvalue()))
+    assert shown == ({"recover_context", "which_layer", "step sizes", "probe_activations"} if seen else set())
+    ari.verify(SMALL, seed=0, n=16)
+    assert ("verify positional" in set(names.findall(terminal.getvalue()))) == seen
 
 
 def test_layers_are_compared_in_one_table():

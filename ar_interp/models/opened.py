@@ -1,8 +1,8 @@
 """`as_model`: a model of this package or of somebody else, as the one typed object that probes read."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from threading import RLock
 from typing import Any
@@ -12,6 +12,7 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 from transformer_lens import HookedRootModule
 
+from ar_interp._shown import watched
 from ar_interp.models.config import Config, ModelConfig
 from ar_interp.models.hooks import Hook, in_this_thread
 from ar_interp.models.transformer import BlockScalars, HookedARTransformer
@@ -92,6 +93,7 @@ class Model:
         self.has_own_path = self.is_augmented or (self.n_layers == 1 and self.is_linear)
         self.d_model: int | None = stated("d_model", None)
         self._n_ctx: int | None = stated("n_ctx", None)
+        self._bar: Any = None
 
     @cached_property
     def config(self) -> ModelConfig | ForeignConfig:
@@ -196,7 +198,21 @@ class Model:
     # ---- what it does
 
     def __call__(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
+        if self._bar is not None:
+            self._bar.update()
         return self.module(tokens)
+
+    @contextmanager
+    def counted(self, name: str) -> Iterator[None]:
+        """A bar that counts runs of the model for whoever looks on; of a probe within a probe the outer one's."""
+        if self._bar is not None:
+            yield
+            return
+        with watched(desc=name, unit=" runs of the model") as self._bar:
+            try:
+                yield
+            finally:
+                self._bar = None
 
     @property
     def hook_names(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ar_interp._checks import check_integer, check_number
+from ar_interp._shown import watched
 from ar_interp.estimators import (
     OLS,
     DiagonalOLS,
@@ -352,7 +353,7 @@ def _step_sizes(process: Process, length: int, per_pair: bool, steps: tuple[int,
         found: Any = minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-3})
         return unit * 2.0 ** float(found.x)
 
-    return tuple(best(k) for k in steps)
+    return tuple(best(k) for k in watched(iterable=steps, desc="step sizes", unit=" tuned"))
 
 
 @lru_cache(maxsize=16)

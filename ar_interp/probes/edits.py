@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp._moods import calm
+from ar_interp._shown import watched
 from ar_interp.models.opened import as_model
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes.batches import at_a_time
@@ -118,7 +119,8 @@ def edit_losses(
     )
     setting = setting_of(model.config, process)
     predicted = [setting.expected_loss(changed) for changed in edited]
-    measured = torch.stack([_measured(changed, contexts, batch_size) for changed in edited]).cpu()
+    shown = watched(iterable=edited, desc="edit_losses", unit=" edits")
+    measured = torch.stack([_measured(changed, contexts, batch_size) for changed in shown]).cpu()
     table = {
         "value": values,
         "predicted": [found.loss for found in predicted],

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ar_interp import seeds
 from ar_interp._checks import check_integer
+from ar_interp._shown import watched
 from ar_interp.estimators import OLS, DiagonalOLS, Ridge
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.opened import Model
@@ -125,7 +126,7 @@ def outside_errors(
     check_integer("n", n, low=2)
     n_ctx = check_integer("n_ctx", n_ctx or model.n_ctx, low=2)
     rows, undefined = [], {}
-    for condition in conditions(family):
+    for condition in watched(iterable=conditions(family), desc="outside_errors", unit=" conditions"):
         why_not = no_longer(model.config if model.has_model_config else None) if condition.longer > 1 else ""
         if why_not:
             undefined[condition.name] = why_not

@@ -181,7 +181,7 @@ def needs(
         @wraps(probe)
         def opened(model: object, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
             found = _opened(model)
-            with calm(), found.turn:
+            with calm(), found.turn, found.counted(name):
                 check(found, name)
                 found.check_finite()
                 given = arguments_of.bind(found, *arguments, **options)

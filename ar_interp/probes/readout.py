@@ -12,6 +12,7 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from torch import Tensor
 
 from ar_interp._checks import check_integer
+from ar_interp._shown import watched
 from ar_interp.models.opened import Model, as_model
 from ar_interp.probes.batches import at_a_time, numbers_in
 from ar_interp.probes.protocol import control_option, needs
@@ -131,7 +132,7 @@ def probe_activations(
     features = probe_features(model, sequences, hooks=hooks, positions=positions, **options)
     rows = [
         {"layer": layer_of(hook), "hook": hook, "T": T, "target": name, **_row(features[hook, T], Y, split)}
-        for hook in hooks
+        for hook in watched(iterable=hooks, desc="probe_activations", unit=" hooks")
         for (T, name), Y in values.items()
     ]
     return ProbeSweep(frame=pd.DataFrame(rows).sort_values(["layer", "T"], kind="stable", ignore_index=True))

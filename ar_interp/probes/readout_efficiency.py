@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from ar_interp._checks import check_integer
+from ar_interp._shown import watched
 from ar_interp.models.opened import Model
 from ar_interp.probes.protocol import needs
 from ar_interp.probes.readout import READ, hooks_of, probe_features, reading_options
@@ -83,7 +84,7 @@ def data_efficiency(
     features = probe_features(model, sequences, hooks=hooks, positions=[T], **options)[hook, T]
     ends, unit = _block_ends(len(split.train)), RESOLUTION * Y.std(0)
     curve, codes = [], []
-    for source, X in features.items():
+    for source, X in watched(iterable=features.items(), desc="data_efficiency", unit=" sources"):
         sent, values = X[split.train], Y[split.rows_of_targets(source)]
         bits, constant_bits = [], []
         for n, end in zip(ends, [*ends[1:], ends[-1]], strict=True):

@@ -7,6 +7,7 @@ import pandas as pd
 from ar_interp import checkpoints
 from ar_interp._checks import check_integer
 from ar_interp._moods import calm
+from ar_interp._shown import watched
 from ar_interp.sabotage.core import BatteryResult, Make, Sabotage, cells
 from ar_interp.sabotage.deceptions import DECEPTIONS
 from ar_interp.sabotage.diagonal import PAIRS, UNITARY
@@ -61,7 +62,7 @@ def run_battery(
         raise ValueError(f"names must be of the battery, got {unknown or chosen}; it has {', '.join(battery)}.")
     before: dict[tuple[str, Make], dict[str, str]] = {}
     rows = []
-    for name in chosen:
+    for name in watched(iterable=chosen, desc="battery", unit=" models"):
         sabotage = battery[name]
         checkpoint = checkpoints.load(sabotage.base)
         if sabotage.healthy and (sabotage.base, sabotage.healthy) not in before:

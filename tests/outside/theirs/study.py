@@ -65,7 +65,7 @@ STUDY = Study(
         Exhibit(
             name="silent keys",
             title="Keys that are left out",
-            page="Heads",
+            page="Silent keys",
             structure="keys",
             evidence="activations",
             look="A bar per head. Look whether they are near one half.",
