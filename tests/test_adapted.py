@@ -112,14 +112,21 @@ def test_all_that_is_said_to_be_usable_is(adapted):
         "query_jacobian",
     }  # fmt: skip
     known = {name: getattr(ari, name) for name in ("verify", "conformance")}
-    for module in ("jacobian", "blocks", "function", "steps", "last_token"):
+    for module in ("jacobian", "blocks", "function", "steps", "last_token", "noise"):
         known |= vars(__import__(f"ar_interp.probes.{module}", fromlist=["x"]))
     known |= {name: getattr(ari, name) for name in protocol.PROTOCOL if hasattr(ari, name)}
     sequences, other = (PROCESS.contexts(120, N_CTX, seed=seed) for seed in (0, 1))
     known |= {"model": adapted, "sequences": sequences, "source": other, "target": sequences}
-    known |= {"tokens": sequences.inputs[:3], "hook": "blocks.1.hook_resid_post", "hypothesis": [0]}
+    known |= {
+        "noisy": ari.HaarOrthogonal(3, process_noise=0.1),
+        "tokens": sequences.inputs[:3],
+        "hook": "blocks.1.hook_resid_post",
+        "hypothesis": [0],
+    }
     for call in frame["call"][frame["usable"]]:
-        eval(call.replace("hook=...", "hook=hook").replace("hypothesis=...", "hypothesis=hypothesis"), known)
+        for asked, given in {"hook": "hook", "hypothesis": "hypothesis", "process": "noisy"}.items():
+            call = call.replace(f"{asked}=...", f"{asked}={given}")
+        eval(call, known)
 
 
 def test_it_is_seen_through_its_own_hooks(mine, adapted):

@@ -1,7 +1,7 @@
 """The table of what probes need, against what they read: a model that has only this, and remembers what was used."""
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -21,6 +21,7 @@ from ar_interp.probes.context import SCORES
 from ar_interp.probes.function import function_deviation
 from ar_interp.probes.jacobian import exact_circuit, full_jacobian, query_jacobian, value_jacobian
 from ar_interp.probes.last_token import replace_last_token
+from ar_interp.probes.noise import noisy_errors
 from ar_interp.probes.paths import GRADIENT_STEP, path_contributions
 from ar_interp.probes.protocol import NAMES, PROTOCOL, check, missing, needed
 from ar_interp.probes.readout import probe_activations
@@ -160,6 +161,10 @@ USES = {
         ALL,
         lambda model, name: ari.outside_errors(model, PAIRS if name in EIGENBASIS else HAAR, n_ctx=N_CTX, n=3),
     ),
+    "noisy_errors": (
+        ("our diagonal",),
+        lambda model, name: noisy_errors(model, replace(PAIRS, process_noise=0.1), n_ctx=N_CTX, n=3),
+    ),
     "verify": (("diagonal",), lambda model, name: ari.verify(model, process=PAIRS, seed=0)),
 }
 COMPOSED = "which_layer"  # of other probes: a model that lacks what one of them needs lacks a column
@@ -221,6 +226,7 @@ def test_every_probe_of_the_table_is_used_here():
 def test_the_table_has_every_public_probe():
     probes = {name for name, module in ari._MODULES.items() if module.startswith("ar_interp.probes.")}
     probes -= {"edit_losses", "structure_along"}  # of weights of this package's models, edited or along training
+    probes -= {"descent_along", "sign_pattern", "stage_times"}  # of histories
     probes -= {"adapt", "conformance", "text_regularity"}  # which ask nothing of a model's inside
     assert len(probes) >= 6
     assert probes | {"verify"} <= set(PROTOCOL)
@@ -312,6 +318,7 @@ def test_conformance_is_a_row_per_probe(name, usable):
     by_any |= {
         "function_deviation",
         "outside_errors",
+        "noisy_errors",
         "equivalent_steps_of",
         "replace_last_token",
         *READERS,

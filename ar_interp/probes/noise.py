@@ -13,7 +13,7 @@ from ar_interp._checks import check_integer
 from ar_interp.estimators import OLS, DiagonalOLS, GradientDescent, Kalman, PhaseGrid, Ridge, VonMises
 from ar_interp.models.opened import Model
 from ar_interp.probes.positional import positional_structure
-from ar_interp.probes.protocol import needs
+from ar_interp.probes.protocol import length_option, needs
 from ar_interp.probes.results import Result
 from ar_interp.processes import Process, Sequences
 from ar_interp.seeds import EXHIBITS
@@ -40,35 +40,48 @@ class NoisyErrors(Result):
     n: int
 
 
-@needs("forward")
-def noisy_errors(model: Model, process: Process | None = None, *, n: int = N, seed: int = EXHIBITS) -> NoisyErrors:
+def _has_noise(process: Any) -> bool:
+    return not (getattr(process, "noiseless", True) or process.stationary)
+
+
+def _options(model: Model) -> str:
+    """A process, where the model's own is none with noise, and the longest context, where it says none."""
+    process = "" if _has_noise(model.process) else "process=..."
+    return ", ".join(filter(None, (process, length_option(model))))
+
+
+@needs("forward", options=_options)
+def noisy_errors(
+    model: Model, process: Process | None = None, *, n_ctx: int | None = None, n: int = N, seed: int = EXHIBITS
+) -> NoisyErrors:
     """Errors of a model on its noisy process, by T, beside estimators that know the noise.
 
     Args:
         process: the model's own if left out; with noise of the process or of observation, not stationary.
+        n_ctx: the longest context; the model's own if left out.
         n: contexts; >= 2.
     Raises:
         ValueError: no process, or one without noise.
     """
-    process = process or model.process
-    if process is None or process.noiseless or process.stationary:
-        raise ValueError(f"process must be one with noise that is not stationary, got {process}.")
+    law: Any = process or model.process
+    if not _has_noise(law):
+        raise ValueError(f"process must be one with noise that is not stationary, got {law}.")
     check_integer("n", n, low=2)
-    n_ctx = check_integer("n_ctx", model.n_ctx, low=2)
-    contexts = process.contexts(n, n_ctx, seed=seed, device=model.device)
+    n_ctx = check_integer("n_ctx", n_ctx or model.n_ctx, low=2)
+    contexts = law.contexts(n, n_ctx, seed=seed, device=model.device)
     rows = []
-    for name, predict in [("model", lambda x: model.module(x.inputs)), *predictors(process, n_ctx).items()]:
+    for name, predict in [("model", lambda x: model.module(x.inputs)), *predictors(law, n_ctx).items()]:
         with torch.no_grad():
             errors = contexts.errors(predict(contexts)).double().cpu()
         low, middle, high = torch.quantile(errors, torch.tensor(QUANTILES, dtype=errors.dtype, device="cpu"), dim=0)
         columns = {"mean": errors.mean(0), "low": low, "median": middle, "high": high}
         table = pd.DataFrame({key: value.numpy() for key, value in columns.items()})
         rows.append(table.assign(predictor=name, T=np.arange(1, contexts.length + 1)))
-    q, r = process.state_noise**2, process.observation_noise**2
-    first = process.initial.mean_square(process.dim)
-    squares = [first + q * process.dim * (T - 1) for T in range(1, contexts.length + 1)]
+    q, r = law.state_noise**2, law.observation_noise**2
+    first = law.initial.mean_square(law.dim)
+    squares = [first + q * law.dim * (T - 1) for T in range(1, contexts.length + 1)]
     noise = {"process_variance": q, "observation_variance": r}
-    line = tuple(last_token_error(dim=process.dim, square=square, **noise) for square in squares)
+    line = tuple(last_token_error(dim=law.dim, square=square, **noise) for square in squares)
     return NoisyErrors(by_position=pd.concat(rows, ignore_index=True), line=line, n=n)
 
 

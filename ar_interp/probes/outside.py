@@ -18,7 +18,7 @@ from ar_interp.models.config import ModelConfig
 from ar_interp.models.opened import Model
 from ar_interp.probes.batches import in_parts
 from ar_interp.probes.context import estimates_at_a_time
-from ar_interp.probes.protocol import needs, process_option
+from ar_interp.probes.protocol import length_option, needs, process_option
 from ar_interp.probes.results import Result
 from ar_interp.processes import AutoregressiveProcess, FirstToken, Sequences
 
@@ -99,7 +99,7 @@ def conditions(process: AutoregressiveProcess) -> tuple[Condition, ...]:
     )
 
 
-@needs("forward", options=process_option)
+@needs("forward", options=lambda model: ", ".join(filter(None, (process_option(model), length_option(model)))))
 def outside_errors(
     model: Model,
     process: AutoregressiveProcess | None = None,

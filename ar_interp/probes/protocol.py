@@ -121,6 +121,11 @@ def process_option(model: Model) -> str:
     return "" if model.process else "process=..."
 
 
+def length_option(model: Model) -> str:
+    """The longest context, where the model says none."""
+    return "" if model.n_ctx else "n_ctx=..."
+
+
 def control_option(model: Model) -> str:
     """The control model, where the model makes none."""
     return "" if model.makes_control else "untrained=..."
