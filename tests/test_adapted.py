@@ -174,6 +174,8 @@ def test_a_run_that_fails_is_no_use(adapted):
     longer = ari.HaarOrthogonal(4).contexts(2, N_CTX, seed=0)
     reasons = why_not(adapted, sequences=longer)
     assert reasons["verify"].startswith("its forward pass fails on tokens [2, 6, 4] float64: RuntimeError: ")
+    with pytest.raises(ValueError, match="contexts must be at most n_ctx = 6 inputs long, got 7"):
+        ari.recover_context(adapted, PROCESS.contexts(2, 7, seed=0), kind="full")
     with pytest.raises(ValueError, match="sequences must be contexts to try the model on, got Tensor: make two with"):
         ari.conformance(adapted, longer.inputs)
 
@@ -199,6 +201,11 @@ def test_a_run_that_fails_is_no_use(adapted):
         ({"hooks": {"hook_embed": "layers.{layer}.hook_out"}}, r"must have \{layer\} in both names or in none"),
         ({"hooks": ["hook_start"]}, "hooks must map names to names of hooks of the model, got list"),
         ({"heads_number": 2}, "adapt takes no 'heads_number'; what it may be told of the model is encoding, dim"),
+        ({"process": ari.HaarOrthogonal}, "process must be an AutoregressiveProcess"),
+        ({"embed": "tokens"}, "embed must be a function, got str"),
+        ({"untrained": Mine()}, "untrained must be a function, got Mine"),
+        ({"n_layers": "two"}, "n_layers must be an integer, got 'two'"),
+        ({"encoding": "learned"}, "encoding must be one of 'plain', 'augmented', got 'learned'"),
         ({"attention": True}, "attention must be a name, such as 'softmax' or 'linear', got True"),
     ],
 )

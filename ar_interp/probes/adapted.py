@@ -12,7 +12,7 @@ from jaxtyping import Inexact
 from torch import Tensor
 from transformer_lens import HookedRootModule
 
-from ar_interp._checks import check_integer
+from ar_interp._checks import check_choice, check_integer
 from ar_interp._moods import calm
 from ar_interp.models.hooks import Hook, in_this_thread
 from ar_interp.models.opened import N_TRIED, Model
@@ -81,7 +81,15 @@ class Adapted(HookedRootModule):
         )
 
     def forward(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
-        """The prediction of s_{t+1} at each position, in the precision of the module."""
+        """The prediction of s_{t+1} at each position, in the precision of the module.
+
+        Raises:
+            ValueError: more tokens than n_ctx.
+        """
+        if tokens.shape[1] > self.config.n_ctx:
+            raise ValueError(
+                f"contexts must be at most n_ctx = {self.config.n_ctx} inputs long, got {tokens.shape[1]}."
+            )
         dtype = next((W.dtype for W in self.module.parameters()), tokens.dtype)
         return self.predict(self.module(self.embed(tokens.to(dtype.to_complex() if tokens.is_complex() else dtype))))
 
@@ -156,6 +164,9 @@ def adapt(
     """
     module = _module_of(model)
     places, stated = _places(module, {} if hooks is None else hooks), _stated(config)
+    for name, function in (("embed", embed), ("predict", predict), ("untrained", untrained)):
+        if function is not None and (not callable(function) or isinstance(function, HookedRootModule)):
+            raise ValueError(f"{name} must be a function, got {type(function).__name__}.")
     process = getattr(module, "process", None) if process is None else process
     untrained = getattr(module, "untrained", None) if untrained is None else untrained
     dim = _size_of_tokens(process, dim)
@@ -240,13 +251,15 @@ def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
     unknown = [name for name in config if name not in STATED]
     if unknown:
         raise ValueError(f"adapt takes no {unknown[0]!r}; what it may be told of the model is {', '.join(STATED)}.")
+    check_choice("encoding", config.get("encoding", "plain"), ("plain", "augmented"))
+    check_integer("n_layers", config.get("n_layers", 1), low=1)
     if not isinstance(config.get("attention", ""), str):
         raise ValueError(f"attention must be a name, such as 'softmax' or 'linear', got {config['attention']!r}.")
     return dict(config)
 
 
 def _size_of_tokens(process: Any, dim: int | None) -> int:
-    if process is not None and not hasattr(process, "contexts"):
+    if process is not None and (isinstance(process, type) or not hasattr(process, "contexts")):
         raise ValueError(f"process must be an AutoregressiveProcess, such as HaarOrthogonal(5), got {process!r}.")
     if process is None and dim is None:
         raise ValueError("dim or process is needed to know the size of a token: pass e.g. process=HaarOrthogonal(3).")
