@@ -20,7 +20,7 @@ def share_by_heads(landscape: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     for colour, (dim, rows) in _groups(landscape, "dim"):
         _curve(figure, rows["n_heads"] / rows["dim"], rows, "share", f"d = {dim}", colour)
-        few = rows[(2 * rows["n_heads"] <= rows["dim"]) & (rows["n_heads"] > 1) & (rows["independent"] < 1)]
+        few = rows[(2 * rows["n_heads"] <= rows["dim"]) & (rows["independent"] < 1)]
         draw(
             figure, few["n_heads"] / few["dim"], few["independent"], f"d = {dim}, heads trapped independently",
             "H/d = %{x:.3g}<br>share of one head to the power H: %{y:.3g}",
@@ -32,8 +32,8 @@ def share_by_heads(landscape: pd.DataFrame) -> go.Figure:
     trapped = "Heads that are trapped independently would lie on the dotted lines: the share of one head to the power H"
     return styled(
         figure,
-        title=f"With d heads or more at least {number(share[enough].min(initial=1))} of the seeds reach the minimum, "
-        f"with fewer down to {number(share[~enough].min(initial=1))}",
+        title=f"With d heads or more {_of_seeds(share[enough])} reach the minimum, with fewer "
+        f"{_of_seeds(share[~enough])}",
         measured=f"{landscape['n'].to_numpy().min()} seeds a point, at the minimum where the loss is within .01 of it; "
         f"{BARS}",
         expected=trapped if share.min() < 1 else "",
@@ -87,6 +87,11 @@ def share_by_scale(landscape: pd.DataFrame) -> go.Figure:
         y={"title_text": "share of seeds at the minimum", "range": [-0.02, 1.04]},
         wide=True,
     )
+
+
+def _of_seeds(shares: Any) -> str:
+    least = shares.min(initial=1)
+    return "all seeds" if least == 1 else f"at least {number(least)} of the seeds"
 
 
 def _groups(landscape: pd.DataFrame, by: str | list[str]) -> Any:

@@ -23,6 +23,7 @@ from ar_interp.sweeps.plan import Shard
 from ar_interp.sweeps.shards import Outcome, Table, trained
 
 PATIENCE = 30.0  # seconds for a scheduler to answer, also one that is started again
+RESTARTS = 4  # times this, for a process of this machine to take the place of one that died
 LIBRARIES = ("torch", "numpy", "scipy")
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
 RETRIES = 1  # of a shard whose training raises an error; one whose worker dies is tried four times
@@ -46,11 +47,11 @@ def on_dask(shards: Sequence[Shard], *, jobs: int, scheduler: str | None) -> Ite
     """What comes of each shard, as it comes.
 
     A shard whose worker dies goes to another. Where the scheduler is lost and another one answers at its address within
-    half a minute, that one gets what is left.
+    half a minute, that one gets what is left; where all processes of this machine died, others do.
 
     Raises:
         ValueError: Dask is not installed, or a worker has other versions.
-        ConnectionError: the scheduler does not answer any more.
+        ConnectionError: the scheduler does not answer any more, or workers die before anything is done.
     """
     try:
         import distributed
@@ -58,28 +59,31 @@ def on_dask(shards: Sequence[Shard], *, jobs: int, scheduler: str | None) -> Ite
         asked = "jobs > 1" if scheduler is None else "scheduler"
         raise ValueError(f"{asked} needs the extra `cluster`: pip install 'ar-interp[cluster]'.") from error
     left = {shard.name: shard for shard in shards}
-    with ExitStack() as stack:
-        address = scheduler
-        if scheduler is None:
-            quiet = {"silence_logs": logging.CRITICAL, **LOOPBACK}
-            cluster: Any = distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, processes=True, **quiet)
-            address = stack.enter_context(cluster).scheduler_address
-        while left:
-            before = len(left)
-            try:
-                with distributed.Client(address, timeout=PATIENCE, set_as_default=False) as client:
-                    for outcome in _of_client(client, list(left.values())):
-                        del left[outcome.shard.name]
-                        yield outcome
-            except (_LostError, OSError) as error:
-                if isinstance(error, OSError) or len(left) == before:
-                    raise ConnectionError(
-                        f"no Dask scheduler answers at {address}. What was done is kept, {len(left)} shards are left: "
-                        "start the scheduler and its workers again, and the same sweep goes on."
-                    ) from error
+    while left:
+        before = len(left)
+        try:
+            with ExitStack() as stack:
+                address = scheduler
+                if scheduler is None:
+                    quiet = {"silence_logs": logging.CRITICAL, **LOOPBACK}
+                    cluster: Any = distributed.LocalCluster(
+                        n_workers=jobs, threads_per_worker=1, processes=True, **quiet
+                    )
+                    address = stack.enter_context(cluster).scheduler_address
+                client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
+                waits = scheduler is not None
+                for outcome in _of_client(stack.enter_context(client), list(left.values()), waits=waits):
+                    del left[outcome.shard.name]
+                    yield outcome
+        except (_LostError, OSError) as error:
+            if isinstance(error, OSError) or len(left) == before:
+                lost = f"no Dask scheduler answers at {scheduler}" if scheduler else "all workers died"
+                raise ConnectionError(
+                    f"{lost}. What was done is kept, {len(left)} shards are left: the same sweep goes on with them."
+                ) from error
 
 
-def _of_client(client: Any, shards: Sequence[Shard]) -> Iterator[Outcome]:
+def _of_client(client: Any, shards: Sequence[Shard], *, waits: bool) -> Iterator[Outcome]:
     for address, found in client.run(versions, on_error="return").items():
         if isinstance(found, dict):  # else it is about to leave
             _check_versions(address, found, versions())
@@ -89,17 +93,21 @@ def _of_client(client: Any, shards: Sequence[Shard]) -> Iterator[Outcome]:
     for future in futures:
         future.add_done_callback(done.put)
     for _ in futures:
-        yield _outcome(_next(client, done), keys)
+        yield _outcome(_next(client, done, waits=waits), keys)
 
 
-def _next(client: Any, done: "SimpleQueue[Any]") -> Any:
-    """The next future that is done; a word where there is nobody to do one."""
+def _next(client: Any, done: "SimpleQueue[Any]", *, waits: bool) -> Any:
+    """The next future that is done. Where nobody can do one it says so and waits, or, if not `waits`, gives up."""
+    alone = 0
     while True:
         try:
             return done.get(timeout=PATIENCE)
         except Empty:
-            if not client.scheduler_info()["workers"]:
+            alone = 0 if client.scheduler_info()["workers"] else alone + 1
+            if alone == 1 and waits:
                 warnings.warn("no worker is connected to the Dask scheduler; the sweep waits for one.", stacklevel=2)
+            if alone == RESTARTS and not waits:
+                raise _LostError from None
 
 
 def _outcome(future: Any, keys: dict[str, Shard]) -> Outcome:

@@ -3,7 +3,9 @@
 from typing import Any
 
 import pandas as pd
-from scipy.stats import binomtest
+
+from ar_interp.claims import Estimate
+from ar_interp.claims.estimate import SEEDS
 
 REACHED = 0.01  # above the minimum
 RUNAWAY = 1.0  # p_{T-1} / p_T of a model that is on its way to kappa = -1, where it is infinite
@@ -16,9 +18,10 @@ def landscape(rows: pd.DataFrame) -> pd.DataFrame:
         rows: of `ari.sweep`.
     Returns:
         A row for each point: the axes, `n` seeds, `share` of those whose loss is within .01 of the minimum, `low` and
-        `high`; where the sweep has them, `independent`, the share of one head to the power of the number of heads,
-        which heads that are trapped independently would have, and `runaway`, the share with p_{T-1} / p_T > 1, each
-        with its `_low` and `_high`.
+        `high`. Where the sweep has them: `settled`, the share on a level of `theory.trapped_levels`, the lowest of
+        which is the minimum (nan where theory has none); `runaway`, the share with p_{T-1} / p_T > 1; `independent`,
+        the share of one head to the power of the number of heads, which heads that are trapped independently would
+        have; the last two with their `_low` and `_high`.
     Raises:
         ValueError: no point has a minimum in theory, or the rows are not those of a sweep.
     """
@@ -34,6 +37,9 @@ def landscape(rows: pd.DataFrame) -> pd.DataFrame:
         point = dict(zip(axes, values if isinstance(values, tuple) else (values,), strict=True))
         reached = int((each["loss"] < each["minimum"] + REACHED).to_numpy().sum())
         row = {**point, "n": len(each), **_share("", reached, len(each))}
+        if "trapped_level" in rows:
+            settled = float(each["trapped_level"].notna().to_numpy().mean())
+            row["settled"] = settled or float("nan")  # where theory has no levels
         if "ratio" in rows:
             row |= _share("runaway", int((each["ratio"] > RUNAWAY).to_numpy().sum()), len(each))
         found.append(row)
@@ -42,9 +48,9 @@ def landscape(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _share(name: str, count: int, n: int) -> dict[str, float]:
-    interval = binomtest(count, n).proportion_ci(method="wilson")
-    prefix = f"{name}_" if name else ""
-    return {name or "share": count / n, f"{prefix}low": interval.low, f"{prefix}high": interval.high}
+    found, prefix = Estimate.share(count, n, SEEDS), f"{name}_" if name else ""
+    low, high = found.interval
+    return {name or "share": found.value, f"{prefix}low": low, f"{prefix}high": high}
 
 
 def _beside_independent(table: Any, axes: list[str]) -> pd.DataFrame:
