@@ -32,6 +32,8 @@ def check_several(name: str, values: Iterable[object] | None, *, low: int, high:
     """Distinct integers within [low, high], ascending; all of them for None."""
     if values is None:
         return tuple(range(low, high + 1))
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be several integers, such as [{values!r}], got {values!r}.")
     found = tuple(sorted({check_integer(name, value, low=low, high=high) for value in values}))
     if not found:
         raise ValueError(f"{name} is empty; leave it out for all.")

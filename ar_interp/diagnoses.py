@@ -199,7 +199,7 @@ def relative_distances(found: RecoveredContext) -> dict[str, Estimate]:
     """|Ŵ - reference|_F / |Ŵ|_F over all sequences at the last T, by reference."""
     last = found.distances[found.distances["T"] == found.distances["T"].max()]
     energy = found.estimate[:, -1].abs().square().sum((-2, -1)).mean().item() / found.W.shape[-1]
-    columns = (last[name] for name in ("reference", "distance", "distance_se", "n"))
+    columns = (last[name] for name in ("reference", "distance_per_row", "distance_per_row_se", "n"))
     return {
         name: Estimate(square / energy, {CONTEXTS: 1.96 * error / energy}, n).root() if energy else Estimate(inf)
         for name, square, error, n in zip(*columns, strict=True)

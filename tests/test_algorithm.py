@@ -124,12 +124,12 @@ def test_the_numbers_are_those_of_a_naive_loop():
     assert match["sensitivity"] == pytest.approx(np.mean(sensitivities))
     squares = (ours - targets).square().sum(-1)[:, 1:].numpy()
     errors = found.errors.set_index("estimator").loc["model, layer 1"]
-    assert errors["error"] == pytest.approx(squares.mean())
-    assert errors["trimmed_error"] == pytest.approx(squares.mean())  # 1 % of 64 sequences is none
+    assert errors["error_per_token"] == pytest.approx(squares.mean())
+    assert errors["trimmed_error_per_token"] == pytest.approx(squares.mean())  # 1 % of 64 sequences is none
     drawn = found.by_position[found.by_position["estimator"] == "model, layer 1"]
     assert drawn["T"].tolist() == list(range(2, LENGTH + 1))
-    np.testing.assert_allclose(drawn["error"], squares.mean(0))
-    np.testing.assert_allclose(drawn["error_high"], np.quantile(squares, 0.9, axis=0))
+    np.testing.assert_allclose(drawn["error_per_token"], squares.mean(0))
+    np.testing.assert_allclose(drawn["error_per_token_high"], np.quantile(squares, 0.9, axis=0))
 
 
 def test_diagonal_heads_are_compared_too():
@@ -168,18 +168,20 @@ def test_steps_are_tuned_as_in_estimators():
 def test_the_curve_begins_where_theory_says():
     curve = gradient_descent_curve(HAAR, length=LENGTH)
     assert curve["k"].tolist() == [0, *STEPS]
-    assert curve["error"][0] == pytest.approx(1)
-    assert abs(curve["error"][1] - theory.haar_one_step_minimum(dim=D, max_length=LENGTH)) < 4 * curve["se"][1]
-    assert (curve["error"].diff()[1:] < 0).all()
+    assert curve["error_per_token"][0] == pytest.approx(1)
+    assert (
+        abs(curve["error_per_token"][1] - theory.haar_one_step_minimum(dim=D, max_length=LENGTH)) < 4 * curve["se"][1]
+    )
+    assert (curve["error_per_token"].diff()[1:] < 0).all()
     floor = np.mean([theory.ols_error(dim=D, length=T) for T in range(2, LENGTH + 1)])
-    assert curve["error"].iloc[-1] > floor
+    assert curve["error_per_token"].iloc[-1] > floor
     trimmed = gradient_descent_curve(HAAR, length=LENGTH, trim=0.01)
-    assert (trimmed["error"][1:] < curve["error"][1:]).all()
+    assert (trimmed["error_per_token"][1:] < curve["error_per_token"][1:]).all()
 
 
 def test_equivalent_steps_interpolate_the_logarithm_and_stop_at_the_ends():
-    curve = pd.DataFrame({"k": [0, 1, 2, 4], "error": [1.0, 0.5, 0.25, 0.01]})
-    assert [equivalent_steps(error, curve) for error in curve["error"]] == pytest.approx([0, 1, 2, 4])
+    curve = pd.DataFrame({"k": [0, 1, 2, 4], "error_per_token": [1.0, 0.5, 0.25, 0.01]})
+    assert [equivalent_steps(error, curve) for error in curve["error_per_token"]] == pytest.approx([0, 1, 2, 4])
     assert equivalent_steps(math.sqrt(0.25 * 0.01), curve) == pytest.approx(3)
     assert [equivalent_steps(error, curve) for error in (7.0, 0.005, 0.0)] == [0, 4, 4]
     assert np.isnan(equivalent_steps(math.nan, curve))
@@ -201,8 +203,8 @@ def test_a_sequence_that_explodes_does_not_hide_the_algorithm():
     sequences = HAAR.sample(128, LENGTH + 1, seed=0)
     sequences.tokens[5] *= 100
     errors = ari.identify_algorithm(model, sequences).errors.set_index("estimator")
-    assert errors.loc["model, layer 0", "error"] > 1e3
-    assert errors.loc["model, layer 0", "trimmed_error"] < 1
+    assert errors.loc["model, layer 0", "error_per_token"] > 1e3
+    assert errors.loc["model, layer 0", "trimmed_error_per_token"] < 1
 
 
 def test_default_estimators_are_of_the_process():

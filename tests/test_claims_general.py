@@ -204,7 +204,9 @@ def zero_second_layer(layer):
 def stack_run(n_layers, steps, *, attention="linear/keys"):
     """A run whose seeds have the losses of this many gradient steps."""
     config = ModelConfig.augmented(dim=5, n_ctx=20, n_layers=n_layers, heads="block-scalar", attention=attention)
-    curve = gradient_descent_curve(HAAR, length=20, per_pair=attention != "linear", trim=0.01).set_index("k")["error"]
+    curve = gradient_descent_curve(HAAR, length=20, per_pair=attention != "linear", trim=0.01).set_index("k")[
+        "error_per_token"
+    ]
     losses = [curve[k] for k in steps]
     members = pd.DataFrame({"seed": range(len(steps)), "loss": losses, "trimmed": losses})
     model = ari.HookedARTransformer(config, process=HAAR)

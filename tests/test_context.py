@@ -68,12 +68,12 @@ def test_with_kappa_one_the_heads_carry_two_cosines_and_no_sign(recovered):
 def test_errors_stand_beside_the_estimators(recovered):
     _, _, result = recovered
     errors = result.errors.set_index(["estimator", "T"])
-    assert errors.loc[("model", 2), "context_error"] < 1e-20
-    assert errors.loc[("model", 1), "context_error"] == pytest.approx(1)
-    assert errors.loc[("diagonal OLS", 2), "context_error"] < 1e-20
-    assert errors.loc[("zero", 5), "prediction_error"] == pytest.approx(1)
-    assert errors.loc[("OLS", D), "context_error"] > 1e-3
-    assert errors.loc[("OLS", D + 1), "context_error"] < 1e-6
+    assert errors.loc[("model", 2), "context_error_per_row"] < 1e-20
+    assert errors.loc[("model", 1), "context_error_per_row"] == pytest.approx(1)
+    assert errors.loc[("diagonal OLS", 2), "context_error_per_row"] < 1e-20
+    assert errors.loc[("zero", 5), "error_per_token"] == pytest.approx(D)
+    assert errors.loc[("OLS", D), "context_error_per_row"] > 1e-3
+    assert errors.loc[("OLS", D + 1), "context_error_per_row"] < 1e-6
     assert (result.errors["n"] == 64).all()
 
 
@@ -217,11 +217,11 @@ def test_a_hand_made_gradient_step_is_recovered(process):
     result = ari.recover_context(model, sequences)
     assert result.step_size == pytest.approx(0.13)
     distances = result.distances.set_index(["reference", "T"])
-    assert distances.loc["one gradient step", "distance"].max() < 1e-25
-    assert distances.loc["OLS", "distance"].min() >= 0
+    assert distances.loc["one gradient step", "distance_per_row"].max() < 1e-25
+    assert distances.loc["OLS", "distance_per_row"].min() >= 0
     errors = result.errors.set_index(["estimator", "T"])
-    np.testing.assert_allclose(distances.loc["W", "distance"], errors.loc["model", "context_error"])
-    for column in ("context_error", "prediction_error"):
+    np.testing.assert_allclose(distances.loc["W", "distance_per_row"], errors.loc["model", "context_error_per_row"])
+    for column in ("context_error_per_row", "error_per_token"):
         np.testing.assert_allclose(errors.loc["one gradient step", column], errors.loc["model", column])
     assert ("diagonal OLS" in errors.index) == (process is not HAAR)
     torch.testing.assert_close(result.estimate, result.in_context_map)
@@ -231,7 +231,7 @@ def test_an_untrained_stack_is_no_gradient_step():
     """The control: at the best step size there is no step in it, and most of Ŵ is left over."""
     model, sequences = augmented(n_layers=2), HAAR.sample(50, 10, seed=0)
     result = ari.recover_context(model, sequences)
-    left = result.distances[result.distances["reference"] == "one gradient step"]["distance"].mean()
+    left = result.distances[result.distances["reference"] == "one gradient step"]["distance_per_row"].mean()
     assert left > 0.8 * result.estimate.square().sum((-1, -2)).mean().item() / 4
 
 
@@ -240,7 +240,7 @@ def test_steps_are_counted_per_pair_where_attention_is():
     model.load_state_dict(one_gradient_step(1.5).state_dict())
     result = ari.recover_context(model, HAAR.sample(20, 10, seed=0))
     assert result.step_size == pytest.approx(1.5)
-    assert result.distances.set_index("reference").loc["one gradient step", "distance"].max() < 1e-25
+    assert result.distances.set_index("reference").loc["one gradient step", "distance_per_row"].max() < 1e-25
 
 
 # ---- plain tokens and full heads

@@ -172,7 +172,7 @@ def test_algorithm_figures_draw_the_identification(general):
     figures = general["deep"].figures
     drawn = trace(figures["error_by_position"], "layer 2")
     rows = found.by_position[found.by_position["estimator"] == "model, layer 2"]
-    assert list(drawn.y) == list(rows["error"])
+    assert list(drawn.y) == list(rows["error_per_token"])
     assert list(drawn.x) == list(rows["T"])
     assert {"OLS", "zero", "4 steps / pair"} < {line.name for line in figures["error_by_position"].data}
     match = trace(figures["algorithm_match"], "distance of predictions")
@@ -205,7 +205,7 @@ def test_layers_estimators_and_bands_are_chosen(general):
     assert {line.name for line in figure.data if line.name} == {"layer 0", "layer 2", "OLS"}
     rows = found.by_position[found.by_position["estimator"] == "OLS"]
     upper = next(line for line in figure.data if line.legendgroup == "OLS")
-    np.testing.assert_allclose(upper.y, (rows["error"] + 1.96 * rows["error_se"]).clip(1e-32))
+    np.testing.assert_allclose(upper.y, (rows["error_per_token"] + 1.96 * rows["error_per_token_se"]).clip(1e-32))
     assert "95 % intervals of the means; what is below 1e-32 is drawn there" in plain(figure.layout.title.subtitle.text)
 
 
@@ -227,8 +227,10 @@ def test_context_error_draws_the_errors_of_every_estimator(results):
     for name, rows in recovered.errors.groupby("estimator"):
         line = trace(figure, "1 step" if name == "one gradient step" else name)
         assert list(line.x) == list(rows["T"])
-        assert list(line.y) == list(rows["context_error"])
-        np.testing.assert_allclose(line.error_y.array, rows["context_error_high"] - rows["context_error"])
+        assert list(line.y) == list(rows["context_error_per_row"])
+        np.testing.assert_allclose(
+            line.error_y.array, rows["context_error_per_row_high"] - rows["context_error_per_row"]
+        )
     assert figure.layout.yaxis.type == "log"
 
 

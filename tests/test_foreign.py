@@ -95,7 +95,7 @@ def test_its_estimate_is_the_sum_of_pairs(gradient_step, family):
         naive = sum((torch.einsum("bi,bj->bij", new, old.conj()) for new, old in pairs), 0 * sequences.W)
         torch.testing.assert_close(recovered.estimate[:, T - 1], ETA * naive, rtol=0, atol=1e-14)
     assert recovered.step_size == pytest.approx(ETA)
-    assert recovered.distances.set_index("reference").loc[ONE_STEP, "distance"].max() < 1e-28
+    assert recovered.distances.set_index("reference").loc[ONE_STEP, "distance_per_row"].max() < 1e-28
 
 
 @every_family

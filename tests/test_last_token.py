@@ -109,7 +109,7 @@ def test_another_last_token_of_a_gradient_step():
     goal = torch.einsum("bij,bj->bi", contexts.W, u)
     row = found.by_position.iloc[0]
     assert row["cosine"] == pytest.approx(torch.nn.functional.cosine_similarity(expected, goal).mean().item())
-    assert row["error"] == pytest.approx(((expected - goal).square().sum() / goal.square().sum()).item())
+    assert row["relative_error"] == pytest.approx(((expected - goal).square().sum() / goal.square().sum()).item())
     with pytest.raises(ValueError, match="sequences must hold at least 2 sequences for this probe, got 1"):
         replace_last_token(model, contexts[:1])
     with pytest.raises(ValueError, match="positions must be at most 6, got 7"):

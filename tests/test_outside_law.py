@@ -139,7 +139,7 @@ class TestProbe:
         model = diagonal("orthogonal", 1.0)
         theory = ari.setting_of(ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=N_CTX), model.process).ideal(model)
         found = outside_errors(model, theory=theory, n=16)
-        by = found.by_condition.pivot(index="condition", columns="predictor", values="error")
+        by = found.by_condition.pivot(index="condition", columns="predictor", values="relative_error")
         np.testing.assert_allclose(by["model"], by["theory"], atol=1e-12)
         assert by.loc["norm × 2", "model"] == pytest.approx(9)
         assert by.loc["|λ| = 0.9", "least squares by coordinate"] < 1e-12 < by.loc["|λ| = 0.9", "model"]
@@ -151,7 +151,7 @@ class TestProbe:
         found = outside_errors(model, ari.CommutingUnitary(3), n=16).by_condition
         rows = found[(found["condition"] == "twice as long") & (found["predictor"] == "model")]
         predicted = [ari.theory.step_error(dim=3, length=T, step_size=0.2) for T in range(N_CTX + 1, 2 * N_CTX + 1)]
-        assert abs(rows["error"].item() - np.mean(predicted) / 3) < 4 * rows["error_se"].item()
+        assert abs(rows["relative_error"].item() - np.mean(predicted) / 3) < 4 * rows["relative_error_se"].item()
         tokens = ari.CommutingUnitary(3).contexts(4, N_CTX, seed=0).inputs
         longer = model.lengthened(9)
         assert torch.equal(longer(tokens), model(tokens))

@@ -138,7 +138,7 @@ def test_objects_show_themselves_in_a_few_lines(checkpoint, sequences):
     assert "tokens=complex128 [32, 21, 10]" in repr(sequences)
     assert repr(found[8]) == f"Claims('{NAME}', seed None: 1 holds, 0 fails, 0 undecided, 0 void)"
     assert "e_m=5.73" in repr(found[11])
-    assert "prediction_error" in found[10]._repr_html_()
+    assert "error_per_token" in found[10]._repr_html_()
 
 
 @pytest.mark.parametrize("name", PUBLIC)

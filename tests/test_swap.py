@@ -79,7 +79,7 @@ def check_against_loops(model, source, target, layers, suffixes):
         at = slice(T - 2, T - 1)
         score, kept = least_squares(moved[:, at], goal[:, at], own[:, at])
         best = least_squares(honest[:, at], goal[:, at], own[:, at])[0]
-        found = swap.loc[T, ["score", "kept", "projection", "error", "change"]].to_numpy(float)
+        found = swap.loc[T, ["score", "kept", "projection", "relative_error", "change"]].to_numpy(float)
         a, b, c = (x[:, at] for x in (moved, goal, own))
         inner = [(x.conj() * y).sum().real.item() for x, y in ((a - c, b - c), (b - c, b - c), (a - b, a - b), (b, b))]
         change = ((a - c).norm() / c.norm()).item() ** 2
@@ -151,7 +151,14 @@ def test_a_perfect_unitary_model_is_steered_in_full():
     result = swap_context(model, *pair(model.process, 40, N_CTX))
     assert result.what == "attention pattern"
     swap = rows(result, SWAP)
-    for column, value in {"score": 1, "kept": 0, "normalised": 1, "projection": 1, "error": 0, "score_se": 0}.items():
+    for column, value in {
+        "score": 1,
+        "kept": 0,
+        "normalised": 1,
+        "projection": 1,
+        "relative_error": 0,
+        "score_se": 0,
+    }.items():
         assert np.abs(swap[column] - value).max() < 1e-10
     assert np.abs(rows(result, "same W")["change"]).max() < 1e-10
     assert np.abs(rows(result, "same W")["score"]).max() < 1e-10
@@ -173,7 +180,7 @@ def test_older_values_keep_what_kappa_gives_them(kappa):
         assert abs(row["score"]) <= 4 * row["score_se"] + 1e-12, control
     ceiling = rows(result, CEILING)
     assert np.abs(ceiling["score"] - 1).max() < 1e-10
-    assert np.abs(ceiling["error"]).max() < 1e-10
+    assert np.abs(ceiling["relative_error"]).max() < 1e-10
 
 
 def test_a_model_that_copies_does_not_move():
@@ -258,7 +265,7 @@ def test_more_sequences_than_meet_each_other(monkeypatch):
     parts = swap_context(model, *sequences, batch_size=3).by_position
     for condition in (SWAP, CEILING):  # other sequences are those of the same group
         chosen = whole["condition"] == condition
-        for column in ("score", "score_se", "error"):
+        for column in ("score", "score_se", "relative_error"):
             np.testing.assert_allclose(parts[column][chosen], whole[column][chosen])
 
 
@@ -302,7 +309,7 @@ def test_no_gauge_makes_a_random_state_steer():
         swap_context(each, *pair(model.process, 400, N_CTX), positions=[N_CTX]) for each in (model, gauged(model, G))
     )
     assert turned.controls["random state"] == pytest.approx(0, abs=0.1)
-    errors = [rows(each, "random state")["error"].item() for each in (plain, turned)]
+    errors = [rows(each, "random state")["relative_error"].item() for each in (plain, turned)]
     assert errors[1] == pytest.approx(errors[0], rel=0.1)
 
 
@@ -312,7 +319,7 @@ def test_the_excess_is_the_error_above_the_ceilings_pair_by_pair():
     assert whole.excess == pytest.approx(0, abs=1e-12)
     part = swap_context(step(0.1, process, a3=0.3), *pair(process, 500, 6), positions=[6])
     moved, ceiling = (rows(part, name).iloc[0] for name in (SWAP, CEILING))
-    assert part.excess == pytest.approx(moved["error"] - ceiling["error"])
+    assert part.excess == pytest.approx(moved["relative_error"] - ceiling["relative_error"])
     errors = [(x - part.goal).square().sum((1, 2)) for x in (part.moved, part.through, part.goal * 0)]
     found = Estimate.ratio(errors[0] - errors[1], errors[2])
     assert (part.excess, moved["excess_se"]) == pytest.approx((found.value, found.half_width / 1.96), rel=0.01)

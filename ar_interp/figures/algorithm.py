@@ -70,19 +70,19 @@ def error_by_position(
     for i, name in enumerate(estimators):
         colour, dash = LINES[i % len(LINES)]
         lows += _curve(figure, drawn, name, {"color": colour, "dash": dash}, band)
-    own = drawn["error"].to_numpy()[drawn["estimator"].isin(names).to_numpy()]
+    own = drawn["error_per_token"].to_numpy()[drawn["estimator"].isin(names).to_numpy()]
     lowest = np.floor(np.log10(max(own.min(), LEAST)))
     highest = np.ceil(np.log10(min(max(np.median(own), 1), 1 / LEAST)))
     last = drawn[drawn["estimator"] == names[-1]].iloc[-1]
     at_end = drawn[(drawn["T"] == last["T"]) & drawn["estimator"].isin(estimators)]
     nearest = ""
     if len(at_end):
-        apart = np.abs(np.log(np.asarray(at_end["error"].clip(LEAST)) / max(last["error"], LEAST)))
+        apart = np.abs(np.log(np.asarray(at_end["error_per_token"].clip(LEAST)) / max(last["error_per_token"], LEAST)))
         other = at_end.iloc[int(apart.argmin())]
-        nearest = f"; nearest to it is {other['estimator']}, {number(other['error'])}"
+        nearest = f"; nearest to it is {other['estimator']}, {number(other['error_per_token'])}"
     return styled(
         figure,
-        title=f"At T = {last['T']} the model errs by {number(last['error'])}{nearest}",
+        title=f"At T = {last['T']} the model errs by {number(last['error_per_token'])}{nearest}",
         expected="Where two curves lie on each other at every T, model and estimator may do the same",
         measured=f"means over {identification.n} sequences; bands: {BANDS[band]}{floor_note(LEAST, *lows)}",
         x="context length T",
@@ -179,8 +179,8 @@ def _curve(
     """Add the means, and a band around them; what they reach down to."""
     rows: Any = drawn[drawn["estimator"] == name]
     x, group = rows["T"].tolist(), dict[str, Any](legendgroup=name)
-    means = rows["error"].to_numpy()
-    low, high = (means, means) if band is None else band_of(rows, "error", band)
+    means = rows["error_per_token"].to_numpy()
+    low, high = (means, means) if band is None else band_of(rows, "error_per_token", band)
     if band is not None:
         edges = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip", **group}
         filled = {"fill": "tonexty", "fillcolor": _faint(line["color"])}

@@ -70,14 +70,14 @@ def context_error(
         if name not in ("model", *beside):
             continue
         rows: Any = errors[errors["estimator"] == name]
-        mean = rows["context_error"].to_numpy()
-        low, high = band_of(rows, "context_error", band)
+        mean = rows["context_error_per_row"].to_numpy()
+        low, high = band_of(rows, "context_error_per_row", band)
         draw(
             figure, rows["T"], mean, SHORT_NAMES.get(name, name), "T = %{x}<br>%{y:.3g}",
             error=whiskers(high - mean, mean - low), mode="lines+markers",
             line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 7},
         )  # fmt: skip
-    own = errors["context_error"].to_numpy()[errors["estimator"].to_numpy() == "model"]
+    own = errors["context_error_per_row"].to_numpy()[errors["estimator"].to_numpy() == "model"]
     lowest = math.floor(math.log10(max(own.min(), LEAST)))  # others may leave the frame, so that the rest is told apart
     if lowest <= NEAR_ROUNDING:
         rounding(figure, ROUNDING**2, "rounding, (2.2e−16)²")
@@ -85,13 +85,13 @@ def context_error(
     at_end = errors[errors["T"] == errors["T"].max()].set_index("estimator")
     last = at_end.loc["model"]
     others = (
-        f", one gradient step by {number(at_end.loc['one gradient step', 'context_error'])}"
+        f", one gradient step by {number(at_end.loc['one gradient step', 'context_error_per_row'])}"
         if "one gradient step" in beside
         else ""
     )
     return styled(
         figure,
-        title=f"At T = {int(last['T'])} the estimate of W errs by {number(last['context_error'])}{others}",
+        title=f"At T = {int(last['T'])} the estimate of W errs by {number(last['context_error_per_row'])}{others}",
         expected=setting.sentence("context"),
         measured=f"means over {int(last['n'])} sequences; bars: {BANDS[band]}; an error of 0 is not drawn",
         x="context length T",

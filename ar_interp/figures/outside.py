@@ -39,13 +39,13 @@ def outside_errors(outside: OutsideErrors) -> go.Figure:
         rows = table[table["predictor"] == name]
         if len(rows):
             draw(
-                figure, rows["error"].clip(LEAST, MOST), rows["condition"], name, "%{y}<br>%{customdata:.3g}",
-                error_x=whiskers(1.96 * rows["error_se"]) if name == "model" else None,
-                customdata=rows["error"].tolist(), marker={"color": colour, "symbol": symbol, "size": size},
+                figure, rows["relative_error"].clip(LEAST, MOST), rows["condition"], name, "%{y}<br>%{customdata:.3g}",
+                error_x=whiskers(1.96 * rows["relative_error_se"]) if name == "model" else None,
+                customdata=rows["relative_error"].tolist(), marker={"color": colour, "symbol": symbol, "size": size},
             )  # fmt: skip
     mark(figure, 1, BLACK)
     rows = table[table["predictor"] == "model"]
-    own = dict(zip(rows["condition"], rows["error"], strict=True))
+    own = dict(zip(rows["condition"], rows["relative_error"], strict=True))
     worst = max((name for name in own if name != AS_TRAINED), key=lambda name: own[name])
     expected = "it lies on theory's diamonds" if "theory" in set(table["predictor"]) else "its error is low"
     return styled(
@@ -66,9 +66,9 @@ def outside_table(outside: OutsideErrors) -> go.Figure:
     """The same errors as numbers, and the conditions where the model has no prediction."""
     table = outside.by_condition
     names = [name for name in LOOKS if name in set(table["predictor"])]
-    by = table.pivot_table("error", "condition", "predictor").reindex(table["condition"].unique())
+    by = table.pivot_table("relative_error", "condition", "predictor").reindex(table["condition"].unique())
     rows = table[table["predictor"] == "model"]
-    spread = dict(zip(rows["condition"], 1.96 * rows["error_se"], strict=True))
+    spread = dict(zip(rows["condition"], 1.96 * rows["relative_error_se"], strict=True))
     columns = [[*by.index, *outside.undefined]]
     for name in names:
         shown = ["–" if pd.isna(value) else number(value) for value in by[name]]

@@ -74,13 +74,13 @@ class AlgorithmIdentification(Result):
             trimmed_distance); error_similarity, the cosine between the residuals s_{T+1} - prediction of both over a
             sequence, mean over sequences; sensitivity, the mean Frobenius cosine between the model's Ŵ_T (as in
             `recover_context`) and the estimator's; standard errors over sequences.
-        errors: a row per layer ("model, layer 0") and estimator: the error |prediction - s_{T+1}|^2, mean over
-            sequences and T, its standard error, and trimmed_error.
+        errors: a row per layer ("model, layer 0") and estimator: error_per_token |prediction - s_{T+1}|^2, mean over
+            sequences and T, its standard error, and trimmed_error_per_token.
         steps: a row per layer, normalisation (per_pair) and criterion (by): the number of gradient steps whose trimmed
             error equals the layer's (`error`, see `equivalent_steps`) or whose predictions are nearest (`distance`),
             with its bootstrap 95 % interval (low, high) over sequences.
-        by_position: a row per layer and estimator ("model, layer 0") and T: mean error, its standard error over
-            sequences (error_se) and their 10 % and 90 % quantiles (error_low, error_high).
+        by_position: a row per layer and estimator ("model, layer 0") and T: mean error_per_token, its standard error
+            over sequences (_se) and their 10 % and 90 % quantiles (_low, _high).
         per_pair: the normalisation to read first: steps divided by T - 1 where the model's attention normalises.
     """
 
@@ -269,13 +269,15 @@ def gradient_descent_curve(
         steps: the numbers k; k = 0, the zero predictor, is added.
         trim: share of the sequences with the largest error that each mean leaves out.
     Returns:
-        k, error, se (standard error over the sequences).
+        k, error_per_token, se (standard error over the sequences).
     """
     check_integer("n", n, low=2)
     check_number("trim", trim, low=0.0)
     errors = _curve(process, per_pair, steps, step_sizes(process, length=length, per_pair=per_pair, steps=steps),
                     length, n, check_integer("seed", seed, low=0))  # fmt: skip
-    return pd.DataFrame({"k": (0, *steps), "error": trimmed(errors, trim), "se": errors.std(0, ddof=1) / n**0.5})
+    return pd.DataFrame(
+        {"k": (0, *steps), "error_per_token": trimmed(errors, trim), "se": errors.std(0, ddof=1) / n**0.5}
+    )
 
 
 def equivalent_steps(error: float | Float[np.ndarray, "..."], curve: pd.DataFrame) -> float | Float[np.ndarray, "..."]:
@@ -283,12 +285,12 @@ def equivalent_steps(error: float | Float[np.ndarray, "..."], curve: pd.DataFram
 
     Args:
         error: a mean error, or many, per context length and summed over coordinates as the curve's.
-        curve: k and error, see `gradient_descent_curve`.
+        curve: k and error_per_token, see `gradient_descent_curve`.
     Returns:
         Within the curve's k: the first k (0) for an error as large as there or larger, the last for one as small as
         there or smaller; nan for nan.
     """
-    return interpolate(error, curve["k"].to_numpy(), curve["error"].to_numpy())
+    return interpolate(error, curve["k"].to_numpy(), curve["error_per_token"].to_numpy())
 
 
 def interpolate(error: Any, k: np.ndarray, errors: np.ndarray) -> Any:
@@ -400,12 +402,16 @@ def trimmed(values: Float[np.ndarray, "batch *column"], trim: float = TRIM) -> F
 
 
 def _error_row(name: str, errors: Float[np.ndarray, "batch"]) -> dict[str, Any]:
-    return {"estimator": name, **_mean("error", errors), "trimmed_error": trimmed(errors[:, None])[0]}
+    return {
+        "estimator": name,
+        **_mean("error_per_token", errors),
+        "trimmed_error_per_token": trimmed(errors[:, None])[0],
+    }
 
 
 def _by_position(name: str, errors: Float[np.ndarray, "batch pos"]) -> pd.DataFrame:
     T = np.arange(2, errors.shape[1] + 2)
-    return pd.DataFrame({"estimator": name, "T": T, **over_contexts("error", errors)})
+    return pd.DataFrame({"estimator": name, "T": T, **over_contexts("error_per_token", errors)})
 
 
 def _steps_rows(

@@ -57,9 +57,9 @@ class RecoveredContext(Result):
     """The model's estimate of W for every sequence and position.
 
     Attributes:
-        errors: a row per estimator (the model first) and T: context_error |Ŵ - W|_F^2 / dim and prediction_error
-            |prediction - s_{T+1}|^2 / dim, each with its standard error over the n sequences (_se) and their 10 % and
-            90 % quantiles (_low, _high).
+        errors: a row per estimator (the model first) and T: context_error_per_row |Ŵ - W|_F^2 / dim and
+            error_per_token |prediction - s_{T+1}|^2, each with its standard error over the n sequences (_se) and their
+            10 % and 90 % quantiles (_low, _high).
         in_context_map: Γ_T, what the attention multiplies s_T by: the estimate that the heads carry.
         estimate: Ŵ_T. Bare layers on sequences in the eigenbasis: Ŵ_T s_T = prediction, Γ_T plus what older keys
             contribute, zero at the first position. Augmented tokens: d(prediction_T) / d(s_T) by the query. Other plain
@@ -67,7 +67,7 @@ class RecoveredContext(Result):
         W: the true matrix.
         step_size: eta of the one gradient step that is nearest to Ŵ, its least-squares coefficient on
             sum_{t<T} s_{t+1} s_t^* over all sequences and T; on that sum divided by T - 1 where attention normalises.
-        distances: a row per reference (`W`, `one gradient step` of that size, `OLS`) and T: the distance
+        distances: a row per reference (`W`, `one gradient step` of that size, `OLS`) and T: distance_per_row
             |Ŵ - reference|_F^2 / dim, with the same columns beside it.
         readouts: of the regression probe, where one was asked for.
     """
@@ -149,12 +149,12 @@ def recover_context(
         answers |= {name: (own, apply(own, pairs.x)) for name, own in found.items()}
         for name, (own, answer) in answers.items():
             errors[name][0].append(_distance(own, W))
-            errors[name][1].append(part.errors(answer) / estimate.shape[-1])
+            errors[name][1].append(part.errors(answer))
     by_estimator = [
-        _by_length("estimator", name, context_error=context, prediction_error=prediction)
+        _by_length("estimator", name, context_error_per_row=context, error_per_token=prediction)
         for name, (context, prediction) in errors.items()
     ]
-    by_reference = [_by_length("reference", name, distance=found) for name, found in distances.items()]
+    by_reference = [_by_length("reference", name, distance_per_row=found) for name, found in distances.items()]
     return RecoveredContext(
         in_context_map=in_context_map,
         estimate=estimate,

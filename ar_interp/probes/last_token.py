@@ -23,8 +23,8 @@ class ReplacedToken(Result):
 
     Attributes:
         by_position: a row per T: cosine of the prediction with W u, mean over the n sequences, and its standard error
-            cosine_se; error, |prediction - W u|^2 / |W u|^2 of the sums over sequences; and the same with the W of
-            another sequence: control, control_se, control_error.
+            cosine_se; relative_error, |prediction - W u|^2 / |W u|^2 of the sums over sequences; and the same with the
+            W of another sequence: control, control_se, control_relative_error.
         predictions, tokens: at T = `positions`, and u, [batch dim].
     """
 
@@ -68,7 +68,7 @@ def replace_last_token(
         prediction = torch.cat([model(part)[:, -1] for part in tokens.split(size)])
         found.append(prediction)
         row: dict[str, float] = {"T": T, "n": len(u)}
-        for names, matrix in ((("cosine", "error"), W), (("control", "control_error"), W.roll(1, 0))):
+        for names, matrix in ((("cosine", "relative_error"), W), (("control", "control_relative_error"), W.roll(1, 0))):
             goal = torch.einsum("bij,bj->bi", matrix, token)
             product = (goal.conj() * prediction).sum(-1).real
             cosine = product / (goal.norm(dim=-1) * prediction.norm(dim=-1)).clamp(min=torch.finfo(product.dtype).tiny)

@@ -36,7 +36,7 @@ class LayerTable(Result):
     """What each layer does for the estimate of W, at the last T unless said otherwise.
 
     Attributes:
-        by_layer: a row per layer. Columns: error, |prediction - s_{T+1}|^2 per token of what the stream holds after it,
+        by_layer: a row per layer. Columns: error_per_token, |prediction - s_{T+1}|^2 of what the stream holds after it,
             mean over T >= 2; steps, the number of tuned gradient steps with that error; cosine, Frobenius cosine of
             d(prediction after it) / d(s_T) with W, and cosine_se; swap, score of `swap_context` with this layer's
             estimate moved alone, and swap_se; readable, R^2 of a ridge regression of W on an activation of it (state,
@@ -158,7 +158,7 @@ def which_layer(
         most = found.loc[found.groupby("layer")["trimmed"].idxmax()].sort_values("layer")
         return {"cost": most["trimmed"].tolist(), "cost_se": most["trimmed_se"].tolist()}
 
-    columns: dict[str, list] = {"layer": list(layers), "error": [float(error.mean()) for error in errors]}
+    columns: dict[str, list] = {"layer": list(layers), "error_per_token": [float(error.mean()) for error in errors]}
     for measure in (steps, cosine, swap, selectivity, cost):
         columns |= tried(measure.__name__, measure)
     return LayerTable(by_layer=pd.DataFrame(columns), missing=missing, n=len(sequences))

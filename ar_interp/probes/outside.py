@@ -75,8 +75,8 @@ class OutsideErrors(Result):
     """Errors of a model and of others on the same contexts, under conditions that it was not trained on.
 
     Attributes:
-        by_condition: a row per condition and predictor: error (mean |prediction - s_{T+1}|^2 over T, over that of
-            |s_{T+1}|^2, so that zero has 1), its standard error over contexts, and the median over contexts.
+        by_condition: a row per condition and predictor: relative_error (mean |prediction - s_{T+1}|^2 over T, over that
+            of |s_{T+1}|^2, so that zero has 1), its standard error over contexts, and the median over contexts.
         undefined: condition -> why the model has no prediction there.
         n: contexts of each condition.
     """
@@ -191,4 +191,8 @@ def _predictors(
 def _relative(errors: Tensor, energy: Tensor) -> dict[str, float]:
     value = errors.mean() / energy.mean()
     spread = (errors - value * energy).std() / energy.mean() / sqrt(len(errors))
-    return {"error": value.item(), "error_se": spread.item(), "median": (errors / energy).median().item()}
+    return {
+        "relative_error": value.item(),
+        "relative_error_se": spread.item(),
+        "median": (errors / energy).median().item(),
+    }

@@ -15,6 +15,7 @@ changes memory and time, not the result.
 """
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
@@ -199,7 +200,7 @@ def needs(
                     elif isinstance(value, Tensor):
                         given.arguments[argument] = _brought_tokens(argument, value, found)
                     elif argument == "batch_size" and value is not None:
-                        given.arguments[argument] = check_integer(argument, value, low=1)
+                        given.arguments[argument] = min(check_integer(argument, value, low=1), sys.maxsize)
                 try:
                     return probe(*given.args, **given.kwargs)
                 except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]

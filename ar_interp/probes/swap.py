@@ -14,7 +14,7 @@ from jaxtyping import Float, Inexact, Integer
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_several
-from ar_interp.models.attention import LONG, states_at
+from ar_interp.models.attention import states_at
 from ar_interp.models.opened import Model
 from ar_interp.probes.batches import at_a_time, numbers_in
 from ar_interp.probes.context import DRESS, no_own_path, reads_circuit
@@ -64,9 +64,9 @@ class SwappedContext(Result):
             `random state`, see `swap_context`. Columns: score and its standard error score_se over the n pairs; kept,
             how much of the target's own prediction is left, and kept_se; normalised, the score over the ceiling's, and
             normalised_se (nan where the ceiling is within 3 standard errors of 0); projection, the coefficient
-            Re<moved - own, goal - own> / |goal - own|^2; error, |moved - goal|^2 / |goal|^2; excess, the error less the
-            ceiling's, and excess_se, of differences pair by pair; change, |moved - own|^2 / |own|^2. All are ratios of
-            sums over the pairs.
+            Re<moved - own, goal - own> / |goal - own|^2; relative_error, |moved - goal|^2 / |goal|^2; excess, that less
+            the ceiling's, and excess_se, of differences pair by pair; change, |moved - own|^2 / |own|^2. All are ratios
+            of sums over the pairs.
         moved, through, own, goal: predictions with the source's estimate, the same in the ceiling, the target's as they
             are, and W_source s_T(target), at T = `positions`.
         layers: whose estimate was the source's; the others kept the target's.
@@ -106,7 +106,7 @@ class SwappedContext(Result):
     @property
     def error(self) -> float:
         """|moved - goal|^2 / |goal|^2: what the score leaves out, parts of the prediction that are not along W s_T."""
-        return self._last(SWAP, "error")
+        return self._last(SWAP, "relative_error")
 
     @property
     def excess(self) -> float:
@@ -208,8 +208,10 @@ def swap_context(
     generator = generator_of(check_integer("seed", seed, low=0))
     at = torch.tensor(asked, device=target.inputs.device) - 1
 
-    sparse = model.is_ours and hooks == STATE and length >= LONG  # states are too large to have them at every T
-    size = at_a_time(None, 2 * numbers_in(model, len(asked) if sparse else length, every), most=PAIRED)
+    size = at_a_time(None, 2 * numbers_in(model, length, every), most=PAIRED)
+    sparse = size < PAIRED and model.is_ours and hooks == STATE  # states are too large to have them at every T
+    if sparse:
+        size = at_a_time(None, 2 * numbers_in(model, len(asked), every), most=PAIRED)
 
     def swapped(rows: Tensor, other: Tensor, noise: Noise) -> Held:
         inputs, W = target.inputs[rows], source.W[rows]
@@ -408,7 +410,7 @@ def _table(found: Mapping[str, Predictions], positions: tuple[int, ...]) -> pd.D
             "normalised": score / ceiling,
             "normalised_se": _standard_error((influence - score / ceiling * pull) / ceiling),
             "projection": _ratio(_inner(predictions - own, goal - own), _energy(goal - own)),
-            "error": _ratio(errors, energy),
+            "relative_error": _ratio(errors, energy),
             "excess": excess,
             "excess_se": _standard_error((errors - least - excess * energy) / energy.sum(0)),
             "change": _ratio(_energy(predictions - own), _energy(own)),
