@@ -202,7 +202,7 @@ class Attention(Part):
 
     def _states(
         self, k: PerHead, v: PerHead, weights: Tensor | None
-    ) -> Inexact[Tensor, "batch pos head d_head d_head"]:
+    ) -> Inexact[Tensor, "batch asked head d_head d_head"]:
         """sum_t' w(t, t') k(t') v(t')^T for every destination t, or for those of `states_at`."""
         pos = k.shape[1]
         weights = k.new_ones(pos, pos).tril() if weights is None else weights.tril()
