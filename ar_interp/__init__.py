@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ar_interp.claims import Control as Control
     from ar_interp.claims import Estimate as Estimate
     from ar_interp.models.config import ModelConfig as ModelConfig
+    from ar_interp.models.features import RegressionConfig as RegressionConfig
     from ar_interp.models.next_token import HookedNextToken as HookedNextToken
     from ar_interp.models.next_token_config import NextTokenConfig as NextTokenConfig
     from ar_interp.models.transformer import HookedARTransformer as HookedARTransformer
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from ar_interp.processes import CommutingUnitary as CommutingUnitary
     from ar_interp.processes import FirstToken as FirstToken
     from ar_interp.processes import HaarOrthogonal as HaarOrthogonal
+    from ar_interp.processes import NonparametricRegression as NonparametricRegression
     from ar_interp.processes import Sequences as Sequences
     from ar_interp.processes.text import TextEmbedding as TextEmbedding
     from ar_interp.setting import Setting as Setting

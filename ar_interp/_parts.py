@@ -15,6 +15,7 @@ from ar_interp._files import LONGEST_INTEGER, CheckpointError, check_keys, fault
 from ar_interp._kinds import Kind
 from ar_interp._tensors import Shapes, read_tensors
 from ar_interp.models.config import Config, ModelConfig
+from ar_interp.models.features import RegressionConfig as RegressionConfig  # a kind that files name
 from ar_interp.processes import FirstToken, Process
 
 MAX_ROW_BYTES = 2**8  # of metrics.jsonl

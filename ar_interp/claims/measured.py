@@ -13,7 +13,7 @@ from ar_interp import seeds
 from ar_interp.claims.core import Claim, claim
 from ar_interp.claims.estimate import Estimate
 from ar_interp.claims.subject import Subject
-from ar_interp.processes import Contexts, Sequences
+from ar_interp.processes import Contexts
 
 
 class StandIn(NamedTuple):
@@ -58,14 +58,16 @@ class Measured:
         """Fresh initial weights in the same architecture."""
         return self.of(self.model.untrained(seeds.UNTRAINED))
 
-    def fresh(self, needed: int, use: int, *, least: int = 1) -> Sequences:
+    def fresh(self, needed: int, use: int, *, least: int = 1) -> Any:
         """Contexts as long as the model's, `needed` of them unless the subject says how many, then `least` or more.
 
         Args:
             use: of `seeds`.
         """
         n, seed = max(least, self.subject.size(needed)), self.subject.seed_of(use)
-        options = {"dtype": self.config.torch_dtype, "device": self.model.W_Q.device}
+        from ar_interp.models.opened import as_model  # loads TransformerLens
+
+        options = {"dtype": self.config.torch_dtype, "device": as_model(self.model).device}
         return self.process.contexts(n, self.config.n_ctx, seed=seed, **options)
 
     @cached_property

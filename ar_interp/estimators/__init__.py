@@ -8,6 +8,8 @@ from, and estimates from pairs are 0.
 With S_T = sum_{t<T} x_t x_t^* and R_T = sum_{t<T} y_t x_t^*, the gradient of the least-squares loss
 1/2 sum_{t<T} |y_t - W x_t|^2 at W is W S_T - R_T.
 
+Those of `regression` answer with a function that is no matrix: from prompts alone, with the same call.
+
 Where noise is known, in `noise`: the conditional means, which some of them reach by estimating the state too.
 """
 
@@ -29,6 +31,10 @@ from ar_interp.estimators.noise import Kalman as Kalman
 from ar_interp.estimators.noise import PhaseGrid as PhaseGrid
 from ar_interp.estimators.noise import Procrustes as Procrustes
 from ar_interp.estimators.noise import VonMises as VonMises
+from ar_interp.estimators.regression import Bayes as Bayes
+from ar_interp.estimators.regression import KernelRidge as KernelRidge
+from ar_interp.estimators.regression import Nearest as Nearest
+from ar_interp.estimators.regression import TruncatedSeries as TruncatedSeries
 
 __all__ = [name for name in vars() if name[0].isupper()] + ["apply", "tuned"]  # pyright: ignore[reportUnsupportedDunderAll]
 

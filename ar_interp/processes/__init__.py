@@ -21,6 +21,8 @@ from ar_interp.processes.commuting import CommutingOrthogonal as CommutingOrthog
 from ar_interp.processes.commuting import CommutingProcess as CommutingProcess
 from ar_interp.processes.commuting import CommutingUnitary as CommutingUnitary
 from ar_interp.processes.haar import HaarOrthogonal as HaarOrthogonal
+from ar_interp.processes.regression import NonparametricRegression as NonparametricRegression
+from ar_interp.processes.regression import Prompts as Prompts
 
 __all__ = [name for name in vars() if name[0].isupper()]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -282,13 +282,24 @@ class Process(Kind, ABC, root=True):
     dim: int
 
     @abstractmethod
-    def contexts(self, n: int, length: int, **options: Any) -> Contexts:
+    def contexts(
+        self,
+        n: int,
+        length: int,
+        *,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> Contexts:
         """Fresh contexts of T = 1..length inputs, with what is to be predicted at each.
 
         Args:
             n: number of contexts; >= 1.
             length: of the longest, and so predictions of a model; >= 1.
-            options: one of seed and generator, the source of randomness; device; dtype, the precision.
+            seed: or `generator`, the source of randomness; one of them.
+            device: where to draw; the generator's, else the CPU.
+            dtype: the precision.
         """
 
     @property

@@ -1,0 +1,118 @@
+"""Theory of learned features with one layer of linear attention on prompts of a random function."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ar_interp.models.features import GAMMA, RegressionConfig, feature_map
+from ar_interp.processes import NonparametricRegression
+from ar_interp.setting.base import EXACT, ExpectedLoss, Parameters, Setting
+from ar_interp.theory import (
+    FeatureMoments,
+    feature_moments,
+    linear_attention_risk,
+    linear_attention_weights,
+)
+
+
+class RegressionPrompts(Setting):
+    """The risk is a quadratic in Gamma, exact by quadrature; its minimiser spans the functions of largest variance.
+
+    The loss of a prompt is that of its query alone. The features enter through the kernel phi^T Gamma phi', of rank
+    N at most, and where the prior is stationary the best kernel is the truncation of the best of any rank.
+    """
+
+    kind = "regression in context"
+
+    @classmethod
+    def speaks_of(cls, config: Any, process: Any) -> bool:
+        return type(config) is RegressionConfig and type(process) is NonparametricRegression
+
+    @property
+    def n(self) -> int:
+        """Examples in a prompt."""
+        return self.config.n_ctx - 1
+
+    @cached_property
+    def grid(self) -> Float[Tensor, "grid"]:
+        """Points whose means are the integrals."""
+        finest = 2**self.config.n_inputs if self.config.inputs == "digits" else 1
+        grid = self.process.grid
+        return grid if len(grid) >= finest else (torch.arange(finest, dtype=torch.float64, device="cpu") + 0.5) / finest
+
+    @cached_property
+    def functions(self) -> Float[Tensor, "grid function"]:
+        """The basis on the grid."""
+        return self.process.functions(self.grid)
+
+    @cached_property
+    def _waves(self) -> Float[Tensor, "grid wave"]:
+        return self.config.encoded(self.grid)
+
+    @cached_property
+    def largest(self) -> Float[Tensor, "feature"]:
+        """Indices of the N functions of largest variance, in this order."""
+        return self.process.prior.argsort(descending=True, stable=True)[: self.config.n_features]
+
+    @property
+    def unique(self) -> bool:
+        """No other N functions have the same variances."""
+        prior = self.process.prior.sort(descending=True).values
+        N = self.config.n_features
+        return len(prior) <= N or bool(prior[N - 1] > prior[N])
+
+    @cached_property
+    def descending(self) -> Float[np.ndarray, "function"]:
+        """The variances, largest first."""
+        return self.process.prior.sort(descending=True).values.numpy()
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """n and the noise, as functions of theory take them."""
+        return {"n": self.n, "noise_variance": self.process.noise_variance}
+
+    @property
+    def weights(self) -> Float[np.ndarray, "feature"] | None:
+        """gamma of the N functions of largest variance, or None where the prior is not stationary."""
+        if not self.process.stationary:
+            return None
+        return linear_attention_weights(self.descending, **self.sizes)[: self.config.n_features]
+
+    @property
+    def minimum(self) -> float | None:
+        if not self.process.stationary:
+            return None
+        N = min(self.config.n_features, len(self.descending))
+        return linear_attention_risk(self.descending, **self.sizes, n_features=N)
+
+    def moments(self, features: Float[Tensor, "*member grid feature"], *, n: float | None = None) -> FeatureMoments:
+        """The moments of features on the grid, for prompts of n examples, as trained if left out."""
+        sizes = self.sizes | ({} if n is None else {"n": n})
+        tensors = (value.to(features) for value in (self.functions, self.process.prior))
+        return feature_moments(features, *tensors, **sizes)
+
+    @property
+    def no_exact_loss(self) -> None:
+        return None
+
+    def exact_loss(self, parameters: Parameters) -> Float[Tensor, "ensemble"]:
+        features = feature_map(parameters, self._waves.to(parameters[GAMMA]))
+        return self.n * self.moments(features).risk(parameters[GAMMA])
+
+    def solved(self, parameters: Parameters) -> dict[str, Tensor]:
+        """Gamma is the best for the features."""
+        features = feature_map(parameters, self._waves.to(parameters[GAMMA]))
+        return {**parameters, GAMMA: self.moments(features).best}
+
+    def expected_loss(self, model: Any) -> ExpectedLoss:
+        parameters = {name: W.detach()[None] for name, W in model.state_dict().items()}
+        return ExpectedLoss(self.exact_loss(parameters).item() / self.n, 0.0, EXACT)
+
+    @property
+    def sentences(self) -> Mapping[str, str]:
+        return {}
