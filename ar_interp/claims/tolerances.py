@@ -157,6 +157,16 @@ _TABLE: dict[str, tuple[Any, ...]] = {
     "Bayes": (0.2, "the bound is of leading order, some per cent off at T = 20; the rest is sampling of 256 contexts"),
     "not Bayes": (0.0, "a bound, half again the least error, of what is several times that"),
     "the line": (0.0, "a bound that holds of all that multiply the newest token"),
+    "prompt risk": (
+        0.005,
+        "3 % of the risk of these models; a strong function that is lost costs ten times as much, and on a smooth "
+        "prior untrained features miss less",
+    ),
+    "span": (3.0, "degrees: a thousandth of the squared norm lies outside"),
+    "kernel": (0.01, "first order in the weights, which a risk known to 1e-5 leaves to some thousandths"),
+    "order": (0.01, "the risk is known to 3 %, of a share of a sixth"),
+    "moved state": (0.1, "half of what another function's noise does to the risk", 1.9),
+    "design": (0.25, "tails of the design add 0 to 35 % in a pilot of 60 repeats, and the repeats vary"),
     "figure": (0.0004, "a unit in the last but one digit of the figures, and 1 % of the smallest"),
 }
 

@@ -25,6 +25,7 @@ from ar_interp.studies import (
     head_count,
     noise,
     outside,
+    regression,
     unfinished_descent,
 )
 from ar_interp.studies.base import Control as Control
@@ -60,6 +61,7 @@ STUDIES: tuple[Study, ...] = (
     general_models.STUDY,
     noise.STUDY,
     outside.STUDY,
+    regression.STUDY,
     any_model.STUDY,
 )
 

@@ -1,6 +1,7 @@
 """Claims and figures of every model, whether theory speaks of it or not, and the words for what they show."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -55,7 +56,17 @@ def claims(subject: Subject) -> Iterator[Claim]:
 def _exhibits() -> tuple[Exhibit, ...]:
     from ar_interp.studies import behaviour_exhibits, intervention_exhibits, weights_exhibits
 
-    return (*behaviour_exhibits.EXHIBITS, *weights_exhibits.EXHIBITS, *intervention_exhibits.EXHIBITS)
+    every = (*behaviour_exhibits.EXHIBITS, *weights_exhibits.EXHIBITS, *intervention_exhibits.EXHIBITS)
+    return tuple(exhibit if exhibit.evidence == "training" else _of_sequences(exhibit) for exhibit in every)
+
+
+def _of_sequences(exhibit: Exhibit) -> Exhibit:
+    """The exhibit, of models of sequences alone: it shows tokens and the W that made them."""
+
+    def applies(subject: Subject) -> bool:
+        return bool(subject.process is not None and subject.process.makes_sequences and exhibit.applies(subject))
+
+    return replace(exhibit, applies=applies)
 
 
 STRUCTURES = {
