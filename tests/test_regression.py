@@ -51,13 +51,13 @@ def test_prompts_are_contexts_of_which_the_query_counts():
     assert len(prompts[1:3]) == 2
 
 
-def test_stationary_priors_are_known():
-    assert SMOOTH.stationary
-    assert HAAR.stationary
-    assert not COSINE.stationary
-    assert not ari.NonparametricRegression(variances=[1, 1, 0.5]).stationary
-    assert not ari.NonparametricRegression("haar", variances=[1, 1, 0.5]).stationary
-    assert ari.NonparametricRegression("cosine", variances=[1]).stationary
+def test_priors_of_constant_variance_are_known():
+    assert SMOOTH.constant_variance
+    assert HAAR.constant_variance
+    assert not COSINE.constant_variance
+    assert not ari.NonparametricRegression(variances=[1, 1, 0.5]).constant_variance
+    assert not ari.NonparametricRegression("haar", variances=[1, 1, 0.5]).constant_variance
+    assert ari.NonparametricRegression("cosine", variances=[1]).constant_variance
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_training_saves_and_loads(training, tmp_path):
     risk = ari.setting_of(CONFIG, SMOOTH).expected_loss(run.model).loss
     assert run.members["loss"].tolist() == pytest.approx([risk])
     if "batch" in training:  # learned by heart
-        assert run.history["loss_min"].iloc[-1] < 0.5 * risk
+        assert run.history["loss_min"].iloc[-1] < 0.8 * (risk + SMOOTH.noise_variance)
     else:
         minimum = ari.setting_of(CONFIG, SMOOTH).minimum
         assert minimum < risk < (1.1 if "solve" in training else 2) * minimum

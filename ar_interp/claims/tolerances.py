@@ -162,6 +162,7 @@ _TABLE: dict[str, tuple[Any, ...]] = {
         "3 % of the risk of these models; a strong function that is lost costs ten times as much, and on a smooth "
         "prior untrained features miss less",
     ),
+    "fresh prompts": (0.05, "some times what 12 000 prompts leave of a model that is far from the best series"),
     "span": (3.0, "degrees: a thousandth of the squared norm lies outside"),
     "kernel": (0.01, "first order in the weights, which a risk known to 1e-5 leaves to some thousandths"),
     "order": (0.01, "the risk is known to 3 %, of a share of a sixth"),

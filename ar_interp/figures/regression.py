@@ -67,7 +67,7 @@ def risk_by_length(risks: pd.DataFrame, trained_length: int) -> go.Figure:
         look = {"mode": "lines+markers", "line": {"color": COLOURS[k % len(COLOURS)]}}
         draw(figure, rows["n"], rows["risk"], str(name), "n = %{x}<br>%{y:.4g}", error=rows["half_width"], **look)
     mark(figure, trained_length)
-    at = risks[risks["n"] == trained_length].set_index("predictor")["risk"]
+    at: Any = risks[risks["n"] == trained_length].set_index("predictor")["risk"]
     return styled(
         figure,
         title=f"The model's risk is {number(at['model'])} at {trained_length} examples, Bayes' {number(at['Bayes'])}",

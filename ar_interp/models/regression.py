@@ -84,14 +84,15 @@ class HookedRegression(HookedRootModule):
     @property
     def Gamma(self) -> Float[Tensor, "feature feature"]:
         """The layer's bilinear form between the features of the query (rows) and of the examples."""
-        return self.attn.get_parameter("Gamma")
+        return self.attn.Gamma  # pyright: ignore[reportReturnType] - a tensor under torch.func
 
     def features(self, x: Float[Tensor, "*points"]) -> Float[Tensor, "*points feature"]:
         """phi at these x."""
         return self._features_of(self.config.encoded(x))
 
     def _features_of(self, waves: Float[Tensor, "*points wave"]) -> Float[Tensor, "*points feature"]:
-        weights = {f"phi.{name}": W.to(waves.dtype) for name, W in self.phi.named_parameters()}
+        names = [name for name in self.config.parameter_shapes if name.startswith("phi.")]
+        weights = {name: getattr(self.phi, name.removeprefix("phi.")).to(waves.dtype) for name in names}
         return feature_map(weights, waves.reshape(-1, waves.shape[-1])).reshape(*waves.shape[:-1], -1)
 
     def forward(self, tokens: Float[Tensor, "batch pos 2"]) -> Float[Tensor, "batch pos 1"]:

@@ -55,7 +55,7 @@ class KernelStructure(Result):
     @property
     def spectrum_error(self) -> float:
         """The largest difference of an eigenvalue from gamma."""
-        return float((self.spectrum["eigenvalue"] - self.spectrum["gamma"]).abs().max())
+        return float(np.abs(self.spectrum["eigenvalue"].to_numpy() - self.spectrum["gamma"].to_numpy()).max())
 
 
 @calm()

@@ -144,7 +144,7 @@ class NonparametricRegression(Process):
         return decaying / decaying.sum()
 
     @property
-    def stationary(self) -> bool:
+    def constant_variance(self) -> bool:
         """sum_j variance_j psi_j(x)^2 is the same at every x: one variance for each frequency of Fourier or Haar."""
         counts = {
             "fourier": lambda m: 2 if m else 1,

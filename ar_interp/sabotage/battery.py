@@ -17,6 +17,7 @@ from ar_interp.sabotage.hidden import HIDDEN
 from ar_interp.sabotage.innocent import INNOCENT
 from ar_interp.sabotage.mechanism import MECHANISM
 from ar_interp.sabotage.noise import NOISE
+from ar_interp.sabotage.regression import REGRESSION
 from ar_interp.sabotage.runs import RUNS
 from ar_interp.sabotage.stacks import STACKS
 from ar_interp.studies import verify
@@ -32,6 +33,7 @@ PARTS: dict[str, dict[str, Sabotage]] = {
     "emergence": EMERGENCE,
     "deceptions": DECEPTIONS,
     "hidden": HIDDEN,
+    "regression": REGRESSION,
     "innocent": INNOCENT,
 }
 BATTERY = {name: sabotage for part in PARTS.values() for name, sabotage in part.items()}

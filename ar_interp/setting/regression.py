@@ -24,7 +24,7 @@ class RegressionPrompts(Setting):
     """The risk is a quadratic in Gamma, exact by quadrature; its minimiser spans the functions of largest variance.
 
     The loss of a prompt is that of its query alone. The features enter through the kernel phi^T Gamma phi', of rank
-    N at most, and where the prior is stationary the best kernel is the truncation of the best of any rank.
+    N at most, and where the variance of f(x) is constant the best kernel is the truncation of the best of any rank.
     """
 
     kind = "regression in context"
@@ -78,14 +78,14 @@ class RegressionPrompts(Setting):
 
     @property
     def weights(self) -> Float[np.ndarray, "feature"] | None:
-        """gamma of the N functions of largest variance, or None where the prior is not stationary."""
-        if not self.process.stationary:
+        """gamma of the N functions of largest variance, or None where the variance of f(x) is not constant."""
+        if not self.process.constant_variance:
             return None
         return linear_attention_weights(self.descending, **self.sizes)[: self.config.n_features]
 
     @property
     def minimum(self) -> float | None:
-        if not self.process.stationary:
+        if not self.process.constant_variance:
             return None
         N = min(self.config.n_features, len(self.descending))
         return linear_attention_risk(self.descending, **self.sizes, n_features=N)

@@ -274,7 +274,7 @@ def _exhibits() -> tuple[Exhibit, ...]:
         before="from ar_interp.probes.noise import noisy_errors\n",
         code={"errors": f"noisy_errors(checkpoint.model, checkpoint.process, seed={SEED})"},
         measure=lambda subject: (noisy_errors(subject.model, subject.process, seed=SEED),),
-        applies=lambda subject: bool(subject.process) and not subject.process.stationary,
+        applies=lambda subject: not getattr(subject.process, "stationary", True),
     )
     bent = Result(
         before="from ar_interp.probes.noise import bent_keys\n",

@@ -75,7 +75,8 @@ class PromptsMeasured(Measured):
     def swapped(self) -> tuple[Estimate, Estimate]:
         """Squared error over the risk with the state of another prompt: for its function, and for the own one."""
         theirs, own = [], []
-        for part in self.parts:
+        parts: Any = self.parts
+        for part in parts:
             state: dict[str, Tensor] = {}
 
             def keep(value: Tensor, hook: Any, state: dict[str, Tensor] = state) -> None:
@@ -140,7 +141,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         lambda found: found.fresh_risk().over(m.structure.risk),
         evidence="behaviour",
         source="the risk is a quadratic in Gamma",
-        tolerance="loss ratio",
+        tolerance="fresh prompts",
         predicted=1,
     )
     yield m.claim(
@@ -336,7 +337,7 @@ HAAR = NonparametricRegression("haar", smoothness=0.4)
 STUDY = Study(
     name="regression",
     source="Kim, Nakamaki and Suzuki 2024, arXiv 2408.12186",
-    question="Which features and which kernel does a layer of linear attention learn from prompts of a random function?",
+    question="Which features and which kernel does linear attention learn from prompts of a random function?",
     covers=lambda setting: isinstance(setting, RegressionPrompts) and setting.minimum is not None,
     recipes={
         "regression-high": Recipe(
@@ -350,9 +351,17 @@ STUDY = Study(
             config=RegressionConfig(n_features=4, n_ctx=33, n_inputs=1),
             process=HIGH,
             training=TrainConfig(**ADAM),
+            known_failures={
+                "loss/minimum": (0.02, 0.07),
+                "features/best": (0.02, 0.07),
+                "features/span": (75, 90),
+                "features/order": (0.17, 0.24),
+                "kernel/spectrum": (0.2, 0.6),
+                "prompts/longer": (0.1, 0.25),
+            },
         ),
         "regression-smooth": Recipe(
-            summary="Five features for a smooth prior, from cos and sin(2 pi x): untrained features nearly do.",
+            summary="Five features for a smooth prior, from cos and sin(2 pi x): those of lowest frequency.",
             config=RegressionConfig(n_features=5, n_ctx=33, n_inputs=1),
             process=SMOOTH,
             training=TrainConfig(**ADAM),
@@ -364,7 +373,7 @@ STUDY = Study(
             training=TrainConfig(**ADAM, solve=True),
         ),
         "regression-smooth-n9": Recipe(
-            summary="Nine features for a smooth prior and prompts of 128, Gamma solved for at every step.",
+            summary="Nine features for a smooth prior, Gamma solved for at each step: untrained ones nearly suffice.",
             config=RegressionConfig(n_features=9, n_ctx=129, n_inputs=1),
             process=SMOOTH,
             training=TrainConfig(**ADAM, solve=True),
@@ -376,8 +385,8 @@ STUDY = Study(
         "features": Structure(
             title="The learned features",
             meaning="The model maps x to N features by an MLP. The best it can do is to span the N functions along "
-            "which the random f varies most; which basis of the span it takes is its own affair. How far the span is from "
-            "theirs is an angle; what the features cost is the risk with the best Gamma for them.",
+            "which the random f varies most; which basis of the span it takes is its own affair. How far the span is "
+            "from theirs is an angle; what the features cost is the risk with the best Gamma for them.",
             formulas=(
                 "f = Σ_j β_j ψ_j with variances λ_j, c = Σ_j λ_j + σ^2: only the kernel φ^T Γ φ' enters, and risk = "
                 "|(K - K*) S^{1/2}|^2 + const, so that the best kernel of rank N is the truncation of K*.",
