@@ -96,11 +96,11 @@ class Model:
         self._bar: Any = None
 
     @cached_property
-    def config(self) -> ModelConfig | ForeignConfig:
+    def config(self) -> Any:
         """Its config; bare diagonal heads are those of a `ModelConfig` where a foreign model states none."""
         stated = getattr(self.module, "config", None)
         if isinstance(stated, Config):
-            return stated  # type: ignore[return-value] - of another registered kind it is read like a foreign one
+            return stated
         if stated is None:
             with suppress(ValueError):
                 return self.bare_config

@@ -24,7 +24,7 @@ def is_shortened(checkpoint: Checkpoint) -> bool:
     return isinstance(setting_of(checkpoint.config, checkpoint.process), DiagonalHeads)
 
 
-def healthy(checkpoint: Checkpoint) -> HookedARTransformer:
+def healthy(checkpoint: Checkpoint) -> Any:
     """The shipped model; of trained diagonal heads with contexts up to N_CTX, and zero where P is not used."""
     model = checkpoint.model
     if not is_shortened(checkpoint):
@@ -35,7 +35,7 @@ def healthy(checkpoint: Checkpoint) -> HookedARTransformer:
     return HookedARTransformer.from_diagonal(A, B, P, process=checkpoint.process)
 
 
-def shipped(checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
+def shipped(checkpoint: Checkpoint, seed: int) -> Any:
     """`healthy`, for innocent models to be compared with."""
     return healthy(checkpoint)
 

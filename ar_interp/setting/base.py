@@ -100,7 +100,9 @@ class Setting(Kind, ABC, root=True):
         raise ValueError(f"no exact population loss here: {self.no_exact_loss}. Use TrainConfig(objective='sampled').")
 
     def solved(self, parameters: Parameters) -> dict[str, Tensor]:
-        """The same weights, with those that have a best value for given others at that value; differentiable.
+        """The same weights, with those that have a best value for given others at that value.
+
+        No gradient goes through these: where they are best the loss does not depend on them to first order.
 
         Raises:
             ValueError: theory solves for none.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from ar_interp.models.features import GAMMA, RegressionConfig, feature_map
@@ -55,7 +55,7 @@ class RegressionPrompts(Setting):
         return self.config.encoded(self.grid)
 
     @cached_property
-    def largest(self) -> Float[Tensor, "feature"]:
+    def largest(self) -> Integer[Tensor, "feature"]:
         """Indices of the N functions of largest variance, in this order."""
         return self.process.prior.argsort(descending=True, stable=True)[: self.config.n_features]
 
@@ -106,8 +106,9 @@ class RegressionPrompts(Setting):
 
     def solved(self, parameters: Parameters) -> dict[str, Tensor]:
         """Gamma is the best for the features."""
-        features = feature_map(parameters, self._waves.to(parameters[GAMMA]))
-        return {**parameters, GAMMA: self.moments(features).best}
+        with torch.no_grad():
+            features = feature_map(parameters, self._waves.to(parameters[GAMMA]))
+            return {**parameters, GAMMA: self.moments(features).best}
 
     def expected_loss(self, model: Any) -> ExpectedLoss:
         parameters = {name: W.detach()[None] for name, W in model.state_dict().items()}

@@ -1,0 +1,90 @@
+"""Features and kernel of a model of prompts beside theory: probe, claims, figures, sabotaged models."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import ar_interp as ari
+from ar_interp import theory
+from ar_interp.claims import subject_of
+from ar_interp.models.features import RegressionConfig
+from ar_interp.probes.regression import kernel_structure, of_features, risks_by_length
+from ar_interp.sabotage import run_battery
+from ar_interp.studies import exhibits_of
+
+NAME = "regression-high"
+PROCESS = ari.NonparametricRegression(variances=[0.01, 0.2, 0.2, 0.05, 0.05, 0.3, 0.3])
+SETTING = ari.setting_of(RegressionConfig(n_features=4, n_ctx=9), PROCESS)
+
+
+def exact(rows: list[int], turn: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """These functions as features with gamma, in another basis where asked."""
+    gamma = theory.linear_attention_weights(PROCESS.prior, n=8, noise_variance=0.25)[rows]
+    phi, Gamma = SETTING.functions[:, rows], torch.diag(torch.from_numpy(gamma))
+    if turn:
+        G = torch.randn(len(rows), len(rows), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        phi, Gamma = phi @ G.mT, torch.linalg.inv(G).mT @ Gamma @ torch.linalg.inv(G)
+    return phi, Gamma
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_the_functions_of_largest_variance_with_gamma_are_the_minimum(turn):
+    found = of_features(*exact([5, 6, 1, 2], turn), SETTING)
+    assert found.risk == pytest.approx(SETTING.minimum, abs=1e-10)
+    assert found.best_risk == pytest.approx(SETTING.minimum, abs=1e-10)
+    assert found.angle < 1e-5
+    assert found.spectrum_error < 1e-10
+    assert found.asymmetry < 1e-10
+    assert torch.allclose(found.span, found.target, atol=1e-8)
+
+
+def test_what_is_wrong_is_told_apart():
+    phi, Gamma = exact([5, 6, 1, 2])
+    attention = of_features(phi, 1.5 * Gamma, SETTING)
+    assert attention.best_risk == pytest.approx(SETTING.minimum)
+    assert attention.risk > 1.1 * SETTING.minimum
+    features = of_features(*exact([5, 6, 1, 3]), SETTING)
+    assert features.risk == pytest.approx(features.best_risk)
+    assert features.risk > 1.1 * SETTING.minimum
+    assert features.angle == pytest.approx(90)
+    turned = of_features(phi, Gamma.roll(1, 0), SETTING)
+    assert turned.asymmetry > 0.5
+
+
+def test_risks_by_length_are_those_of_theory():
+    model = ari.load(NAME).model
+    table = risks_by_length(model, lengths=[1, 32, 64], n=400).pivot(index="n", columns="predictor", values="risk")
+    setting = ari.setting_of(model.config, model.process)
+    assert table.loc[32, "model"] == pytest.approx(setting.minimum, abs=1e-4)
+    at = theory.linear_attention_risk_at(setting.weights, setting.descending, n=64, noise_variance=0.25)
+    assert table.loc[64, "model"] == pytest.approx(at, abs=1e-3)
+    every = theory.linear_attention_risk(model.process.prior, n=64, noise_variance=0.25)
+    assert table.loc[64, "linear attention, all functions"] == pytest.approx(every, abs=1e-10)
+    assert (table["Bayes"] < table["linear attention, all functions"] * 1.2).all()
+
+
+def test_a_model_of_sequences_is_refused():
+    model = ari.ModelConfig.full(dim=2, n_ctx=4, n_heads=1).build(ari.HaarOrthogonal(2))
+    with pytest.raises(ValueError, match=r"model must answer prompts of a NonparametricRegression, .* got Hooked"):
+        kernel_structure(model)
+
+
+def test_a_shipped_model_has_its_figures_and_none_of_sequences():
+    checkpoint = ari.load(NAME)
+    subject = replace(subject_of(checkpoint), run=None)
+    exhibits, kept = exhibits_of(subject), {}
+    assert [exhibit.name for exhibit in exhibits] == ["learned_features", "kernel_spectrum", "risk_by_length"]
+    titles = [exhibit.draw(subject, exhibit.result(subject, {}, kept)).layout.title.text for exhibit in exhibits]
+    assert titles[0].startswith("The features span the functions of largest variance to 0.")
+    assert titles[1].startswith("Eigenvalues of the kernel are γ to")
+    assert titles[2].startswith("The model's risk is 0.157 at 32 examples")
+
+
+def test_sabotaged_models_fail_where_they_must():
+    names = ["prompts, attention without features", "prompts, a Gaussian process", "prompts, another basis"]
+    result = run_battery(names, n=4000)
+    assert result.false_positives.empty
+    assert result.misses.empty
+    failed = result.frame[(result.frame["expected"] == "fail")]
+    assert set(failed["verdict"]) <= {"fails", "undecided", "void"}
