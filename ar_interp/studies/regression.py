@@ -374,7 +374,7 @@ STUDY = Study(
         ),
         "regression-smooth-n9": Recipe(
             summary="Nine features for a smooth prior, Gamma solved for at each step: untrained ones nearly suffice.",
-            config=RegressionConfig(n_features=9, n_ctx=129, n_inputs=1),
+            config=RegressionConfig(n_features=9, n_ctx=65, n_inputs=1),
             process=SMOOTH,
             training=TrainConfig(**ADAM, solve=True),
         ),
