@@ -197,7 +197,7 @@ class Model:
 
     # ---- what it does
 
-    def __call__(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
+    def __call__(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos out"]:
         if self._bar is not None:
             self._bar.update()
         return self.module(tokens)
