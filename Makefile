@@ -58,6 +58,6 @@ bench: setup  ## the measured tables of the README that are not claims
 	$(BIN)/python benchmarks/long.py
 	$(BIN)/python benchmarks/training.py
 
-chaos: setup  ## writers and trainings are killed at random: nothing may be lost, no bit change (some minutes)
+chaos: setup  ## writers, trainings and sweeps are killed at random: nothing may be lost, no bit change (some minutes)
 	$(BIN)/python tests/chaos.py
 	$(BIN)/python tests/chaos_sweeps.py
