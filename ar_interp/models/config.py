@@ -435,7 +435,7 @@ class ModelConfig(Config):
             for name, shape in self.parameter_shapes.items()
         }
         size = 1 if self.heads == "block-scalar" else self.dim
-        (QK, OV), (read_out, current, previous) = parameters.values(), torch.arange(3 * size).split(size)
+        (QK, OV), (read_out, current, previous) = parameters.values(), torch.arange(3 * size, device="cpu").split(size)
         QK[0, current, previous], OV[0, current, read_out] = a, b
         return parameters
 

@@ -189,7 +189,8 @@ def sign_pattern(model: object, *, seed: int = EXHIBITS) -> SignPattern:
     A, B = (block[0].diagonal() for block in main_blocks(own, dim))
     signs, keys = (torch.where(x < 0, -1.0, 1.0).numpy() for x in (B, A))
     product = float((A * B).abs().mean())
-    first = torch.cat([torch.ones(1, dim), torch.ones(dim, dim) + (2**0.5 - 1) * torch.eye(dim)]).double()
+    ones = torch.ones(1, dim, dtype=torch.float64, device="cpu")
+    first = torch.cat([ones, ones + (2**0.5 - 1) * torch.diag_embed(ones[0])])
     gains = _gains(opened, first, opened.n_ctx or 2, seed)
     kernel = gains[1:] - gains[0]  # [r j], a b D_j D_r
     rows = pd.DataFrame(

@@ -102,7 +102,8 @@ def text_regularity(
     Raises:
         ValueError: a document of its own, too short a document, or a dim beyond the vectors'.
     """
-    tokens = [as_real_array(f"documents[{i}]", document, shape=("pos", "dim")) for i, document in enumerate(documents)]
+    arrays = (as_real_array(f"documents[{i}]", array, shape=("pos", "dim")) for i, array in enumerate(documents))
+    tokens = [array.cpu() for array in arrays]  # where the permutations are drawn
     if len(tokens) < 2:
         raise ValueError("documents must be two or more: each is whitened on the others. Split the text by `length`.")
     check_integer("dim", dim, low=1, high=min(document.shape[1] for document in tokens))
@@ -127,8 +128,8 @@ def _document(
     white = _whitening(torch.cat(others), dim)
     s, *rest = (white(document) for document in (tokens[place], *others))
     language = ridge(torch.cat([document[:-1] for document in rest]), torch.cat([document[1:] for document in rest]))
-    order = [torch.randperm(len(s), generator=generator) for _ in range(n_permutations)]
-    null = torch.tensor([blocked_r2(s[permutation]) for permutation in order])
+    order = [torch.randperm(len(s), generator=generator, device=generator.device) for _ in range(n_permutations)]
+    null = torch.tensor([blocked_r2(s[permutation]) for permutation in order], dtype=s.dtype, device=s.device)
     R2 = blocked_r2(s)
     within, blocks = _permuted_blocks(len(s), generator)
     W = ridge(s[:-1], s[1:])
@@ -145,7 +146,7 @@ def _document(
         "corpus": r2(s, language),
         "transposed": blocked_r2(s, lambda x, y: ridge(x, y).T),
         "orthogonal": blocked_r2(s, orthogonal),
-        "copy": r2(s, torch.eye(dim, dtype=s.dtype)),
+        "copy": r2(s, torch.eye(dim, dtype=s.dtype, device=s.device)),
         "largest": values.max().item(),
         "mean": values.mean().item(),
         "own": r2(second, ridge(s[: half - 1], s[1:half], PRIOR, language)),
@@ -161,7 +162,7 @@ def ridge(
     towards: Tensor | None = None,
 ) -> Float[Tensor, "dim dim"]:
     """argmin_W sum |y - W x|^2 + weight |W - towards|^2; towards 0 if left out."""
-    eye = torch.eye(x.shape[1], dtype=x.dtype)
+    eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     right = y.T @ x + (0 if towards is None else weight * towards)
     return torch.linalg.solve(x.T @ x + weight * eye, right.T).T
 
@@ -181,8 +182,8 @@ def blocked_r2(s: Float[Tensor, "pos dim"], fit: Fit = ridge) -> float:
     """R^2 with each of four blocks of time predicted by a W that is fitted on the other three."""
     x, y = s[:-1], s[1:]
     missed = 0.0
-    for block in torch.arange(len(x)).tensor_split(FOLDS):
-        rest = torch.ones(len(x), dtype=torch.bool)
+    for block in torch.arange(len(x), device=x.device).tensor_split(FOLDS):
+        rest = torch.ones(len(x), dtype=torch.bool, device=x.device)
         rest[block] = False
         missed += (y[block] - x[block] @ fit(x[rest], y[rest]).T).square().sum().item()
     return 1 - missed / y.square().sum().item()
@@ -203,10 +204,10 @@ def _whitening(others: Float[Tensor, "word dim"], dim: int) -> Callable[[Tensor]
 
 def _permuted_blocks(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Orders of n words: permuted within blocks, and whole blocks permuted; the rest at the end is dropped."""
-    whole = torch.arange(n // BLOCK * BLOCK).reshape(-1, BLOCK)
-    keys = torch.rand(whole.shape, generator=generator, dtype=torch.float64)
+    whole = torch.arange(n // BLOCK * BLOCK, device=generator.device).reshape(-1, BLOCK)
+    keys = torch.rand(whole.shape, generator=generator, dtype=torch.float64, device=generator.device)
     within = whole.gather(1, keys.argsort(1)).flatten()
-    return within, whole[torch.randperm(len(whole), generator=generator)].flatten()
+    return within, whole[torch.randperm(len(whole), generator=generator, device=generator.device)].flatten()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +276,7 @@ def rolled_out(words: Sequence[str], embedding: TextEmbedding, *, n: int = 2000,
 def _errors(windows: Float[Tensor, "window 5 dim"]) -> Float[Tensor, "window"]:
     """|rolled out - s|^2 over a window, with the least-norm W of its four pairs applied from s_1 on."""
     inverse = torch.linalg.pinv(windows[:, :-1])  # [window dim 4]; W^T = inverse @ next
-    state, error = windows[:, :1], torch.zeros(len(windows), dtype=windows.dtype)
+    state, error = windows[:, :1], torch.zeros(len(windows), dtype=windows.dtype, device=windows.device)
     for step in range(1, windows.shape[1]):
         state = state @ inverse @ windows[:, 1:]
         error += (state - windows[:, step : step + 1]).square().sum((1, 2))

@@ -90,11 +90,12 @@ class NoisyHeadsMeasured(HeadsMeasured):
     def with_kappa(self, kappa: float) -> HookedARTransformer:
         """A model with this kappa in C and the p_{T-1} that follows it without noise, else as theory's."""
         dim, n_ctx = self.config.dim, self.config.n_ctx
-        A, B = torch.eye(dim, dtype=torch.float64), kappa_family(dim=dim, kappa=kappa, n_ctx=2).C
-        P = torch.zeros(n_ctx, n_ctx, dtype=torch.float64)
+        double = {"dtype": torch.float64, "device": "cpu"}
+        A, B = torch.eye(dim, **double), kappa_family(dim=dim, kappa=kappa, n_ctx=2).C
+        P = torch.zeros(n_ctx, n_ctx, **double)
         for T in range(2, n_ctx + 1):
             newest = self.keys(T)[-1]
-            P[T - 2, T - 2 : T] = torch.tensor([kappa_to_ratio(kappa) * newest, newest], dtype=torch.float64)
+            P[T - 2, T - 2 : T] = torch.tensor([kappa_to_ratio(kappa) * newest, newest], **double)
         config = ModelConfig.diagonal(dim=dim, n_heads=dim, n_ctx=n_ctx)
         model = config.build(self.process, device=self.model.W_Q.device)
         model.load_state_dict({HEAD_A: A, HEAD_B: B, POSITIONAL_P: P})

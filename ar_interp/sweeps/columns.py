@@ -63,7 +63,8 @@ class Kappa(Column):
     @classmethod
     def values(cls, setting: Setting, members: Members, losses: np.ndarray) -> list[float]:
         C = members[HEAD_B].double().mT @ members[HEAD_A].double()
-        partners = C[..., torch.arange(setting.config.dim), torch.arange(setting.config.dim) ^ 1]
+        places = torch.arange(setting.config.dim, device=C.device)
+        partners = C[..., places, places ^ 1]
         return (partners.sum(-1) / C.diagonal(0, -2, -1).sum(-1)).tolist()
 
 
