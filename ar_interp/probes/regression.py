@@ -29,7 +29,8 @@ class KernelStructure(Result):
     """What a model's features span, and the kernel on them.
 
     Attributes:
-        spectrum: a row per feature: eigenvalue of the kernel (its real part), gamma of theory (nan where it says none).
+        spectrum: a row per feature: eigenvalue of the kernel, the real part and beside it the imaginary one, gamma of
+            theory (nan where it says none).
         x: the grid.
         span: orthonormal functions in L2 with the span of the features, turned to the best match of `target`.
         target: the functions of largest variance.
@@ -55,7 +56,8 @@ class KernelStructure(Result):
     @property
     def spectrum_error(self) -> float:
         """The largest difference of an eigenvalue from gamma."""
-        return float(np.abs(self.spectrum["eigenvalue"].to_numpy() - self.spectrum["gamma"].to_numpy()).max())
+        real, imaginary, gamma = self.spectrum[["eigenvalue", "imaginary", "gamma"]].to_numpy().T
+        return float(np.hypot(real - gamma, imaginary).max())
 
 
 @calm()
@@ -136,12 +138,19 @@ def of_features(
     V, _, Wh = torch.linalg.svd(U.mT @ target / len(phi) ** 0.5, full_matrices=False)
     missed = target / len(phi) ** 0.5 - U @ (U.mT @ target) / len(phi) ** 0.5
     sine = torch.linalg.matrix_norm(missed, 2).clamp(max=1)
-    eigenvalues, _ = torch.linalg.eigvals(K).real.sort(descending=True)
+    eigenvalues = torch.linalg.eigvals(K)
+    eigenvalues = eigenvalues[eigenvalues.real.argsort(descending=True)]
     moments = setting.moments(phi)
     gamma = np.full(len(K), np.nan) if setting.weights is None else setting.weights
     missing = np.zeros(len(K) - len(gamma))  # where there are more features than functions
     return KernelStructure(
-        spectrum=pd.DataFrame({"eigenvalue": eigenvalues.numpy(), "gamma": [*gamma, *missing]}),
+        spectrum=pd.DataFrame(
+            {
+                "eigenvalue": eigenvalues.real.numpy(),
+                "imaginary": eigenvalues.imag.numpy(),
+                "gamma": [*gamma, *missing],
+            }
+        ),
         x=setting.grid,
         span=len(phi) ** 0.5 * U @ V @ Wh,
         target=target,
