@@ -117,7 +117,10 @@ def _outcome(future: Any, keys: dict[str, Shard]) -> Outcome:
         return Outcome(shard, error=f"{type(error).__name__}: {error}")
     if future.status != "finished":  # cancelled or lost
         raise _LostError
-    table = future.result()
+    try:
+        table = future.result(timeout=RESTARTS * PATIENCE)
+    except TimeoutError as error:  # its worker died with it
+        raise _LostError from error
     future.release()
     return Outcome(shard, table)
 
