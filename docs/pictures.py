@@ -25,6 +25,9 @@ FIGURES = {  # study -> page, checkpoint, exhibit
     "head-count": ("interventions", "plain-haar-h5", "head_costs"),
     "first-token": ("in_context_w", "initial-gaussian", "context_error"),
     "general-models": ("algorithm", "figure5-l2", "error_by_position"),
+    "emergence": ("overview", "emergence-gaussian", "phase_portrait"),
+    "noise": ("algorithm", "noisy-haar-l4", "noisy_errors"),
+    "regression": ("heads", "regression-high", "kernel_spectrum"),
 }
 SCREENS = {  # of the README: name -> address, width, height, theme
     "explorer-story": ("/", 1280, 860, "light"),

@@ -17,6 +17,7 @@ PICTURES = Path(__file__).parents[1] / "assets" / "studies"
 PAPERS = {
     "Sander et al. 2024": "https://arxiv.org/abs/2402.05787",
     "Zheng et al. 2024": "https://arxiv.org/abs/2405.16845",
+    "Kim, Nakamaki and Suzuki 2024": "https://arxiv.org/abs/2408.12186",
 }
 ANSWERS = {
     "diagonal heads": "Heads become orthogonal to each other, and one or two of the newest keys are all that counts.",
@@ -25,13 +26,19 @@ ANSWERS = {
     "depth": "More than it has layers, since layers rewrite keys and values for those above.",
     "head count": "One is as good as any number where the first token prefers no direction; it asks with s_{T-1}.",
     "first token": "It sets the length of the step. Gaussian first tokens are never recovered.",
+    "emergence": "By an exact recursion: a plateau, then a drop. From random starts only some end as one step.",
     "general models": "Mostly; what they miss is named beside each model.",
+    "noise": "The step gets shorter, the older key goes, and four layers see more than any multiple of W s_T.",
+    "regression": "The functions of largest variance and the kernel of theory, unless training gets stuck.",
 }
 OPENS = {  # the page to begin with, where it is not the estimate of W
     "unfinished descent": "Positional encoding",
     "gradient step": "Circuits",
     "depth": "Algorithm",
     "head count": "Interventions",
+    "emergence": "Overview",
+    "noise": "Algorithm",
+    "regression": "Heads",
 }
 
 

@@ -7,6 +7,7 @@ reaches the port of a scheduler runs code on its workers, so that all ports of o
 import hashlib
 import logging
 import re
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -26,6 +27,8 @@ PATIENCE = 30.0  # seconds for a scheduler to answer, also one that is started a
 RESTARTS = 4  # times this, for a process of this machine to take the place of one that died
 LIBRARIES = ("torch", "numpy", "scipy")
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+SETTLING = 1.0  # seconds before the first shard of a process
+ONE_AT_A_TIME = {"distributed.scheduler.worker-saturation": 1.0}  # who waits does not die with a worker
 RETRIES = 1  # of a shard whose training raises an error; one whose worker dies is tried four times
 
 
@@ -54,6 +57,7 @@ def on_dask(shards: Sequence[Shard], *, jobs: int, scheduler: str | None) -> Ite
         ConnectionError: the scheduler does not answer any more, or workers die before anything is done.
     """
     try:
+        import dask.config
         import distributed
     except ModuleNotFoundError as error:
         asked = "jobs > 1" if scheduler is None else "scheduler"
@@ -66,6 +70,7 @@ def on_dask(shards: Sequence[Shard], *, jobs: int, scheduler: str | None) -> Ite
                 address = scheduler
                 if scheduler is None:
                     quiet = {"silence_logs": logging.CRITICAL, **LOOPBACK}
+                    stack.enter_context(dask.config.set(ONE_AT_A_TIME))
                     cluster: Any = distributed.LocalCluster(
                         n_workers=jobs, threads_per_worker=1, processes=True, **quiet
                     )
@@ -129,11 +134,18 @@ def _trained(text: str, expected: dict[str, str]) -> Table:
     """`trained` on a worker, which may have come after the others; it takes the GPU of its own number."""
     from distributed import get_worker
 
+    _settle()
     tqdm.set_lock(RLock())  # its own lock is a semaphore of the system, which outlives a process that is ended
     worker = get_worker()
     _check_versions(worker.address, versions(), expected)
     number = re.search(r"\d+$", str(worker.name))
     return trained(text, card=int(number[0]) if number else 0)
+
+
+@cache
+def _settle() -> None:
+    """Wait, once in a process, until whoever watches over it knows that it runs: else it is not replaced if it dies."""
+    time.sleep(SETTLING)
 
 
 def _digest(found: dict[str, str]) -> str:

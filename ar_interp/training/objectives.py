@@ -82,7 +82,7 @@ def _of_contexts(
 ) -> Objective:
     """The loss of what is observed, as the contexts of the task count it, times the number of context lengths."""
     form, n_lengths = form_of(config), config.n_ctx - first_length + 1
-    options = {"dtype": config.torch_dtype}
+    options: dict[str, Any] = {"dtype": config.torch_dtype}
     draw = _every_time(
         lambda: [process.contexts(batch, config.n_ctx, generator=g, **options) for g in generators], fresh
     )
