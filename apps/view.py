@@ -42,7 +42,7 @@ PAGES = {  # of the exhibits of one model: title -> file, icon, what it asks
     "Circuits": ("circuits", "account_tree", "What do heads ask for, and what do they write?"),
     "Readout": ("readout", "search", "What can be read off its activations?"),
     "Interventions": ("interventions", "tune", "Does it use what is found in it?"),
-    OTHERS: ("others", "extension", "What do other studies show of it?"),
+    OTHERS: ("others", "extension", "What does its own study show of it?"),
 }
 
 

@@ -38,7 +38,7 @@ OPENS = {  # the page to begin with, where it is not the estimate of W
     "head count": "Interventions",
     "emergence": "Overview",
     "noise": "Algorithm",
-    "regression": "Heads",
+    "regression": view.OTHERS,
 }
 
 

@@ -1,5 +1,5 @@
-"""Figures of installed studies that have a page of their own name."""
+"""Figures that studies put on a page of another name than ours."""
 
 import view
 
-view.show_page(view.OTHERS, "Figures that studies of other packages show of this model.")
+view.show_page(view.OTHERS, "Figures of this model that stand on none of the other pages: what its own study shows.")

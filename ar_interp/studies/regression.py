@@ -289,7 +289,7 @@ def _exhibits() -> tuple[Exhibit, ...]:
             figures.learned_features,
             structure,
             title="Learned features beside the functions of largest variance",
-            page="Heads",
+            page="Features",
             structure="features",
             evidence="weights",
             look="Features are known up to a change of basis only: lines are their span, turned towards the dotted "
@@ -300,7 +300,7 @@ def _exhibits() -> tuple[Exhibit, ...]:
             figures.kernel_spectrum,
             structure,
             title="Spectrum of the kernel that attention makes",
-            page="Heads",
+            page="Features",
             structure="kernel",
             evidence="weights",
             look="Eigenvalues of phi(x)^T Gamma phi(x') as an integral operator. Look whether each cross lies in a "
@@ -310,7 +310,7 @@ def _exhibits() -> tuple[Exhibit, ...]:
             figures.risk_by_length,
             risks,
             title="Risk against the number of examples",
-            page="Algorithm",
+            page="Features",
             structure="prompts",
             evidence="behaviour",
             look="The model beside the best Gamma for each length, linear attention on all functions, and Bayes. Left "
