@@ -4,8 +4,8 @@
     python tests/chaos_sweeps.py 200 --seed 7
 
 Sweeps in one process are killed after times drawn anew until they are done, then sweeps on two workers of their own,
-whose workers must end with them; last, a scheduler of two workers is killed: the sweep must end in a line, and go on
-with another scheduler. Exit code 1 where a row is lost, doubled or another.
+whose workers must end with them. Shards that end their workers must fail alone. Last, a scheduler of two workers is
+killed: the sweep must end in a line, and go on with another scheduler. Exit code 1 where a row is lost, doubled or another.
 """
 
 import argparse
@@ -18,11 +18,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 
 import ar_interp as ari
+from ar_interp.sweeps import cluster
+from ar_interp.sweeps.cluster import _settle
+from ar_interp.sweeps.shards import trained
 
 PLAN = {
     "model": "diagonal",
@@ -110,6 +114,35 @@ def killed_on_dask(reference: pd.DataFrame, scratch: Path, chance: random.Random
     print(f"on two workers: {N_ON_DASK} kills, the last at {n} of {N_SHARDS} shards; no process left", flush=True)
 
 
+def dies(text: str, expected: dict[str, str]) -> Any:
+    """What a worker does with a shard, but for those with seed 2, which end its process."""
+    _settle()
+    if '"seed":2' in text:
+        os._exit(1)
+    return trained(text)
+
+
+def deadly_shards(reference: pd.DataFrame, scratch: Path) -> None:
+    folder, own = scratch / "deadly", cluster._trained
+    cluster._trained = dies
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])  # of the workers
+    sys.modules["chaos_sweeps"] = sys.modules["__main__"]
+    dies.__module__ = "chaos_sweeps"  # where workers find it
+    failures = []
+    try:
+        for _ in ari.sweep({**PLAN, "grid": {**PLAN["grid"], "init_scale": [0.1]}}, folder, jobs=2, progress=False):
+            pass
+    except ari.SweepError as error:
+        failures = [failure.error for failure in error.failures]
+    finally:
+        cluster._trained = own
+    assert len(failures) == 4, failures
+    assert all("KilledWorker" in failure for failure in failures), failures
+    assert parts_in(folder) == 8, f"{parts_in(folder)} of 8 other shards are done"
+    same(reference, folder)
+    print("4 shards that end their workers: each fails after four of them, all others are done", flush=True)
+
+
 def killed_scheduler(reference: pd.DataFrame, scratch: Path) -> None:
     folder = scratch / "scheduler"
     with socket.socket() as free:
@@ -117,11 +150,11 @@ def killed_scheduler(reference: pd.DataFrame, scratch: Path) -> None:
         port = free.getsockname()[1]
     address = f"tcp://127.0.0.1:{port}"
 
-    def cluster() -> list["subprocess.Popen[str]"]:
+    def on_loopback() -> list["subprocess.Popen[str]"]:
         worker = (*DASK, "worker", address, "--nthreads", "1", *LOOPBACK)
         return [started(*DASK, "scheduler", "--port", str(port), *LOOPBACK), started(*worker), started(*worker)]
 
-    processes = cluster()
+    processes = on_loopback()
     try:
         client = sweep_on(folder, scheduler=address)
         wait_for_parts(folder, 5, client)
@@ -132,7 +165,7 @@ def killed_scheduler(reference: pd.DataFrame, scratch: Path) -> None:
         for process in processes:
             process.kill()
             process.communicate()
-        processes = cluster()
+        processes = on_loopback()
         client = sweep_on(folder, scheduler=address)
         said = client.communicate(timeout=300)[1]
         assert client.returncode == 0, said
@@ -164,6 +197,7 @@ def main() -> int:
         reference = rows_of(scratch / "reference")
         try:
             killed_alone(reference, scratch, options.kills, chance)
+            deadly_shards(reference, scratch)
             killed_on_dask(reference, scratch, chance)
             killed_scheduler(reference, scratch)
         except AssertionError as error:
