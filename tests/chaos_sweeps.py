@@ -5,7 +5,8 @@
 
 Sweeps in one process are killed after times drawn anew until they are done, then sweeps on two workers of their own,
 whose workers must end with them. Shards that end their workers must fail alone. Last, a scheduler of two workers is
-killed: the sweep must end in a line, and go on with another scheduler. Exit code 1 where a row is lost, doubled or another.
+killed: the sweep must end in a line, and go on with another scheduler. Exit code 1 where a row is lost, doubled or
+another.
 """
 
 import argparse

@@ -1,5 +1,7 @@
 """What every test file shares. The annotations of ar_interp are checked at run time (pyproject.toml)."""
 
+import signal
+
 import jaxtyping
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 collect_ignore = ["outside"]  # a package that only processes of their own import
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have it ignored by what they start in the background
 torch.set_num_threads(1)  # the suite's tensors are small, and pytest-xdist brings the parallelism
 
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25)

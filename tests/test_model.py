@@ -462,7 +462,7 @@ def test_forward_refuses(model, tokens, message, without_type_checks):
         ({"n_ctx": 10**9}, "n_ctx must be at most 1048576"),
         ({"n_ctx": 16384}, "ask for 268,435,480 parameters; at most 100,000,000 are allowed"),
         ({"n_heads": 2.0}, r"n_heads must be an integer, got 2\.0"),
-        ({"heads": "round"}, "heads must be one of 'diagonal', 'unit', 'full', 'block-scalar', got 'round'"),
+        ({"heads": "round"}, "heads must be one of 'diagonal', 'unit', 'full', 'block-scalar', 'merged', got 'round'"),
         ({"init_scale": -1.0}, r"init_scale must be at least 0\.0"),
         ({"init_scale": math.inf}, "init_scale must be a finite number"),
         ({"dtype": "float16"}, "dtype must be one of 'float64', 'float32', got 'float16'"),

@@ -111,7 +111,10 @@ grid = pytest.mark.parametrize(("config", "process"), GRID.values(), ids=GRID.ke
 def test_the_grid_is_wide():
     settings = {setting_of(*pair).kind for pair in GRID.values()}
     assert len(GRID) >= 50
-    assert settings == {part.kind for part in Setting.registered.values() if part.__module__.startswith("ar_interp.")}
+    apart = {"regression in context"}  # tested with its model
+    assert settings | apart == {
+        part.kind for part in Setting.registered.values() if part.__module__.startswith("ar_interp.")
+    }
 
 
 @pytest.mark.parametrize(

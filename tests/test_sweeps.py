@@ -7,6 +7,7 @@ import sys
 import tomllib
 from multiprocessing import active_children
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -124,7 +125,8 @@ def test_damaged_parts_are_set_aside_and_done_again(tmp_path, counted):
     assert len(pd.read_parquet(tmp_path)) == 4
 
 
-def test_two_workers_of_which_one_is_killed_give_the_same_rows_once(tmp_path):
+def test_two_workers_of_which_one_is_killed_give_the_same_rows_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))  # workers import the one that is there
     alone = rows_of(PLAN, tmp_path / "alone")
     rows = ari.sweep(PLAN, tmp_path / "two", jobs=2, progress=False)
     found = [next(rows)]

@@ -22,7 +22,7 @@ class Part(nn.Module):
         for name, shape in config.parameter_shapes.items():
             if name.startswith(prefix):
                 self.register_parameter(
-                    name.removeprefix(prefix), nn.Parameter(torch.empty(shape, dtype=config.torch_dtype))
+                    name.removeprefix(prefix), nn.Parameter(torch.empty(shape, dtype=config.torch_dtype, device="cpu"))
                 )
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from inspect import isclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -259,7 +260,7 @@ def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _size_of_tokens(process: Any, dim: int | None) -> int:
-    if process is not None and (isinstance(process, type) or not hasattr(process, "contexts")):
+    if process is not None and (isclass(process) or not hasattr(process, "contexts")):
         raise ValueError(f"process must be an AutoregressiveProcess, such as HaarOrthogonal(5), got {process!r}.")
     if process is None and dim is None:
         raise ValueError("dim or process is needed to know the size of a token: pass e.g. process=HaarOrthogonal(3).")

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ar_interp import seeds
 from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp._moods import calm
 from ar_interp.processes.base import Contexts, Pairs, Process, source_of_randomness
@@ -164,7 +165,7 @@ class ChainTask(Process, ABC):
 
     def from_prompts(self, prompts: Int[Tensor, "batch prompt"], generator: torch.Generator | None = None) -> Chains:
         """Given prompts with their chains."""
-        generator = generator or torch.Generator(prompts.device).manual_seed(0)
+        generator = generator or seeds.generator_of(0, prompts.device)
         tokens = torch.cat([prompts, self.chain(prompts, generator)], dim=1)
         return Chains(tokens=tokens, n_prompt=self.n_prompt, vocabulary=self.vocabulary)
 
