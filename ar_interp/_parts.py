@@ -14,7 +14,8 @@ from torch import Tensor
 from ar_interp._files import LONGEST_INTEGER, CheckpointError, check_keys, faults_of, name_of, parse, read_text
 from ar_interp._kinds import Kind
 from ar_interp._tensors import Shapes, read_tensors
-from ar_interp.models.config import Config, ModelConfig
+from ar_interp.models.base import Config
+from ar_interp.models.config import ModelConfig
 from ar_interp.models.features import RegressionConfig as RegressionConfig  # a kind that files name
 from ar_interp.processes import FirstToken, Process
 

@@ -1,34 +1,24 @@
 """`ar-interp list | train | verify | report | sweep | text`."""
 
 import datetime
-import io
 import json
-import os
 import secrets
-import signal
 import sys
 import time
-import traceback
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
-from multiprocessing import active_children, get_context, parent_process
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import RLock, Thread
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 from tyro.conf import Positional, arg
 
+from ar_interp._command import carried_out, check_file, each, kept, said_of
 from ar_interp._kinds import GROUPS
 from ar_interp._shipped import LISTING, available
-from ar_interp._writing import refuge_of, try_file, write_file
+from ar_interp._writing import try_file, write_file
 
 if TYPE_CHECKING:
     from ar_interp.checkpoints import Checkpoint
@@ -37,10 +27,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Names = Positional[tuple[str, ...]]
-
-
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM came."""
 
 
 def list_checkpoints() -> int:
@@ -121,7 +107,7 @@ def train(
             check_place(folder / name, overwrite=True)
     options = {"overrides": overrides, "every": every, "again": again}
     job = partial(_train_one, folder=folder, progress=not quiet and jobs == 1, **options)
-    return max(_each(job, names, jobs))
+    return max(each(job, names, jobs))
 
 
 def _train_one(
@@ -153,12 +139,12 @@ def _train_one(
                 try:
                     run = train_run(recipe.config, recipe.process, training, progress=progress, resume=states)
                 except DivergenceError as error:
-                    path = _kept(partial(save, error.run, overwrite=True), folder / f"{name}-diverged")
+                    path = kept(partial(save, error.run, overwrite=True), folder / f"{name}-diverged")
                     states.clear()
                     print(f"{name}: {error} Saved as {path}.", file=sys.stderr)
                     return 1
                 took = f"in {time.perf_counter() - start:.0f} s"
-                _kept(partial(save, run, overwrite=True), path)
+                kept(partial(save, run, overwrite=True), path)
                 states.clear()
     if (path / CLAIMS).exists():
         print(f"{name}: done already, {path}; --again trains anew", flush=True)
@@ -168,7 +154,7 @@ def _train_one(
         write_file(path / "README.md", model_card(run, name, claims, recipe.summary))
         records.write(run, claims, path)
     except OSError as error:
-        raise OSError(f"{_said(error)} The model is kept as {path}, without its claims.") from error
+        raise OSError(f"{said_of(error)} The model is kept as {path}, without its claims.") from error
     verdict = "every claim holds or is void" if claims.passed else "some claims FAIL"
     loss = run.members["loss"].min()
     print(f"{name}: loss {loss:.6g}, {run.steps} steps on {run.device} {took}; {verdict}; {path}", flush=True)
@@ -240,17 +226,17 @@ def verify(
     measured, unexpected = {}, 0
     try:
         for (name, checkpoint), claims in zip(
-            loaded.items(), _each(partial(_verify_one, seed=seed, device=device), paths, jobs), strict=True
+            loaded.items(), each(partial(_verify_one, seed=seed, device=device), paths, jobs), strict=True
         ):
             measured[name] = claims + replace(own[checkpoint.name], name=claims.name)
             unexpected += _show(name, checkpoint, measured[name])
     except BaseException as error:
         if json_file is not None and measured:
-            _kept(partial(write_file, content=claims_json(measured, seed=seed)), json_file)
+            kept(partial(write_file, content=claims_json(measured, seed=seed)), json_file)
             error.add_note(f"What was measured until then is in {json_file}.")
         raise
     if json_file is not None:
-        _kept(partial(write_file, content=claims_json(measured, seed=seed)), json_file)
+        kept(partial(write_file, content=claims_json(measured, seed=seed)), json_file)
     counts = Counter(claim.verdict for claims in measured.values() for claim in claims)
     known_count = counts[FAILS] - unexpected
     print(
@@ -300,45 +286,6 @@ def _no_namesake(checkpoint: "Checkpoint") -> str:
     return " (this folder, not the shipped checkpoint of that name)" if other else ""
 
 
-def _each(job: Callable[[str], T], names: Iterable[str], jobs: int) -> Iterator[T]:
-    """The results of a job for every name, in order, as they come."""
-    if jobs == 1:
-        yield from map(job, names)
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
-        try:
-            yield from pool.map(job, names)
-        except (KeyboardInterrupt, GeneratorExit):
-            for worker in active_children():
-                worker.terminate()
-            raise
-
-
-def _begin_worker() -> None:
-    """A worker is ended by the process that started it, leaves nothing to the system then, and speaks as that does."""
-    from tqdm import tqdm
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
-    tqdm.set_lock(RLock())  # its own lock is a semaphore of the system, which outlives a process that is ended
-    _speak_plainly()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    """End this process as SIGTERM does once its parent is gone, also where that was killed."""
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _kept(write: Callable[[Path], Path], path: Path) -> Path:
-    """Write what was computed; where that fails, into a place that can be written, which the error names."""
-    try:
-        return write(path)
-    except OSError as error:
-        refuge = write(refuge_of(path.name, error))
-        raise OSError(f"{_said(error)} What was computed is kept as {refuge}.") from error
-
-
 def report(
     names: Names,
     /,
@@ -366,12 +313,12 @@ def report(
     torch.set_num_threads(1)  # as for training
     for option, path, ending in (("output", output, ".html"), ("json", json_file, ".json")):
         if path is not None:
-            _check_file(option, path, ending)
+            check_file(option, path, ending)
     own = [claims for file in extra for claims in Claims.every_of(file)]
     made = build(names or available(), date=date or datetime.date.today(), device=device, extra=own)
     for path, text in ((output, made.to_html), (json_file, made.to_json)):
         if path is not None:
-            _kept(partial(write_file, content=text()), path)
+            kept(partial(write_file, content=text()), path)
             print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     print(made.summary)
     return 0
@@ -409,26 +356,17 @@ def text(
 
     torch.set_num_threads(1)  # as for training
     if output is not None:
-        _check_file("output", output, ".html")
+        check_file("output", output, ".html")
     texts = [words_of_file(Path(file)) for file in files] or [python_topics()[0]]
     embedding = TextEmbedding.from_file(vectors) if vectors else TextEmbedding.glove()
     documents = [document for words in texts for document in embedding.documents(words, length=length)]
     found = text_regularity(documents, dim=dim, n_permutations=permutations, seed=seed)
     published = rolled_out([word for words in texts for word in words], embedding, seed=seed)
     if output is not None:
-        _kept(partial(write_file, content=figure_of(found).to_html(include_plotlyjs=True)), output)
+        kept(partial(write_file, content=figure_of(found).to_html(include_plotlyjs=True)), output)
         print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     print(found.words(), published.words(), sep="\n\n")
     return 0
-
-
-def _check_file(option: str, path: Path, ending: str) -> None:
-    """Refuse what cannot be written before anything is measured."""
-    if path.suffix.lower() != ending or path.is_dir():
-        raise ValueError(f"--{option} must be a file that ends in {ending}, got {path}{' (a folder)' * path.is_dir()}.")
-    if not path.parent.is_dir():
-        raise ValueError(f"--{option}: there is no folder {path.parent}; make it first.")
-    try_file(path)
 
 
 def sweep(
@@ -470,7 +408,7 @@ def sweep(
     except SweepError as error:
         failures = error.failures
     for shard, _, said in failures:
-        print(f"{shard.where}: {_said(said)}", file=sys.stderr)
+        print(f"{shard.where}: {said_of(said)}", file=sys.stderr)
     failed = f"; {len(failures)} shards FAILED, the same command tries them again" if failures else ""
     diverged = f", of which {lost} diverged" if lost else ""
     print(f"{output}: {n} trainings{diverged}, {_duration(time.perf_counter() - start)}{failed}")
@@ -495,79 +433,7 @@ def main(argv: list[str] | None = None) -> int:
         "sweep": sweep,
         "text": text,
     }
-    with warnings.catch_warnings():
-        _speak_plainly()
-        try:
-            with _sigterm_raises():
-                try:
-                    return tyro.extras.subcommand_cli_from_dict(commands, prog="ar-interp", args=argv)
-                finally:
-                    _flush()
-        except (KeyboardInterrupt, Exception) as error:
-            with suppress(OSError):
-                _flush()
-            code, said = _judged(error)
-            with suppress(OSError):
-                print(" ".join([f"ar-interp: {said}", *getattr(error, "__notes__", ())]), file=sys.stderr, flush=True)
-            return code
-
-
-def _judged(error: BaseException) -> tuple[int, str]:
-    """The exit code of an error, and what is said of it: one line, or where it came from if it is a fault of ours."""
-    if isinstance(error, _TerminatedError):
-        return 143, "terminated."
-    if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted."
-    of_memory = isinstance(error, RuntimeError) and "memory" in str(error)
-    if of_memory or isinstance(error, ValueError | OSError | MemoryError | BrokenExecutor):
-        return 2, _said(error)
-    return 2, "".join(traceback.format_exception(error))
-
-
-def _speak_plainly() -> None:
-    """Warnings are one line; what a terminal cannot show is escaped."""
-    warnings.showwarning = lambda message, *_: print(f"ar-interp: {_said(message)}", file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _said(error: BaseException | str) -> str:
-    """What an error or a warning says, in one line."""
-    if isinstance(error, OSError) and error.errno is not None:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}."
-    return " ".join(str(error).split()) or f"{type(error).__name__}."
-
-
-def _flush() -> None:
-    """Write what was printed; where that fails, nothing more is, also not when Python ends."""
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise OSError(error.errno, error.strerror, "standard output") from error
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM ends the block as SIGINT does, so that nothing is left half written."""
-
-    def terminate(*_: object) -> None:
-        raise _TerminatedError
-
-    try:
-        before = signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return carried_out(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="ar-interp", args=argv))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 import ar_interp as ari
 from ar_interp.checkpoints import CheckpointError, load
 from ar_interp.models.attention_types import AttentionType, LinearAttention, NonlinearAttention
-from ar_interp.models.config import Config, ModelConfig, is_plain_full
+from ar_interp.models.base import Config
+from ar_interp.models.config import ModelConfig, is_plain_full
 from ar_interp.models.encodings import Encoding
 from ar_interp.processes import HaarOrthogonal
 from ar_interp.processes.base import AutoregressiveProcess

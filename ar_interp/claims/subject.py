@@ -7,7 +7,7 @@ from typing import Any
 
 from ar_interp._checks import check_integer
 from ar_interp.checkpoints import Checkpoint, TrainingRun, loaded
-from ar_interp.models.config import Config
+from ar_interp.models.base import Config
 from ar_interp.processes import Process
 from ar_interp.seeds import DRAWN_LIMIT, drawn
 from ar_interp.setting import Setting, setting_of

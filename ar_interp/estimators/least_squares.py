@@ -10,7 +10,8 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
-from ar_interp.processes.base import AutoregressiveProcess, Contexts, Pairs
+from ar_interp.processes.base import AutoregressiveProcess
+from ar_interp.processes.contexts import Contexts, Pairs
 from ar_interp.seeds import TUNING
 
 Tunable = TypeVar("Tunable", "GradientDescent", "NewtonSchulz")

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
-from ar_interp.processes.base import Pairs
+from ar_interp.processes.contexts import Pairs
 from ar_interp.processes.regression import NonparametricRegression
 
 Answers = Float[Tensor, "batch pos 1"]

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from ar_interp.models.config import Config, ModelConfig
+from ar_interp.models.base import Config
+from ar_interp.models.config import ModelConfig
 from ar_interp.models.opened import Model
 from ar_interp.models.weights import in_double
 

@@ -13,7 +13,8 @@ from torch.nn.functional import gelu
 
 from ar_interp import seeds
 from ar_interp._checks import check_choice, check_integer
-from ar_interp.models.config import DTYPES, MAX_CTX, MAX_WIDTH, Config
+from ar_interp.models.base import Config
+from ar_interp.models.config import DTYPES, MAX_CTX, MAX_WIDTH
 from ar_interp.processes import NonparametricRegression, Process
 
 MODEL_MODULE = "ar_interp.models.regression"

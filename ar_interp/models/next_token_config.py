@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer
-from ar_interp.models.config import DTYPES, MAX_PARAMETERS, Config
+from ar_interp.models.base import Config
+from ar_interp.models.config import DTYPES, MAX_PARAMETERS
 from ar_interp.processes.chains import MAX_SYMBOLS, MAX_TOKENS, ChainTask
 
 

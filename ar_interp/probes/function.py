@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer
 from ar_interp._shown import Shown
+from ar_interp.models.base import Config
 from ar_interp.models.closed_form import Weights, closed_form, head_matrices, own_weights
-from ar_interp.models.config import Config
 from ar_interp.models.opened import Model
 from ar_interp.models.weights import in_double
 from ar_interp.probes.protocol import needs

@@ -32,7 +32,7 @@ from ar_interp._checks import check_choice, check_integer
 from ar_interp._moods import calm
 from ar_interp.checkpoints import model_of
 from ar_interp.models.opened import Model, as_model
-from ar_interp.processes.base import Contexts, brought
+from ar_interp.processes.contexts import Contexts, brought
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

@@ -3,14 +3,8 @@
 States are rows, so a batch of states moves by s_{t+1} = s_t W^T.
 """
 
-from ar_interp.processes.base import FIRST_TOKEN_LAWS as FIRST_TOKEN_LAWS
-from ar_interp.processes.base import MAX_DIM as MAX_DIM
 from ar_interp.processes.base import AutoregressiveProcess as AutoregressiveProcess
-from ar_interp.processes.base import Contexts as Contexts
-from ar_interp.processes.base import FirstToken as FirstToken
-from ar_interp.processes.base import Pairs as Pairs
 from ar_interp.processes.base import Process as Process
-from ar_interp.processes.base import Sequences as Sequences
 from ar_interp.processes.chains import Chains as Chains
 from ar_interp.processes.chains import ChainTask as ChainTask
 from ar_interp.processes.chains import Counting as Counting
@@ -20,6 +14,12 @@ from ar_interp.processes.chains import Permuted as Permuted
 from ar_interp.processes.commuting import CommutingOrthogonal as CommutingOrthogonal
 from ar_interp.processes.commuting import CommutingProcess as CommutingProcess
 from ar_interp.processes.commuting import CommutingUnitary as CommutingUnitary
+from ar_interp.processes.contexts import Contexts as Contexts
+from ar_interp.processes.contexts import Pairs as Pairs
+from ar_interp.processes.contexts import Sequences as Sequences
+from ar_interp.processes.first_token import FIRST_TOKEN_LAWS as FIRST_TOKEN_LAWS
+from ar_interp.processes.first_token import MAX_DIM as MAX_DIM
+from ar_interp.processes.first_token import FirstToken as FirstToken
 from ar_interp.processes.haar import HaarOrthogonal as HaarOrthogonal
 from ar_interp.processes.regression import NonparametricRegression as NonparametricRegression
 from ar_interp.processes.regression import Prompts as Prompts

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ar_interp import seeds
 from ar_interp._checks import check_choice, check_integer, check_number
 from ar_interp._moods import calm
-from ar_interp.processes.base import Contexts, Pairs, Process, source_of_randomness
+from ar_interp.processes.base import Process, source_of_randomness
+from ar_interp.processes.contexts import Contexts, Pairs
 
 MAX_SYMBOLS = 4096
 MAX_TOKENS = 4096  # of a prompt with its chain
@@ -161,11 +161,6 @@ class ChainTask(Process, ABC):
             )
         generator = source_of_randomness(options.get("seed"), options.get("generator"), options.get("device"))
         prompts = self.draw_prompts(n, generator)
-        return self.from_prompts(prompts, generator)
-
-    def from_prompts(self, prompts: Int[Tensor, "batch prompt"], generator: torch.Generator | None = None) -> Chains:
-        """Given prompts with their chains."""
-        generator = generator or seeds.generator_of(0, prompts.device)
         tokens = torch.cat([prompts, self.chain(prompts, generator)], dim=1)
         return Chains(tokens=tokens, n_prompt=self.n_prompt, vocabulary=self.vocabulary)
 

@@ -13,7 +13,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
-from ar_interp.processes.base import AutoregressiveProcess, Sequences, cast_to
+from ar_interp.processes.base import AutoregressiveProcess, cast_to
+from ar_interp.processes.contexts import Sequences
 
 
 @dataclass(frozen=True)

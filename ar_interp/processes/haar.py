@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.processes.base import AutoregressiveProcess, FirstToken, Sequences, cast_to
+from ar_interp.processes.base import AutoregressiveProcess, cast_to
+from ar_interp.processes.contexts import Sequences
+from ar_interp.processes.first_token import FirstToken
 
 DECOMPOSED_ON = ("cpu",)  # devices whose matrices come from QR: the numbers of shipped results do
 

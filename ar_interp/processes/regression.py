@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ar_interp._checks import as_real_array, check_choice, check_integer, check_number
 from ar_interp._moods import calm
-from ar_interp.processes.base import Contexts, Pairs, Process, cast_to, source_of_randomness
+from ar_interp.processes.base import Process, cast_to, source_of_randomness
+from ar_interp.processes.contexts import Contexts, Pairs
 
 MAX_FUNCTIONS = 2**13
 BASES = {"fourier": 81, "cosine": 81, "haar": 256}  # functions of a prior that is given by its smoothness

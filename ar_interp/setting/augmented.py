@@ -11,7 +11,13 @@ from torch import Tensor
 
 from ar_interp.processes import CommutingUnitary, FirstToken, HaarOrthogonal
 from ar_interp.setting.base import UNIT_COORDINATES, Hypothesis, Parameters, Setting, is_uniform
-from ar_interp.setting.sampled import N_SEQUENCES, SampledQuadratic, is_bare_augmented, sampled_quadratic
+from ar_interp.setting.sampled import (
+    N_SEQUENCES,
+    SampledQuadratic,
+    is_bare_augmented,
+    is_block_scalar_stack,
+    sampled_quadratic,
+)
 from ar_interp.theory import (
     BlockScalarMinimum,
     BlockScalarQuadratic,
@@ -198,13 +204,7 @@ class HaarStack(OneLayer):
 
     @classmethod
     def speaks_of(cls, config: Any, process: Any) -> bool:
-        return (
-            is_bare_augmented(config)
-            and config.heads == "block-scalar"
-            and config.residual
-            and config.attention in ("linear", "linear/keys")
-            and is_unit_haar(process)
-        )
+        return is_block_scalar_stack(config) and is_unit_haar(process)
 
     @property
     def per_key(self) -> bool:

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._kinds import Kind, load_plugins
-from ar_interp.models.config import Config, ModelConfig
+from ar_interp.models.base import Config
+from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, Process
 from ar_interp.setting.sampled import is_bare_layer, sampled_quadratic
 from ar_interp.theory import block_scalar_loss

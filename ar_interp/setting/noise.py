@@ -14,7 +14,7 @@ from ar_interp.models.weights import diagonal_weights
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal
 from ar_interp.setting.augmented import UNIT_NORM, OneLayer, is_one_layer
 from ar_interp.setting.base import EXACT, ExpectedLoss, Hypothesis, Parameters, Setting
-from ar_interp.setting.sampled import is_bare_augmented
+from ar_interp.setting.sampled import is_block_scalar_stack
 from ar_interp.theory import (
     BlockScalarMinimum,
     NoisyKeys,
@@ -202,10 +202,7 @@ class NoisyStack(_Noisy):
     @classmethod
     def speaks_of(cls, config: Any, process: Any) -> bool:
         return (
-            is_bare_augmented(config)
-            and config.heads == "block-scalar"
-            and config.residual
-            and config.attention in ("linear", "linear/keys")
+            is_block_scalar_stack(config)
             and type(process) is HaarOrthogonal
             and process.observation_noise > 0
             and not (process.noise or process.stationary)

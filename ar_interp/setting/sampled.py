@@ -29,6 +29,16 @@ def is_bare_augmented(config: Any) -> bool:
     return config.bare and config.positional == "none" and not config.scale_scores
 
 
+def is_block_scalar_stack(config: Any) -> bool:
+    """Layers of block scalars with residual connections and linear attention, raw or divided by the number of keys."""
+    return (
+        is_bare_augmented(config)
+        and config.heads == "block-scalar"
+        and config.residual
+        and config.attention in ("linear", "linear/keys")
+    )
+
+
 def is_bare_layer(config: Any) -> bool:
     """One layer with one head of block scalars and nothing else: its loss is quadratic in their products."""
     return (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ar_interp._moods import calm
 from ar_interp._shown import Shown
 from ar_interp.claims import Claim, Evidence, Subject
-from ar_interp.models.config import Config
+from ar_interp.models.base import Config
 from ar_interp.processes import Process
 from ar_interp.setting import Setting
 from ar_interp.training.config import TrainConfig

@@ -16,7 +16,8 @@ from ar_interp._checks import check_choice, check_integer
 from ar_interp._files import CheckpointError, check_keys, check_text, faults_of, name_of, read_text
 from ar_interp._parts import build, build_config, build_process
 from ar_interp._shown import Shown
-from ar_interp.models.config import Config, ModelConfig
+from ar_interp.models.base import Config
+from ar_interp.models.config import ModelConfig
 from ar_interp.processes import Process
 from ar_interp.setting import setting_of
 from ar_interp.sweeps.columns import Column

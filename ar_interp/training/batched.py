@@ -22,7 +22,8 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import gelu, pad
 
 from ar_interp.models.attention_types import AttentionType, LinearAttention
-from ar_interp.models.config import Config, ModelConfig, is_plain_full, is_preset
+from ar_interp.models.base import Config
+from ar_interp.models.config import ModelConfig, is_plain_full, is_preset
 from ar_interp.models.encodings import Encoding
 
 Parameters = dict[str, Tensor]  # name -> [member ...]

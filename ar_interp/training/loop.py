@@ -17,7 +17,7 @@ from ar_interp import seeds
 from ar_interp._moods import calm
 from ar_interp._signals import held
 from ar_interp.checkpoints import TrainingRun, loaded, weights_of
-from ar_interp.models.config import Config
+from ar_interp.models.base import Config
 from ar_interp.processes import Process
 from ar_interp.setting import Setting, setting_of
 from ar_interp.training.batched import OwnModel, Parameters, form_of

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp.models.config import Config, ModelConfig
+from ar_interp.models.base import Config
+from ar_interp.models.config import ModelConfig
 from ar_interp.processes import Process
 from ar_interp.setting import Setting
 from ar_interp.training.batched import Form, Parameters, Tokens, form_of
