@@ -37,11 +37,15 @@ class HookedNextToken(HookedRootModule):
         super().__init__()
         if process is not None:
             config.check_process(process)
-        self.cfg, self.process = config, process
+        self.config, self.process = config, process
         for name, start in config.initial_parameters(seed=0).items():
             self.register_parameter(name, nn.Parameter(start))
         self.hook_contributions = HookPoint()
         self.setup()
+
+    def untrained(self, seed: int) -> "HookedNextToken":
+        """The same architecture with initial weights, which are 0 whatever the seed."""
+        return HookedNextToken(self.config, self.process).to(self.W.device)
 
     def forward(self, tokens: Int[Tensor, "..."]) -> Float[Tensor, "batch pos symbol"]:
         """The logits of the next token at each position; 0 before the last token of the prompt.
@@ -53,19 +57,19 @@ class HookedNextToken(HookedRootModule):
         """
         n_steps = self._steps(tokens)
         logits = self.hook_contributions(self._contributions(tokens, n_steps)).sum(2) + self._bias(n_steps)
-        before = logits.new_zeros(1, 1, 1).expand(len(tokens), self.cfg.n_prompt - 1, self.cfg.dim)
+        before = logits.new_zeros(1, 1, 1).expand(len(tokens), self.config.n_prompt - 1, self.config.dim)
         return torch.cat([before, logits], dim=1)
 
     def generate(self, prompts: Int[Tensor, "batch prompt"]) -> Int[Tensor, "batch pos"]:
         """Prompts with the chain that the model writes, each token the likeliest given its own ones before."""
         tokens = prompts
-        for _ in range(self.cfg.n_chain):
+        for _ in range(self.config.n_chain):
             tokens = torch.cat([tokens, self(tokens)[:, -1:].argmax(-1)], dim=1)
         return tokens
 
     def _steps(self, tokens: Tensor) -> int:
         """Steps of the chain that tokens are enough for."""
-        config = self.cfg
+        config = self.config
         if tokens.ndim != 2 or tokens.is_floating_point() or tokens.is_complex():
             raise ValueError(f"tokens must be ids [batch pos], got {tokens.dtype} {list(tokens.shape)}.")
         if not config.n_prompt <= tokens.shape[1] <= config.n_ctx:
@@ -76,7 +80,7 @@ class HookedNextToken(HookedRootModule):
         return tokens.shape[1] - config.n_prompt + 1
 
     def _contributions(self, tokens: Tensor, n_steps: int) -> Float[Tensor, "batch step source symbol"]:
-        config = self.cfg
+        config = self.config
         one_hot = torch.eye(config.dim, dtype=self.W.dtype, device=tokens.device)[tokens]
         if config.window:
             pad = config.window - config.n_prompt
@@ -90,4 +94,4 @@ class HookedNextToken(HookedRootModule):
         return torch.einsum("bki,skio->bsko", one_hot, W)
 
     def _bias(self, n_steps: int) -> Tensor:
-        return self.b if self.cfg.window else self.b[:n_steps]
+        return self.b if self.config.window else self.b[:n_steps]

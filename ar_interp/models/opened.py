@@ -189,7 +189,8 @@ class Model:
         self.check_finite()
         contexts = process.contexts(N_TRIED, self.n_ctx or SHORT, seed=0).to(self.device)
         inputs = contexts.inputs
-        inputs = inputs.to(self.dtype.to_complex() if inputs.is_complex() else self.dtype) if self.dtype else inputs
+        if self.dtype and not are_ids(inputs):
+            inputs = inputs.to(self.dtype.to_complex() if inputs.is_complex() else self.dtype)
         if not torch.isfinite(contexts.errors(self(inputs))).all():
             raise ValueError(
                 f"model of type {self.name} overflows: its errors on sequences of {process.kind!r} are not finite. Its "
@@ -265,6 +266,11 @@ class Model:
                 "fresh weights."
             )
         return as_model(self.module.untrained(seed))
+
+
+def are_ids(tokens: Tensor) -> bool:
+    """Whether tokens are symbols of a vocabulary, not vectors."""
+    return not (tokens.is_floating_point() or tokens.is_complex())
 
 
 def as_model(model: object) -> Model:

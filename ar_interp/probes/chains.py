@@ -61,8 +61,8 @@ def read_sources(
         ValueError: `prompt_only` for a window, or a symbol that the vocabulary does not have.
     """
     W = model.W.detach()
-    W = W if model.cfg.window is None else W[None]
-    if prompt_only and model.cfg.window is not None:
+    W = W if model.config.window is None else W[None]
+    if prompt_only and model.config.window is not None:
         raise ValueError("prompt_only goes with the absolute version: a window's sources are offsets.")
     occurring = _occurring(model, contexts)
     if symbols is not None:
@@ -71,7 +71,7 @@ def read_sources(
         chosen = torch.tensor([name in symbols for name in contexts.vocabulary], device=occurring.device)
         occurring = occurring & chosen
     centred = _centred(W, occurring)
-    centred = centred[:, : model.cfg.n_prompt] if prompt_only else centred
+    centred = centred[:, : model.config.n_prompt] if prompt_only else centred
     norms = centred.norm(dim=(2, 3))
     largest = norms.sort(dim=1, descending=True).values  # noqa: PD011 - of torch
     second = largest[:, 1] if norms.shape[1] > 1 else torch.zeros_like(largest[:, 0])
@@ -115,7 +115,7 @@ def attribute(model: HookedNextToken, contexts: Chains) -> Attributions:
         model: a linear next-token predictor.
         contexts: chains of its task.
     """
-    first = model.cfg.n_prompt - 1
+    first = model.config.n_prompt - 1
     right = contexts.targets[:, first:, None]
 
     def score(logits: Tensor) -> Tensor:
@@ -169,8 +169,8 @@ def chain_accuracy(model: HookedNextToken, contexts: Chains, *, without: tuple[i
     Raises:
         ValueError: a source that there is not.
     """
-    low = 0 if model.cfg.window is None else 1
-    sources = check_several("without", without, low=low, high=model.cfg.n_sources - 1 + low) if without else ()
+    low = 0 if model.config.window is None else 1
+    sources = check_several("without", without, low=low, high=model.config.n_sources - 1 + low) if without else ()
     places = [source - low for source in sources]
 
     def cut(value: Tensor, hook: object) -> Tensor:
@@ -194,7 +194,7 @@ def chain_accuracy(model: HookedNextToken, contexts: Chains, *, without: tuple[i
 
 def _occurring(model: HookedNextToken, contexts: Chains) -> Bool[Tensor, "source symbol"]:
     """Which symbols stand at a position, or for a window anywhere before a token of the chain at that offset."""
-    config, inputs = model.cfg, contexts.inputs
+    config, inputs = model.config, contexts.inputs
     seen = torch.zeros(config.n_sources, config.dim, dtype=torch.bool, device=inputs.device)
     for source in range(config.n_sources):
         where = inputs[:, source]

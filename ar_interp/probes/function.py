@@ -6,14 +6,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Inexact
+from jaxtyping import Inexact, Int
 from torch import Tensor
 
 from ar_interp._checks import check_integer
 from ar_interp._shown import Shown
 from ar_interp.models.base import Config
 from ar_interp.models.closed_form import Weights, closed_form, head_matrices, own_weights
-from ar_interp.models.opened import Model
+from ar_interp.models.opened import Model, are_ids
 from ar_interp.models.weights import in_double
 from ar_interp.probes.protocol import needs
 from ar_interp.processes import Process
@@ -28,7 +28,7 @@ UNKNOWN_CTX = 12  # positions, of a model that does not say how many it takes
 SHORT = (1, 2, 3)
 NORMS = (0.3, 1.0, 2.0)  # of Gaussian tokens
 N_GAUSSIAN, N_CONTEXTS, N_FEW, N_HOOKED = 16, 32, 4, 2
-Tokens = Inexact[Tensor, "batch pos dim"]
+Tokens = Inexact[Tensor, "batch pos dim"] | Int[Tensor, "batch pos"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +98,14 @@ def deviation(found: Tensor, expected: Tensor, tokens: Tensor) -> float:
     """The largest |found - expected| of a position, over |expected| there, in units of rounding.
 
     A vector that is smaller than the median of its position, or than a thousandth of a token (a millionth in
-    double precision), counts as large as that.
+    double precision), counts as large as that. Ids count as tokens of norm 1.
     """
     if found.shape != expected.shape:
         return float("inf")
     precision = torch.promote_types(found.real.dtype, torch.float32)
     found, expected = in_double(found), in_double(expected)
-    of_each, least = expected.norm(dim=-1), LEAST[precision] * in_double(tokens).norm(dim=-1).mean().item()
+    size = 1.0 if are_ids(tokens) else in_double(tokens).norm(dim=-1).mean().item()
+    of_each, least = expected.norm(dim=-1), LEAST[precision] * size
     scale = torch.maximum(of_each, of_each.median(0, keepdim=True).values).clamp(min=least)
     apart = ((found - expected).norm(dim=-1) / scale / ROUNDING[precision]).max().item()
     return apart if apart < float("inf") else float("inf")  # nan too
@@ -179,7 +180,7 @@ class _Compared:
 
     def _gaussian(self, like: Tensor | None) -> Iterator[Tensor]:
         """Tokens of no process; in double precision where any model of the class takes it, else in its own."""
-        if like is not None and not (like.is_floating_point() or like.is_complex()):
+        if like is not None and are_ids(like):
             self.untested["Gaussian tokens"] = "its tokens are no vectors"
             return
         config = getattr(self.model.module, "config", None) if self.form is None else self.form[0]
@@ -228,13 +229,14 @@ class _Compared:
     def _alone(self, tokens: Tensor, expected: Tensor) -> None:
         order = torch.randperm(len(tokens), generator=self.generator, device="cpu").to(tokens.device)
         self._compare("batch in another order", self.model(tokens[order]), expected[order], tokens)
-        self._compare("batch twice as large", self.model(tokens.repeat(2, 1, 1)), expected.repeat(2, 1, 1), tokens)
+        self._compare("batch twice as large", self.model(torch.cat([tokens, tokens])), expected.repeat(2, 1, 1), tokens)
         for part in (slice(0, 1), slice(1, 2), slice(1, 3)) if len(tokens) > 1 else ():
             self._compare("batches of one and two", self.model(tokens[part]), expected[part], tokens)
 
     def _causal(self, tokens: Tensor, expected: Tensor) -> None:
         pos = tokens.shape[1]
-        for cut in {1, pos // 2, pos - 1} - {0, pos}:
+        shortest = getattr(getattr(self.model.module, "config", None), "n_prompt", 1)
+        for cut in {1, pos // 2, pos - 1} & set(range(shortest, pos)):
             other = torch.cat([tokens[:, :cut], tokens[:, cut:].roll(1, 0).flip(1)], dim=1)
             self._compare("later tokens", self.model(other)[:, :cut], expected[:, :cut], tokens)
             self._compare("fewer tokens", self.model(tokens[:, :cut].contiguous()), expected[:, :cut], tokens)
@@ -264,6 +266,11 @@ class _Compared:
 
     def _derivative(self, tokens: Tensor) -> None:
         if torch.is_inference_mode_enabled():
+            return
+        if are_ids(tokens):
+            expected = self.model(tokens)
+            with torch.enable_grad():
+                self._compare("with gradients", self.model(tokens).detach(), expected, tokens)
             return
         direction = torch.randn(tokens.shape, generator=self.generator, dtype=torch.float64, device="cpu").to(
             tokens.device
