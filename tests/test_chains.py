@@ -11,6 +11,7 @@ from ar_interp.models.next_token import HookedNextToken
 from ar_interp.models.next_token_config import NextTokenConfig
 from ar_interp.probes.chains import attribute, chain_accuracy, read_sources
 from ar_interp.processes.chains import CHAINS, ChainTask, Counting, NoisyXor, Parity, Permuted
+from ar_interp.training.batched import OwnModel, SumOfTokens
 
 SUBSET = (5, 1, 7, 2, 8, 4)
 TASKS = {
@@ -180,6 +181,35 @@ def test_noisy_xor_takes_three_tokens_to_predict_and_then_the_loss_of_theory():
         assert loss == pytest.approx(ari.theory.noisy_xor_loss(0.1, window=window), abs=tolerance)
 
 
+@pytest.mark.parametrize(("name", "window"), [("joint", None), ("counting", 7), ("noisy xor", 6)])
+def test_training_computes_what_the_hooked_model_does(name, window):
+    task, config = TASKS[name], NextTokenConfig.of(TASKS[name], window=window)
+    weights = torch.Generator().manual_seed(0)
+    parameters = {
+        name: torch.randn(2, *shape, dtype=torch.float64, generator=weights)
+        for name, shape in config.parameter_shapes.items()
+    }
+    tokens = torch.stack([task.contexts(5, seed=seed).inputs for seed in (0, 1)])
+    difference = SumOfTokens(config).predict(parameters, tokens) - OwnModel(config).predict(parameters, tokens)
+    assert difference.abs().max() < 1e-12
+
+
+def test_lbfgs_ends_at_the_minimum_of_the_loss_on_each_members_own_sample_with_the_ridge():
+    task = TASKS["joint"]
+    options = {"objective": "sampled", "fresh": False, "optimizer": "lbfgs", "device": "cpu", "first_length": 10}
+    training = ari.TrainConfig(batch=40, steps=300, ridge=1e-3, seed=3, n_seeds=2, **options)
+    run = ari.train(NextTokenConfig.of(task), task, training, progress=False)
+    for k in range(2):
+        model = NextTokenConfig.of(task).build(task)
+        model.load_state_dict({name: members[k] for name, members in run.ensemble.items()})
+        sample = task.contexts(40, seed=3 + k)
+        loss = task.n_chain * sample.losses(model(sample.inputs)).mean()
+        (loss + 1e-3 * sum(W.square().sum() for W in model.parameters())).backward()
+        assert max(W.grad.abs().max() for W in model.parameters()) < 1e-6
+        other = task.contexts(40, seed=4 - k)
+        assert loss < task.n_chain * other.losses(model(other.inputs)).mean()
+
+
 def test_it_is_saved_and_loaded_as_any_kind(tmp_path):
     task = TASKS["joint"]
     config = NextTokenConfig.of(task)
@@ -203,6 +233,10 @@ def test_it_is_saved_and_loaded_as_any_kind(tmp_path):
         (lambda: TASKS["joint"].contexts(5, 3, seed=0), "length must be 16, 10"),
         (lambda: TASKS["joint"].contexts(5, seed=0).pairs(), "no pairs of vectors"),
         (lambda: TASKS["joint"].encode(["2"]), "symbols must be of 0, 1"),
+        (
+            lambda: TASKS["joint"].contexts(5, seed=0).losses(torch.zeros(5, 16, 6), first_length=2),
+            "first_length must be at least 10, the tokens of the prompt",
+        ),
         (lambda: NextTokenConfig.of(TASKS["joint"], window=40), "window must be at most 16"),
         (lambda: NextTokenConfig.of(TASKS["joint"]).build(TASKS["count"]), r"process must have 6 symbols and 10 \+ 7"),
         (lambda: filled(TASKS["joint"])(torch.zeros(2, 3, dtype=torch.long)), "tokens must be a prompt of 10"),

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer
@@ -57,6 +58,14 @@ class NextTokenConfig(Config):
     def n_sources(self) -> int:
         """Tokens that the logits are a sum over."""
         return self.window or self.n_ctx
+
+    def sources(self, n_pos: int) -> Int[Tensor, "step source"]:
+        """The places among n_pos tokens that each step of the chain sees, in the order of W; -1 where there is none."""
+        n_steps, n_sources = n_pos - self.n_prompt + 1, self.window or n_pos
+        step, source = torch.arange(n_steps, device="cpu")[:, None], torch.arange(n_sources, device="cpu")
+        if self.window:
+            return (self.n_prompt - 1 + step - source).clamp(min=-1)
+        return torch.where(source < self.n_prompt + step, source, -1)
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:

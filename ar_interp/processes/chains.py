@@ -80,8 +80,20 @@ class Chains(Contexts):
         first_length: int | None = None,
         observed: bool = False,
     ) -> Float[Tensor, "batch"]:
-        """The mean of `errors` over the tokens of the chain; from another length on if it is given."""
-        return super().losses(predictions, first_length=first_length or self.n_prompt, observed=observed)
+        """The mean of the errors over the tokens of the chain; from a later one on if `first_length` says so.
+
+        Raises:
+            ValueError: logits of another shape, or a `first_length` within the prompt, which is not predicted.
+        """
+        self._check(predictions)
+        first = self.n_prompt if first_length is None else first_length
+        if first < self.n_prompt:
+            raise ValueError(
+                f"first_length must be at least {self.n_prompt}, the tokens of the prompt, which are not predicted, "
+                f"got {first}: train with TrainConfig(first_length={self.n_prompt})."
+            )
+        logits, targets = predictions[:, first - 1 :], self.targets[:, first - 1 :]
+        return cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).mean(1)
 
     def correct(self, predictions: Float[Tensor, "batch pos symbol"]) -> Bool[Tensor, "batch chain"]:
         """Whether the likeliest symbol is the right one, for each token of the chain, given the right ones before it.

@@ -16,15 +16,16 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from jaxtyping import Inexact
+from jaxtyping import Float, Inexact, Int
 from torch import Tensor
 from torch.func import functional_call, vmap
-from torch.nn.functional import gelu, pad
+from torch.nn.functional import embedding_bag, gelu, pad
 
 from ar_interp.models.attention_types import AttentionType, LinearAttention
 from ar_interp.models.base import Config
 from ar_interp.models.config import ModelConfig, is_plain_full, is_preset
 from ar_interp.models.encodings import Encoding
+from ar_interp.models.next_token_config import NextTokenConfig
 
 Parameters = dict[str, Tensor]  # name -> [member ...]
 Products = dict[str, Tensor]
@@ -60,6 +61,8 @@ class Form(ABC):
 
 def form_of(config: Config, process_is_real: bool = True) -> Form:
     """The form for an architecture; a `Config` of another kind is left to its own model."""
+    if type(config) is NextTokenConfig:
+        return SumOfTokens(config)
     if type(config) is not ModelConfig:
         return OwnModel(config)
     if process_is_real and is_plain_full(config):
@@ -98,6 +101,35 @@ class OwnModel(Form):
                 warnings.warn(f"members of {self.config.kind!r} are computed one by one: {reason}", stacklevel=2)
         members = ({name: tensor[k] for name, tensor in products.items()} for k in range(len(tokens)))
         return torch.stack([predict(*pair) for pair in zip(members, tokens, strict=True)])
+
+
+class SumOfTokens(Form):
+    """Next-token predictors whose logits are sums over tokens: rows of weights are looked up and added."""
+
+    def collapse(self, parameters: Parameters, n_pos: int) -> Products:
+        return parameters
+
+    def predict(
+        self, products: Products, tokens: Int[Tensor, "member batch pos"]
+    ) -> Float[Tensor, "member batch pos symbol"]:
+        config, W, b = self.config, products["W"], products["b"]
+        members, batch, n_pos = tokens.shape
+        sources = config.sources(n_pos).to(tokens.device)  # [step source], places in the tokens, -1 for none
+        n_steps, n_sources = sources.shape
+        maps = torch.arange(members, device=tokens.device)[:, None, None]
+        if config.window:
+            steps = 0
+        else:
+            steps = torch.arange(n_steps, device=tokens.device)[:, None]
+            maps = maps * config.n_chain
+        rows = (maps + steps) * config.n_sources + torch.arange(n_sources, device=tokens.device)
+        seen = tokens[:, :, sources.clamp(min=0)]  # [member batch step source]
+        rows = (rows[:, None] * config.dim + seen).masked_fill(sources < 0, W.numel() // config.dim)
+        table = pad(W.reshape(-1, config.dim), (0, 0, 0, 1))
+        sums = embedding_bag(rows.flatten(0, 2), table, mode="sum", padding_idx=len(table) - 1)
+        bias = b[:, None, None] if config.window else b[:, None, :n_steps]
+        logits = sums.view(members, batch, n_steps, config.dim) + bias
+        return pad(logits, (0, 0, config.n_prompt - 1, 0))
 
 
 class Stack(Form):

@@ -23,7 +23,8 @@ class TrainConfig:
 
     Attributes:
         objective: `population` (the exact expectation) or `sampled` (a fresh batch at each step).
-        optimizer: `gd` (plain gradient descent), `adam`, or `lbfgs` (population only: where just the minimum matters).
+        optimizer: `gd` (plain gradient descent), `adam`, or `lbfgs` (where just the minimum matters: of the population
+            loss, or of one batch that stays, `fresh=False`).
         lr: step size, for the loss summed over context lengths and over coordinates; unused by `lbfgs`.
         beta2: decay of Adam's mean of squared gradients; .95 is faster for short trainings on small batches.
         schedule: lr over the steps: `constant`, or down to zero as a `cosine` or `linear`.
@@ -33,6 +34,7 @@ class TrainConfig:
         steps: updates at most.
         batch: sequences in a sampled batch.
         fresh: a sampled batch is fresh at each step; else the first one is all that is seen.
+        ridge: times the sum of squares of all weights, added to the loss that is descended; the final loss is without.
         solve: weights that theory solves for, given the others, are solved for at each step (population only).
         seed: seed of the first member; member k starts from, and samples with, seed + k, all below 2**31.
         n_seeds: members trained together as one ensemble; the one with the lowest final loss becomes the model.
@@ -57,6 +59,7 @@ class TrainConfig:
     steps: int = 2000
     batch: int = 256
     fresh: bool = True
+    ridge: float = 0.0
     solve: bool = False
     seed: int = 0
     n_seeds: int = 1
@@ -82,6 +85,7 @@ class TrainConfig:
         check_integer("steps", self.steps, low=1, high=10**9)
         check_integer("batch", self.batch, low=1, high=10**7)
         check_boolean("fresh", self.fresh)
+        check_number("ridge", self.ridge, low=0.0)
         check_boolean("solve", self.solve)
         if self.solve and self.objective != "population":
             raise ValueError("solve goes with objective 'population': theory solves for the least expected loss.")
@@ -109,9 +113,10 @@ class TrainConfig:
             raise ValueError("lrs goes with 'gd' and 'adam'; 'lbfgs' finds its own step sizes.")
         if self.stop_below is not None:
             check_number("stop_below", self.stop_below, low=0.0, strict=True)
-        if self.objective == "sampled" and self.optimizer == "lbfgs":
+        if self.objective == "sampled" and self.fresh and self.optimizer == "lbfgs":
             raise ValueError(
-                "optimizer 'lbfgs' needs the exact gradients of objective 'population'; use 'gd' or 'adam'."
+                "optimizer 'lbfgs' needs one loss to minimise, got fresh batches: pass fresh=False for one batch that "
+                "stays, objective='population', or use 'gd' or 'adam'."
             )
         if self.optimizer == "lbfgs" and self.stop_below is not None:
             raise ValueError("stop_below goes with 'gd' and 'adam'; 'lbfgs' runs to convergence or to `steps`.")

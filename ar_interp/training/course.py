@@ -226,15 +226,13 @@ def descend(
 
 
 def minimise(
-    objective: Objective,
+    objectives: Sequence[Objective],
     parameters: Parameters,
     training: TrainConfig,
     log: Log,
-    generators: Sequence[torch.Generator],
-    compiled: bool,
     states: States | None,
 ) -> tuple[Parameters, int]:
-    """SciPy's L-BFGS-B on each member in turn; where they end, and the largest number of iterations.
+    """SciPy's L-BFGS-B on each member's objective in turn; where they end, and the largest number of iterations.
 
     It has no state that can be had: whole members are kept.
     """
@@ -262,7 +260,7 @@ def minimise(
         def value_and_gradient(x: np.ndarray, like: Tensor = member, k: int = k) -> tuple[float, np.ndarray]:
             if states is not None:
                 states.give_way(k)
-            losses, gradient = loss_and_gradient(objective, layout, as_tensor(x).to(like)[None])
+            losses, gradient = loss_and_gradient(objectives[k], layout, as_tensor(x).to(like)[None])
             return losses.item(), gradient[0].double().cpu().numpy()
 
         x, curve = _lbfgs(value_and_gradient, member.double().cpu().numpy(), training.steps)

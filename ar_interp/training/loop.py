@@ -1,7 +1,7 @@
 """`train`: from a config and a process to a run, one member or an ensemble of seeds."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +18,21 @@ from ar_interp._moods import calm
 from ar_interp._signals import held
 from ar_interp.checkpoints import TrainingRun, loaded, weights_of
 from ar_interp.models.base import Config
+from ar_interp.models.config import ModelConfig
 from ar_interp.processes import Process
 from ar_interp.setting import Setting, setting_of
-from ar_interp.training.batched import OwnModel, Parameters, form_of
+from ar_interp.training.batched import Parameters, form_of
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.course import AllDivergedError, Log, descend, minimise
 from ar_interp.training.descent import Layout
 from ar_interp.training.objectives import (
+    Objective,
     compiled_where_possible,
     of_entries,
     population_objective,
     sampled_objective,
     squared_errors,
+    with_ridge,
 )
 from ar_interp.training.states import States, identity
 
@@ -113,16 +116,23 @@ def _train(
     member_seeds = range(training.seed, training.seed + training.n_seeds)
     generators = [seeds.generator_of(seed, device) for seed in member_seeds]
     compiled = device.type == "cuda" and training.optimizer != "lbfgs" and training.steps >= COMPILED_FROM
-    if training.objective == "population":
-        objective = population_objective(setting, solve=training.solve)
-        objective = compiled_where_possible(objective) if compiled else objective
-    else:
-        sizes = {"batch": training.batch, "first_length": training.first_length, "fresh": training.fresh}
-        objective = sampled_objective(config, process, generators=generators, compiled=compiled, **sizes)
     trained: Parameters = {}
     if training.entries != "all":
         trained = {name: mask.to(device) for name, mask in config.entries(training.entries).items()}  # type: ignore[attr-defined]
-        objective = of_entries(objective, trained)
+
+    def objective_of(generators: Sequence[torch.Generator]) -> Objective:
+        """The loss of the members that have these generators."""
+        if training.objective == "population":
+            objective = population_objective(setting, solve=training.solve)
+            objective = compiled_where_possible(objective) if compiled else objective
+        else:
+            sizes = {"batch": training.batch, "first_length": training.first_length, "fresh": training.fresh}
+            objective = sampled_objective(config, process, generators=generators, compiled=compiled, **sizes)
+        objective = of_entries(objective, trained) if trained else objective
+        return with_ridge(objective, training.ridge) if training.ridge else objective
+
+    in_turn = training.optimizer == "lbfgs"
+    objectives = [objective_of(own) for own in ([[own] for own in generators] if in_turn else [generators])]
     origin = ""
     if init is None:
         parameters = initial_members(config, training, device)
@@ -138,9 +148,11 @@ def _train(
     log = Log(setting, training, progress, layout)
     if states is not None:
         states.training = identity(config, process, training, layout.flat(parameters))
-    run_course = minimise if training.optimizer == "lbfgs" else descend
     try:
-        parameters, steps = run_course(objective, parameters, training, log, generators, compiled, states)
+        if in_turn:
+            parameters, steps = minimise(objectives, parameters, training, log, states)
+        else:
+            parameters, steps = descend(objectives[0], parameters, training, log, generators, compiled, states)
         all_lost = False
     except AllDivergedError:
         parameters, steps, all_lost = layout.named(log.last_good), log.last_good_step, True
@@ -220,7 +232,7 @@ def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfi
     batch = max(1, min(EVALUATION_BATCH, EVALUATION_TOKENS // config.n_ctx))
     sequences = process.contexts(batch, config.n_ctx, generator=generator, dtype=config.torch_dtype)
     form = form_of(config, process.real_tokens)
-    if isinstance(form, OwnModel):  # on the contexts of any task, as in training
+    if type(config) is not ModelConfig:  # on the contexts of any task, as in training
         inputs = sequences.inputs
         with torch.no_grad():
             predictions = form.predict(parameters, inputs.expand(training.n_seeds, *inputs.shape))

@@ -112,6 +112,16 @@ def of_entries(objective: Objective, trained: Parameters) -> Objective:
     return lambda parameters: objective({name: W * trained[name] for name, W in parameters.items()})
 
 
+def with_ridge(objective: Objective, ridge: float) -> Objective:
+    """The same objective and `ridge` times the sum of squares of each member's weights."""
+
+    def losses(parameters: Parameters) -> Float[Tensor, "member"]:
+        squares = [W.flatten(1).square().sum(1) for W in parameters.values()]
+        return objective(parameters) + ridge * torch.stack(squares).sum(0)
+
+    return losses
+
+
 def compiled_where_possible(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function through `torch.compile`, or as it is, with a warning, where that fails."""
     chosen = torch.compile(function, dynamic=False)
