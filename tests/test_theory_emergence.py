@@ -270,6 +270,16 @@ def test_the_simulations_of_the_authors(law, scale, lr, start, products):
         (lambda m: theory.descent_path(m, a=1, b=1, max_length=5, lr=0.0, steps=1), r"lr must be greater than 0\.0"),
         (lambda m: theory.descent_path(m, a=1, b=1, max_length=5, lr=0.1, steps=-1), "steps must be at least 0"),
         (lambda m: theory.descent_path(m, a=math.nan, b=1, max_length=5, lr=1, steps=1), "a must be a finite number"),
+        (lambda m: theory.off_plane_gradient(a=math.nan, b=1, dim=3, max_length=5), "a must be a finite number"),
+        (
+            lambda m: theory.off_plane_gradient(a=1, b=1, dim=3, max_length=5, correlation=-0.6),
+            r"correlation of every two of 3 coordinates must be from -0\.5 to 1, got -0\.6",
+        ),
+        (lambda m: theory.stage_half_times([1.0, 0.0], product=0.1, max_length=5), "scales must be above 0 each"),
+        (
+            lambda m: theory.anisotropic_path(a=[1], b=[1], scales=[-1.0], max_length=5, lr=0.1, steps=1),
+            r"scales must be above 0 each, got \[-1\.0\]",
+        ),
         (lambda m: theory.flow_path(m, a=1, b=1, max_length=5, times=[-1.0]), "times must be at least 0, got -1"),
         (lambda m: theory.half_time(m, product=9.0, max_length=5), "product must be below its end 0.1"),
         (lambda m: theory.largest_start(m, max_length=5, lr=9.0), "lr must be at most 0.2"),

@@ -69,7 +69,7 @@ def test_without_noise_the_forms_are_the_noiseless_ones(dim, max_length):
     assert theory.noisy_step_size(**sizes) == pytest.approx(theory.optimal_step_size(**sizes), rel=1e-14)
     assert theory.noisy_step_minimum(**sizes) == pytest.approx(theory.one_step_minimum(**sizes), rel=1e-13)
     for kappa, ratio in ((0.0, 0.0), (1.0, -0.5), (0.5, -1 / 3)):
-        p, loss = theory.noisy_keys(dim=dim, length=5, kappa=kappa)
+        p, loss = theory.noisy_keys(dim=2 * dim, length=5, kappa=kappa)
         np.testing.assert_allclose(p, [0, 0, 0, ratio, 1], atol=1e-12)
         assert loss == pytest.approx(0, abs=1e-12)
 
@@ -145,6 +145,7 @@ def test_the_bent_ratio_is_the_best_one_of_two_keys(r):
     p = theory.noisy_keys(dim=2, length=2, kappa=1.0, observation_variance=r).p
     assert p[0] / p[1] == pytest.approx(theory.bent_ratio(observation_variance=r), rel=1e-12)
     assert theory.bent_ratio(observation_variance=0.0) == -0.5
+    assert theory.noisy_mixing(dim=2, max_length=4, observation_variance=r) == 0
 
 
 def test_what_is_known_of_bayes(assert_mean):
@@ -173,6 +174,9 @@ def test_what_is_known_of_bayes(assert_mean):
             lambda: theory.noisy_step_minimum(dim=2, max_length=3, process_variance=1, stationary=True),
             "process_variance must be below 1 where stationary, got 1",
         ),
+        (lambda: theory.noisy_keys(dim=3, length=3, kappa=1.0), "dim must be even for conjugate pairs, got 3"),
+        (lambda: theory.noisy_mixing(dim=2, max_length=3, observation_variance=-1), "observation_variance must be at"),
+        (lambda: theory.kalman_error(dim=2, length=0), "length must be at least 1, got 0"),
         (lambda: theory.kappa_penalty(kappa=1, scale=1, observation_variance=-1), "observation_variance must be at"),
         (lambda: theory.phase_error(dim=2, length=3, observation_variance=0.0), "observation_variance must be greater"),
         (lambda: theory.last_token_error(dim=2, square=0.0), "square must be greater"),

@@ -191,7 +191,8 @@ def largest_start(moments: TokenMoments, *, max_length: int, lr: float) -> float
 def squared_gradient(moments: TokenMoments, *, a: float, b: float, dim: int, max_length: int) -> float:
     """|grad L|^2 over all entries of A and B in the plane: 2 curvature (a^2 + b^2) (L - min L), an identity.
 
-    So descent can stall at the origin alone.
+    So descent can stall at the origin alone. Where the law of x_1 does not leave the plane invariant, as for 1_dim, it
+    is the square of the gradient's part in the plane.
     """
     loss = plane_loss(moments, max_length=max_length)
     a, b = _start(a, b)
@@ -286,8 +287,7 @@ def stage_half_times(
     The time at which a_j b_j of balanced flow from y = `product` is half of its long-context end 1 / (5 s_j^2).
     Coordinates that emerge later are held up by those before, a few percent at max_length = 100.
     """
-    s = np.square(as_real_array("scales", scales, shape=("dim",)).cpu().numpy())
-    n, _ = _lengths(max_length)
+    s, (n, _) = _variances(scales), _lengths(max_length)
     y = check_number("product", product, low=0.0, strict=True)
     if y >= 1 / (5 * s.max()):
         raise ValueError(f"product must be below every 1 / (5 scale^2), {1 / (5 * s.max()):.6g}, got {product}.")
@@ -306,14 +306,20 @@ def off_plane_gradient(
     m51 = E x^5 y, m31 = E x^3 y, m213 = E z^2 x y^3 of distinct coordinates, H2 = sum_t 1 / (t - 1)^2.
 
     Args:
-        correlation: of every two coordinates of standard Gaussian first tokens; x_1 = 1_dim if left out.
+        correlation: of every two coordinates of standard Gaussian first tokens, from -1 / (dim - 1) to 1; x_1 = 1_dim
+            if left out.
     """
     check_integer("dim", dim, low=2)
+    a, b = _start(a, b)
     n, harmonic = _lengths(max_length)
     squares = sum(1 / pairs**2 for pairs in range(1, n + 1))
     m33 = m51 = m31 = m213 = 1.0
     if correlation is not None:
-        rho = check_number("correlation", correlation, low=-1.0)
+        rho, least = check_number("correlation", correlation, low=-np.inf), -1 / (dim - 1)
+        if not least <= rho <= 1:
+            raise ValueError(
+                f"correlation of every two of {dim} coordinates must be from {least:.6g} to 1, got {correlation}."
+            )
         m33, m51, m31, m213 = 9 * rho + 6 * rho**3, 15 * rho, 3 * rho, 3 * rho + 6 * rho**2 + 6 * rho**3
     of_A = a * b**2 * (harmonic * (m33 + m51) + squares * (dim - 2) * m213) - b * harmonic * m31
     return of_A, a**2 * b * harmonic * m33
@@ -391,6 +397,14 @@ def _start(a: float, b: float) -> tuple[float, float]:
 
 def _anisotropic(a: object, b: object, scales: object, max_length: int) -> tuple[Any, ...]:
     """n, H, E w, E w^2, E w^3 and the diagonals, w_j the square of N(0, scales_j^2)."""
-    variances = np.square(as_real_array("scales", scales, shape=("dim",)).cpu().numpy())
+    variances = _variances(scales)
     a, b = (as_real_array(name, x, shape=(len(variances),)).cpu().numpy() for name, x in (("a", a), ("b", b)))
     return *_lengths(max_length), variances, 3 * variances**2, 15 * variances**3, a, b
+
+
+def _variances(scales: object) -> Float[np.ndarray, "dim"]:
+    """The squares of positive scales."""
+    found = as_real_array("scales", scales, shape=("dim",)).cpu().numpy()
+    if found.min() <= 0:
+        raise ValueError(f"scales must be above 0 each, got {found.tolist()}: they are standard deviations.")
+    return np.square(found)

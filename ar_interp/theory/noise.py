@@ -23,7 +23,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from ar_interp._checks import as_tensor, check_number
+from ar_interp._checks import as_tensor, check_integer, check_number
 from ar_interp.theory.diagonal import Array, KeySums, check_sizes, partners_of
 
 
@@ -131,11 +131,11 @@ def noisy_keys(
     that of dim / 2 heads.
 
     Args:
-        dim: even, where mixing is not 0.
+        dim: even, where kappa or mixing is not 0.
         kappa, mixing: any numbers.
     """
-    check_sizes(dim=dim, length=length, pairs=bool(mixing))
     kappa, mixing = (check_number(name, x, low=-float("inf")) for name, x in (("kappa", kappa), ("mixing", mixing)))
+    check_sizes(dim=dim, length=length, pairs=bool(kappa or mixing))
     _check_variances(process_variance, observation_variance)
     mean, C = _law(length, process_variance, observation_variance)
     newest, before, target = length - 1, length - 2, length
@@ -167,9 +167,12 @@ def noisy_mixing(
     """How far the best dim / 2 heads mix the pairs: C_ji / C_jj for i of another pair, kappa = 1.
 
     Noise of |x_{T-1}|^2 is shared out: a little of the other pairs' squares beside the own one averages it. The same
-    for all pairs, and at all T; 0 without noise. By minimising the mean of `noisy_keys` over T.
+    for all pairs, and at all T; 0 without noise, and for a pair alone. By minimising the mean of `noisy_keys` over T.
     """
     check_sizes(dim=dim, max_length=max_length, pairs=True)
+    _check_variances(process_variance, observation_variance)
+    if dim == 2:
+        return 0.0
     noise = {"process_variance": process_variance, "observation_variance": observation_variance}
     lengths = range(2, max_length + 1)
 
@@ -271,8 +274,12 @@ def kalman_error(*, dim: int, length: int, process_variance: float = 0.0, observ
 
     Each coordinate is filtered alone, since W keeps norms and the noise has no direction. P_T tends to
     (q + sqrt(q^2 + 4 q r)) / 2.
+
+    Args:
+        length: T; >= 1.
     """
     check_sizes(dim=dim)
+    check_integer("length", length, low=1)
     _check_variances(process_variance, observation_variance)
     q, r, P = process_variance, observation_variance, 0.0
     for _ in range(length):
