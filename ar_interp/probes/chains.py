@@ -48,7 +48,12 @@ class ReadSources(Result):
 
 @torch.no_grad()
 def read_sources(
-    model: HookedNextToken, contexts: Chains, *, prompt_only: bool = False, symbols: Sequence[str] | None = None
+    model: HookedNextToken,
+    contexts: Chains,
+    *,
+    prompt_only: bool = False,
+    symbols: Sequence[str] | None = None,
+    written: Sequence[str] | None = None,
 ) -> ReadSources:
     """Norms and singular values of the centred maps, over the symbols that occur at each source.
 
@@ -57,6 +62,7 @@ def read_sources(
         contexts: of its task; they say which symbols occur where.
         prompt_only: leave the chain's own tokens out (absolute version only).
         symbols: count these alone as read; all that occur if left out.
+        written: count the logits of these alone; all if left out.
     Raises:
         ValueError: `prompt_only` for a window, or a symbol that the vocabulary does not have.
     """
@@ -64,13 +70,8 @@ def read_sources(
     W = W if model.config.window is None else W[None]
     if prompt_only and model.config.window is not None:
         raise ValueError("prompt_only goes with the absolute version: a window's sources are offsets.")
-    occurring = _occurring(model, contexts)
-    if symbols is not None:
-        for name in symbols:
-            check_choice("symbols", name, contexts.vocabulary)
-        chosen = torch.tensor([name in symbols for name in contexts.vocabulary], device=occurring.device)
-        occurring = occurring & chosen
-    centred = _centred(W, occurring)
+    occurring = _occurring(model, contexts) & _chosen("symbols", symbols, contexts).to(W.device)
+    centred = _centred(W[..., _chosen("written", written, contexts).to(W.device)], occurring)
     centred = centred[:, : model.config.n_prompt] if prompt_only else centred
     norms = centred.norm(dim=(2, 3))
     largest = norms.sort(dim=1, descending=True).values  # noqa: PD011 - of torch
@@ -190,6 +191,14 @@ def chain_accuracy(model: HookedNextToken, contexts: Chains, *, without: tuple[i
         answer=right[:, -1].double().mean().item(),
         n=len(contexts),
     )
+
+
+def _chosen(argument: str, names: Sequence[str] | None, contexts: Chains) -> Bool[Tensor, "symbol"]:
+    """Which symbols are named; all where none are given."""
+    for name in names or ():
+        check_choice(argument, name, contexts.vocabulary)
+    chosen = [names is None or name in names for name in contexts.vocabulary]
+    return torch.tensor(chosen, dtype=torch.bool, device="cpu")
 
 
 def _occurring(model: HookedNextToken, contexts: Chains) -> Bool[Tensor, "source symbol"]:

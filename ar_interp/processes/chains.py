@@ -105,6 +105,10 @@ class Chains(Contexts):
         first = self.n_prompt - 1
         return predictions[:, first:].argmax(-1) == self.targets[:, first:]
 
+    def shares(self, predictions: Float[Tensor, "batch pos symbol"]) -> dict[str, Bool[Tensor, "batch"]]:
+        """`exact`: no token of the chain is wrong."""
+        return {"exact": self.correct(predictions).all(1)}
+
     def text(self, row: int) -> str:
         """One of them in the names of its symbols."""
         names = [self.vocabulary[symbol] for symbol in self.tokens[row].tolist()]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Inexact
+from jaxtyping import Bool, Float, Inexact
 from torch import Tensor
 
 from ar_interp._shown import Shown, shown, shown_html
@@ -99,6 +99,10 @@ class Contexts(Shown, ABC):
     ) -> Float[Tensor, "batch"]:
         """The loss of each context: the mean of `errors` over T = first_length..length, see `ar_interp.theory`."""
         return self.errors(predictions, observed=observed)[:, first_length - 1 :].mean(1)
+
+    def shares(self, predictions: Inexact[Tensor, "batch pos dim"]) -> dict[str, Bool[Tensor, "batch"]]:
+        """What is counted of each context beside its loss: columns of the members of an ensemble. None by default."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)

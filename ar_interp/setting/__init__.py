@@ -17,6 +17,7 @@ from ar_interp.setting.base import ExpectedLoss as ExpectedLoss
 from ar_interp.setting.base import Setting as Setting
 from ar_interp.setting.base import Silent as Silent
 from ar_interp.setting.base import setting_of as setting_of
+from ar_interp.setting.chains import ChainPredictors as ChainPredictors
 from ar_interp.setting.diagonal import DiagonalHeads as DiagonalHeads
 from ar_interp.setting.diagonal import OneCoordinate as OneCoordinate
 from ar_interp.setting.merged import Emergence as Emergence

@@ -15,6 +15,7 @@ from ar_interp.seeds import DRAWN_LIMIT
 from ar_interp.setting import Setting
 from ar_interp.studies import (
     any_model,
+    chains,
     depth,
     descent,
     diagonal_heads,
@@ -62,6 +63,7 @@ STUDIES: tuple[Study, ...] = (
     noise.STUDY,
     outside.STUDY,
     regression.STUDY,
+    chains.STUDY,
     any_model.STUDY,
 )
 

@@ -160,7 +160,7 @@ def _train(
     if training.solve:
         parameters = setting.solved(parameters)
 
-    final = {name: losses / log.n_lengths for name, losses in _final_losses(parameters, setting, training).items()}
+    final = _final_losses(parameters, setting, training, log.n_lengths)
     lost = log.diverged.cpu()
     kept = final["loss"].cpu().masked_fill(lost & (not all_lost), torch.inf)
     best = int(kept.argmin())
@@ -222,10 +222,12 @@ def initial_members(config: Config, training: TrainConfig, device: torch.device)
     return {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
 
 
-def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfig) -> dict[str, Tensor]:
-    """The population loss where there is one, else the error on one held-out batch that all members share."""
+def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfig, n_lengths: int) -> dict[str, Tensor]:
+    """The population loss where there is one, else the error on one held-out batch that all members share; with what
+    else the contexts count of it.
+    """
     if setting.no_exact_loss is None:
-        return {"loss": setting.exact_loss(parameters).detach()}
+        return {"loss": setting.exact_loss(parameters).detach() / n_lengths}
     config, process = setting.config, setting.process
     device = next(iter(parameters.values())).device
     generator = seeds.generator_of(seeds.FINAL_LOSSES, device)
@@ -237,14 +239,17 @@ def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfi
         with torch.no_grad():
             predictions = form.predict(parameters, inputs.expand(training.n_seeds, *inputs.shape))
         losses = [sequences.losses(own, first_length=training.first_length, observed=True) for own in predictions]
-        return _summed(torch.stack(losses) * (config.n_ctx - training.first_length + 1))
+        counted = [sequences.shares(own) for own in predictions]
+        return _summed(torch.stack(losses)) | {
+            name: torch.stack([own[name] for own in counted]).double().mean(1) for name in counted[0]
+        }
     shared = sequences.tokens.expand(training.n_seeds, -1, -1, -1)
     at_once = min(EVALUATION_PART[device.type], EVALUATION_TOKENS // (4 * config.n_ctx))
     parts = shared.split(max(1, at_once // training.n_seeds), dim=1)
     with torch.no_grad():
         products = form.collapse(parameters, config.n_ctx)
         errors = torch.cat([squared_errors(form, products, part, training.first_length) for part in parts], dim=1)
-    return _summed(errors)
+    return _summed(errors / n_lengths)
 
 
 def _summed(errors: Float[Tensor, "member batch"]) -> dict[str, Tensor]:
