@@ -36,10 +36,7 @@ POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:"
 )
-ROOM = (
-    b'<style>@media (min-width: 769px) { [data-testid="stSkipToContent"] + div:has(> .stMain) { margin-left: 300px } }'
-    b"</style>"
-)  # where nothing, hence no menu yet, stands between the two
+STYLE = f"<style>{(Path(__file__).with_name('assets') / 'page.css').read_text('utf-8')}</style>".encode()
 SOON = b'<link rel="preload" as="script" href="/plotly/plotly.min.js">'
 _IMPORTING, _STATE = threading.Lock(), set[str]()
 REFUSED = (
@@ -113,6 +110,7 @@ def import_all() -> None:
     with _IMPORTING:
         if "ready" in _STATE:
             return
+        gc.disable()  # a sixth of the time goes into looking for garbage, of which imports leave little
         for name in ("models.transformer", "figures", "studies"):
             import_module(f"ar_interp.{name}")
         import plotly.io
@@ -120,6 +118,7 @@ def import_all() -> None:
 
         plotly.io.templates.default = None  # figures name their own, and copying the default takes a third of a drawing
         torch.set_num_threads(1)  # two fall over each other when another session or process is busy
+        gc.enable()
         gc.collect()
         gc.freeze()
         _STATE.add("ready")
@@ -170,7 +169,7 @@ class OwnPagesOnly:
 
 
 class EarlyInThePage:
-    """Has pages keep the menu's place free, which streamlit shows late, and load plotly.js while streamlit starts."""
+    """Has pages know their style before streamlit shows anything, and load plotly.js while streamlit starts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -183,7 +182,7 @@ class EarlyInThePage:
         start: Message = {}
         page = b""
 
-        async def send_with_room(message: Message) -> None:
+        async def send_with_style(message: Message) -> None:
             nonlocal start, page
             if message["type"] == "http.response.start":
                 start = message
@@ -192,12 +191,12 @@ class EarlyInThePage:
             if message.get("more_body"):
                 return
             early = b"" if scope["path"] == "/" else SOON  # the story has no such figures
-            page = page.replace(b"</head>", ROOM + early + b"</head>", 1)
+            page = page.replace(b"</head>", STYLE + early + b"</head>", 1)
             others = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
             await send({**start, "headers": [*others, (b"content-length", str(len(page)).encode())]})
             await send({"type": "http.response.body", "body": page})
 
-        return await self.app({**scope, "headers": plain}, receive, send_with_room)
+        return await self.app({**scope, "headers": plain}, receive, send_with_style)
 
 
 def is_own(host: str, origin: str | None) -> bool:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 STEP = 0.05  # of sliders of real numbers
 DEFAULT = "augmented-haar-l2-keys"
 N_KEPT = 64  # results, and figures, of each checkpoint
-STYLE = (Path(__file__).with_name("assets") / "page.css").read_text("utf-8")
 SIGNS = {"fails": "✗", "undecided": "?", "void": "○", "holds": "✓"}  # worst first
 OTHERS = "Other studies"  # of exhibits on a page that is none of ours
 PAGES = {  # of the exhibits of one model: title -> file, icon, what it asks
@@ -61,7 +60,6 @@ def open_page(title: str, summary: str) -> ari.Checkpoint:
     keep_selection()
     for name in [name.removeprefix("remembered ") for name in st.session_state if str(name).startswith("remembered ")]:
         _remember(name, _recall(name))
-    st.html(f"<style>{STYLE}</style>")
     st.title(title)
     st.markdown(summary)
     name = _select_checkpoint()

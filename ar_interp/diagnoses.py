@@ -9,8 +9,8 @@ from math import inf, isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ar_interp.claims.estimate import CONTEXTS, Estimate, as_estimate
@@ -105,7 +105,7 @@ def _repairs(model: Model, process: Process) -> Iterator[tuple[str, Model]]:
 
 def _undone(weights: DiagonalWeights, process: CommutingProcess) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor]]]:
     A, B, P, M = weights.A, weights.B, weights.P, weights.M
-    order = linear_sum_assignment(-M.abs().numpy())[1]
+    order = scipy.optimize.linear_sum_assignment(-M.abs().numpy())[1]
     yield "heads permuted between A and B: each a_h belongs to the b_h' of largest |<a_h, b_h'>|", (A, B[order], P)
     previous, last = P.diagonal(), P.diagonal(1)
     strength = M.diagonal()

@@ -21,7 +21,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
   Object.assign(state, { data, keep: () => setTriggerValue("keep", true) });
   write(state);
   if (!state.plot.children.length) state.plot.style.minHeight = `${data.figure.layout.height}px`;
-  load(data.plotly).then(() => draw(state));
+  load(data.plotly).then(() => draw(state)).catch(error => { figure.setAttribute("aria-busy", "false"); state.plot.textContent = `This figure cannot be drawn: ${error.message ?? "plotly.js did not load"}. Reload the page.`; });
   return () => { if (!figure.isConnected) { state.observer.disconnect(); window.Plotly?.purge(state.plot); } };
 }
 

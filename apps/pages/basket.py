@@ -4,7 +4,6 @@ import plots
 import streamlit as st
 import view
 
-st.html(f"<style>{view.STYLE}</style>")
 st.title("Basket")
 kept = view.basket()
 if not kept:

@@ -1,12 +1,10 @@
 """The glossary."""
 
 import streamlit as st
-import view
 from terms import TERMS
 
 from ar_interp.report.typeset import slug, typeset
 
-st.html(f"<style>{view.STYLE}</style>")
 st.title("Glossary")
 st.markdown(
     "The papers: Sander et al. 2024, [How do Transformers perform In-Context Autoregressive Learning?]"

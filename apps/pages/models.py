@@ -70,7 +70,6 @@ def show_card(study: Study) -> None:
         st.markdown(f"[{study.source}]({link})" if link else study.source)
 
 
-st.html(f"<style>{view.STYLE}</style>")
 st.title("Models by question")
 st.markdown(
     "Every model was trained to answer one question. Open one, and the pages on the left show what is inside it."

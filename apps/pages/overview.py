@@ -42,10 +42,11 @@ def show_facts(checkpoint: ari.Checkpoint) -> None:
             "device": checkpoint.device,
         },
     }
-    for column, (name, rows) in zip(st.columns(len(facts)), facts.items(), strict=True):
-        with column.container(border=True, height="stretch"):
-            lines = "<br>".join(f"{key}: {typeset(str(value))}" for key, value in rows.items())
-            st.html(f"<b>{name}</b><br>{lines}")
+    parts = []
+    for name, rows in facts.items():
+        lines = "<br>".join(f"{key}: {typeset(str(value))}" for key, value in rows.items())
+        parts.append(f"<div><b>{name}</b><br>{lines}</div>")
+    st.html(f'<div class="ar-facts">{"".join(parts)}</div>')
 
 
 def show_claims(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import exp, isfinite, sqrt
 
 import numpy as np
-from scipy.stats import binomtest, norm, t
+import scipy
 from torch import Tensor
 
 from ar_interp._checks import check_integer
@@ -61,7 +61,7 @@ class Estimate:
         """The mean of independent values, with Student's interval (of infinite width for a single one)."""
         values = _array(values)
         n = len(values)
-        width = t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / sqrt(n) if n > 1 else float("inf")
+        width = scipy.stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(ddof=1) / sqrt(n) if n > 1 else float("inf")
         return cls(float(values.mean()), {source: float(width)}, n)
 
     @classmethod
@@ -77,7 +77,7 @@ class Estimate:
     @classmethod
     def share(cls, successes: int, n: int, source: str = CONTEXTS) -> "Estimate":
         """A share of n independent cases, with Wilson's interval."""
-        found = binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
+        found = scipy.stats.binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
         return cls(successes / n, {source: (found.high - found.low) / 2}, n, (found.low, found.high))
 
     @classmethod
@@ -89,7 +89,7 @@ class Estimate:
         No deviation exceeds its upper end, and one at least its lower end, with a probability of 95 %.
         """
         size, error = (np.abs(_array(x)).ravel() for x in (deviations, standard_errors))
-        width = norm.ppf(1 - (1 - LEVEL) / (2 * len(size))) * error
+        width = scipy.stats.norm.ppf(1 - (1 - LEVEL) / (2 * len(size))) * error
         bounds = float(max((size - width).max(), 0.0)), float((size + width).max())
         return cls(float(size.max()), {source: (bounds[1] - bounds[0]) / 2}, n, bounds)
 

@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
+import scipy
 import torch
 from jaxtyping import Inexact
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
@@ -286,7 +286,7 @@ def tuned(
         errors = contexts.errors(estimator.scaled(2.0**log_factor)(pairs))[:, 1:]
         return errors.mean().nan_to_num(torch.inf).item()
 
-    best = minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-4})
+    best = scipy.optimize.minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-4})
     return estimator.scaled(2.0 ** float(best.x))
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import torch
 from jaxtyping import Float, Inexact
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -352,7 +352,7 @@ def _step_sizes(process: Process, length: int, per_pair: bool, steps: tuple[int,
         def loss(log_factor: float) -> float:
             return spectra.losses(k, unit * 2.0**log_factor).mean().nan_to_num(torch.inf).item()
 
-        found: Any = minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-3})
+        found: Any = scipy.optimize.minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-3})
         return unit * 2.0 ** float(found.x)
 
     return tuple(best(k) for k in watched(iterable=steps, desc="step sizes", unit=" tuned"))

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Shaped
-from sklearn.dummy import DummyClassifier, DummyRegressor
 from torch import Tensor
 
 from ar_interp._checks import check_integer
@@ -224,6 +223,8 @@ def _row(
     features: dict[str, Float[np.ndarray, "batch feature"]], Y: Shaped[np.ndarray, "batch value"], split: Split
 ) -> dict[str, Any]:
     """The columns of `ProbeSweep` that are measured."""
+    from sklearn.dummy import DummyClassifier, DummyRegressor
+
     X, train, test = features["model"], split.train, split.test
     probe = fit_probe(X[train], Y[train])
     scores = scores_of(Y[test], np.asarray(probe.predict(X[test])), split.counts)

@@ -1,15 +1,14 @@
-"""How probes are fitted and scored: the split by sequence, ridge and logistic regression, the bootstrap."""
+"""How probes are fitted and scored: the split by sequence, ridge and logistic regression, the bootstrap.
+
+scikit-learn is imported where a probe is fitted, so that all else opens without it.
+"""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer, Shaped
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.model_selection import GridSearchCV, KFold, train_test_split
-from sklearn.multioutput import MultiOutputClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
 from threadpoolctl import ThreadpoolController
 
 from ar_interp.seeds import narrowed
@@ -27,7 +26,6 @@ TEST_SHARE = 0.3
 N_BOOTSTRAP = 200
 INTERVAL = (0.025, 0.975)
 SMALLEST = float(np.finfo(np.float64).eps)
-THREADS = ThreadpoolController()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +50,8 @@ class Split:
         Raises:
             ValueError: fewer than 50 sequences.
         """
+        from sklearn.model_selection import train_test_split
+
         if n < MIN_SEQUENCES:
             raise ValueError(f"a regression probe needs at least {MIN_SEQUENCES} sequences to split, got {n}.")
         train, test = map(np.asarray, train_test_split(np.arange(n), test_size=TEST_SHARE, random_state=narrowed(seed)))
@@ -65,34 +65,27 @@ class Split:
         return self.shuffled if source == "shuffled" else self.train
 
 
-class CommonScale(TransformerMixin, BaseEstimator):
-    """Divides all features by one number, their root mean square in the training part.
-
-    Scaled one by one, rounding errors would count as much as the signal, and could be read.
-    """
-
-    def fit(self, X: Features, y: Any = None) -> "CommonScale":
-        self.scale_ = np.sqrt(np.mean(X**2)) or 1.0  # an activation that is zero holds nothing
-        return self
-
-    def transform(self, X: Features) -> Features:
-        return X / self.scale_
-
-
 def discrete(Y: Values) -> bool:
     """Integers are classes."""
     return Y.dtype.kind == "i"
 
 
-def fit_probe(X: Features, Y: Values) -> Pipeline:
+def fit_probe(X: Features, Y: Values) -> Any:
     """Ridge regression, or a logistic regression per column of integers, with a penalty chosen within these rows.
 
-    One penalty for all columns, among PENALTIES per row: by leave-one-out for ridge, by the likelihood in three folds
-    for logistic regression.
+    All features are divided by one number, their root mean square: scaled one by one, rounding errors would count as
+    much as the signal, and could be read. One penalty for all columns, among PENALTIES per row: by leave-one-out for
+    ridge, by the likelihood in three folds for logistic regression.
 
     Raises:
         ValueError: a class of which there are too few rows.
     """
+    from sklearn.linear_model import LogisticRegression, RidgeCV
+    from sklearn.model_selection import GridSearchCV, KFold
+    from sklearn.multioutput import MultiOutputClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
     if discrete(Y):
         for column in Y.T:
             sizes = np.sort(np.unique(column, return_counts=True)[1]).tolist()
@@ -109,13 +102,20 @@ def fit_probe(X: Features, Y: Values) -> Pipeline:
         )
     else:
         estimator = RidgeCV(PENALTIES * len(X), store_cv_results=True)
-    with THREADS.limit(limits=1, user_api="blas"):  # products are small: more threads would wait for each other
-        return make_pipeline(CommonScale(), estimator).fit(X, Y)
+    scale = np.sqrt(np.mean(X**2)) or 1.0  # an activation that is zero holds nothing
+    with threads().limit(limits=1, user_api="blas"):  # products are small: more threads would wait for each other
+        return make_pipeline(FunctionTransformer(lambda X: X / scale), estimator).fit(X, Y)
 
 
-def penalty_of(probe: Pipeline, n: int) -> float:
+@cache
+def threads() -> ThreadpoolController:
+    """Control over the libraries for linear algebra that are loaded by now, scikit-learn's among them."""
+    return ThreadpoolController()
+
+
+def penalty_of(probe: Any, n: int) -> float:
     """What a probe fitted to n rows has chosen, per row."""
-    fitted: Any = probe[-1]
+    fitted = probe[-1]
     total = fitted.alpha_ if hasattr(fitted, "alpha_") else 1 / fitted.best_params_["estimator__C"]
     return float(total / n)
 

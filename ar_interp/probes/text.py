@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy
 import torch
 from jaxtyping import Float
-from scipy.stats import t
 from torch import Tensor
 
 from ar_interp import seeds
@@ -69,7 +69,7 @@ class TextRegularity(Result):
         """The table and what it says, for a terminal."""
         table, (gain, error) = self.documents, self.gain
         mean = {column: float(table[column].to_numpy().mean()) for column in table}
-        ordered, beyond = mean["R2"] - mean["null"], float(t.ppf(0.975, len(table) - 1)) * error
+        ordered, beyond = mean["R2"] - mean["null"], float(scipy.stats.t.ppf(0.975, len(table) - 1)) * error
         left, n_beaten = (mean["within"] - mean["null"]) / ordered, (table["p"] <= 0.05).sum()
         return "\n".join([
             f"R^2 of s_(t+1) = W s_t in {self.dim} coordinates, a row for each of {len(table)} documents:",

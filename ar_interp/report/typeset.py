@@ -4,9 +4,9 @@ import html
 import math
 import re
 
-GREEK = {"theta": "θ", "lambda": "λ", "kappa": "κ", "eta": "η", "mu": "μ"}
+GREEK = {"theta": "θ", "lambda": "λ", "kappa": "κ", "eta": "η", "mu": "μ", "phi": "φ", "sigma": "σ", "Gamma": "Γ"}
 SIGNS = {"!=": "≠", "&lt;=": "≤", "&gt;=": "≥", "+-": "±", " - ": " − ", "T-1": "T−1"}  # as they are once escaped
-LETTER = "A-Za-zŴΓΣηθκλμ"
+LETTER = "A-Za-zŴΓΣηθκλμσφ"
 LARGE, SMALL = 1e5, 1e-4  # numbers beyond are written with a power of ten
 
 

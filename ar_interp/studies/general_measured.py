@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import scipy
 import torch
 from jaxtyping import Float
-from scipy.stats import norm
 from torch import Tensor
 
 from ar_interp import seeds
@@ -74,7 +74,7 @@ class GeneralMeasured(Measured):
         found = [
             Estimate.mean(self.cost((f"blocks.{layer}.hook_attn_out", zeroed))) for layer in range(self.config.n_layers)
         ]
-        wider = float(norm.ppf(1 - (1 - LEVEL) / (2 * len(found)))) / 1.96
+        wider = float(scipy.stats.norm.ppf(1 - (1 - LEVEL) / (2 * len(found)))) / 1.96
         low, high = (min(one.value + sign * wider * one.half_width for one in found) for sign in (-1, 1))
         return Estimate(min(one.value for one in found), {CONTEXTS: (high - low) / 2}, found[0].n, (low, high))
 

@@ -5,8 +5,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from ar_interp import seeds
@@ -177,7 +177,7 @@ class Lines(Measured):
 def median(values: Tensor) -> Estimate:
     """The median, with the interval of order statistics, which no tail can widen."""
     ordered, n = values.sort().values, len(values)
-    below = int(binom.ppf(0.025, n, 0.5))
+    below = int(scipy.stats.binom.ppf(0.025, n, 0.5))
     low, high = ordered[max(below - 1, 0)].item(), ordered[min(n - below, n - 1)].item()
     return Estimate(ordered.median().item(), {CONTEXTS: (high - low) / 2}, n, (low, high))
 

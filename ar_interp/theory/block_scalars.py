@@ -10,8 +10,8 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ar_interp._checks import as_tensor
@@ -148,7 +148,7 @@ def minimum_of_quadratic(
             place = shares.index(lower)
     coarse = shares[place]
     bounds = (max(coarse - step, 0.0), min(coarse + step, shares[-1]))
-    search: Any = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12})
+    search: Any = scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-12})
     polished = float(search.x)
     gain = loss(0) - loss(polished)
     return best(polished if gain > 1e-12 * constant / n_lengths else 0)  # b2 only for a gain beyond rounding

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ar_interp._checks import as_tensor, check_integer, check_number
@@ -179,7 +179,7 @@ def noisy_mixing(
     def loss(mixing: float) -> float:
         return sum(noisy_keys(dim=dim, length=T, kappa=1.0, mixing=mixing, **noise).loss for T in lengths)
 
-    best: Any = minimize_scalar(loss, bounds=(-0.5, 0.5), method="bounded", options={"xatol": 1e-10})
+    best: Any = scipy.optimize.minimize_scalar(loss, bounds=(-0.5, 0.5), method="bounded", options={"xatol": 1e-10})
     return float(best.x)
 
 

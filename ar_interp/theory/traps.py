@@ -6,8 +6,8 @@ Only with all '+' is the global minimum reached. The '-' blocks are not alone: s
 """
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.optimize import minimize
 
 from ar_interp.theory.diagonal import check_sizes, orthogonal_minimum
 
@@ -50,7 +50,7 @@ def trapped_levels(*, dim: int, n_heads: int, max_length: int) -> Float[np.ndarr
             C = trapped_matrix(plus=n_heads - minus, minus=minus, beta=beta, gamma=gamma, y=y, z=z)
             return _loss_at_best_weights(C, max_length)
 
-        return minimize(loss, [0.9, 0.0, 0.0, 0.0], method="BFGS", options={"gtol": 1e-9}).fun
+        return scipy.optimize.minimize(loss, [0.9, 0.0, 0.0, 0.0], method="BFGS", options={"gtol": 1e-9}).fun
 
     harmonic = np.mean(1 / np.arange(2, max_length + 1))
     covered = [0.0, *(level(minus) for minus in range(1, n_heads)), 2 * n_heads * harmonic]
