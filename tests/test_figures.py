@@ -15,7 +15,17 @@ import ar_interp as ari
 
 N_CTX = 7
 SEQUENCE, POSITION = 2, 5
-TESTED_APART = (".emergence", ".noise", ".paper", ".regression", ".text", "circuits", "interventions", ".landscape")
+TESTED_APART = (
+    ".chains",
+    ".emergence",
+    ".noise",
+    ".paper",
+    ".regression",
+    ".text",
+    "circuits",
+    "interventions",
+    ".landscape",
+)
 NOT_BUILDERS = {name for name in ari.figures.__all__ if getattr(ari.figures, name).__module__.endswith(TESTED_APART)}
 TRAINING = {"objective": "sampled", "batch": 8, "steps": 3, "n_seeds": 4, "lr": 1e-4, "device": "cpu"}
 SETTINGS = {

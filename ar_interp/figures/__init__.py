@@ -10,6 +10,11 @@ same result of the same architecture with fresh weights.
 from ar_interp.figures.algorithm import algorithm_match as algorithm_match
 from ar_interp.figures.algorithm import error_by_position as error_by_position
 from ar_interp.figures.algorithm import steps_by_layer as steps_by_layer
+from ar_interp.figures.chains import answers_by_samples as answers_by_samples
+from ar_interp.figures.chains import attribution_agreement as attribution_agreement
+from ar_interp.figures.chains import chain_directions as chain_directions
+from ar_interp.figures.chains import edited_chain as edited_chain
+from ar_interp.figures.chains import read_positions as read_positions
 from ar_interp.figures.circuits import block_distances as block_distances
 from ar_interp.figures.circuits import block_shares as block_shares
 from ar_interp.figures.circuits import circuit_eigenvalues as circuit_eigenvalues

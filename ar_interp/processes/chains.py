@@ -124,8 +124,10 @@ class ChainTask(Process, ABC):
     """A law of prompts, and the chain that follows each.
 
     A task of your own is a frozen dataclass with a `kind`, a `vocabulary`, `n_prompt`, `n_chain`, `draw_prompts` and
-    `chain`. `dim` is the size of the vocabulary.
+    `chain`. `dim` is the size of the vocabulary; `follows` says whether the chain follows from the prompt.
     """
+
+    follows: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -377,6 +379,7 @@ class NoisyXor(ChainTask):
 
     kind: ClassVar[str] = "noisy-xor"
     meaning: ClassVar[str] = "bits of which each is the xor of the two before it, flipped at random"
+    follows: ClassVar[bool] = False
 
     flip: float = 0.1
     n_prompt: int = field(default=3, kw_only=True)  # type: ignore[assignment] - a field here

@@ -1,17 +1,97 @@
-"""Next-token predictors on the tasks that they are about."""
+"""Theory of linear next-token predictors on chains of thought."""
 
+import math
 from typing import Any
 
 from ar_interp.models.next_token_config import NextTokenConfig
-from ar_interp.processes.chains import ChainTask
+from ar_interp.processes.chains import ChainTask, Counting, NoisyXor, Parity, Permuted
 from ar_interp.setting.base import Setting
+from ar_interp.theory import noisy_xor_loss
+
+SEPARABLE = ("joint", "and-xor", "digits", "count")  # chains of which every token is linear in those before it
+RARE = 0.05  # share of prompts: a digit that is 1 less often is not learned from some hundred chains
+CHECKED = 7  # tokens: windows up to this were checked exactly on the noisy xor
 
 
 class ChainPredictors(Setting):
-    """Logits are sums over tokens: which chains such a model can learn is known, its loss has no closed form."""
+    """What the tokens before it tell of each token of a chain, and where exact weights would read them.
+
+    Each step is a convex problem of its own. Of parity some chains make every step linear, and others leave nothing
+    that a linear map could use: then the best weights are 0.
+    """
 
     kind = "chains"
 
     @classmethod
     def speaks_of(cls, config: Any, process: Any) -> bool:
         return type(config) is NextTokenConfig and isinstance(process, ChainTask)
+
+    @property
+    def chain(self) -> str:
+        """The chain of a parity, else the kind of the task."""
+        return self.process.chain_of if type(self.process) is Parity else self.process.kind
+
+    @property
+    def family(self) -> str:
+        """`parity` (a map a step), `counting` (one window), `permuted`, `noisy-xor`; empty where theory is silent."""
+        task, window = self.process, self.config.window
+        known = {Parity: window is None, Counting: window is not None, Permuted: window is not None, NoisyXor: True}
+        return task.kind if known.get(type(task)) else ""
+
+    @property
+    def separable(self) -> bool | None:
+        """Whether some weights write every chain without a mistake; None where it is not known."""
+        task, window = self.process, self.config.window
+        if type(task) is Parity and window is None:
+            return self.chain in SEPARABLE or len(task.subset) == 1
+        if type(task) is Counting:
+            return window is None or window > task.n_bits
+        return True if type(task) is Permuted else False if type(task) is NoisyXor and 0 < task.flip < 1 else None
+
+    @property
+    def minimum(self) -> float | None:
+        """The least expected loss per token of the chain, of all weights; 0 where they may grow for ever."""
+        if self.separable:
+            return 0.0
+        task, seen = self.process, self.config.n_sources
+        if type(task) is Parity and self.config.window is None:
+            hidden = task.n_chain - (self.chain == "running")  # the first running parity is a copy
+            return math.log(2) * hidden / task.n_chain
+        if type(task) is NoisyXor and seen <= CHECKED and task.n_prompt >= min(seen, 3):
+            return noisy_xor_loss(task.flip, window=seen)
+        return None
+
+    @property
+    def sources(self) -> tuple[frozenset[int], ...] | None:
+        """Per step the positions that the exact weights read; of a window offsets from 1, one step.
+
+        Those of digits are of the prompt alone, and none for a first digit that is hardly ever 1: how much earlier
+        digits count is a matter of how often they are 1.
+        """
+        task, n = self.process, self.config.n_prompt
+        if type(task) is Counting and self.separable and self.config.window:
+            return (frozenset({1, task.n_bits + 1}),)
+        if type(task) is not Parity or self.config.window or self.chain not in SEPARABLE:
+            return None
+        S, T = task.subset, task.n_chain
+        if self.chain == "joint":
+            steps = [{S[t], n + t - 1} if t else {S[0]} for t in range(T - 1)] + [{n + T - 2}]
+        elif self.chain == "and-xor":
+            both = [({*S[:2]}, {*S[:2], n})]
+            both += [({S[t], n + 2 * t - 3}, {S[t], n + 2 * t - 3, n + 2 * t - 2}) for t in range(2, len(S))]
+            steps = [sources for pair in both for sources in pair] if len(S) > 1 else [{S[0]}]
+        elif self.chain == "digits":
+            top = sum(math.comb(len(S), ones) for ones in range(2 ** (T - 1), len(S) + 1)) / 2 ** len(S)
+            steps = [{*S} if top >= RARE else set(), *[{*S}] * (T - 1)]
+        else:
+            steps = [{*S}, {n}]
+        return tuple(map(frozenset, steps))
+
+    def with_chain(self, chain: str) -> Parity:
+        """The same parity by another chain."""
+        task = self.process
+        return Parity(task.n_bits, task.subset, chain_of=chain)
+
+    @property
+    def no_exact_loss(self) -> str:
+        return "expectations over strings are sampled"

@@ -110,7 +110,7 @@ class Exhibit(Shown):
     def result(self, subject: Subject, values: Mapping[str, Any], kept: dict[Any, Any]) -> Any:
         """The result of `measure` for these values of the controls, from `kept` where it has been measured before."""
         taken = {control.name: values[control.name] for control in self.controls(subject) if control.remeasures}
-        key = (self.measure, *taken.values())
+        key = (self.measure, *map(str, taken.values()))  # lists are no keys
         if key not in kept:
             kept[key] = self.measure(subject, **taken)
         return kept[key]

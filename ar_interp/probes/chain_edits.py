@@ -1,0 +1,60 @@
+"""A chain of thought whose first tokens are given, right or wrong: what the model writes from there on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ar_interp._checks import check_integer
+from ar_interp.models.next_token import HookedNextToken
+from ar_interp.probes.results import Result
+from ar_interp.seeds import generator_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinuedChain(Result):
+    """One prompt with three chains, in names of symbols.
+
+    Attributes:
+        prompt: the symbols of the prompt.
+        given: the tokens of the chain that were given.
+        written: the chain from there on, each token the likeliest after those before it; `given` included.
+        alone: the chain that the model writes after the prompt alone.
+        right: the chain of the task.
+    """
+
+    prompt: tuple[str, ...]
+    given: tuple[str, ...]
+    written: tuple[str, ...]
+    alone: tuple[str, ...]
+    right: tuple[str, ...]
+
+
+@torch.no_grad()
+def continue_chain(model: HookedNextToken, tokens: Sequence[int]) -> ContinuedChain:
+    """Give the model a prompt and the beginning of a chain, and let it write the rest.
+
+    Args:
+        model: a next-token predictor that knows its task, one whose chains follow from their prompts.
+        tokens: ids of the prompt, then of as many tokens of the chain as are given, at most all but the answer.
+    Raises:
+        ValueError: too few or too many tokens, ids that the vocabulary does not have, a task without one right chain.
+    """
+    task, config = model.process, model.config
+    if task is None or not task.follows:
+        raise ValueError(f"model must be about a task whose chains follow from their prompts, got {task!r}.")
+    n, most = config.n_prompt, config.n_ctx
+    if not n <= len(tokens) <= most:
+        raise ValueError(
+            f"tokens must be a prompt of {n} ids and at most {most - n} of the chain, {n} to {most} in all, got "
+            f"{len(tokens)}."
+        )
+    ids = [check_integer("tokens", token, low=0, high=config.dim - 1) for token in tokens]
+    given = torch.tensor([ids], device=model.W.device)
+    written = given
+    while written.shape[1] < most + 1:
+        written = torch.cat([written, model(written)[:, -1:].argmax(-1)], dim=1)
+    prompt = given[:, :n]
+    alone, right = model.generate(prompt)[:, n:], task.chain(prompt.cpu(), generator_of(0))
+    chains = {"prompt": prompt, "given": given[:, n:], "written": written[:, n:], "alone": alone, "right": right}
+    return ContinuedChain(**{name: tuple(task.decode(chain[0])) for name, chain in chains.items()})

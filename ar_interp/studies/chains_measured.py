@@ -1,0 +1,328 @@
+"""What claims about next-token predictors read of a model, and the trainings that they compare it with."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ar_interp import seeds
+from ar_interp.claims import Estimate, Measured
+from ar_interp.claims.estimate import SEEDS
+from ar_interp.models.next_token import HookedNextToken
+from ar_interp.models.next_token_config import NextTokenConfig
+from ar_interp.probes.chains import ChainAccuracy, ReadSources, attribute, chain_accuracy, read_sources
+from ar_interp.processes.chains import Chains, ChainTask, Parity
+from ar_interp.theory import noisy_xor_loss
+from ar_interp.training.config import TrainConfig
+from ar_interp.training.loop import train
+
+ENOUGH = 0.99  # of the answers
+LEAST_SEEDS = 8
+NEEDED = 4000
+DAMAGED = 1000
+FEW = 200  # chains on which weights are read
+RIDGE, STEPS = 1e-4, 40
+SHOWN = (25, 50, 100, 200, 400)  # chains to train on, in a figure
+WIDTH, NETWORK_LR, NETWORK_STEPS = 128, 3e-3, 400  # of a network without a chain
+LEVELS = (0.5, 1.0, 2.0, 4.0)  # of noise on weights, over their own root mean square
+
+
+def fitted(task: ChainTask, n_samples: int, *, n_seeds: int, steps: int = STEPS) -> Iterator[HookedNextToken]:
+    """Absolute predictors of n chains each, by L-BFGS with a ridge, each seed with chains of its own."""
+    config = NextTokenConfig.of(task)
+    training = TrainConfig(
+        objective="sampled", fresh=False, optimizer="lbfgs", ridge=RIDGE, batch=n_samples, steps=steps,
+        first_length=task.n_prompt, n_seeds=n_seeds, device="cpu",
+    )  # fmt: skip
+    run = train(config, task, training, progress=False)
+    for k in range(n_seeds):
+        model = config.build(task).requires_grad_(False)
+        model.load_state_dict({name: W[k] for name, W in run.ensemble.items()})
+        yield model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The seeds of a training.
+
+    Attributes:
+        n_samples: chains that each was trained on.
+        exact_by_seed: the share of fresh chains without a mistake.
+    """
+
+    n_samples: int
+    exact_by_seed: Float[np.ndarray, "seed"]
+
+    @property
+    def n_seeds(self) -> int:
+        return len(self.exact_by_seed)
+
+    @property
+    def exact(self) -> Estimate:
+        """The mean over seeds."""
+        return Estimate.mean(self.exact_by_seed, SEEDS)
+
+    @property
+    def reaching(self) -> Estimate:
+        """The share of seeds that write `ENOUGH` of the chains without a mistake."""
+        return Estimate.share(int((self.exact_by_seed >= ENOUGH).sum()), self.n_seeds, SEEDS)
+
+
+class ChainsMeasured(Measured):
+    """A next-token predictor: the chains that it writes, and what its weights read."""
+
+    NEEDED = NEEDED
+
+    @cached_property
+    def contexts(self) -> Chains:
+        """Fresh chains."""
+        return self.fresh(NEEDED, seeds.CLAIMS)
+
+    @cached_property
+    def few(self) -> Chains:
+        """Those on which weights are read: they say which symbols occur where."""
+        return self.fresh(NEEDED, seeds.CLAIMS)[:FEW]
+
+    @cached_property
+    def accuracy(self) -> ChainAccuracy:
+        """Of the model as it is."""
+        return chain_accuracy(self.model, self.contexts)
+
+    def share(self, accuracy: ChainAccuracy, of: str = "answer") -> Estimate:
+        """A share of chains that are right, with its interval."""
+        return Estimate.share(round(getattr(accuracy, of) * accuracy.n), accuracy.n)
+
+    def without(self, *sources: int) -> Estimate:
+        """The share of right answers with the contribution of some sources set to 0."""
+        return self.share(chain_accuracy(self.model, self.contexts, without=sources))
+
+    @cached_property
+    def read(self) -> ReadSources:
+        """Norms of the centred maps."""
+        return read_sources(self.model, self.few)
+
+    @property
+    def reads_where_exact(self) -> float:
+        """The share of steps whose largest maps are at exactly the sources of the exact weights."""
+        wanted: Any = self.setting.sources
+        table = self.read.singular_values.norm(dim=-1).cpu().numpy()
+        hits = []
+        for norms, want in ((norms, want) for norms, want in zip(table, wanted, strict=True) if want):
+            first = 0 if self.config.window is None else 1
+            seen = norms[: self.config.n_prompt] if max(want) < self.config.n_prompt and not first else norms
+            hits.append(set((seen.argsort()[::-1][: len(want)] + first).tolist()) == want)
+        return sum(hits) / len(hits)
+
+    @property
+    def attribution_error(self) -> float:
+        """The largest difference between direct attribution, ablation and patching of a logit."""
+        return attribute(self.model, self.few).largest_difference
+
+    @torch.no_grad()
+    def attribution_of_probabilities(self) -> float:
+        """The same of log-probabilities, which are no sums: the loss without a source less what its logits add."""
+        contexts, first = self.few, self.config.n_prompt - 1
+        found = attribute(self.model, contexts)
+        whole = contexts.errors(self.model(contexts.inputs))[:, first:]
+        place = 0
+
+        def cut(value: Tensor, hook: object) -> Tensor:
+            value = value.clone()
+            value[:, :, place] = 0
+            return value
+
+        with self.model.hooks(fwd_hooks=[("hook_contributions", cut)]):
+            without = contexts.errors(self.model(contexts.inputs))[:, first:]
+        return ((without - whole) - found.direct[:, :, place]).abs().max().item()
+
+    @cached_property
+    def damaged(self) -> ChainAccuracy:
+        """With noise on the weights, as much as leaves fewer than nine in ten chains."""
+        generator, found = seeds.generator_of(seeds.UNTRAINED), self.accuracy
+        noise = torch.randn(self.model.W.shape, generator=generator, dtype=torch.float64, device="cpu")
+        for level in LEVELS:
+            model = self.config.build(self.process).requires_grad_(False)
+            model.load_state_dict(self.model.state_dict())
+            model.W += (level * model.W.square().mean().sqrt().cpu() * noise).to(model.W)
+            found = chain_accuracy(model.to(self.model.W.device), self.contexts[:DAMAGED])
+            if found.teacher_forced < 0.9:
+                break
+        return found
+
+    def next_singular_value(self, W: Float[Tensor, "source in_ out"]) -> float:
+        """The q-th singular value of the newest token's map over the one before, from pairs (state, bit) to such."""
+        model = self.config.build(self.process).requires_grad_(False)
+        model.load_state_dict({**self.model.state_dict(), "W": W})
+        pairs = [name for name in self.process.vocabulary if "," in name]
+        values = read_sources(model.to(W.device), self.few, symbols=pairs, written=pairs).singular_values[0, 0]
+        q = self.process.modulus
+        return (values[q - 1] / values[q - 2]).item()
+
+    @cached_property
+    def gaussian(self) -> HookedNextToken:
+        """Weights of a Gaussian law in the same architecture."""
+        generator = seeds.generator_of(seeds.UNTRAINED)
+        model = self.config.build(self.process).requires_grad_(False)
+        for W in model.state_dict().values():
+            W.copy_(torch.randn(W.shape, generator=generator, dtype=torch.float64, device="cpu"))
+        return model.to(self.model.W.device)
+
+    @cached_property
+    def counted_by_hand(self) -> HookedNextToken:
+        """Weights that count the ones S exactly, by v S - v^2 / 2 for the symbol v, and look the parity up."""
+        task: Parity = self.process
+        model = self.config.build(task).requires_grad_(False)
+        ones = torch.arange(len(task.subset) + 1, device="cpu", dtype=torch.float64)
+        for place in task.subset:
+            model.W[0, place, 1, 2:] = ones
+        model.b[0, 2:] = -ones.square() / 2
+        model.b[0, :2] = -ones[-1].square()  # never a bit
+        model.W[1, task.n_bits, 2 + ones.long(), ones.long() % 2] = 1
+        return model
+
+    @cached_property
+    def newest(self) -> Float[Tensor, "in_ out"]:
+        """The map of the newest token of a window, centred."""
+        W = self.model.W.detach()[0]
+        return W - W.mean(0) - W.mean(1, keepdim=True) + W.mean()
+
+    @property
+    def angles(self) -> Float[Tensor, "eigenvalue"]:
+        """Angles of the eigenvalues of the map of the newest token, but for 0, that of the gauge; sorted."""
+        return _angles(self.newest)
+
+    def angles_of(self, permutation: tuple[int, ...]) -> Float[Tensor, "eigenvalue"]:
+        """Those of the permutation, less one eigenvalue of 1."""
+        n = len(permutation)
+        P = torch.eye(n, dtype=torch.float64, device="cpu")[list(permutation)]
+        return _angles(P - 1 / n)
+
+    @property
+    def rule(self) -> float:
+        """The loss of the noisy xor for who knows its rule."""
+        return noisy_xor_loss(self.process.flip, window=None)
+
+    @property
+    def share_of_third(self) -> float:
+        """The share of the third newest token in the squared norm of the centred maps of a window."""
+        squares = self.read.singular_values[0].square().sum(-1)
+        return (squares[2] / squares.sum()).item()
+
+    @property
+    def weight_of_third(self) -> float:
+        """Half of what the third newest bit changes in the difference of the logits of 1 and 0."""
+        W = self.model.W.detach()[2]
+        return ((W[1, 1] - W[1, 0] - W[0, 1] + W[0, 0]) / 2).item()
+
+    @property
+    def record(self) -> "Record | None":
+        """What is known of the seeds of its training; None for a model alone."""
+        run = self.subject.run
+        if run is None or "exact" not in run.members or len(run.members) < LEAST_SEEDS:
+            return None
+        return Record(n_samples=run.training.batch, exact_by_seed=run.members["exact"].to_numpy())
+
+    def reaching(self, task: ChainTask, n_samples: int) -> Estimate:
+        """The share of ten seeds that write `ENOUGH` of the chains without a mistake after training on so many."""
+        fresh = task.contexts(self.subject.size(NEEDED) // 2, seed=self.subject.seed_of(seeds.CLAIMS))
+        exact = [chain_accuracy(model, fresh).teacher_forced for model in fitted(task, n_samples, n_seeds=10)]
+        return Record(n_samples=n_samples, exact_by_seed=np.array(exact)).reaching
+
+    def mean_answer(self, task: ChainTask, n_samples: int, n_seeds: int) -> Estimate:
+        """The mean share of right answers over seeds of training on so many chains."""
+        fresh = task.contexts(self.subject.size(NEEDED), seed=self.subject.seed_of(seeds.CLAIMS))
+        found = [chain_accuracy(model, fresh).answer for model in fitted(task, n_samples, n_seeds=n_seeds)]
+        return Estimate.mean(torch.tensor(found), SEEDS)
+
+
+def answers_by_samples(
+    task: Parity, samples: tuple[int, ...] = SHOWN, n_seeds: int = 2, chains: tuple[str, ...] = ("running", "none")
+) -> pd.DataFrame:
+    """Right answers on fresh prompts after training, by chain: columns chain, n_samples, seed, answer."""
+    rows = []
+    for chain in dict.fromkeys((task.chain_of, *chains)):
+        of_chain = Parity(task.n_bits, task.subset, chain_of=chain)
+        fresh = of_chain.contexts(NEEDED // 2, seed=seeds.EXHIBITS)
+        for n in samples:
+            for seed, model in enumerate(fitted(of_chain, n, n_seeds=n_seeds, steps=STEPS // 2)):
+                answer = chain_accuracy(model, fresh).answer
+                rows.append({"chain": chain, "n_samples": n, "seed": seed, "answer": answer})
+    return pd.DataFrame(rows)
+
+
+def _angles(W: Float[Tensor, "in_ out"]) -> Float[Tensor, "eigenvalue"]:
+    values = torch.linalg.eigvals(W)
+    return values[values.abs().argsort(descending=True)[:-1]].angle().sort().values  # noqa: PD011 - of torch
+
+
+def hardest_margin(task: Parity) -> float:
+    """(R / gamma)^2 of the hardest token of a chain of two symbols, at the widest margin on all prompts of its bits."""
+    from sklearn.svm import SVC
+
+    whole = Parity(len(task.subset), chain_of=task.chain_of)
+    tokens = 2 * all_strings(whole).double() - 1
+    found = []
+    for place in range(whole.n_bits, tokens.shape[1]):
+        x, y = tokens[:, :place], tokens[:, place]
+        fit = SVC(kernel="linear", C=1e7, tol=1e-6).fit(x.numpy(), y.numpy())
+        w, c = torch.tensor(fit.coef_[0], device="cpu"), float(fit.intercept_[0])
+        margin = (y * (x @ w + c)).min() / (w.square().sum() + c**2).sqrt()
+        found.append((place + 1) / margin.item() ** 2)
+    return max(found)
+
+
+def all_strings(task: Parity) -> Tensor:
+    """Every prompt with its chain."""
+    numbers = torch.arange(2**task.n_bits, device="cpu")
+    prompts = numbers[:, None] >> torch.arange(task.n_bits, device="cpu") & 1
+    return torch.cat([prompts, task.chain(prompts, seeds.generator_of(0))], dim=1)
+
+
+def gradient_at_zero(task: Parity, first: int = 0) -> float:
+    """The largest gradient of the expected loss at W = 0, over all prompts and the tokens of the chain from `first` on.
+
+    The loss is convex: where this is 0 no weights do better than a guess.
+    """
+    tokens = all_strings(task)
+    one_hot = torch.eye(task.dim, dtype=torch.float64, device="cpu")[tokens]
+    largest = 0.0
+    for place in range(task.n_bits + first, tokens.shape[1]):
+        missed = one_hot[:, place] - 1 / task.dim
+        gradient = one_hot[:, :place].flatten(1).T @ missed / len(tokens)
+        largest = max(largest, gradient.abs().max().item())
+    return largest
+
+
+def network_answers(task: Parity, n_samples: int, n_seeds: int) -> Estimate:
+    """The share of right answers of a network that is given the prompt alone, over seeds: one layer of ReLUs, Adam."""
+    fresh = task.contexts(NEEDED, seed=seeds.CLAIMS)
+    found = []
+    for seed in range(n_seeds):
+        generator = seeds.generator_of(seed)
+        x, y = _signs(task.contexts(n_samples, generator=generator))
+        sizes = ((task.n_bits, WIDTH), (WIDTH, 1))
+        drawn = [torch.randn(size, generator=generator, device="cpu") * (2 / size[0]) ** 0.5 for size in sizes]
+        W_in, W_out, b = *drawn, torch.zeros(WIDTH, device="cpu", dtype=torch.float32)
+        weights = [W.requires_grad_() for W in (W_in, W_out, b)]
+        optimizer = torch.optim.Adam(weights, lr=NETWORK_LR)
+        with torch.enable_grad():
+            for _ in range(NETWORK_STEPS):
+                optimizer.zero_grad()
+                logits = torch.relu(x @ W_in + b) @ W_out
+                torch.nn.functional.softplus(-y * logits[:, 0]).mean().backward()
+                optimizer.step()
+        x, y = _signs(fresh)
+        found.append((y * (torch.relu(x @ W_in + b) @ W_out)[:, 0] > 0).double().mean().item())
+    return Estimate.mean(torch.tensor(found), SEEDS)
+
+
+def _signs(contexts: Chains) -> tuple[Tensor, Tensor]:
+    """Prompts and answers as +-1."""
+    prompts, answers = contexts.tokens[:, : contexts.n_prompt], contexts.answers
+    return (2.0 * prompts - 1).float(), (2.0 * answers - 1).float()
