@@ -59,7 +59,7 @@ def test_a_hand_made_gradient_step_is_found(process, attention, name):
     (eta,) = step_sizes(process, length=LENGTH, per_pair=per_pair, steps=(1,))
     found = identify(gradient_steps(process, eta, attention=attention), process)
     match = row(found, name)
-    assert match["distance"] < 1e-20
+    assert match["distance_per_token"] < 1e-20
     assert match["error_similarity"] == pytest.approx(1)
     assert match["sensitivity"] == pytest.approx(1)
     assert found.best() == name
@@ -69,14 +69,14 @@ def test_a_hand_made_gradient_step_is_found(process, attention, name):
         for column in ("steps", "low", "high"):
             assert steps_of(found, by, per_pair)[column].item() == pytest.approx(1)
     others = found.matches[~found.matches["estimator"].isin([name, "1 step", "1 step per pair"])]
-    assert (others["distance"] > 1e-3).all()
+    assert (others["distance_per_token"] > 1e-3).all()
     assert not (others["error_similarity"] > 0.99).any()
 
 
 def test_single_precision_is_enough():
     (eta,) = step_sizes(HAAR, length=LENGTH, steps=(1,))
     found = identify(gradient_steps(HAAR, eta, dtype="float32"), HAAR)
-    assert row(found, "1 step")["distance"] < 1e-12
+    assert row(found, "1 step")["distance_per_token"] < 1e-12
     assert found.equivalent_steps == pytest.approx(1, abs=1e-4)
 
 
@@ -118,8 +118,8 @@ def test_the_numbers_are_those_of_a_naive_loop():
         pairs = [(W[i, t].flatten(), estimate[i, t].flatten()) for t in range(1, LENGTH)]
         sensitivities.append(np.mean([torch.cosine_similarity(*pair, dim=0).item() for pair in pairs]))
     match = row(found, "least squares", layer=1)
-    assert match["distance"] == pytest.approx(np.mean(distances))
-    assert match["distance_se"] == pytest.approx(np.std(distances, ddof=1) / N**0.5)
+    assert match["distance_per_token"] == pytest.approx(np.mean(distances))
+    assert match["distance_per_token_se"] == pytest.approx(np.std(distances, ddof=1) / N**0.5)
     assert match["error_similarity"] == pytest.approx(np.mean(similarities))
     assert match["sensitivity"] == pytest.approx(np.mean(sensitivities))
     squares = (ours - targets).square().sum(-1)[:, 1:].numpy()
@@ -138,7 +138,7 @@ def test_diagonal_heads_are_compared_too():
     model = ari.HookedARTransformer.from_diagonal(A, B, solution.P, process=UNITARY)
     found = identify(model, UNITARY)
     assert found.best() == "diagonal OLS"
-    assert row(found, "diagonal OLS")["distance"] < 1e-20
+    assert row(found, "diagonal OLS")["distance_per_token"] < 1e-20
     assert row(found, "diagonal OLS")["sensitivity"] == pytest.approx(1)
     assert found.equivalent_steps == STEPS[-1]
 

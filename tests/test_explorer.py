@@ -268,6 +268,53 @@ def test_a_folder_of_ones_own_is_drawn_and_drawn_afresh_once_it_changes(folder):
     assert new == [2 * value for value in old]
 
 
+def own_claims() -> str:
+    """Claims with words that are no HTML, about a model with a name that is no Markdown."""
+    control = ari.Control(description="<img src=x onerror=alert(1)>", estimate=ari.Estimate(2.0, {}, 3))
+    claim = ari.Claim(
+        name="own/size", evidence="weights", statement="<script>alert(1)</script> is small", source="my notes",
+        predicted=0.0, estimate=ari.Estimate(float("nan"), {}, 3), tolerance=0.1, reason="seen", control=control,
+    )  # fmt: skip
+    return ari.Claims("my *model*", (claim,), seed=3).to_json()
+
+
+def test_claims_of_ones_own_are_shown_from_a_file_and_their_words_are_words():
+    at = open_page("claims")
+    assert not at.exception
+    at.file_uploader(key="claims").set_value(("own.json", own_claims().encode(), "application/json")).run()
+    assert not at.exception
+    assert not at.error
+    assert at.subheader[0].value == r"my \*model\*"
+    (said,) = [element.proto.body for element in at.get("html") if "<details" in element.proto.body]
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; is small" in said
+    assert "<script" not in said
+    assert "<img" not in said
+    assert "not a number" in said
+    assert "fails" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"/etc/passwd", "no JSON object"),
+        (b"\xff\xfe{", "no JSON object"),
+        (b"{", "not valid JSON"),
+        (b'{"schema": 1, "seed": 0, "checkpoints": {"a": [{}]}}', "is missing"),
+        (b'{"schema": %s, "seed": 0, "checkpoints": {"a": []}}' % (b"9" * 4000), "digits"),
+        (own_claims().replace('"holds"', "1").replace('"n": 3', '"n": "inf"').encode(), "n "),
+        (own_claims().replace('"name": "own/size"', '"name": 5').encode(), "name of a claim"),
+    ],
+    ids=range(7),
+)
+def test_a_file_that_holds_no_claims_is_a_sentence(content, fault):
+    at = open_page("claims")
+    at.file_uploader(key="claims").set_value(("own.json", content, "application/json")).run()
+    assert not at.exception
+    (error,) = at.error
+    assert fault in error.value.replace("\\", "")
+    assert len(error.value) < 700
+
+
 def test_the_url_selects_and_the_widgets_write_to_it():
     at = open_page("in_context_w", checkpoint="diagonal-unitary-h5", position=7, sequence=5)
     assert (at.slider(key="position").value, at.slider(key="sequence").value) == (7, 5)

@@ -187,7 +187,7 @@ def test_algorithm_figures_draw_the_identification(general):
     assert {"OLS", "zero", "4 steps / pair"} < {line.name for line in figures["error_by_position"].data}
     match = trace(figures["algorithm_match"], "distance of predictions")
     rows = found.matches[found.matches["layer"] == 2].set_index("estimator")
-    assert list(match.x) == [rows.loc[name, "distance"] for name in match.y]
+    assert list(match.x) == [rows.loc[name, "distance_per_token"] for name in match.y]
     assert match.marker.color[match.y.index(found.best())] != match.marker.color[match.y.index("last token")]
     assert "4 steps" not in match.y  # of the other normalisation
     steps = trace(figures["steps_by_layer"], "the same error")

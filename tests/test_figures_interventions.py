@@ -3,8 +3,10 @@
 import dataclasses
 from functools import cached_property
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
+import torch
 from oracles import check_titles, plain, trace
 
 import ar_interp as ari
@@ -199,7 +201,7 @@ def test_scores_are_drawn_with_their_ceiling_controls_and_errors(moved, setting)
         drawn = trace(figure, condition)
         assert list(drawn.x) == list(rows["T"])
         assert list(drawn.y) == list(rows["score"])
-        assert list(drawn.error_y.array) == list(rows["score_se"])
+        assert list(drawn.error_y.array) == pytest.approx(1.96 * rows["score_se"].to_numpy())
     assert figure.layout.shapes[0].x0 == POSITION
     here = table[(table["condition"] == SWAP) & (table["T"] == POSITION)].iloc[0]
     said = plain(figure.layout.title.subtitle.text)
@@ -243,7 +245,7 @@ def test_costs_are_bars_with_errors_and_theory_is_a_marker_on_each(moved):
         bars, theory = trace(figure, "measured"), trace(figure, "theory")
         assert list(bars.x) == list(theory.x) == [str(k) for k in table[component]]
         assert list(bars.y) == list(table["cost"])
-        assert list(bars.error_y.array) == list(table["cost_se"])
+        assert list(bars.error_y.array) == pytest.approx(1.96 * table["cost_se"].to_numpy())
         assert list(theory.y) == list(table["predicted"])
         assert "In theory" in plain(figure.layout.title.subtitle.text)
         assert f"at most {table['cost'].max():.3g} ± " in plain(figure.layout.title.subtitle.text)
@@ -320,13 +322,15 @@ def test_an_edit_is_predicted_and_measured_along_its_values_and_at_the_chosen_on
     measured, marked = trace(figure, "measured"), trace(figure, "measured here")
     assert list(measured.x) == [-0.5, 0.5, 2.0]
     assert list(measured.y) == list(table["measured"])
-    assert list(measured.error_y.array) == list(table["measured_se"])
+    assert list(measured.error_y.array) == pytest.approx(1.96 * table["measured_se"].to_numpy())
     assert (marked.x, marked.y) == ((0.7,), (here["measured"],))
     assert figure.layout.shapes[0].x0 == EDITS[edit].neutral
     assert said in plain(figure.layout.title.subtitle.text)
     assert losses.source == source
     subtitle = plain(figure.layout.title.subtitle.text)
-    assert f"measured {here['measured']:.3g} ± {here['measured_se']:.3g}; 10 sequences" in subtitle
+    assert (
+        f"measured {here['measured']:.3g} ± {here['measured_se']:.3g}; 10 sequences; bars: 95 % intervals" in subtitle
+    )
     if source == "none":
         assert "predicted" not in [line.name for line in figure.data]
         assert "predicted" not in plain(figure.layout.title.text)
@@ -363,3 +367,34 @@ def in_panel(figure: go.Figure, i: int) -> list[go.Scatter]:
 def score(swapped: SwappedContext, condition: str) -> float:
     table = swapped.by_position
     return table[(table["condition"] == condition) & (table["T"] == POSITION)]["score"].item()
+
+
+def test_bars_are_the_middle_of_the_sequences_where_asked(moved):
+    given = moved["unitary"]
+    losses = edit_losses(given.model, available_edits(given.model)[0], [0.0, 1.0], n=9)
+    scores = given.swapped.by_position[given.swapped.by_position["condition"] == SWAP]
+    drawn = [
+        (ari.figures.swap_scores(given.swapped, position=POSITION, band="quantile"), SWAP, scores, "score"),
+        (ari.figures.ablation_costs(given.heads, band="quantile"), "measured", given.heads.by_component, "cost"),
+        (ari.figures.edit_curve(losses, losses, band="quantile"), "measured", losses.by_value, "measured"),
+    ]
+    for figure, name, table, column in drawn:
+        bars = trace(figure, name).error_y
+        for ends, sign in (("high", 1), ("low", -1)):
+            lengths = (sign * (table[f"{column}_{ends}"] - table[column])).clip(0)
+            assert list(bars.array if sign == 1 else bars.arrayminus) == pytest.approx(lengths.to_numpy())
+        assert "bars: the middle 80 % of the" in figure.layout.title.subtitle.text.replace("<br>", " ")
+    with pytest.raises(ValueError, match=r"band must be one of"):
+        ari.figures.swap_by_layer(given.single, given.cumulative, position=POSITION, band="sd")
+
+
+def test_the_score_of_a_pair_is_its_own_least_squares(moved):
+    swapped = moved["unitary"].swapped
+    own, goal, to = (x[:, -1].resolve_conj() for x in (swapped.own, swapped.goal, swapped.moved))
+    real = [torch.view_as_real(x).flatten(1) for x in (goal, own, to)]
+    scores = [
+        torch.linalg.lstsq(torch.stack([g, o], 1), m[:, None]).solution[0, 0] for g, o, m in zip(*real, strict=True)
+    ]
+    row = swapped.by_position[swapped.by_position["condition"] == SWAP].iloc[-1]
+    expected = np.quantile(torch.stack(scores).numpy(), (0.1, 0.9))
+    assert (row["score_low"], row["score_high"]) == pytest.approx(tuple(expected))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import HAAR
 from torch.testing import assert_close
-from zoo import one_gradient_step
+from zoo import GradientStep, one_gradient_step
 
 import ar_interp as ari
 from ar_interp.probes.jacobian import full_jacobian, query_jacobian, value_jacobian
@@ -73,11 +73,19 @@ def test_keys_and_values_of_all_layers_leave_the_last_token_alone_to_the_target(
     assert not torch.allclose(first.moved, swapped.moved)
 
 
-@pytest.mark.parametrize("name", ["plain", "augmented"])
-def test_the_full_jacobian_is_autograd_s(name):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("plain", {"attention": "softmax", "positional": "none", "residual": True}),
+        ("plain", {"positional": "softmax", "residual": True}),
+        ("plain", {"attention": "linear/keys"}),
+        ("augmented", {"attention": "softmax", "positional": "additive", "layer_norm": True, "d_mlp": 3}),
+        ("augmented", {"attention": "linear/keys"}),
+    ],
+)
+def test_the_full_jacobian_is_autograd_s(name, options):
     make = ari.ModelConfig.augmented if name == "augmented" else ari.ModelConfig.full
-    options = {"attention": "softmax", "positional": "none", "residual": True, "init_scale": 0.3}
-    config = make(dim=4, n_ctx=5, n_heads=2, n_layers=2, **options)
+    config = make(dim=4, n_ctx=5, n_heads=2, n_layers=2, init_scale=0.3, **options)
     model, tokens = config.build(), HAAR.contexts(2, 5, seed=0).inputs
     found = full_jacobian(model, tokens)
     for T in (1, 3, 5):
@@ -88,6 +96,12 @@ def test_the_full_jacobian_is_autograd_s(name):
                 return model(torch.cat([before, last[None, None]], dim=1))[0, -1]
 
             assert_close(found[b, T - 1], torch.autograd.functional.jacobian(predict, tokens[b, T - 1]))
+
+
+def test_the_full_jacobian_of_a_foreign_model_says_what_it_would_cost():
+    foreign, tokens = GradientStep(dim=4, step_size=0.1), HAAR.contexts(16, 1500, seed=0).inputs
+    with pytest.raises(ValueError, match=r"1500 runs of .*18 million tokens .* Give fewer .* sequences\[:14\]"):
+        full_jacobian(foreign, tokens)
 
 
 def test_the_full_jacobian_of_a_gradient_step_has_the_newest_pair_besides():

@@ -8,6 +8,8 @@ import ar_interp as ari
 from ar_interp.estimators import least_squares as estimators
 from ar_interp.models import attention
 from ar_interp.models.attention import Attention
+from ar_interp.models.opened import as_model
+from ar_interp.probes.jacobian import sums_up
 
 HAAR, UNITARY = ari.HaarOrthogonal(3), ari.CommutingUnitary(3)
 T = 2 * attention.CHUNK + 7
@@ -108,3 +110,63 @@ def test_large_states_are_moved_at_the_positions_asked_for_alone(long, monkeypat
     ours, theirs = (table.iloc[:, 1:].to_numpy()[~drawn] for table in (found, expected))
     assert_close(ours, theirs, rtol=1e-9, atol=1e-11, equal_nan=True)
     assert set(sizes) == {2}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("process", [HAAR, UNITARY], ids=lambda process: process.kind)
+@pytest.mark.parametrize("length", [2, 3, 4, 5, 12])
+def test_least_squares_by_rotations_are_those_of_an_svd_also_where_they_are_singular(process, dtype, length):
+    dtype = dtype.to_complex() if process is UNITARY else dtype
+    tokens = process.contexts(12, length, seed=0, dtype=dtype).inputs.clone()
+    tokens[:2, 2:] = tokens[:2, 1:2]  # pairs that contradict each other
+    tokens[2:4] = 0
+    tokens[4:6, :, -1] = 0
+    tokens[6:8, 1::2] = tokens[6:8, :1]
+    wide = torch.complex128 if process is UNITARY else torch.float64
+    expected = torch.stack([_least_norm(row) for row in tokens.to(wide)])
+    found = estimators.OLS(rotations=True).estimate(tokens)
+    assert found.dtype == dtype
+    scale = 1 + expected.abs().amax((-1, -2), keepdim=True) ** 2  # as ill-conditioned as it is
+    exact = torch.finfo(dtype).bits > 64 or dtype == torch.float64
+    assert_close((found - expected) / scale, torch.zeros_like(expected), rtol=0, atol=1e-10 if exact else 1e-3)
+
+
+def _least_norm(tokens: torch.Tensor) -> torch.Tensor:
+    """By LAPACK's own least squares, T by T."""
+    found = [tokens.new_zeros(tokens.shape[1], tokens.shape[1])]
+    for T in range(1, len(tokens)):
+        found.append(torch.linalg.lstsq(tokens[:T], tokens[1 : T + 1], driver="gelsd", rcond=1e-7).solution.mT)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("process", [HAAR, UNITARY], ids=lambda process: process.kind)
+@pytest.mark.parametrize("options", [{}, {"n_layers": 1, "heads": "full", "n_heads": 2, "attention": "linear/keys"}])
+def test_many_contexts_are_recovered_as_few_are(process, options, monkeypatch):
+    config = ari.ModelConfig.augmented(dim=3, n_ctx=9, init_scale=0.3, **options)
+    model, contexts = ari.HookedARTransformer(config, process=process, seed=1), process.contexts(7, 9, seed=0)
+    few = ari.recover_context(model, contexts)
+    for module in ("context", "swap"):
+        monkeypatch.setattr(f"ar_interp.probes.{module}.MANY", 2)
+    backward = []
+    monkeypatch.setattr("ar_interp.probes.context.query_jacobian", lambda *args, **options: backward.append(args))
+    many = ari.recover_context(model, contexts)
+    assert not backward
+    assert_close(many.estimate, few.estimate, rtol=1e-10, atol=1e-12)
+    for table in ("errors", "distances"):
+        ours, theirs = (getattr(found, table).iloc[:, 1:].to_numpy(float) for found in (many, few))
+        assert_close(ours, theirs, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options", [{"n_layers": 2}, {"attention": "softmax"}, {"d_mlp": 4}, {"positional": "multiplicative"}]
+)
+def test_other_layers_are_no_running_sum(options):
+    model = ari.HookedARTransformer(ari.ModelConfig.augmented(dim=3, n_ctx=9, **options))
+    assert not sums_up(as_model(model))
+
+
+def test_a_hook_that_acts_is_no_running_sum():
+    model = ari.HookedARTransformer(ari.ModelConfig.augmented(dim=3, n_ctx=9))
+    assert sums_up(as_model(model))
+    with model.hooks([("blocks.0.attn.hook_z", lambda value, hook: value / 2)]):
+        assert not sums_up(as_model(model))

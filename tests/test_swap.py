@@ -322,7 +322,7 @@ def test_the_excess_is_the_error_above_the_ceilings_pair_by_pair():
     assert part.excess == pytest.approx(moved["relative_error"] - ceiling["relative_error"])
     errors = [(x - part.goal).square().sum((1, 2)) for x in (part.moved, part.through, part.goal * 0)]
     found = Estimate.ratio(errors[0] - errors[1], errors[2])
-    assert (part.excess, moved["excess_se"]) == pytest.approx((found.value, found.half_width / 1.96), rel=0.01)
+    assert (part.excess, moved["relative_excess_se"]) == pytest.approx((found.value, found.half_width / 1.96), rel=0.01)
 
 
 def test_other_models_are_swapped_by_their_patterns():

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
-
+import claimed
 import measuring
 import serving
 import streamlit as st
@@ -14,8 +11,6 @@ import view
 import ar_interp as ari
 from ar_interp import records
 from ar_interp.report.typeset import typeset
-from ar_interp.report.words import KINDS, VERDICTS
-from ar_interp.studies import structures
 
 
 def show_facts(checkpoint: ari.Checkpoint) -> None:
@@ -49,44 +44,6 @@ def show_facts(checkpoint: ari.Checkpoint) -> None:
     st.html(f'<div class="ar-facts">{"".join(parts)}</div>')
 
 
-def show_claims(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The claims by what they are about: what that is, how many hold, and each of them on a click."""
-    titles, parts, groups = structures(), [], defaultdict(list)
-    for row in rows:
-        groups[row["name"].split("/")[0]].append(row)
-    for structure, claims in groups.items():
-        about = titles.get(structure)
-        title = about.title if about else structure.capitalize()
-        meaning = f"<p>{typeset(about.meaning)}</p>" if about else ""
-        lines = "".join(map(claim_rows, claims))
-        counts = view.counted(row["verdict"] for row in claims)
-        summary = f"<summary>{typeset(title)} <small>{counts}</small></summary>"
-        parts.append(f'<details class="ar-group">{summary}{meaning}{lines}</details>')
-    st.html("".join(parts))
-
-
-def claim_rows(row: Mapping[str, Any]) -> str:
-    """A claim as HTML."""
-    verdict, control = row["verdict"], row["control"]
-    side = "" if row["side"] == "equal to" else f"{typeset(row['side'])} "
-    kind = KINDS.get(row["evidence"])
-    limit = f"<p>{typeset(row['limit'])}</p>" if row["limit"] else ""
-    numbers = {
-        "measured": view.numeral(row["measured"], row["uncertainty"]),
-        "predicted": side + view.numeral(row["predicted"]),
-        "tolerance": f"{view.numeral(row['tolerance'])} ({typeset(row['reason'])})",
-        "control": f"{view.numeral(control['measured'])} ({typeset(control['description'])})",
-        "n": f"{row['n']:,}",
-        "evidence": typeset(kind.meaning if kind else row["evidence"]),
-        "source": typeset(row["source"]),
-    }
-    said = "".join(f"<span>{name}: {value}</span>" for name, value in numbers.items())
-    return (
-        f'<div class="ar-claim"><b>{view.SIGNS[verdict]} {verdict}</b>'
-        f'<div><p>{typeset(row["statement"])}</p>{limit}<div class="ar-numbers">{said}</div></div></div>'
-    )
-
-
 def show_record(checkpoint: ari.Checkpoint) -> None:
     """The claims as they were measured here, or as the folder says, and the means to measure them again."""
     rows = view.measured_claims(checkpoint)
@@ -98,11 +55,7 @@ def show_record(checkpoint: ari.Checkpoint) -> None:
         else:
             rows, maker = record.rows, "by whoever made this folder"
     if rows:
-        st.markdown(f"{view.counted(row['verdict'] for row in rows)}. Measured {maker}.")
-        with st.popover("What do these words mean?"):
-            for verdict, (sign, meaning) in VERDICTS.items():
-                st.markdown(f"{sign} **{verdict}**: {view.plain(meaning)}.")
-        show_claims(rows)
+        claimed.show(rows, maker)
     why_not = ari.setting_of(checkpoint.config, checkpoint.process).why_not
     if why_not:
         st.info(f"Theory makes no claims about this model: {view.plain(why_not)}.")

@@ -376,9 +376,7 @@ class Claims:
         Raises:
             CheckpointError: it is no such file or text, or holds several models and no name says which.
         """
-        is_text = isinstance(text_or_path, str) and text_or_path.lstrip().startswith("{")
-        where = "claims" if is_text else name_of(Path(text_or_path))
-        raw = parsed(str(text_or_path) if is_text else read_text(Path(text_or_path), MAX_BYTES), where)
+        raw, where = _parsed(text_or_path)
         lists = raw["checkpoints"]
         check(name is not None or len(lists) == 1, where, f"name one of {', '.join(map(repr, lists))}: name=...")
         name = next(iter(lists)) if name is None else name
@@ -386,16 +384,23 @@ class Claims:
         return cls._of_rows(name, lists[name], raw["seed"], where)
 
     @classmethod
-    def every_of(cls, path: str | Path) -> "tuple[Claims, ...]":
-        """The claims about each model in a file, see `from_json`."""
-        where = name_of(Path(path))
-        raw = parsed(read_text(Path(path), MAX_BYTES), where)
+    def every_of(cls, text_or_path: str | Path) -> "tuple[Claims, ...]":
+        """The claims about each model in JSON text or in a file of it, see `from_json`."""
+        raw, where = _parsed(text_or_path)
         return tuple(cls._of_rows(name, rows, raw["seed"], where) for name, rows in raw["checkpoints"].items())
 
     @classmethod
     def _of_rows(cls, name: str, rows: list[Any], seed: int | None, where: str) -> "Claims":
         with faults_of(where):
             return cls(name, tuple(Claim.from_dict(row, where) for row in rows), seed=seed)
+
+
+def _parsed(text_or_path: str | Path) -> tuple[dict[str, Any], str]:
+    """The checked JSON, and what messages call where it is from."""
+    if isinstance(text_or_path, str) and text_or_path.lstrip().startswith("{"):
+        return parsed(text_or_path, "claims"), "claims"
+    where = name_of(Path(text_or_path))
+    return parsed(read_text(Path(text_or_path), MAX_BYTES), where), where
 
 
 def by_model(extra: Iterable[Claims], names: Iterable[str]) -> dict[str, Claims]:

@@ -10,6 +10,7 @@ from jaxtyping import Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
+from ar_interp.estimators.rotations import solved
 from ar_interp.processes.base import AutoregressiveProcess
 from ar_interp.processes.contexts import Contexts, Pairs
 from ar_interp.seeds import TUNING
@@ -18,6 +19,7 @@ Tunable = TypeVar("Tunable", "GradientDescent", "NewtonSchulz")
 Context = Pairs | Tensor  # tokens [batch pos dim] are the pairs of neighbours
 SHORT = 128  # positions whose least squares are solved at once, each from all pairs before it
 CHUNK = 16  # of a longer context at a time
+UNSURE = 1024  # positions at a time that rotations leave to an SVD
 
 
 class Estimator(ABC):
@@ -100,9 +102,12 @@ class GradientDescent(Estimator):
         return replace(self, step_sizes=tuple(factor * eta for eta in self.step_sizes))
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
+        first, *more = self.step_sizes
+        if not more:
+            return first * moment(context, per_pair=self.per_pair)
         S, R = moments(context, per_pair=self.per_pair)
-        W = torch.zeros_like(R)
-        for eta in self.step_sizes:
+        W = first * R
+        for eta in more:
             W = W - eta * (W @ S - R)
         return W
 
@@ -213,24 +218,39 @@ class OLS(Estimator):
     Without noise it is exact from T = dim + 1 on; for Haar W it is the conditional mean, so nothing does better. Long
     contexts go by chunks: of the pairs before a chunk the triangle R of X^* = Q R and Q^* Y^* tell
     all, so that time and memory are linear in T.
+
+    Attributes:
+        rotations: solve short contexts by rotations, all at once: ten times as fast for thousands of them, and equal up
+            to rounding. Singular ones are solved as ever.
     """
+
+    rotations: bool = False
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
         x, past, future = known(context)
         pos = x.shape[1]
         tolerance = 10 * pos * torch.finfo(x.dtype).eps
+        if self.rotations and 1 < pos <= SHORT:
+            estimate, trusted = solved(past, future, tolerance)
+            for rows, ends in (part.unbind(1) for part in (~trusted).nonzero().split(UNSURE)):
+                estimate[rows, ends] = _of_least_norm(past[rows], future[rows], ends, tolerance)
+            return estimate
         before, wanted, estimates = past[:, :0], future[:, :0], []  # rows that stand for the pairs before a chunk
         chunk = pos if pos <= SHORT else CHUNK
         for start in range(0, pos, chunk):
             own = slice(start, start + chunk)
             rows, goals = torch.cat([before, past[:, own]], dim=1), torch.cat([wanted, future[:, own]], dim=1)
             ends = before.shape[1] + torch.arange(min(chunk, pos - start), device=x.device)
-            earlier = torch.arange(rows.shape[1], device=x.device) < ends[:, None]  # pairs t < T
-            contexts = rows[:, None] * earlier[None, :, :, None]  # [batch pos pair dim]
-            estimates.append((torch.linalg.pinv(contexts, rtol=tolerance) @ goals[:, None]).mT)  # states are rows
+            estimates.append(_of_least_norm(rows[:, None], goals[:, None], ends, tolerance))
             Q, before = torch.linalg.qr(rows)
             wanted = Q.mH @ goals
         return torch.cat(estimates, dim=1)
+
+
+def _of_least_norm(rows: Tensor, goals: Tensor, ends: Tensor, tolerance: float) -> Tensor:
+    """Ŵ of the first so many pairs [... pair dim], which are states as rows."""
+    earlier = torch.arange(rows.shape[-2], device=rows.device) < ends[:, None]
+    return (torch.linalg.pinv(rows * earlier[..., None], rtol=tolerance) @ goals).mT
 
 
 @dataclass(frozen=True)
@@ -315,13 +335,20 @@ def _sequence(context: Context, what: str) -> Tensor:
 
 def moments(context: Context, *, per_pair: bool = False) -> tuple[Tensor, Tensor]:
     """S_T [batch pos dim dim] and R_T [batch pos out dim] for every T; divided by T - 1 when `per_pair`."""
-    x, past, future = known(context)
-    past, future = past[..., None], future[..., None]
-    S, R = running_sum(past * past.mH), running_sum(future * past.mH)
-    if not per_pair:
-        return S, R
-    pairs = torch.arange(x.shape[1], device=x.device).clamp(min=1)[:, None, None]
-    return S / pairs, R / pairs
+    past = known(context).past
+    return _moment(past, past, per_pair), moment(context, per_pair=per_pair)
+
+
+def moment(context: Context, *, per_pair: bool = False) -> Inexact[Tensor, "batch pos out dim"]:
+    """R_T alone."""
+    _, past, future = known(context)
+    return _moment(future, past, per_pair)
+
+
+def _moment(left: Tensor, right: Tensor, per_pair: bool) -> Tensor:
+    """sum_{t<T} left_t right_t^* for every T."""
+    total = running_sum(left[..., :, None] * right.conj()[..., None, :])
+    return total / torch.arange(total.shape[1], device=total.device).clamp(min=1)[:, None, None] if per_pair else total
 
 
 def _duals(x: Tensor) -> Tensor:

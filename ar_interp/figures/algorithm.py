@@ -106,8 +106,8 @@ def algorithm_match(identification: AlgorithmIdentification, *, layer: int | Non
     figure = go.Figure()
     names, is_best = list(rows["estimator"]), [name == best for name in rows["estimator"]]
     draw(
-        figure, rows["distance"].clip(LEAST), names, "distance of predictions", "%{y}<br>%{x:.3g}",
-        error_x={**whiskers(rows["distance_se"]), "color": BLUE},
+        figure, rows["distance_per_token"].clip(LEAST), names, "distance of predictions", "%{y}<br>%{x:.3g}",
+        error_x={**whiskers(rows["distance_per_token_se"]), "color": BLUE},
         marker={"size": [13 if b else 8 for b in is_best], "color": [VERMILLION if b else BLUE for b in is_best]},
     )  # fmt: skip
     likeness: dict[str, tuple[str, dict[str, Any]]] = {
@@ -121,10 +121,11 @@ def algorithm_match(identification: AlgorithmIdentification, *, layer: int | Non
         xaxis2={"title": {"text": "cosine, 1 is the same direction"}, "domain": [0.52, 1], "range": [-0.3, 1.05]},
     )
     nearest = rows[rows["estimator"] == best].iloc[0]
+    distance, floor = number(nearest["distance_per_token"]), floor_note(LEAST, rows["distance_per_token"])
     return styled(
         figure,
-        title=f"After layer {layer} the nearest predictions are those of {best}, {number(nearest['distance'])} away",
-        measured=f"cosine of the errors {number(nearest['error_similarity'])}{floor_note(LEAST, rows['distance'])}",
+        title=f"After layer {layer} the nearest predictions are those of {best}, {distance} away",
+        measured=f"cosine of the errors {number(nearest['error_similarity'])}{floor}",
         expected="The algorithm that the model runs is near in predictions, errors and estimates of W alike",
         y={"title_text": "estimator", "dtick": 1},
         height=160 + 20 * len(rows),

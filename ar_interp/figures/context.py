@@ -20,7 +20,7 @@ from ar_interp.figures.style import (
     PURPLE,
     ROUNDING,
     VERMILLION,
-    band_of,
+    bars_of,
     chosen_of,
     draw,
     heatmap,
@@ -30,7 +30,6 @@ from ar_interp.figures.style import (
     rounding,
     styled,
     unit_circle,
-    whiskers,
 )
 from ar_interp.probes.context import RecoveredContext
 from ar_interp.processes import Sequences
@@ -70,11 +69,9 @@ def context_error(
         if name not in ("model", *beside):
             continue
         rows: Any = errors[errors["estimator"] == name]
-        mean = rows["context_error_per_row"].to_numpy()
-        low, high = band_of(rows, "context_error_per_row", band)
         draw(
-            figure, rows["T"], mean, SHORT_NAMES.get(name, name), "T = %{x}<br>%{y:.3g}",
-            error=whiskers(high - mean, mean - low), mode="lines+markers",
+            figure, rows["T"], rows["context_error_per_row"], SHORT_NAMES.get(name, name), "T = %{x}<br>%{y:.3g}",
+            error=bars_of(rows, "context_error_per_row", band), mode="lines+markers",
             line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 7},
         )  # fmt: skip
     own = errors["context_error_per_row"].to_numpy()[errors["estimator"].to_numpy() == "model"]

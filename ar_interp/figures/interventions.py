@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float, Inexact
@@ -12,6 +13,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from ar_interp.figures.style import (
+    BANDS,
     BLACK,
     BLUE,
     GREEN,
@@ -20,6 +22,7 @@ from ar_interp.figures.style import (
     ORANGE,
     PURPLE,
     VERMILLION,
+    bars_of,
     circle,
     draw,
     mark,
@@ -45,6 +48,7 @@ LINES = {
     CONTROLS[1]: (ORANGE, "dashdot", "square-open"),
     CONTROLS[2]: (PURPLE, "longdash", "triangle-up-open"),
 }
+PAIRS = {"ci95": "95 % intervals of the scores", "quantile": "the middle 80 % of the pairs"}
 SCORE = "score, 1 is W<sub>source</sub> s<sub>T</sub>"
 LOWEST, HIGHEST = -0.5, 1.5  # scores shown at most: where predictions hardly differ, controls have no bound
 
@@ -106,13 +110,14 @@ def swapped_prediction(swapped: SwappedContext, setting: Setting, *, pair: int, 
     )
 
 
-def swap_scores(swapped: SwappedContext, *, position: int) -> go.Figure:
-    """Score of the swap, of its ceiling and of its controls against T, with standard errors.
+def swap_scores(swapped: SwappedContext, *, position: int, band: str = "ci95") -> go.Figure:
+    """Score of the swap, of its ceiling and of its controls against T.
 
     Args:
         position: T, one of `swapped.positions`; a dashed line marks it.
+        band: bars, `ci95`, the 95 % interval of the score, or `quantile`, the middle 80 % of the pairs.
     Raises:
-        ValueError: a position that was not swapped.
+        ValueError: a position that was not swapped, another band.
     """
     _place(swapped, position)
     table = swapped.by_position
@@ -122,7 +127,7 @@ def swap_scores(swapped: SwappedContext, *, position: int) -> go.Figure:
         rows = table[table["condition"] == name]
         draw(
             figure, rows["T"], rows["score"], name, "T = %{x}<br>%{y:.3g}",
-            error=rows["score_se"], mode="lines+markers",
+            error=bars_of(rows, "score", band), mode="lines+markers",
             line={"color": colour, "dash": dash, "width": 1.5}, marker={"symbol": symbol, "size": 7},
         )  # fmt: skip
         row = _row(swapped, name, position)
@@ -137,13 +142,13 @@ def swap_scores(swapped: SwappedContext, *, position: int) -> go.Figure:
         title=f"The swap scores {_decimals(here[SWAP])}; its ceiling is {_decimals(here[CEILING])}, "
         f"the largest control {_decimals(max(here[name] for name in CONTROLS))}",
         expected="A model that uses this W alone reaches the ceiling, and its controls stay at 0",
-        measured=f"at T = {position}: {', '.join(said)}; {swapped.n} pairs",
+        measured=f"at T = {position}: {', '.join(said)}; {swapped.n} pairs; bars: {PAIRS[band]}",
         wide=True,
     )
 
 
 def swap_by_layer(
-    single: Sequence[SwappedContext], cumulative: Sequence[SwappedContext], *, position: int
+    single: Sequence[SwappedContext], cumulative: Sequence[SwappedContext], *, position: int, band: str = "ci95"
 ) -> go.Figure:
     """Score of swaps in one layer and in all layers up to one, beside the ceiling.
 
@@ -151,8 +156,9 @@ def swap_by_layer(
         single: swaps in one layer each.
         cumulative: swaps in the layers 0..l for every l; the last is in all.
         position: T, one of their `positions`.
+        band: see `swap_scores`.
     Raises:
-        ValueError: a position that was not swapped.
+        ValueError: a position that was not swapped, another band.
     """
     figure = go.Figure()
     said = []
@@ -160,14 +166,14 @@ def swap_by_layer(
         (single, "in this layer alone", VERMILLION, "diamond"),
         (cumulative, "in all layers up to this one", BLUE, "circle"),
     ):
-        rows = [_row(swapped, SWAP, position) for swapped in swaps]
-        layers, scores = [swapped.layers[-1] for swapped in swaps], [row["score"] for row in rows]
+        rows = pd.DataFrame([_row(swapped, SWAP, position) for swapped in swaps])
+        layers = [swapped.layers[-1] for swapped in swaps]
         draw(
-            figure, layers, scores, name, "layer %{x}<br>%{y:.3g}",
-            error=[row["score_se"] for row in rows], mode="lines+markers",
+            figure, layers, rows["score"], name, "layer %{x}<br>%{y:.3g}",
+            error=bars_of(rows, "score", band), mode="lines+markers",
             line={"color": colour, "width": 1.5}, marker={"symbol": symbol, "size": 9},
         )  # fmt: skip
-        said.append(f"{name} {', '.join(_decimals(row['score']) for row in rows)}")
+        said.append(f"{name} {', '.join(map(_decimals, rows['score']))}")
     ceiling = _row(cumulative[-1], CEILING, position)["score"]
     threshold(figure, ceiling, "ceiling", BLACK, "dot")
     alone = max(_row(swapped, SWAP, position)["score"] for swapped in single)
@@ -179,19 +185,21 @@ def swap_by_layer(
         title=f"Swapped in all layers the score is {_decimals(together)}, in the best single one {_decimals(alone)}; "
         f"the ceiling is {_decimals(ceiling)}",
         expected="If the estimate is built layer by layer, only all layers together reach the ceiling",
-        measured=f"at T = {position}, {'; '.join(said)}; ceiling {_decimals(ceiling)}; {cumulative[-1].n} pairs",
+        measured=f"at T = {position}, {'; '.join(said)}; ceiling {_decimals(ceiling)}; {cumulative[-1].n} pairs; "
+        f"bars: {PAIRS[band]}",
         wide=True,
     )
 
 
-def edit_curve(losses: EditLosses, chosen: EditLosses) -> go.Figure:
+def edit_curve(losses: EditLosses, chosen: EditLosses, *, band: str = "ci95") -> go.Figure:
     """Loss against the value of an edit: as theory predicts it of the edited weights, and as measured.
 
     Args:
         losses: at the values to draw a curve through.
         chosen: of the same edit at one value, which is marked.
+        band: bars, `ci95`, the 95 % interval of the mean, or `quantile`, the middle 80 % of the sequences.
     Raises:
-        ValueError: two edits.
+        ValueError: two edits, another band.
     """
     if losses.edit != chosen.edit:
         raise ValueError(f"losses and chosen must be of one edit, got {losses.edit!r} and {chosen.edit!r}.")
@@ -205,7 +213,7 @@ def edit_curve(losses: EditLosses, chosen: EditLosses) -> go.Figure:
         ("measured", table, {"symbol": "circle-open", "size": 7, "color": BLACK}),
         ("measured here", chosen.by_value, {"symbol": "diamond", "size": 12, "color": VERMILLION}),
     ):
-        draw(figure, rows["value"], rows["measured"], name, hover, error=rows["measured_se"], marker=marker)
+        draw(figure, rows["value"], rows["measured"], name, hover, error=bars_of(rows, "measured", band), marker=marker)
     mark(figure, edit.neutral, GREY, "dot")
     figure.add_annotation(x=edit.neutral, y=1, yref="paper", yanchor="bottom", text="as trained", showarrow=False)
     highest = max(table[["predicted", "measured"]].max().max(), here["measured"], ROUNDED)
@@ -216,7 +224,7 @@ def edit_curve(losses: EditLosses, chosen: EditLosses) -> go.Figure:
         title=f"{edit.name.capitalize()} at {here['value']:.2f}: the loss is {number(here['measured'])}{beside}",
         expected=PREDICTED[losses.source],
         measured=f"at {here['value']:.2f}: {predicted}measured {number(here['measured'])} ± "
-        f"{number(here['measured_se'])}; {chosen.n} sequences",
+        f"{number(here['measured_se'])}; {chosen.n} sequences; bars: {BANDS[band]}",
         x=_typeset(edit.meaning),
         y={"title_text": "loss", "range": [0, 1.1 * highest], "exponentformat": "power"},
     )
@@ -225,8 +233,14 @@ def edit_curve(losses: EditLosses, chosen: EditLosses) -> go.Figure:
 REMOVED = {"head": "head", "part": "layer", "offset": "key"}  # column of an `Ablation` -> what was removed
 
 
-def ablation_costs(ablation: Ablation) -> go.Figure:
-    """Growth of the loss without each head, layer or key, beside what theory expects where it expects something."""
+def ablation_costs(ablation: Ablation, *, band: str = "ci95") -> go.Figure:
+    """Growth of the loss without each head, layer or key, beside what theory expects where it expects something.
+
+    Args:
+        band: see `edit_curve`.
+    Raises:
+        ValueError: another band.
+    """
     table = ablation.by_component
     kind, what = next(pair for pair in REMOVED.items() if pair[0] in table.columns)
     labels = {name: table[name].tolist() for name in ("layer", kind)}
@@ -234,8 +248,8 @@ def ablation_costs(ablation: Ablation) -> go.Figure:
     names = [", ".join(map(str, place)) for place in zip(*(labels[name] for name in drawn), strict=True)]
     figure = go.Figure()
     figure.add_bar(
-        x=names, y=table["cost"].tolist(), name="measured", marker={"color": BLUE}, error_y=whiskers(table["cost_se"]),
-        hovertemplate="%{x}<br>%{y:.4g}<extra>measured</extra>",
+        x=names, y=table["cost"].tolist(), name="measured", marker={"color": BLUE},
+        error_y=bars_of(table, "cost", band), hovertemplate="%{x}<br>%{y:.4g}<extra>measured</extra>",
     )  # fmt: skip
     known = bool(np.isfinite(table["predicted"].to_numpy()).all())
     if known:
@@ -251,7 +265,7 @@ def ablation_costs(ablation: Ablation) -> go.Figure:
         if known
         else f"The more a {what} costs, the less can the others stand in for it",
         measured=f"{ablation.method} ablation, {ablation.n} sequences: the loss, {number(ablation.loss)}, grows by at "
-        f"most {number(cost)} ± {number(error)}, {unit} {names[top]}",
+        f"most {number(cost)} ± {number(error)}, {unit} {names[top]}; bars: {BANDS[band]}",
         x={"title_text": unit, "type": "category", "nticks": 20},
         y={"title_text": "loss without it − loss", **(LOG if max(table["cost"]) > HUGE else {})},
     )

@@ -42,6 +42,12 @@ def band_of(rows: pd.DataFrame, column: str, band: str) -> tuple[np.ndarray, np.
     return mean - half, mean + half
 
 
+def bars_of(rows: pd.DataFrame, column: str, band: str) -> dict[str, Any]:
+    """The band as bars of the means."""
+    mean, (low, high) = rows[column].to_numpy(), band_of(rows, column, band)
+    return whiskers(np.maximum(high - mean, 0), np.maximum(mean - low, 0))
+
+
 def chosen_of(name: str, asked: Iterable[str] | None, there: Iterable[str]) -> list[str]:
     """What is asked for of what is there; all of it for None.
 

@@ -111,24 +111,35 @@ class Attention(Part):
     def forward(self, resid: Resid, positions: Inexact[Tensor, "pos d_model"] | None = None) -> Resid:
         q, k, v = self.project(resid)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-        asked = self._asked(q) * self._scale
-        k_asked = k.conj() if self.conjugated == "key" else k
-        z = (self._by_states if self._is_long(resid.shape[1]) else self._by_scores)(asked, k_asked, v, positions)
+        z = (self._by_states if self._is_long(resid.shape[1]) else self._by_scores)(*self.compared(q, k), v, positions)
         result = self.hook_result(self.output(self.hook_z(z))).sum(dim=2)
         return result if self.b_O is None else result + self.b_O.to(result.dtype)
 
+    def compared(self, q: PerHead, k: PerHead) -> tuple[PerHead, PerHead]:
+        """The two whose products are the scores: the query of each destination, scaled, zero where there is none, and
+        the keys, of which one is conjugated."""
+        lag = self.config.query_lag
+        if lag:
+            q = torch.cat([torch.zeros_like(q[:, :lag]), q[:, : q.shape[1] - lag]], dim=1)
+        q, k = (q.conj(), k) if self.conjugated == "query" else (q, k.conj())
+        return q * self._scale, k
+
     def _is_long(self, pos: int) -> bool:
         """Whether a long context has scores that no key weighs by its place, and nobody looks at them."""
-        kind = self.attention_type
-        if pos < LONG or type(kind).pattern is not LinearAttention.pattern or self.config.positional in WEIGHING:
-            return False
-        share = self._share(2, torch.float64)
         looked_at = self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()
-        return (share is None or share.shape[-1] == 1) and not looked_at
+        return pos >= LONG and self.key_blind and not looked_at
+
+    @property
+    def key_blind(self) -> bool:
+        """Whether linear attention weighs no key by its place: z_T is a running sum, times the `share` of T."""
+        if type(self.attention_type).pattern is not LinearAttention.pattern or self.config.positional in WEIGHING:
+            return False
+        share = self.share(2, torch.float64)
+        return share is None or share.shape[-1] == 1
 
     def _by_states(self, asked: PerHead, k: PerHead, v: PerHead, positions: Tensor | None) -> PerHead:
         """z by running states, without a pattern."""
-        share = self._share(k.shape[1], k.real.dtype)
+        share = self.share(k.shape[1], k.real.dtype)
         z = causal_sums(asked, k, v)
         z = z if share is None else z * share[:, :, None]
         if not self.hook_kv_state.has_hooks():
@@ -173,13 +184,6 @@ class Attention(Part):
     def _scale(self) -> float:
         return self.config.head_width**-0.5 if self.config.scale_scores else 1.0
 
-    def _asked(self, q: PerHead) -> PerHead:
-        """The query of each destination; zero where there is none."""
-        lag = self.config.query_lag
-        if lag:
-            q = torch.cat([torch.zeros_like(q[:, :lag]), q[:, : q.shape[1] - lag]], dim=1)
-        return q.conj() if self.conjugated == "query" else q
-
     def _weights(self, pos: int, positions: Tensor | None, dtype: torch.dtype) -> Float[Tensor, "... query key"] | None:
         """The factor of the pattern: positional weights and the share of the attention type."""
         weights = None
@@ -188,15 +192,17 @@ class Attention(Part):
         elif self.config.positional == "softmax":
             assert positions is not None
             q, k, _ = self.project(positions[None, :pos])
-            scores = torch.einsum("bthi,bshi->bhts", self._asked(q) * self._scale, k)[0]
+            asked = self.compared(q, k)[0]
+            scores = torch.einsum("bthi,bshi->bhts", asked, k)[0]
             future = torch.ones(pos, pos, dtype=torch.bool, device=scores.device).triu(1)
             weights = self.hook_pos_weights(scores.masked_fill(future, -torch.inf).softmax(-1))
-        share = self._share(pos, dtype)
+        share = self.share(pos, dtype)
         if share is None:
             return weights
         return share.expand(pos, pos) if weights is None else weights * share
 
-    def _share(self, pos: int, dtype: torch.dtype) -> Float[Tensor, "query #key"] | None:
+    def share(self, pos: int, dtype: torch.dtype) -> Float[Tensor, "query #key"] | None:
+        """What the attention type multiplies every destination's scores by, if anything."""
         T = torch.arange(1, pos + 1, device=next(self.parameters()).device, dtype=dtype)[:, None]
         return self.attention_type.share(T)
 

@@ -15,7 +15,7 @@ from ar_interp.models.opened import Model
 from ar_interp.probes.batches import at_a_time
 from ar_interp.probes.protocol import PATTERNS as READ_PATTERNS
 from ar_interp.probes.protocol import RUN, needs
-from ar_interp.probes.results import Result
+from ar_interp.probes.results import Result, middle_of
 from ar_interp.processes import Contexts, Process, Sequences
 from ar_interp.seeds import generator_of
 from ar_interp.setting import Setting, setting_of
@@ -37,9 +37,9 @@ class Ablation(Result):
     Attributes:
         by_component: a row per layer and head, part (`attention` or `mlp`) or offset (k for the key s_{T-k}). Columns:
             loss without it; cost, that loss minus the loss with everything; cost_se, its standard error over the n
-            sequences (of paired differences); trimmed and trimmed_se, the same without the 1 % of the sequences that
-            it costs most, for models that blow up; predicted, what theory expects of the cost, nan where it says
-            nothing.
+            sequences (of paired differences), and their 10 % and 90 % quantiles, cost_low and cost_high; trimmed and
+            trimmed_se, the same without the 1 % of the sequences that it costs most, for models that blow up;
+            predicted, what theory expects of the cost, nan where it says nothing.
         costs: those of each sequence.
         loss, loss_se: with everything, and its standard error over the sequences.
         method: `zero`, `mean` or `resample`.
@@ -217,6 +217,7 @@ def _ablate(
         "loss": losses[:-1].mean(1),
         "cost": costs.mean(1),
         "cost_se": _standard_errors(costs[:, cycle], chained=method == "resample"),
+        **middle_of("cost", costs),
         **_trimmed(costs),
         "predicted": predicted,
         "n": n,

@@ -70,10 +70,10 @@ class AlgorithmIdentification(Result):
     descent with one step size for all T, explode on rare sequences.
 
     Attributes:
-        matches: a row per layer and estimator: distance |prediction - estimator's|^2, mean over sequences and T (and
-            trimmed_distance); error_similarity, the cosine between the residuals s_{T+1} - prediction of both over a
-            sequence, mean over sequences; sensitivity, the mean Frobenius cosine between the model's Ŵ_T (as in
-            `recover_context`) and the estimator's; standard errors over sequences.
+        matches: a row per layer and estimator: distance_per_token |prediction - estimator's|^2, mean over sequences and
+            T (and trimmed_distance_per_token); error_similarity, the cosine between the residuals s_{T+1} - prediction
+            of both over a sequence, mean over sequences; sensitivity, the mean Frobenius cosine between the model's Ŵ_T
+            (as in `recover_context`) and the estimator's; standard errors over sequences.
         errors: a row per layer ("model, layer 0") and estimator: error_per_token |prediction - s_{T+1}|^2, mean over
             sequences and T, its standard error, and trimmed_error_per_token.
         steps: a row per layer, normalisation (per_pair) and criterion (by): the number of gradient steps whose trimmed
@@ -99,7 +99,7 @@ class AlgorithmIdentification(Result):
         """The estimator whose predictions are nearest (trimmed) to those after a layer; the last if left out."""
         layer = self.n_layers - 1 if layer is None else layer
         rows = self.matches[self.matches["layer"] == layer].set_index("estimator")
-        return str(rows["trimmed_distance"].astype(float).idxmin())
+        return str(rows["trimmed_distance_per_token"].astype(float).idxmin())
 
     @property
     def equivalent_steps(self) -> float:
@@ -164,10 +164,10 @@ def identify_algorithm(
         {
             "layer": layer,
             "estimator": name,
-            **_mean("distance", distances[name][layer]),
+            **_mean("distance_per_token", distances[name][layer]),
             **_mean("error_similarity", found["error_similarity", name, layer]),
             "sensitivity": found["sensitivity", name, layer].mean(),
-            "trimmed_distance": trimmed(distances[name][layer][:, None])[0],
+            "trimmed_distance_per_token": trimmed(distances[name][layer][:, None])[0],
         }
         for layer in range(n_layers)
         for name in estimators

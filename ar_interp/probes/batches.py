@@ -12,6 +12,7 @@ from ar_interp.processes import Contexts
 
 NUMBERS = 2**25  # held at a time, about: 256 MiB in double precision
 MOST = 256  # contexts at a time: more are no faster
+MANY = 8192  # contexts, from which on what serves many at once is worth it
 
 
 def at_a_time(batch_size: int | None, numbers: int, *, most: int | None = MOST) -> int:

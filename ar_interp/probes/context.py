@@ -15,8 +15,17 @@ from ar_interp.estimators import OLS, DiagonalOLS, Estimator, GradientDescent, Z
 from ar_interp.estimators.least_squares import SHORT
 from ar_interp.models.attention import LONG
 from ar_interp.models.opened import Model
-from ar_interp.probes.batches import at_a_time, in_parts, numbers_in_pass
-from ar_interp.probes.jacobian import BY_QUERY, BY_VALUE, JACOBIAN, full_jacobian, query_jacobian, value_jacobian
+from ar_interp.probes.batches import MANY, MOST, at_a_time, in_parts, numbers_in_pass
+from ar_interp.probes.jacobian import (
+    BY_QUERY,
+    BY_VALUE,
+    JACOBIAN,
+    full_jacobian,
+    jacobian_by_sums,
+    query_jacobian,
+    sums_up,
+    value_jacobian,
+)
 from ar_interp.probes.protocol import AUGMENTED, BARE, DIAGONAL, FULL, PLAIN, SPREAD, needs
 from ar_interp.probes.readout import probe_activations
 from ar_interp.probes.results import Result, over_contexts
@@ -119,8 +128,8 @@ def recover_context(
             path of s_T alone.
     """
     layer = None if layer is None else check_integer("layer", layer, low=0, high=model.n_layers - 1)
-    size = estimates_at_a_time(batch_size, model, sequences)
-    maps = estimates_of(model, sequences, layer=layer, kind=kind, batch_size=size)
+    size, many = estimates_at_a_time(batch_size, model, sequences), len(sequences) >= MANY
+    maps, own_errors = _maps(model, sequences, layer, kind, size)
     in_context_map, estimate = maps[0], maps[-1]
     step = GradientDescent.of_steps(1, 1.0, per_pair=model.normalises)
     sums = []
@@ -130,26 +139,26 @@ def recover_context(
     along, energy = torch.stack(sums).sum(0)
     step_size = (along / energy).item()
 
-    beside: dict[str, Estimator] = {"OLS": OLS()}
+    beside: dict[str, Estimator] = {"OLS": OLS(rotations=many)}
     if _diagonal(sequences):
         beside["diagonal OLS"] = DiagonalOLS()
     if kind == EVERY or not reads_circuit(model, sequences):
         beside[ONE_STEP] = step.scaled(step_size)
     beside["zero"] = Zero()
     distances: dict[str, list[Tensor]] = {name: [] for name in ("W", ONE_STEP, "OLS")}
-    errors: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in ("model", *beside)}
+    errors: dict[str, tuple[list[Tensor], list[Tensor]]] = {"model": ([], [own_errors])}
+    errors |= {name: ([], []) for name in beside}
     for start, part in _starts(sequences, size):
         rows, W, pairs = slice(start, start + len(part)), part.W[:, None], part.pairs()
         found = {name: estimator.estimate(pairs) for name, estimator in beside.items()}
-        references = {"W": W, ONE_STEP: step.scaled(step_size).estimate(pairs), "OLS": found["OLS"]}
+        one_step = found[ONE_STEP] if ONE_STEP in found else step.scaled(step_size).estimate(pairs)
+        references = {"W": W, ONE_STEP: one_step, "OLS": found["OLS"]}
         for name, reference in references.items():
             distances[name].append(_distance(estimate[rows], reference))
-        by_layer = [] if layer is None else predictions_by_layer(model, part, batch_size=size)
-        answers = {"model": (estimate[rows], model(part.inputs) if layer is None else by_layer[layer])}
-        answers |= {name: (own, apply(own, pairs.x)) for name, own in found.items()}
-        for name, (own, answer) in answers.items():
+        errors["model"][0].append(distances["W"][-1])
+        for name, own in found.items():
             errors[name][0].append(_distance(own, W))
-            errors[name][1].append(part.errors(answer))
+            errors[name][1].append(part.errors(apply(own, pairs.x)))
     by_estimator = [
         _by_length("estimator", name, context_error_per_row=context, error_per_token=prediction)
         for name, (context, prediction) in errors.items()
@@ -164,6 +173,22 @@ def recover_context(
         distances=pd.concat(by_reference, ignore_index=True),
         readouts=() if probe_hook is None else _readouts(model, sequences, probe_hook, untrained, batch_size),
     )
+
+
+def _maps(model: Model, sequences: Sequences, layer: int | None, kind: str, size: int) -> tuple[Tensor, Tensor]:
+    """Γ_T and Ŵ_T as of `estimates_of`, and the errors of the predictions after the layer."""
+    if len(sequences) >= MANY and kind == OWN and sums_up(model):
+        (n, pos, dim), like = sequences.inputs.shape, sequences.inputs
+        estimate, errors = like.new_empty(n, pos, dim, dim), like.real.new_empty(n, pos)
+        for start, part in _starts(sequences, size):
+            own = slice(start, start + len(part))
+            estimate[own], predictions = jacobian_by_sums(model, part.inputs)
+            errors[own] = part.errors(predictions)
+        return estimate[None], errors
+    maps = estimates_of(model, sequences, layer=layer, kind=kind, batch_size=size)
+    if layer is not None:
+        return maps, sequences.errors(predictions_by_layer(model, sequences, batch_size=size)[layer])
+    return maps, in_parts(lambda part: part.errors(model(part.inputs)), sequences, size)
 
 
 def _readouts(
@@ -233,7 +258,8 @@ def estimates_at_a_time(batch_size: int | None, model: Model, sequences: Sequenc
     length, dim = sequences.length, sequences.inputs.shape[-1]
     by_pairs = length * dim * (min(length, SHORT) + 4 * dim)
     by_keys = (length * dim) ** 2 if model.is_diagonal and length < LONG else 0
-    return at_a_time(batch_size, numbers_in_pass(model, length) + by_pairs + by_keys)
+    most = None if len(sequences) >= MANY else MOST
+    return at_a_time(batch_size, numbers_in_pass(model, length) + by_pairs + by_keys, most=most)
 
 
 def predictions_by_layer(model: Model, contexts: Sequences, *, batch_size: int | None = None) -> list[Tensor]:
@@ -274,7 +300,9 @@ def _circuit(model: Model, inputs: Inexact[Tensor, "batch pos dim"]) -> Inexact[
 
 
 def _distance(estimate: Tensor, reference: Tensor) -> Float[Tensor, "batch pos"]:
-    return (estimate - reference).abs().square().sum((-1, -2)) / estimate.shape[-1]
+    apart = estimate - reference
+    apart = apart.abs().square() if apart.is_complex() else apart.square_()
+    return apart.sum((-1, -2)) / estimate.shape[-1]
 
 
 def _by_length(kind: str, label: str, **values: list[Tensor]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from ar_interp._shown import watched
 from ar_interp.models.opened import as_model
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes.batches import at_a_time
-from ar_interp.probes.results import Result
+from ar_interp.probes.results import Result, middle_of
 from ar_interp.processes import Contexts, Process
 from ar_interp.seeds import EDITED
 from ar_interp.setting import setting_of
@@ -69,7 +69,8 @@ class EditLosses(Result):
     Attributes:
         by_value: a row per value. Columns: value; predicted, the expectation of the edited weights, and predicted_se,
             its standard error (0 where it is exact, nan where there is none); measured by the hooked model, the mean
-            over n sequences, the same for all values, and its standard error measured_se.
+            over n sequences, the same for all values, its standard error measured_se, and the 10 % and 90 % quantiles
+            of the sequences, measured_low and measured_high.
         edit: its name.
         source: of the predictions: `exact` (a closed form), `estimated` (the quadratic in the block scalars, from other
             sequences) or `none`.
@@ -127,6 +128,7 @@ def edit_losses(
         "predicted_se": [found.standard_error for found in predicted],
         "measured": measured.mean(1),
         "measured_se": measured.std(1) / n**0.5,
+        **middle_of("measured", measured),
         "n": n,
     }
     return EditLosses(by_value=pd.DataFrame(table), edit=edit, source=predicted[0].source, n=n)

@@ -4,11 +4,11 @@ Everything at position T but one path of its own token is frozen, so that one ba
 matrices of all positions at once.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Inexact
+from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_integer
@@ -20,6 +20,7 @@ Hook = tuple[str | Callable[[str], bool], Callable]
 Maps = Inexact[Tensor, "batch pos dim dim"]
 
 JACOBIAN = ("forward", "hooks", "read_out", "config.n_layers", "blocks.{layer}.hook_resid_post")
+MOST_TOKENS = 2**24  # that a foreign model is run on for its full Jacobian
 BY_QUERY = (
     *JACOBIAN, "config.encoding", "config.dim", "hook_embed", "blocks.{layer}.attn.hook_v", "blocks.{layer}.attn.hook_k"
 )  # fmt: skip
@@ -48,6 +49,36 @@ def query_jacobian(
     freeze: list[Hook] = [(lambda name: name.endswith((".hook_k", ".hook_v")), detach)]
     embedded = _jacobian(model, tokens, layer, freeze, batch_size, by_embedding=True)
     return embedded.unflatten(-1, (-1, model.config.dim))[..., 1, :]
+
+
+def sums_up(model: Model) -> bool:
+    """Whether the `query_jacobian` is a running sum: one layer of linear attention that nothing
+    else acts on, neither weights of positions, LayerNorm or an MLP nor hooks."""
+    if not (model.is_ours and model.is_augmented and model.is_linear and model.n_layers == 1):
+        return False
+    config, attn = model.config, model.module.blocks[0].attn
+    plain = not (config.layer_norm or config.d_mlp or any(hook.has_hooks() for hook in model.module.hook_dict.values()))
+    return plain and attn.key_blind
+
+
+def jacobian_by_sums(model: Model, tokens: Inexact[Tensor, "batch pos dim"]) -> tuple[Maps, Tensor]:
+    """`query_jacobian` of a model that `sums_up`, and its predictions.
+
+    Ŵ_T = share(T) sum_{t <= T} sum_h (v_t W_O W_U)^T (W_Q conj(k_t))^T, rows of W_Q those of s_T, in one forward pass
+    and no backward one.
+    """
+    config, dtype = model.config, tokens.dtype
+    names = [f"blocks.0.attn.hook_{name}" for name in "kv"]
+    predictions, found = model.run_with_cache(tokens, names)
+    current = slice(config.dim, 2 * config.dim)
+    W_Q, W_O, W_U = model.W_Q[0][:, current].to(dtype), model.W_O[0].to(dtype), model.W_U.to(dtype)
+    scale = config.head_width**-0.5 if config.scale_scores else 1.0
+    asked = torch.einsum("bthi,hmi->hbtm", found[names[0]].conj(), scale * W_Q)
+    written = torch.einsum("bthi,hij->hbtj", found[names[1]], W_O @ W_U)
+    sums = (written[..., :, None] * asked[..., None, :]).sum(0).cumsum_(1)
+    share = model.module.blocks[0].attn.share(tokens.shape[1], tokens.real.dtype)
+    sums = sums if share is None else sums.mul_(share[..., None])
+    return sums.add_(W_U[current].mT) if config.residual else sums, predictions
 
 
 @needs(*BY_VALUE, scope=PLAIN)
@@ -90,11 +121,79 @@ def full_jacobian(
     It is defined for every model. It is the estimate of W only where the prediction is linear in s_T; where it is not,
     beside s_T the derivative of the estimate itself is in it. `layer` is that of `query_jacobian`.
 
+    What precedes T knows nothing of s_T, so that in a model of this package all positions take one forward pass, with
+    the keys and values of other positions frozen. Any other model is run on every context s_1..s_T by itself.
+
     Raises:
-        ValueError: a layer that is not there.
+        ValueError: a layer that is not there; a foreign model and contexts that would take too long.
     """
-    lengths = range(1, tokens.shape[1] + 1)
+    if model.is_ours and model.config.encoding in ("plain", "augmented"):
+        return _jacobian(model, tokens, layer, tuple(_own_position(model)), batch_size)
+    length, n = tokens.shape[1], tokens.shape[1] * (tokens.shape[1] + 1) // 2 * len(tokens)
+    if n > MOST_TOKENS:
+        raise ValueError(
+            f"tokens ask for {length} runs of {model.name}, on s_1..s_T for every T: {n / 1e6:.0f} million tokens with "
+            f"a derivative each, more than {MOST_TOKENS / 1e6:.0f} million. Give fewer or shorter contexts, e.g. "
+            f"sequences[:{max(1, len(tokens) * MOST_TOKENS // n)}]."
+        )
+    lengths = range(1, length + 1)
     return torch.cat([_jacobian(model, tokens[:, :T], layer, (), batch_size, first=T - 1) for T in lengths], dim=1)
+
+
+def _own_position(model: Model) -> Iterator[Hook]:
+    """Hooks that leave prediction_T to the token at T alone, by its query, key, value and residual stream."""
+    dim = model.config.dim
+    if model.is_augmented:
+        yield "hook_embed", lambda embedded, hook: torch.cat([embedded[..., :-dim], embedded[..., -dim:].detach()], -1)
+    for layer, block in enumerate(model.module.blocks):
+        yield from _OwnPosition(block.attn).hooks(f"blocks.{layer}.attn.hook_")
+
+
+class _OwnPosition:
+    """The same for an attention layer: keys and values are frozen, and what a token gives to itself is added apart.
+
+    That is a key and a value that are zero and have a derivative.
+    """
+
+    def __init__(self, attn: Any) -> None:
+        self.attn = attn
+        self.now: dict[str, Tensor] = {}
+
+    def hooks(self, prefix: str) -> Iterator[Hook]:
+        acts: dict[str, Callable] = {"q": self.ask, "k": self.freeze, "v": self.freeze}
+        if self.attn.key_blind:
+            acts |= {"z": self.add_shared}
+        else:
+            acts |= {"attn_scores": self.add_score, "pattern": self.weigh, "z": self.add_weighed}
+        return ((prefix + name, act) for name, act in acts.items())
+
+    def ask(self, q: Tensor, hook: Any) -> Tensor:
+        self.now["q"] = q.detach() if self.attn.config.query_lag else q  # which the next position asks with
+        return self.now["q"]
+
+    def freeze(self, x: Tensor, hook: Any) -> Tensor:
+        name = hook.name[-1]
+        self.now[name], self.now[f"own {name}"] = x.detach(), x - x.detach()
+        return self.now[name]
+
+    def score(self, key: str) -> Float[Tensor, "batch pos head"]:
+        """<query, key> of each token with itself."""
+        asked, keys = self.attn.compared(self.now["q"], self.now[key])
+        return (asked * keys).sum(-1)
+
+    def add_score(self, scores: Tensor, hook: Any) -> Tensor:
+        return scores + torch.diag_embed(self.score("own k").mT)
+
+    def weigh(self, pattern: Tensor, hook: Any) -> None:
+        self.now["weight"] = pattern.detach().diagonal(0, -2, -1).mT
+
+    def add_weighed(self, z: Tensor, hook: Any) -> Tensor:
+        return z + self.now["weight"][..., None] * self.now["own v"]
+
+    def add_shared(self, z: Tensor, hook: Any) -> Tensor:
+        added = self.score("own k")[..., None] * self.now["v"] + self.score("k")[..., None] * self.now["own v"]
+        share = self.attn.share(z.shape[1], z.real.dtype)
+        return z + (added if share is None else added * share[:, :, None])
 
 
 def _check_linear(model: Model) -> None:

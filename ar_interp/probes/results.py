@@ -36,6 +36,13 @@ def over_contexts(name: str, values: Float[np.ndarray, "batch pos"]) -> dict[str
     return {name: values.mean(0), f"{name}_se": error, f"{name}_low": low, f"{name}_high": high}
 
 
+def middle_of(name: str, values: Float[Tensor, "row batch"]) -> dict[str, Any]:
+    """Columns with the quantiles `SHOWN` of the contexts in every row."""
+    with np.errstate(invalid="ignore"):  # between two infinite ones
+        low, high = np.quantile(values.detach().cpu().numpy(), SHOWN, axis=1)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
 def long_frame(axes: Mapping[str, Sequence[Any]], columns: Mapping[str, Tensor]) -> pd.DataFrame:
     """A row per entry of tensors that have these axes, by name, with these labels."""
     index = pd.MultiIndex.from_product(list(axes.values()), names=list(axes))

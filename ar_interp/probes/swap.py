@@ -16,7 +16,7 @@ from torch import Tensor
 from ar_interp._checks import check_choice, check_integer, check_several
 from ar_interp.models.attention import states_at
 from ar_interp.models.opened import Model
-from ar_interp.probes.batches import at_a_time, numbers_in
+from ar_interp.probes.batches import MANY, at_a_time, numbers_in
 from ar_interp.probes.context import DRESS, no_own_path, reads_circuit
 from ar_interp.probes.paths import in_place_of
 from ar_interp.probes.protocol import (
@@ -33,7 +33,7 @@ from ar_interp.probes.protocol import (
     needs,
 )
 from ar_interp.probes.protocol import PATTERNS as READ_PATTERNS
-from ar_interp.probes.results import Result
+from ar_interp.probes.results import SHOWN, Result
 from ar_interp.processes import Sequences
 from ar_interp.seeds import generator_of
 
@@ -61,12 +61,13 @@ class SwappedContext(Result):
 
     Attributes:
         by_position: a row per condition and T. Conditions are `swap`, `ceiling` and the controls `same W`, `other W`,
-            `random state`, see `swap_context`. Columns: score and its standard error score_se over the n pairs; kept,
-            how much of the target's own prediction is left, and kept_se; normalised, the score over the ceiling's, and
-            normalised_se (nan where the ceiling is within 3 standard errors of 0); projection, the coefficient
-            Re<moved - own, goal - own> / |goal - own|^2; relative_error, |moved - goal|^2 / |goal|^2; excess, that less
-            the ceiling's, and excess_se, of differences pair by pair; change, |moved - own|^2 / |own|^2. All are ratios
-            of sums over the pairs.
+            `random state`, see `swap_context`. Columns: score, its standard error score_se over the n pairs, and the
+            10 % and 90 % quantiles of the score of one pair, score_low and score_high; kept, how much of the target's
+            own prediction is left, and kept_se; normalised, the score over the ceiling's, and normalised_se (nan where
+            the ceiling is within 3 standard errors of 0); projection, the coefficient
+            Re<moved - own, goal - own> / |goal - own|^2; relative_error, |moved - goal|^2 / |goal|^2; relative_excess,
+            that less the ceiling's, and relative_excess_se, of differences pair by pair; change,
+            |moved - own|^2 / |own|^2. All are ratios of sums over the pairs.
         moved, through, own, goal: predictions with the source's estimate, the same in the ceiling, the target's as they
             are, and W_source s_T(target), at T = `positions`.
         layers: whose estimate was the source's; the others kept the target's.
@@ -111,7 +112,7 @@ class SwappedContext(Result):
     @property
     def excess(self) -> float:
         """The error less the ceiling's."""
-        return self._last(SWAP, "excess")
+        return self._last(SWAP, "relative_excess")
 
     @property
     def controls(self) -> dict[str, float]:
@@ -209,7 +210,8 @@ def swap_context(
     at = torch.tensor(asked, device=target.inputs.device) - 1
 
     size = at_a_time(None, 2 * numbers_in(model, length, every), most=PAIRED)
-    sparse = size < PAIRED and model.is_ours and hooks == STATE  # states are too large to have them at every T
+    large = size < PAIRED or len(target) >= MANY  # too large to have states at every T
+    sparse = large and model.is_ours and hooks == STATE
     if sparse:
         size = at_a_time(None, 2 * numbers_in(model, len(asked), every), most=PAIRED)
 
@@ -401,18 +403,21 @@ def _table(found: Mapping[str, Predictions], positions: tuple[int, ...]) -> pd.D
     for condition, predictions in moved.items():
         (score, kept), (influence, kept_influence) = _steering(predictions, goal, own)
         errors = _energy(predictions - goal)
+        low, high = np.quantile(_pair_scores(predictions, goal, own), SHOWN, axis=0)
         excess = _ratio(errors - least, energy)
         columns = {
             "score": score,
             "score_se": _standard_error(influence),
+            "score_low": low,
+            "score_high": high,
             "kept": kept,
             "kept_se": _standard_error(kept_influence),
             "normalised": score / ceiling,
             "normalised_se": _standard_error((influence - score / ceiling * pull) / ceiling),
             "projection": _ratio(_inner(predictions - own, goal - own), _energy(goal - own)),
             "relative_error": _ratio(errors, energy),
-            "excess": excess,
-            "excess_se": _standard_error((errors - least - excess * energy) / energy.sum(0)),
+            "relative_excess": excess,
+            "relative_excess_se": _standard_error((errors - least - excess * energy) / energy.sum(0)),
             "change": _ratio(_energy(predictions - own), _energy(own)),
         }
         tables.append(pd.DataFrame({"condition": condition, "T": positions, "n": len(own), **columns}))
@@ -430,6 +435,16 @@ def _steering(
     rest = moved - torch.einsum("ta,anti->nti", coefficients.to(parts.dtype), parts)
     pulls = torch.einsum("anti,nti->nta", parts.conj(), rest).real
     return coefficients.T.cpu().numpy(), torch.einsum("tab,ntb->ant", inverse, pulls).cpu().numpy()
+
+
+def _pair_scores(moved: Predictions, goal: Predictions, own: Predictions) -> Float[np.ndarray, "batch pos"]:
+    """The score of each pair; along the goal alone where it has the direction of the target's own prediction."""
+    (goal_energy, own_energy), overlap = (_energy(goal), _energy(own)), _inner(goal, own)
+    along, beside = _inner(goal, moved), _inner(own, moved)
+    area = goal_energy * own_energy - overlap**2
+    apart = area > FAINTEST * goal_energy * own_energy
+    above, below = np.where(apart, along * own_energy - overlap * beside, along), np.where(apart, area, goal_energy)
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
 
 def _standard_error(influence: Float[np.ndarray, "batch pos"]) -> Float[np.ndarray, "pos"]:

@@ -89,7 +89,7 @@ def controls_of(swapped: SwappedContext) -> dict[str, Estimate]:
     """What must not be like the swap's share, excess and controls, by description, in this order."""
     return {
         "a random state of the same norm": _last(swapped, RANDOM, "normalised"),
-        "the state of another source": _last(swapped, OTHER, "excess"),
+        "the state of another source": _last(swapped, OTHER, "relative_excess"),
         "the swap itself": _last(swapped, SWAP, "score"),
     }
 
