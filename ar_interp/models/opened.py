@@ -8,7 +8,7 @@ from threading import RLock
 from typing import Any
 
 import torch
-from jaxtyping import Float, Inexact
+from jaxtyping import Float, Inexact, Int
 from torch import Tensor
 from transformer_lens import HookedRootModule
 
@@ -20,6 +20,7 @@ from ar_interp.models.transformer import BlockScalars, HookedARTransformer
 from ar_interp.models.weights import diagonal_weights
 from ar_interp.processes import Process
 
+Tokens = Inexact[Tensor, "batch pos dim"] | Int[Tensor, "batch pos"]  # vectors, or ids of symbols
 LAYER = re.compile(r"^blocks\.(\d+)\.", re.MULTILINE)
 TURN = RLock()
 N_TRIED, SHORT = 2, 8  # contexts and their length where nothing says one
@@ -199,7 +200,7 @@ class Model:
 
     # ---- what it does
 
-    def __call__(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos out"]:
+    def __call__(self, tokens: Tokens) -> Inexact[Tensor, "batch pos out"]:
         if self._bar is not None:
             self._bar.update()
         return self.module(tokens)
@@ -222,7 +223,7 @@ class Model:
         return tuple(getattr(self.module, "hook_dict", ()))
 
     def run_with_cache(
-        self, tokens: Inexact[Tensor, "batch pos dim"], names_filter: str | Sequence[str] | None
+        self, tokens: Tokens, names_filter: str | Sequence[str] | None
     ) -> tuple[Tensor, Any]:  # an ActivationCache, or a mapping like it
         """The predictions, and the activations of these hooks; of all for None."""
         if getattr(type(self.module), "run_with_cache", None) is not HookedRootModule.run_with_cache:
@@ -236,7 +237,7 @@ class Model:
         with self.hooks([(name, keep) for name in names if name in self.hook_names]):
             return self(tokens), found
 
-    def activations(self, tokens: Inexact[Tensor, "batch pos dim"], names: list[str]) -> dict[str, Tensor]:
+    def activations(self, tokens: Tokens, names: list[str]) -> dict[str, Tensor]:
         """The activations of these hooks; of none without a forward pass."""
         if not names:
             return {}

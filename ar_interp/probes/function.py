@@ -6,14 +6,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Inexact, Int
 from torch import Tensor
 
 from ar_interp._checks import check_integer
 from ar_interp._shown import Shown
 from ar_interp.models.base import Config
 from ar_interp.models.closed_form import Weights, closed_form, head_matrices, own_weights
-from ar_interp.models.opened import Model, are_ids
+from ar_interp.models.opened import Model, Tokens, are_ids
 from ar_interp.models.weights import in_double
 from ar_interp.probes.protocol import needs
 from ar_interp.processes import Process
@@ -28,7 +27,6 @@ UNKNOWN_CTX = 12  # positions, of a model that does not say how many it takes
 SHORT = (1, 2, 3)
 NORMS = (0.3, 1.0, 2.0)  # of Gaussian tokens
 N_GAUSSIAN, N_CONTEXTS, N_FEW, N_HOOKED = 16, 32, 4, 2
-Tokens = Inexact[Tensor, "batch pos dim"] | Int[Tensor, "batch pos"]
 
 
 @dataclass(frozen=True, kw_only=True)

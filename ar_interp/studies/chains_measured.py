@@ -1,6 +1,7 @@
 """What claims about next-token predictors read of a model, and the trainings that they compare it with."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -142,15 +143,15 @@ class ChainsMeasured(Measured):
         return ((without - whole) - found.direct[:, :, place]).abs().max().item()
 
     @cached_property
+    @torch.no_grad()
     def damaged(self) -> ChainAccuracy:
         """With noise on the weights, as much as leaves fewer than nine in ten chains."""
         generator, found = seeds.generator_of(seeds.UNTRAINED), self.accuracy
         noise = torch.randn(self.model.W.shape, generator=generator, dtype=torch.float64, device="cpu")
         for level in LEVELS:
-            model = self.config.build(self.process).requires_grad_(False)
-            model.load_state_dict(self.model.state_dict())
-            model.W += (level * model.W.square().mean().sqrt().cpu() * noise).to(model.W)
-            found = chain_accuracy(model.to(self.model.W.device), self.contexts[:DAMAGED])
+            model = deepcopy(self.model).requires_grad_(False)
+            model.W += level * self.model.W.square().mean().sqrt() * noise.to(model.W)
+            found = chain_accuracy(model, self.contexts[:DAMAGED])
             if found.teacher_forced < 0.9:
                 break
         return found
