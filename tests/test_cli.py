@@ -234,6 +234,10 @@ def test_divergence_keeps_the_last_good_state(tmp_path, capsys):
         (["train", "diagonal-unitary-h5", "--steps", "3"], "--steps departs from the recipe: say with --output"),
         (["train"], r"no recipe \(none given\)"),
         (["report", "diagonal-unitary-h11", "-o", "report.html"], "Did you mean 'diagonal-unitary-h10"),
+        (["verify", "--sed", "0"], r"Unrecognized options: --sed, 0\. Did you mean --seed\? For full"),
+        (["verfy"], r"Unrecognized options: verfy\. Available subcommands: list, train, verify"),
+        (["train", "--seed", "x"], r"parsing --seed: no type .* from \['x'\]\. For full help"),
+        ([], r"Expected one of \{list, train, verify"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):

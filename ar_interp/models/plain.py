@@ -14,9 +14,9 @@ class PlainModel(nn.Module):
     """tokens [batch pos dim] -> predictions [batch pos dim] by the closed form of the weights.
 
     It has no hooks and nothing of TransformerLens, trains like any module, and goes through `torch.export.export`,
-    whose result needs this package no more; batch and pos may be dynamic, from 2 and 3 on. Models of real tokens go
-    through `torch.onnx.export(..., dynamo=True)` too, with predictions that are the same to 1e-8; ONNX has no complex
-    numbers. Computed in double precision; predictions have the precision of tokens and weights, whichever is higher.
+    whose result needs this package no more, with a dynamic batch where asked. Models of real tokens go through
+    `torch.onnx.export(..., dynamo=True)` too, with predictions that are the same to 1e-7; ONNX has no complex numbers.
+    Computed in double precision; predictions have the precision of tokens and weights, whichever is higher.
 
     Args:
         config: what the weights mean.
