@@ -471,7 +471,7 @@ def _line_of(box: str) -> str:
     fault = fault[: fault.index("")] if "" in fault else fault  # what tyro tried comes after it
     told = [f"{' '.join(fault).rstrip('.')}."]
     for first, *rest in others:
-        offered = dict.fromkeys(line.split()[0] for line in rest if line.startswith("--"))
+        offered = dict.fromkeys(line.split()[0].rstrip(",") for line in rest if line.startswith("--"))
         if first.startswith("Perhaps"):
             told.append(f"Did you mean {' or '.join(offered)}?")
         elif not first.startswith("Argument"):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float, Inexact
+from jaxtyping import Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_integer
@@ -176,7 +176,7 @@ class _OwnPosition:
         self.now[name], self.now[f"own {name}"] = x.detach(), x - x.detach()
         return self.now[name]
 
-    def score(self, key: str) -> Float[Tensor, "batch pos head"]:
+    def score(self, key: str) -> Inexact[Tensor, "batch pos head"]:
         """<query, key> of each token with itself."""
         asked, keys = self.attn.compared(self.now["q"], self.now[key])
         return (asked * keys).sum(-1)
