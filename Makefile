@@ -40,8 +40,9 @@ check: setup  ## style, types, import contracts
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-verify: setup  ## the claims about every shipped checkpoint
+verify: setup  ## the claims about every shipped checkpoint and landscape
 	$(BIN)/ar-interp verify --seed 0 --jobs 2
+	$(BIN)/ar-interp landscapes --seed 0
 
 results: setup  ## the claims measured anew, every table that states them, the numbers of the story
 	$(BIN)/python docs/results.py

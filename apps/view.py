@@ -87,6 +87,7 @@ def navigation() -> dict[str, list[Any]]:
         st.Page("pages/story.py", title="The story", icon=":material/auto_stories:", default=True),
         st.Page("pages/models.py", title="Models by question", icon=":material/category:"),
         st.Page("pages/claims.py", title="Claims of your own", icon=":material/fact_check:"),
+        st.Page("pages/landscapes.py", title="Landscapes", icon=":material/landscape:"),
         st.Page("pages/basket.py", title="Basket", icon=":material/shopping_basket:"),
         st.Page("pages/glossary.py", title="Glossary", icon=":material/dictionary:"),
     ]

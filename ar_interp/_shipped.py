@@ -12,10 +12,20 @@ MAX_NAME = 255
 
 
 def trained_folder() -> Path:
-    """Where the shipped checkpoints lie: inside an installed package, beside it in a clone."""
+    """Where the shipped checkpoints lie."""
+    return _folder("trained")
+
+
+def landscapes_folder() -> Path:
+    """Where the shipped landscapes lie."""
+    return _folder("landscapes")
+
+
+def _folder(name: str) -> Path:
+    """Inside an installed package, beside it in a clone."""
     package = Path(__file__).parent
-    inside = package / "trained"
-    return inside if inside.is_dir() else package.parent / "trained"
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
 
 
 def available() -> list[str]:

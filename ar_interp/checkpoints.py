@@ -13,8 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp import seeds
@@ -98,6 +100,7 @@ class TrainingRun(Shown):
         origin: where the weights come from, or began, if not from this training alone: a sentence without its full
             stop; empty otherwise.
         ensemble: weights of every member, [member ...], where it was trained here; files hold the best one alone.
+        curves: the loss of every member at each row of `history`, [row member], where it was trained here in one go.
     """
 
     config: Any
@@ -113,6 +116,7 @@ class TrainingRun(Shown):
     threads: int | None = None
     origin: str = ""
     ensemble: Mapping[str, Tensor] = field(default_factory=dict)
+    curves: Float[np.ndarray, "row member"] | None = None
 
     @cached_property
     def model(self) -> "HookedARTransformer":

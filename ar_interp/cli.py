@@ -26,7 +26,7 @@ from ar_interp._writing import try_file, write_file
 
 if TYPE_CHECKING:
     from ar_interp.checkpoints import Checkpoint
-    from ar_interp.claims import Claims
+    from ar_interp.claims import Claim, Claims
     from ar_interp.studies import Recipe
 
 T = TypeVar("T")
@@ -264,12 +264,16 @@ def _show(name: str, checkpoint: "Checkpoint", claims: "Claims") -> int:
     for claim in claims:
         expected = known_failure(checkpoint, claim)
         unexpected += claim.verdict == FAILS and not expected
-        print(f"  {claim.verdict:9}  {claim.statement}{' (known)' if expected else ''}")
-        print(
-            f"             {claim.prediction}, measured {claim.estimate:.6g} (n = {claim.n}); control, "
-            f"{claim.control.description}: {claim.control.estimate:.4g}" + (f"; {claim.limit}" if claim.limit else "")
-        )
+        _show_claim(claim, " (known)" if expected else "")
     return unexpected
+
+
+def _show_claim(claim: "Claim", known: str = "") -> None:
+    print(f"  {claim.verdict:9}  {claim.statement}{known}")
+    print(
+        f"             {claim.prediction}, measured {claim.estimate:.6g} (n = {claim.n}); control, "
+        f"{claim.control.description}: {claim.control.estimate:.4g}" + (f"; {claim.limit}" if claim.limit else "")
+    )
 
 
 def _verify_one(path: str, *, seed: int, device: str) -> "Claims":
@@ -419,6 +423,54 @@ def sweep(
     return 1 if failures else 0
 
 
+def landscapes(
+    names: Names,
+    /,
+    json_file: Annotated[Path | None, arg(name="json")] = None,
+    folder: Path | None = None,
+    seed: int | None = None,
+    strict: bool = False,
+) -> int:
+    """Measure the claims about the shipped sweeps; exit code 1 when one fails.
+
+    Some rows of each, drawn at random, are trained anew: the others may have been made up by whoever made the files.
+
+    Args:
+        names: such as pairs or depth; all of them if left out.
+        json_file: also write the claims as JSON.
+        folder: of the TOML and Parquet files, the shipped ones if left out.
+        seed: that the rows to be trained anew are drawn with, below 2**31; drawn if left out, and printed.
+        strict: exit code 1 also when a claim is undecided.
+    """
+    import torch
+
+    from ar_interp._checks import check_choice
+    from ar_interp.claims.core import claims_json
+    from ar_interp.claims.verdicts import FAILS, UNDECIDED
+    from ar_interp.seeds import DRAWN_LIMIT
+    from ar_interp.studies.landscapes import LANDSCAPES
+
+    torch.set_num_threads(1)  # as for training
+    seed = secrets.randbelow(DRAWN_LIMIT) if seed is None else seed
+    chosen = [check_choice("names", name, tuple(LANDSCAPES)) for name in names or LANDSCAPES]
+    if json_file is not None:
+        try_file(json_file)
+    opened = {name: LANDSCAPES[name].open(folder) for name in chosen}
+    measured = {}
+    for name, landscape in opened.items():
+        print(f"\n{name}: {len(landscape.rows):,} trainings, rows {landscape.fingerprint}", flush=True)
+        measured[name] = landscape.verify(seed=seed)
+        for claim in measured[name]:
+            _show_claim(claim)
+    if json_file is not None:
+        rows = {name: landscape.fingerprint for name, landscape in opened.items()}
+        kept(partial(write_file, content=claims_json(measured, seed=seed, rows=rows)), json_file)
+    counts = Counter(claim.verdict for claims in measured.values() for claim in claims)
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    print(f"\n{counts.total()} claims about {len(measured)} landscape(s), seed {seed}: {said}")
+    return 1 if counts[FAILS] or (strict and counts[UNDECIDED]) else 0
+
+
 def _duration(seconds: float) -> str:
     """In seconds, minutes or hours."""
     for unit, size in (("h", 3600), ("min", 60)):
@@ -435,6 +487,7 @@ def main(argv: list[str] | None = None) -> int:
         "verify": verify,
         "report": report,
         "sweep": sweep,
+        "landscapes": landscapes,
         "text": text,
     }
     return carried_out(lambda: _parsed(commands, argv)())

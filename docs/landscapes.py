@@ -1,14 +1,12 @@
-"""The landscapes: sweeps of `docs/landscapes/`, their rows as one Parquet file each, tables and figures of them.
+"""The landscapes: sweeps of `landscapes/`, a table, claims and figures of each.
 
 python docs/landscapes.py FOLDER [--jobs N]     # trains what FOLDER has not, then writes everything anew
-python docs/landscapes.py                       # trains nothing: tables and figures of the rows that are there
+python docs/landscapes.py                       # trains nothing: claims, tables and figures of the rows that are there
 """
 
 import argparse
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -16,113 +14,60 @@ from playwright.sync_api import sync_playwright
 from plotly.offline import get_plotlyjs
 
 import ar_interp as ari
+from ar_interp._shipped import landscapes_folder
 from ar_interp._writing import write_file
-from ar_interp.claims.estimate import SEEDS
+from ar_interp.studies.landscapes import LANDSCAPES
+from ar_interp.sweeps.kept import write_rows
 
-MORE = 1.2  # times as often as independent heads
+PICTURES = Path(__file__).parent / "landscapes"
+SHARES = {"share": "at the minimum", "independent": "independent heads", "runaway": "run away"}
+PAGE = """# Landscapes: where training ends, over seeds
 
-HERE = Path(__file__).parent / "landscapes"
-PARTS = {"pairs": ("one-head", "pairs")}  # sweeps that are shown together
-SWEEPS = {  # title of its table, figures
-    "pairs": ("Conjugate pairs", ("share_by_heads", "runaway_by_heads")),
-    "independent": ("Independent eigenvalues", ("share_by_heads",)),
-    "initial-scale": ("The scale of the initial weights, conjugate pairs", ("share_by_scale",)),
-}
-TRAINED: dict[str, Any] = {"evidence": "training", "source": "gradient descent of 512 seeds a point"}
-PAGE = """# Landscapes: where descent ends, by number of heads and initial scale
+Written by `python docs/landscapes.py` from the sweeps in `landscapes/`: the TOML files say what was trained, the
+Parquet files beside them hold a row of each training. `ar-interp landscapes` measures the claims below, and trains some
+rows of each file anew, drawn at random, to see that they are those of the trainings that it asks for.
 
-Written by `python docs/landscapes.py` from the sweeps in `docs/landscapes/`: the TOML files say what was trained, the
-Parquet files beside them hold a row of each training. A seed is at the minimum where its loss is within .01 of what
-theory gives; brackets are 95 % Wilson intervals. *Independent heads* is the share of one head to the power H; *run
-away* counts the seeds with p_{T-1}/p_T > 1 at the end. With up to d/2 heads descent ends on a level of
-`theory.trapped_levels`: *on no level* counts the seeds that have not settled, or run away.
+A seed is at the minimum where its loss is within .01 of what theory gives; brackets are 95 % intervals, Wilson's of a
+share, of order statistics for a median. *Independent heads* is the share of one head to the power H; *run away* counts
+the seeds with p_{T-1}/p_T > 1 at the end. With up to d/2 heads descent ends on a level of `theory.trapped_levels`: *on
+no level* counts the seeds that have not settled, or run away.
 """
 
 
-def rows_of(name: str) -> pd.DataFrame:
-    return pd.concat([pd.read_parquet(HERE / f"{part}.parquet") for part in PARTS.get(name, (name,))])
-
-
 def train(name: str, folder: Path, jobs: int) -> None:
-    """The rows of a sweep in one file, in the order of its points and seeds."""
-    rows = pd.DataFrame(ari.sweep(HERE / f"{name}.toml", folder / name, jobs=jobs))
-    axes = list(rows)[: list(rows).index("seed") + 1]
-    rows.sort_values(axes, ignore_index=True).to_parquet(HERE / f"{name}.parquet", compression="zstd", index=False)
+    """The rows of a sweep in one file."""
+    file = landscapes_folder() / f"{name}.toml"
+    for _ in ari.sweep(file, folder / name, jobs=jobs):
+        pass
+    write_rows(file, folder / name, file.with_suffix(".parquet"))
 
 
-def claims(pairs: Any, independent: Any) -> Iterator[ari.Claim]:
-    """What the landscapes show; each control is the same count where it must not be so."""
-    for dim in sorted(set(pairs["dim"])):
-        at = partial(_share, pairs, dim)
-        heads = max(h for h in pairs.loc[pairs["dim"] == dim, "n_heads"] if 2 * h <= dim)
-        one = at(1)
-        alone = ari.Estimate(one.value**heads, {SEEDS: heads * one.half_width * one.value ** (heads - 1)}, one.n)
-        yield ari.Claim(
-            name=f"certain/d = {dim}",
-            statement=f"Conjugate pairs, d = {dim}: with d heads every seed reaches the minimum",
-            predicted=1.0,
-            side="at least",
-            estimate=at(dim),
-            tolerance=0.01,
-            reason="the interval of 512 seeds of 512",
-            control=ari.Control(description=f"{dim - 1} heads", estimate=at(dim - 1)),
-            **TRAINED,
-        )
-        yield ari.Claim(
-            name=f"dependence/d = {dim}",
-            statement=f"Conjugate pairs, d = {dim}, H = {heads}: more seeds reach the minimum than if heads were "
-            f"trapped independently, over the share of one head to the power {heads}",
-            predicted=MORE,
-            side="at least",
-            estimate=at(heads).over(alone),
-            tolerance=0.0,
-            reason="a fifth more than independence, so that 1 lies outside",
-            control=ari.Control(description="independent heads", estimate=ari.Estimate(1.0)),
-            **TRAINED,
-        )
-    reached = round((independent["share"] * independent["n"]).sum())
-    yield ari.Claim(
-        name="certain/independent eigenvalues",
-        statement="Independent eigenvalues: every seed reaches the minimum at every number of heads",
-        predicted=1.0,
-        side="at least",
-        estimate=ari.Estimate.share(reached, int(independent["n"].sum()), SEEDS),
-        tolerance=0.01,
-        reason="as for conjugate pairs",
-        control=ari.Control(description="conjugate pairs, d = 8, 4 heads", estimate=_share(pairs, 8, 4)),
-        **TRAINED,
-    )
-
-
-def claimed(found: Iterator[ari.Claim]) -> str:
+def claimed(found: Iterable[ari.Claim]) -> str:
     lines = ["| statement | measured | control | verdict |", "| --- | --- | --- | --- |"]
     for each in found:
         (low, high), control = each.estimate.interval, each.control
-        measured = f"{each.estimate.value:.3g} [{low:.3g}, {high:.3g}], at least {each.predicted:g}"
+        measured = f"{each.estimate.value:.3g} [{low:.3g}, {high:.3g}], {each.side} {each.predicted:g}"
         lines.append(
             f"| {each.statement} | {measured} | {control.measured:.3g} ({control.description}) | {each.verdict} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def _share(found: Any, dim: int, n_heads: int) -> ari.Estimate:
-    (row,) = found[(found["dim"] == dim) & (found["n_heads"] == n_heads)].to_dict("records")
-    return ari.Estimate.share(round(row["share"] * row["n"]), row["n"], SEEDS)
-
-
 def table(found: pd.DataFrame) -> str:
-    axes = list(found)[: list(found).index("n")]
-    columns = {"share": "at the minimum", "independent": "independent heads", "runaway": "run away"}
+    columns = {name: title for name, title in SHARES.items() if name in found} or {"median": "median"}
     settled = "settled" in found
-    columns = {name: title for name, title in columns.items() if name in found}
-    lines = [[*axes, "seeds", *columns.values(), *["on no level"] * settled]]
+    axes = [axis for axis in list(found)[: list(found).index("n")] if len(set(found[axis])) > 1]
+    lines = [[*axes, "seeds", *columns.values(), *["theory"] * ("theory" in found), *["on no level"] * settled]]
     lines.append(["---"] * len(lines[0]))
     for row in found.to_dict("records"):
-        cells = [f"{row[axis]:g}" for axis in axes] + [str(row["n"])]
+        cells = [str(row[axis]) for axis in axes] + [str(row["n"])]
         for name in columns:
-            low, high = (row[bound if name == "share" else f"{name}_{bound}"] for bound in ("low", "high"))
+            low, high = (row[bound if name in ("share", "median") else f"{name}_{bound}"] for bound in ("low", "high"))
             void = name == "independent" and 2 * row["n_heads"] > row["dim"]
-            cells.append("–" if void else f"{row[name]:.3f} [{low:.3f}, {high:.3f}]")
+            digits = 3 if name in SHARES else 2
+            cells.append("–" if void else f"{row[name]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+        if "theory" in found:
+            cells.append(f"{row['theory']:.1f}" if row["dim"] == 1 else "–")
         if settled:
             cells.append(f"{1 - row['settled']:.3f}" if row["settled"] == row["settled"] else "–")
         lines.append(cells)
@@ -135,22 +80,22 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser that draws")
     options = parser.parse_args()
-    sections, figures, landscapes = [], {}, {}
-    for name, (title, builders) in SWEEPS.items():
+    sections, figures = [PAGE], {}
+    for name, landscape in LANDSCAPES.items():
         if options.folder is not None:
-            for part in PARTS.get(name, (name,)):
-                train(part, options.folder, options.jobs)
-        found = landscapes[name] = ari.landscape(rows_of(name))
-        sections.append(f"## {title}\n")
-        for builder in builders:
-            path = HERE / f"{name}-{builder}.svg"
-            figures[path] = getattr(ari.figures, builder)(found)
-            seen = figures[path].layout.title.text.replace("<br>", " ")
-            sections.append(f"![{seen}]({path.relative_to(HERE.parent)})\n")
-        sections.append(table(found) + "\n")
+            for sweep in landscape.sweeps:
+                train(sweep, options.folder, options.jobs)
+        opened = landscape.open()
+        sections.append(f"## {landscape.title}\n\n{landscape.question} Rows {opened.fingerprint}.\n")
+        sections.append(claimed(opened.shown))
+        for builder, figure in landscape.figures(opened.counted).items():
+            path = PICTURES / f"{name}-{builder}.svg"
+            figures[path] = figure
+            seen = figure.layout.title.text.replace("<br>", " ")
+            sections.append(f"![{seen}]({path.relative_to(PICTURES.parent)})\n")
+        sections.append(table(opened.counted) + "\n")
     draw(figures, options.chromium)
-    found = claims(landscapes["pairs"], landscapes["independent"])
-    write_file(HERE.parent / "landscapes.md", "\n".join([PAGE, claimed(found), *sections]))
+    write_file(PICTURES.parent / "landscapes.md", "\n".join(sections))
 
 
 def draw(figures: dict[Path, go.Figure], chromium: str) -> None:

@@ -344,6 +344,14 @@ def test_the_shortest_contexts_have_a_position_to_look_at(n_ctx, sliders, tmp_pa
     assert [slider.key for slider in at.slider if slider.key == "position"] == sliders
 
 
+def test_landscapes_are_drawn_with_what_their_rows_show():
+    at = open_page("landscapes")
+    assert not at.exception
+    figures = shown(at)
+    assert {each["id"] for each in figures} > {"pairs-share-by-heads", "emergence-half-time-by-scale"}
+    assert all("claims" in each and each["claims"] for each in figures)
+
+
 def test_the_selection_survives_a_change_of_page():
     at = AppTest.from_file(APPS / "explorer.py", default_timeout=TIMEOUT)
     at.query_params.update({"checkpoint": "diagonal-unitary-h5", "position": "7", "sequence": "5"})

@@ -6,12 +6,12 @@ import signal
 import sys
 import tomllib
 from multiprocessing import active_children
-from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from oracles import check_titles, plain
 from scipy.stats import binomtest
 
@@ -19,7 +19,8 @@ import ar_interp as ari
 from ar_interp import _writing, cli
 from ar_interp._writing import claimed
 from ar_interp.setting import setting_of
-from ar_interp.sweeps import parts, run, shards
+from ar_interp.sweeps import cluster, parts, shards
+from ar_interp.sweeps import run as sweeping
 from ar_interp.sweeps.cluster import _check_versions
 from ar_interp.sweeps.columns import TrappedLevel
 from ar_interp.sweeps.plan import MAX_BYTES, read_plan
@@ -72,7 +73,7 @@ def counted(monkeypatch) -> list[str]:
         texts.append(text)
         return shards.trained(text)
 
-    monkeypatch.setattr(run, "trained", trained)
+    monkeypatch.setattr(sweeping, "trained", trained)
     return texts
 
 
@@ -145,6 +146,40 @@ def test_workers_of_another_version_are_refused():
         _check_versions("tcp://there", {"ar_interp": "0", "torch": "1"}, {"ar_interp": "0", "torch": "2"})
 
 
+def test_a_clock_that_goes_backwards_changes_nothing(tmp_path, monkeypatch, counted):
+    expected, now = rows_of(SMALL, tmp_path / "a"), iter(range(10**9, 0, -3600))
+    for clock in ("time.time", "tqdm.std.time"):
+        monkeypatch.setattr(clock, lambda: float(next(now)))
+    rows = ari.sweep(SMALL, tmp_path / "b")
+    next(rows)
+    rows.close()
+    (part,) = (tmp_path / "b").glob("*.parquet")
+    os.utime(part, (4e9, 4e9))
+    pd.testing.assert_frame_equal(in_order(pd.DataFrame(ari.sweep(SMALL, tmp_path / "b"))), expected, check_exact=True)
+    assert len(counted) == 8
+
+
+@pytest.mark.parametrize(("name", "card"), [("gpu-2", 2), ("7", 3), ("tcp://a:x", 0)])
+def test_workers_take_a_card_each(name, card, monkeypatch):
+    """Imitated: four cards, and a training that says on which it would run."""
+    distributed = pytest.importorskip("distributed")
+
+    def train(config, process, training, progress):
+        raise RuntimeError(f"on {training.device}")
+
+    monkeypatch.setattr(distributed, "get_worker", lambda: SimpleNamespace(name=name, address="tcp://there"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(cluster, "_settle", lambda: None)
+    monkeypatch.setattr(shards, "train", train)
+    monkeypatch.setattr(cluster.tqdm, "set_lock", lambda lock: None)
+    with pytest.raises(RuntimeError, match=f"on cuda:{card}"):
+        cluster._trained(read_plan(SMALL).shards[0].text, cluster.versions())
+    on_cpu = {**SMALL, "training": {"steps": 3, "device": "cpu"}}
+    with pytest.raises(RuntimeError, match="on cpu"):
+        cluster._trained(read_plan(on_cpu).shards[0].text, cluster.versions())
+
+
 def test_without_dask_more_than_one_worker_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ValueError, match=r"jobs > 1 needs the extra `cluster`: pip install 'ar-interp\[cluster\]'"):
@@ -161,7 +196,7 @@ def test_a_shard_that_fails_is_reported_at_the_end_and_the_rest_is_done(tmp_path
     file.write_text(TOML.replace("[1, 3]", "[1, 2]").replace("shard = 2", "shard = 3").replace("seed = 7", "seed = 1"))
     command = ["sweep", str(file), "-o", str(tmp_path / "out"), "--quiet"]
     with monkeypatch.context() as patch:
-        patch.setattr(run, "trained", fail)
+        patch.setattr(sweeping, "trained", fail)
         assert cli.main(command) == 1
     printed = capsys.readouterr()
     assert printed.err.splitlines() == [
@@ -219,10 +254,11 @@ def test_a_folder_that_cannot_be_written_ends_the_sweep_and_leaves_what_is_done(
 
 
 def test_trapped_levels_are_counted_by_their_minus_blocks():
-    setting = setting_of(ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=5), ari.CommutingOrthogonal(4))
+    config, process = ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=5), ari.CommutingOrthogonal(4)
+    setting, run = setting_of(config, process), ari.train(config, process, ari.TrainConfig(steps=1), progress=False)
     levels = trapped_levels(dim=4, n_heads=2, max_length=5)
     losses = np.array([*(levels + 1e-3), levels[1] + 0.05, np.nan])
-    assert TrappedLevel.values(setting, {}, losses) == [0, 1, 2, None, None]
+    assert TrappedLevel.values(setting, run, losses) == [0, 1, 2, None, None]
 
 
 def test_gradient_steps_and_a_column_of_ones_own(tmp_path, monkeypatch):
@@ -234,8 +270,8 @@ def test_gradient_steps_and_a_column_of_ones_own(tmp_path, monkeypatch):
         kind = "largest weight, a test's"
 
         @classmethod
-        def values(cls, setting, members, losses):
-            return np.stack([w.abs().flatten(1).amax(1) for w in members.values()]).max(0).tolist()
+        def values(cls, setting, run, losses):
+            return np.stack([w.abs().flatten(1).amax(1) for w in run.ensemble.values()]).max(0).tolist()
 
     plan = {
         "model": "augmented",
@@ -284,7 +320,7 @@ BAD = {
 
 @pytest.mark.parametrize("line", BAD)
 def test_what_a_file_asks_for_is_checked_before_anything_is_trained(line, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "trained", None)
+    monkeypatch.setattr(sweeping, "trained", None)
     plan = tomllib.loads(TOML)
     for key, value in tomllib.loads(line).items():
         plan[key] = {**plan[key], **value} if isinstance(value, dict) else value
@@ -312,16 +348,6 @@ def test_files_from_anybody_are_refused_in_a_line(content, said, tmp_path, capsy
     printed = capsys.readouterr().err
     assert said in printed
     assert printed.count("\n") == 1
-
-
-@pytest.mark.parametrize("name", ["one-head", "pairs", "independent", "initial-scale"])
-def test_the_landscapes_hold_the_trainings_that_their_files_ask_for(name):
-    folder = Path(__file__).parents[1] / "docs" / "landscapes"
-    plan, rows = read_plan(folder / f"{name}.toml"), pd.read_parquet(folder / f"{name}.parquet")
-    assert list(rows)[: len(plan.axes) + 1] == [*plan.axes, "seed"]
-    asked = {(*shard.point.values(), seed) for shard in plan.shards for seed in range(shard.training.n_seeds)}
-    assert set(rows[[*plan.axes, "seed"]].itertuples(index=False, name=None)) == asked
-    assert len(rows) == len(asked) == plan.n_seeds
 
 
 def test_arguments_that_exclude_each_other(tmp_path):

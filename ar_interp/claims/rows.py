@@ -10,7 +10,7 @@ from ar_interp._files import CheckpointError, check_keys, check_text, faults_of,
 SCHEMA = 1
 MAX_BYTES = 2**22  # of a file of claims
 LONGEST_STATEMENT = 1000
-KEYS = {"schema", "seed", "versions", "weights", "checkpoints"}
+KEYS = {"schema", "seed", "versions", "weights", "rows", "checkpoints"}
 NEEDED = {"schema", "seed", "checkpoints"}
 NUMBERS = ("predicted", "measured", "uncertainty", "n", "tolerance")
 TEXTS = ("name", "evidence", "statement", "source", "side", "reason", "verdict", "limit")

@@ -40,9 +40,11 @@ from ar_interp.figures.interventions import scrub_recovered as scrub_recovered
 from ar_interp.figures.interventions import swap_by_layer as swap_by_layer
 from ar_interp.figures.interventions import swap_scores as swap_scores
 from ar_interp.figures.interventions import swapped_prediction as swapped_prediction
+from ar_interp.figures.landscape import half_time_by_scale as half_time_by_scale
 from ar_interp.figures.landscape import runaway_by_heads as runaway_by_heads
 from ar_interp.figures.landscape import share_by_heads as share_by_heads
 from ar_interp.figures.landscape import share_by_scale as share_by_scale
+from ar_interp.figures.landscape import steps_by_depth as steps_by_depth
 from ar_interp.figures.noise import bent_keys as bent_keys
 from ar_interp.figures.noise import noisy_errors as noisy_errors
 from ar_interp.figures.outside import outside_errors as outside_errors

@@ -1,13 +1,15 @@
-"""Figures of landscapes: which share of seeds reaches the minimum, by number of heads and by initial scale."""
+"""Figures of landscapes: shares of seeds at the minimum, what depth is worth, when the gradient step emerges."""
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ar_interp.figures.style import BLACK, BLUE, GREEN, PURPLE, VERMILLION, draw, mark, number, styled, whiskers
+from ar_interp.figures.style import BLACK, BLUE, GREEN, LOG, PURPLE, VERMILLION, draw, mark, number, styled, whiskers
 
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, BLACK)
+SCORES = {"linear": "scores as they are", "linear/keys": "scores over the number of keys"}
 BARS = "bars are 95 % Wilson intervals"
 
 
@@ -30,10 +32,11 @@ def share_by_heads(landscape: pd.DataFrame) -> go.Figure:
     share = landscape["share"].to_numpy()
     mark(figure, 1.0)
     trapped = "Heads that are trapped independently would lie on the dotted lines: the share of one head to the power H"
+    everywhere = f"{_of_seeds(share).capitalize()} reach the minimum, whatever the number of heads"
+    jump = f"With d heads or more {_of_seeds(share[enough])} reach the minimum, with fewer {_of_seeds(share[~enough])}"
     return styled(
         figure,
-        title=f"With d heads or more {_of_seeds(share[enough])} reach the minimum, with fewer "
-        f"{_of_seeds(share[~enough])}",
+        title=everywhere if share.min() == 1 else jump,
         measured=f"{landscape['n'].to_numpy().min()} seeds a point, at the minimum where the loss is within .01 of it; "
         f"{BARS}",
         expected=trapped if share.min() < 1 else "",
@@ -89,6 +92,63 @@ def share_by_scale(landscape: pd.DataFrame) -> go.Figure:
     )
 
 
+def steps_by_depth(medians: pd.DataFrame) -> go.Figure:
+    """The number of gradient steps that a stack is worth against its number of layers.
+
+    Args:
+        medians: of the column `steps_equivalent`, see `sweeps.landscape.medians`, with the axes n_layers and attention.
+    """
+    figure, layers = go.Figure(), sorted(set(medians["n_layers"]))
+    for colour, (attention, rows) in _groups(medians, "attention"):
+        name = SCORES.get(attention, str(attention))
+        _curve(figure, rows["n_layers"], rows, "median", name, colour, "%{customdata} layers")
+    draw(
+        figure, layers, layers, "one step a layer", "%{x} steps",
+        mode="lines", line={"color": BLACK, "dash": "dot", "width": 1},
+    )  # fmt: skip
+    deepest = medians[medians["n_layers"] == layers[-1]]["median"]
+    return styled(
+        figure,
+        title=f"{layers[-1]} layers are worth {' and '.join(number(k) for k in sorted(deepest))} gradient steps",
+        measured=f"number of tuned gradient steps with the same error, median of {medians['n'].min()} seeds, bars are "
+        "95 % intervals of the median",
+        x={"title_text": "layers", "dtick": 1},
+        y={"title_text": "gradient steps", **LOG},
+        wide=True,
+    )
+
+
+def half_time_by_scale(medians: pd.DataFrame) -> go.Figure:
+    """The update at which the gradient step emerges against the scale of the initial weights.
+
+    Args:
+        medians: of the column `half_time`, see `sweeps.landscape.medians`, with the axes dim and init_scale; `theory`
+            is the half time of the flow from the median start of one coordinate.
+    """
+    figure, scales = go.Figure(), medians["init_scale"]
+    for colour, (dim, rows) in _groups(medians, "dim"):
+        _curve(figure, rows["init_scale"], rows, "median", f"d = {dim}", colour, "%{customdata:.3g}")
+    (_, one), *_ = medians.groupby("dim")
+    draw(
+        figure, one["init_scale"], one["theory"], "gradient flow from the median start, d = 1", "%{y:.4g}",
+        mode="lines", line={"color": BLACK, "dash": "dot", "width": 1.5},
+    )  # fmt: skip
+    at, tenfold = one.set_index("init_scale")[["median", "theory"]], 10 * scales.min()
+    larger = min(at.index, key=lambda scale: abs(np.log(scale / tenfold)))
+    later = at.loc[scales.min()] - at.loc[larger]
+    return styled(
+        figure,
+        title=f"From weights {number(larger / scales.min())} times smaller the gradient step emerges "
+        f"{number(later['median'])} updates later, in theory {number(later['theory'])}",
+        measured="update at which a quarter of the excess loss is left, median of "
+        f"{medians['n'].min()} seeds; bars are 95 % intervals",
+        expected="A plateau of ln(1/scale) / slope in units of the step size, then a drop",
+        x={"title_text": "standard deviation of the initial weights", "dtick": 1, **LOG},
+        y={"title_text": "updates", "rangemode": "tozero"},
+        wide=True,
+    )
+
+
 def _of_seeds(shares: Any) -> str:
     least = shares.min(initial=1)
     return "all seeds" if least == 1 else f"at least {number(least)} of the seeds"
@@ -99,10 +159,14 @@ def _groups(landscape: pd.DataFrame, by: str | list[str]) -> Any:
     return zip(COLOURS, landscape.groupby(by), strict=False)
 
 
-def _curve(figure: go.Figure, x: Any, rows: Any, of: str, name: str, colour: str) -> None:
-    low, high = (rows[bound if of == "share" else f"{of}_{bound}"] for bound in ("low", "high"))
+def _curve(
+    figure: go.Figure, x: Any, rows: Any, of: str, name: str, colour: str, hover: str = "H = %{customdata}"
+) -> None:
+    """A column with its interval; what stands beside it on hovering is the number of heads, or x."""
+    low, high = (rows[bound if of in ("share", "median") else f"{of}_{bound}"] for bound in ("low", "high"))
     draw(
-        figure, x, rows[of], name, "H = %{customdata}<br>%{y:.3g}", mode="lines+markers",
-        customdata=rows["n_heads"].tolist(), error=whiskers(high - rows[of], rows[of] - low),
+        figure, x, rows[of], name, f"{hover}<br>%{{y:.3g}}", mode="lines+markers",
+        customdata=rows.get("n_heads", x).tolist(),
+        error=whiskers(high - rows[of], rows[of] - low),
         line={"color": colour, "width": 1.5}, marker={"size": 5},
     )  # fmt: skip

@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from ar_interp.models.opened import Model
 from ar_interp.probes.algorithm import STEPS, TRIM, Spectra, interpolate, spectra_at_a_time, step_sizes, trimmed
 from ar_interp.probes.protocol import needs, process_option
 from ar_interp.probes.results import Result
-from ar_interp.processes import Process, Sequences
+from ar_interp.processes import Contexts, Process, Sequences
 from ar_interp.seeds import generator_of
 
 COUNTED = (*STEPS, 96, 128)
@@ -47,6 +48,27 @@ class EquivalentSteps(Result):
     n: int
 
 
+def descent_errors(
+    contexts: Contexts, *, process: Process, length: int, per_pair: bool
+) -> Float[Tensor, "batch pos k"]:
+    """Errors at T = 2, ... of 0 and of every number of `COUNTED` gradient steps, tuned on contexts up to `length`."""
+    sizes, spectra = (
+        step_sizes(process, length=length, per_pair=per_pair, steps=COUNTED),
+        Spectra(contexts, per_pair=per_pair),
+    )
+    return torch.stack([spectra.errors(k, size) for k, size in zip((0, *COUNTED), (0.0, *sizes), strict=True)], -1)[
+        :, 1:
+    ]
+
+
+def count_steps(
+    errors: Float[np.ndarray, "batch *column"], curves: Float[np.ndarray, "batch *column k"]
+) -> Float[np.ndarray, "*column"]:
+    """The numbers of steps whose mean errors, see `descent_errors`, are those of a model on the same contexts."""
+    k, means, references = np.array((0, *COUNTED)), trimmed(errors, TRIM), trimmed(curves, TRIM)
+    return np.array([interpolate(*each) for each in zip(means, [k] * len(means), references, strict=True)])
+
+
 @needs("forward", options=process_option, sequences=2, length=2)
 def equivalent_steps_of(
     model: Model,
@@ -73,24 +95,19 @@ def equivalent_steps_of(
     if process is None:
         raise ValueError("process is needed to tune the step sizes; pass process=..., e.g. HaarOrthogonal(5).")
     length, per_pair = sequences.length, model.normalises if per_pair is None else per_pair
-    sizes = step_sizes(process, length=length, per_pair=per_pair, steps=COUNTED)
     own, descents = [], []
     for part in sequences.split(spectra_at_a_time(batch_size, sequences, model)):
         own.append(part.errors(model(part.inputs))[:, 1:])
-        spectra = Spectra(part, per_pair=per_pair)
-        descents.append(
-            torch.stack([spectra.errors(k, size) for k, size in zip((0, *COUNTED), (0.0, *sizes), strict=True)], -1)
-        )
+        descents.append(descent_errors(part, process=process, length=length, per_pair=per_pair))
     errors = torch.cat(own).double().cpu().numpy()  # [batch pos]
-    curves = torch.cat(descents).double().cpu().numpy()[:, 1:]  # [batch pos k]
+    curves = torch.cat(descents).double().cpu().numpy()
     k, T = np.array((0, *COUNTED)), np.arange(2, length + 1)
 
     def counted(rows: np.ndarray) -> Float[np.ndarray, "mean_and_pos"]:
         """For the mean over T, then at every T."""
         values = np.concatenate([errors[rows].mean(1, keepdims=True), errors[rows]], 1)
         against = np.concatenate([curves[rows].mean(1, keepdims=True), curves[rows]], 1)
-        means, references = trimmed(values, TRIM), trimmed(against, TRIM)
-        return np.array([interpolate(*each) for each in zip(means, [k] * len(means), references, strict=True)])
+        return count_steps(values, against)
 
     found, drawn = counted(np.arange(len(errors))), _bootstrap(counted, len(errors), seed)
     low, high = np.quantile(drawn, LEVELS, axis=0)

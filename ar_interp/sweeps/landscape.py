@@ -1,11 +1,13 @@
-"""`landscape`: the rows of a sweep, counted: which share of the seeds of every point reached the minimum."""
+"""`landscape`: the rows of a sweep, counted: which share of the seeds of every point reached the minimum; `medians`."""
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy.stats import binom
 
 from ar_interp.claims import Estimate
-from ar_interp.claims.estimate import SEEDS
+from ar_interp.claims.estimate import LEVEL, SEEDS
 
 REACHED = 0.01  # above the minimum
 RUNAWAY = 1.0  # p_{T-1} / p_T of a model that is on its way to kappa = -1, where it is infinite
@@ -45,6 +47,32 @@ def landscape(rows: pd.DataFrame) -> pd.DataFrame:
         found.append(row)
     table = pd.DataFrame(found)
     return _beside_independent(table, axes) if "n_heads" in axes else table
+
+
+def medians(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The median over the seeds of every point of a sweep, with a 95 % interval that holds for any law.
+
+    Args:
+        rows: of `ari.sweep`.
+        column: of the rows, e.g. `steps_equivalent`; seeds where it is missing count as larger than any other.
+    Returns:
+        A row for each point: the axes, `n` seeds, `median`, `low` and `high`.
+    Raises:
+        ValueError: the rows have no such column, or not six seeds at every point, which an interval needs.
+    """
+    if column not in rows or "seed" not in rows:
+        raise ValueError(f"rows must be those of ari.sweep with the column {column!r}, got {', '.join(rows)}.")
+    found: list[dict[str, Any]] = []
+    axes = list(rows)[: list(rows).index("seed")]
+    for values, each in rows.groupby(axes, sort=False):
+        n, ordered = len(each), np.sort(each[column].fillna(np.inf).to_numpy(dtype=float))
+        left = int(binom.ppf((1 - LEVEL) / 2, n, 0.5)) - 1  # so many on either side lie outside the interval
+        if left < 0:
+            raise ValueError(f"rows must have six seeds or more at every point, got {n}.")
+        point = dict(zip(axes, values if isinstance(values, tuple) else (values,), strict=True))
+        middle = float(np.median(ordered))
+        found.append({**point, "n": n, "median": middle, "low": ordered[left], "high": ordered[n - 1 - left]})
+    return pd.DataFrame(found)
 
 
 def _share(name: str, count: int, n: int) -> dict[str, float]:

@@ -53,7 +53,7 @@ def trained(text: str, card: int | None = None) -> Table:
         table |= {"seed": members["seed"].tolist(), "loss": losses.tolist(), "minimum": [setting.minimum] * n}
         for name in shard.columns:
             column = Column.find(name)
-            found = column.values(setting, run.ensemble, losses) if column.speaks_of(setting) else [None] * n
+            found = column.values(setting, run, losses) if column.speaks_of(setting) else [None] * n
             table[name] = [None if gone else value for value, gone in zip(found, lost, strict=True)]
     seconds = (time.perf_counter() - start) / n
     return table | {"seconds": [seconds] * n, "device": [run.device] * n}

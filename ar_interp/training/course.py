@@ -36,6 +36,7 @@ class Log:
         follows = training.optimizer != "lbfgs" and type(setting).record is not Setting.record
         self.every = 1 if follows and training.steps < MAX_LOGGED else max(1, training.steps // N_LOGGED)
         self.rows: list[dict[str, float]] = []
+        self.curves: list[Tensor] = []
         self.record_of = setting.record if follows else None
         self.recorded: list[Mapping[str, Tensor]] = []
         self.layout = layout
@@ -57,6 +58,7 @@ class Log:
             `last_good` keeps their weights of then.
         """
         losses = losses.detach() / self.n_lengths
+        self.curves.append(losses.cpu())
         lost = ~torch.isfinite(losses)
         gone = lost.cpu() | self.diverged
         news = lost if (gone != self.diverged).any() else None

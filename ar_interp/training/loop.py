@@ -187,6 +187,7 @@ def _train(
         threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         ensemble={name: tensor.detach().cpu() for name, tensor in parameters.items()},
+        curves=torch.stack(log.curves).numpy() if len(log.curves) == len(log.rows) > 0 else None,
     )
     if lost.any():
         of = [seed for seed, gone in zip(member_seeds, lost.tolist(), strict=True) if gone][:8]
