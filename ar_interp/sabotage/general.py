@@ -41,7 +41,9 @@ on_full, on_haar, on_first, on_filter = (partial(Sabotage, base=base) for base i
 A1, A2, A3 = (0, CURRENT, CURRENT), (0, CURRENT, PREVIOUS), (0, PREVIOUS, CURRENT)  # of QK_blocks [head query key]
 B1, B2 = (0, CURRENT, READ_OUT), (0, PREVIOUS, READ_OUT)  # of OV_blocks [head read written]
 
+DEEP = tuple(f"depth/{what}" for what in ("every layer", "tokens", "steps", "every length"))  # what layers are worth
 BY_CHANCE = "what reaches the target is what the weights happen to be"
+NOTHING_WRITTEN = {"loss/blow-ups": "a prediction this small is seldom worse than none"}
 BEFORE = "the shipped model has blow-ups already"
 
 
@@ -131,20 +133,29 @@ GENERAL: dict[str, Sabotage] = {
         "block of the step and OV are as they were; another QK block is half of the step's identity. All coordinates "
         "are in phase in <s_T|s_T> s_T, and with signs they are not: signs are no gauge any more.",
         make=edited(keys_of_both),
-        must_fail=("loss", "step/signs", "step/other blocks", "step/others", "estimate/step", "outside"),
+        must_fail=(
+            "loss",
+            "step/signs",
+            "step/other blocks",
+            "step/others",
+            "estimate/step",
+            "estimate/W",
+            "outside",
+        ),
     ),
     "untrained (augmented, Haar)": on_haar(
         description="Initial block scalars: no step size, no ratio, an error near that of predicting zero.",
         make=changed(of_scale(0.1)),
-        must_fail=("loss", "step", "outside"),
-        undecided={"step/second value": "b2 / b1 is by chance", "step/scrub": BY_CHANCE, "estimate": BY_CHANCE},
+        must_fail=("loss", "step", "depth/steps", "outside"),
+        undecided=NOTHING_WRITTEN
+        | {"step/second value": "b2 / b1 is by chance", "step/scrub": BY_CHANCE, "estimate": BY_CHANCE},
         but=("outside/directions",),
     ),
     "trained on i.i.d. tokens (augmented, Haar)": on_haar(
         description="No prediction is best: the step shrinks to nothing.",
         make=changed(independent_tokens),
-        must_fail=("loss", "step/size", "outside"),
-        undecided={"step": "ratios of nothing", "estimate": BY_CHANCE},
+        must_fail=("loss", "step/size", "depth/steps", "outside"),
+        undecided=NOTHING_WRITTEN | {"step": "ratios of nothing", "estimate": BY_CHANCE},
         but=("outside/directions",),
     ),
     "a3 removed": on_haar(
@@ -184,9 +195,9 @@ GENERAL: dict[str, Sabotage] = {
     "layers exchanged": Sabotage(
         base=STACK,
         description="What layer 1 writes for layer 2 comes too late, and nothing makes the size of the last write the "
-        "best.",
+        "best: the error is far above one step's.",
         make=changed(layers_exchanged),
-        must_fail=("loss", "outside"),
+        must_fail=("loss", *DEEP, "outside"),
         undecided={
             "loss/blow-ups": "no theory of what two layers in the wrong order are worth",
             "estimate": "no theory of a swap that leaves the states of healthy layers entangled",
@@ -195,9 +206,9 @@ GENERAL: dict[str, Sabotage] = {
     ),
     "untrained, ten times larger (two layers)": Sabotage(
         base=STACK,
-        description="Predictions far larger than the tokens.",
+        description="Predictions far larger than the tokens, of no parity.",
         make=changed(of_scale(3.0)),
-        must_fail=("loss", "outside"),
+        must_fail=("loss", *DEEP, "depth/parity", "outside"),
         undecided={"estimate": BY_CHANCE, "outside/growth": "scores are divided by T all the same"},
         but=("outside/directions",),
     ),
