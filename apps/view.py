@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 STEP = 0.05  # of sliders of real numbers
 DEFAULT = "augmented-haar-l2-keys"
 N_KEPT = 64  # results, and figures, of each checkpoint
+N_LINKS = 6  # to models that have something on a page
 SIGNS = {"fails": "✗", "undecided": "?", "void": "○", "holds": "✓"}  # worst first
-OTHERS = "Other studies"  # of exhibits on a page that is none of ours
+OTHERS = "Its own study"  # of exhibits on a page that is none of ours
 PAGES = {  # of the exhibits of one model: title -> file, icon, what it asks
     "Overview": ("overview", "summarize", "What is this model, and what of the theory holds in it?"),
     "In-context W": ("in_context_w", "timeline", "What is its estimate of W?"),
@@ -170,6 +172,20 @@ def _show(checkpoint: ari.Checkpoint, subject: Subject, exhibit: Exhibit, shared
     if kept:
         basket()[(checkpoint.name, *key)] = kept
         st.rerun()
+
+
+def show_ways(checkpoint: ari.Checkpoint) -> None:
+    """What each of the other pages asks and shows of a checkpoint, with the link."""
+    from ar_interp.claims import subject_of
+    from ar_interp.studies import exhibits_of
+
+    shown: dict[str, list[str]] = {page: [] for page in PAGES}
+    for exhibit in exhibits_of(subject_of(checkpoint)):
+        shown[_page_of(exhibit)].append(exhibit.title)
+    for page, titles in shown.items():
+        if titles and page != "Overview":
+            link_to(page, selected(), label=PAGES[page][2])
+            st.caption(" · ".join(map(plain, titles)))
 
 
 def basket() -> dict[Any, dict[str, Any]]:
@@ -360,25 +376,25 @@ def _lead_on(page: str) -> None:
     """Links to models that have something on a page."""
     st.markdown("Models that have it:")
     with st.container(horizontal=True):
-        for name in models_with(page)[:6]:
+        for name in models_with(page):
             link_to(page, name)
 
 
-def link_to(page: str, checkpoint: str, about: str | None = None) -> None:
-    """A link to a page of a checkpoint."""
+def link_to(page: str, checkpoint: str, about: str | None = None, label: str = "") -> None:
+    """A link to a page of a checkpoint, which is named if there is no label."""
     file, query = PAGES[page][0], {"checkpoint": checkpoint}
     try:
-        st.page_link(f"pages/{file}.py", label=checkpoint, query_params=query, help=about)
+        st.page_link(f"pages/{file}.py", label=label or checkpoint, query_params=query, help=about)
     except StreamlitAPIException:  # a page that is run by itself knows no others
-        st.markdown(f"[{checkpoint}](/{file}?{urlencode(query)})")
+        st.markdown(f"[{label or checkpoint}](/{file}?{urlencode(query)})")
 
 
 @st.cache_resource(show_spinner="Looking for models that have it …")
 def models_with(page: str) -> list[str]:
-    """Shipped checkpoints that have an exhibit on a page, the first of each study first."""
+    """Some shipped checkpoints that have an exhibit on a page, the first of each study first."""
     firsts = [next(iter(study.recipes)) for study in ari.studies.all_studies() if study.recipes]
     names = [name for name in dict.fromkeys([*firsts, *ari.available()]) if name in ari.available()]
-    return [name for name in names if page in _pages_of(ari.load(name))]
+    return list(islice((name for name in names if page in _pages_of(ari.load(name))), N_LINKS))
 
 
 @cached(False)

@@ -1,5 +1,6 @@
 """The explorer on a port of its own and a browser to visit it, for tests."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -14,6 +15,34 @@ import pytest
 from cases import CHROMIUM, CHROMIUM_FLAGS
 
 EXPLORER = Path(__file__).parents[1] / "apps" / "explorer.py"
+SHIFTS = """window.shift = 0; new PerformanceObserver(list => list.getEntries().forEach(entry => {
+  window.shift += entry.hadRecentInput ? 0 : entry.value; })).observe({ type: "layout-shift", buffered: true });"""
+FAINT = """() => {
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const luminance = (backs, ink = 'transparent', opacity = 1) => {
+    for (const colour of ['#fff', ...backs, ink]) {
+      canvas.globalAlpha = colour === ink ? opacity : 1;
+      canvas.fillStyle = colour;
+      canvas.fillRect(0, 0, 1, 1);
+    }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map(v => v / 255)
+      .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+      .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+  };
+  return [...document.querySelectorAll('.stApp *')].filter(node => {
+    const style = getComputedStyle(node), box = node.getBoundingClientRect(), backs = [];
+    if (![...node.childNodes].some(child => child.nodeType === 3 && child.data.trim()) || box.width < 2) return false;
+    if (style.visibility !== 'visible') return false;
+    if (node.closest('style, svg, :disabled, [data-testid=stSliderThumbValue]')) return false;
+    let opacity = 1;
+    for (let at = node; at; at = at.parentElement) {
+      backs.unshift(getComputedStyle(at).backgroundColor);
+      opacity *= getComputedStyle(at).opacity;
+    }
+    const [dim, bright] = [luminance(backs), luminance(backs, style.color, opacity)].sort((a, b) => a - b);
+    return opacity > 0.1 && (bright + 0.05) / (dim + 0.05) < 4.5;
+  }).map(node => `${node.textContent} (${getComputedStyle(node).color})`);
+}"""  # the texts of which the contrast is below 4.5
 EXPECTED = ("_stcore/health", "_stcore/host-config")  # which Streamlit asks for beside the page of a link, in vain
 
 
@@ -53,6 +82,7 @@ def chromium() -> Iterator[Any]:
 def faults_of(page: Any, address: str) -> list[str]:
     """A list that grows with every error of a page and every request that leaves this machine."""
     faults: list[str] = []
+    page.add_init_script(SHIFTS)
 
     def on_console(message: Any) -> None:
         if message.type == "error" and not message.location["url"].endswith(EXPECTED):
@@ -68,8 +98,28 @@ def faults_of(page: Any, address: str) -> list[str]:
     return faults
 
 
+def jumped(page: Any) -> float:
+    """How far the parts of a page have jumped since it was opened or this was called: the layout shift of browsers."""
+    return page.evaluate("() => { const found = window.shift; window.shift = 0; return found; }")
+
+
+def faint_texts(page: Any) -> list[str]:
+    """The texts that do not stand out from the page, once its colours have changed."""
+    for _ in range(20):
+        if not page.evaluate(FAINT):
+            break
+        page.wait_for_timeout(200)
+    return page.evaluate(FAINT)
+
+
+def photograph(page: Any, name: str) -> None:
+    """Keep a picture of a page, in the folder that AR_INTERP_SCREENSHOTS names."""
+    if folder := os.environ.get("AR_INTERP_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
 def _wait_for(address: str, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline and process.poll() is None:
         try:
             urllib.request.urlopen(address, timeout=5).close()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import chromium, explorer, faults_of
+from browsing import chromium, explorer, faint_texts, faults_of, jumped, photograph
 from cases import CHROMIUM
 
 import ar_interp as ari
@@ -72,26 +72,21 @@ def settle(page: "sync_api.Page", there: str = ".ar-plot .main-svg") -> None:
     assert page.locator(FAULTS).count() == 0, page.locator(FAULTS).all_inner_texts()
 
 
-def test_every_page_is_whole_wide_and_narrow_in_both_themes(page, small, tmp_path):
+def test_every_page_is_whole_wide_and_narrow_in_both_themes(page, small):
     page.goto(f"/in_context_w?checkpoint={small}&position=7")  # a shared link is opened first
     for title, there in PAGES.items():
-        page.set_viewport_size(WIDE)
-        page.emulate_media(color_scheme="light")
         page.get_by_role("link", name=title, exact=True).click()
         page.get_by_role("heading", name=title, exact=True).first.wait_for(timeout=60 * SECONDS)
         settle(page, there)
-        ink = _ink(page)
-        page.emulate_media(color_scheme="dark")
-        page.wait_for_function("before => getComputedStyle(document.querySelector('h1')).color !== before", arg=ink)
-        page.set_viewport_size(NARROW)
-        settle(page, there)
-        page.wait_for_function("document.documentElement.scrollWidth <= 390")
-        page.wait_for_function(PLOTS_FIT)
-        page.screenshot(path=tmp_path / f"{title}.png", full_page=True)
-
-
-def _ink(page: "sync_api.Page") -> str:
-    return page.locator("h1").first.evaluate("node => getComputedStyle(node).color")
+        assert jumped(page) < 0.1
+        for theme, view in (("light", WIDE), ("dark", WIDE), ("dark", NARROW), ("light", NARROW), ("light", WIDE)):
+            page.emulate_media(color_scheme=theme)
+            page.set_viewport_size(view)
+            page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=view["width"])
+            page.wait_for_function(PLOTS_FIT)
+            assert faint_texts(page) == []
+            photograph(page, f"{title}-{view['width']}-{theme}")
+        jumped(page)
 
 
 def test_the_url_follows_the_selection_through_the_pages_and_zoom_is_kept(page):
@@ -163,6 +158,7 @@ def test_panels_that_would_be_too_narrow_stack(page):
     page.set_viewport_size(NARROW)
     page.goto("/in_context_w?checkpoint=diagonal-unitary-h5")
     settle(page)
+    assert jumped(page) < 0.1
     upper, lower = page.locator(".ar-plot").first.evaluate(
         "node => ['yaxis', 'yaxis2'].map(name => node._fullLayout[name].domain)"
     )

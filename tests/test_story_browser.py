@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import pytest
 import torch
-from browsing import chromium, explorer, faults_of
+from browsing import chromium, explorer, faults_of, photograph
 from cases import CHROMIUM
 
 import ar_interp as ari
@@ -164,8 +164,20 @@ def turn(page, label: str, angle: float, *, extent: float) -> None:
     page.mouse.up()
 
 
-def test_walk_by_keys_and_mouse(visit):
-    page = visit()
+def look(page, theme: str) -> None:
+    """A screen fits, its colours are legible in both themes, and pictures of it are kept."""
+    width = page.viewport_size["width"]
+    for shade in ("dark" if theme == "light" else "light", theme):
+        page.emulate_media(color_scheme=shade)
+        page.locator(".story.dark" if shade == "dark" else ".story:not(.dark)").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert min(contrast(page, kind) for kind in KINDS) >= 4.5
+        photograph(page, f"story-{place(page).get('screen', 0)}-{width}-{shade}")
+
+
+@pytest.mark.parametrize(("viewport", "theme"), [(WIDE, "light"), (PHONE, "dark")])
+def test_walk_by_keys_and_mouse(visit, viewport, theme):
+    page = visit(viewport=viewport, theme=theme)
     first = title(page)
     page.get_by_role("group", name=re.compile("A circle with six places")).click(position={"x": 150, "y": 60})
     assert "off. The model lands" in told(page)
@@ -175,6 +187,7 @@ def test_walk_by_keys_and_mouse(visit):
     assert "off. The model lands" in told(page)
     assert place(page)["guess"] == guess
 
+    look(page, theme)
     page.keyboard.press("ArrowRight")
     assert place(page) == {"screen": "1"}
     turn(page, "The tokens of one circle", 100, extent=1.45)
@@ -184,6 +197,7 @@ def test_walk_by_keys_and_mouse(visit):
     assert place(page)["clock"] == "3"
     assert place(page)["angles"].split("_")[3] == "17"
 
+    look(page, theme)
     page.get_by_role("button", name="Next →").click()
     page.get_by_role("button", name="worse").click()
     for _ in range(4):
@@ -191,6 +205,7 @@ def test_walk_by_keys_and_mouse(visit):
     assert place(page) == {"screen": "2", "draw": "5", "guess": "more"}
     assert "Mean error over 4 new sequences" in page.locator(".stage").inner_text()
 
+    look(page, theme)
     page.keyboard.press("ArrowRight")
     tokens = page.get_by_role("slider", name="Tokens seen")
     tokens.press("ArrowRight")
@@ -198,6 +213,7 @@ def test_walk_by_keys_and_mouse(visit):
     page.get_by_role("button", name="two steps").click()
     assert "gradient steps" in told(page)
 
+    look(page, theme)
     page.get_by_role("button", name="Next →").click()
     turn(page, "The prediction as two arrows", -50 + 120, extent=1.75)
     assert abs(int(place(page)["angle"]) - 120) <= 2
@@ -205,12 +221,14 @@ def test_walk_by_keys_and_mouse(visit):
     assert place(page)["keys"] == "last"
     assert "misses by exactly one radius" in told(page)
 
+    look(page, theme)
     page.keyboard.press("ArrowRight")
     page.get_by_role("button", name="no", exact=True).click()
     page.get_by_role("button", name="head 2").click()
     assert place(page) == {"screen": "5", "heads": "10111", "guess": "no"}
     assert f"in theory {PAYLOAD['pairs']['cut_head'][1]:.2f}" in page.locator(".readout").inner_text()
 
+    look(page, theme)
     page.keyboard.press("ArrowRight")
     turn(page, "Sequence B.", 45, extent=1.4)
     page.get_by_role("button", name="B’s estimate").click()
@@ -219,6 +237,7 @@ def test_walk_by_keys_and_mouse(visit):
     page.get_by_role("button", name="control: another sequence").click()
     assert "the arrow has moved by 0" in told(page)
 
+    look(page, theme)
     page.keyboard.press("ArrowRight")
     for test in PAYLOAD["experiments"]:
         page.locator(f'[data-key="{test["key"]}"]').click()
@@ -231,14 +250,17 @@ def test_walk_by_keys_and_mouse(visit):
         assert page.locator("circle.dot.model").first.is_visible()
     assert place(page)["measured"] == "yes"
 
+    look(page, theme)
     page.keyboard.press("ArrowRight")
     page.get_by_role("button", name="16").click()
     assert f"{PAYLOAD['depth'][3]['steps']:.1f} steps" in told(page)
     assert page.locator("details").count() == len(PAYLOAD["depth"][3]["not_held"])
 
+    look(page, theme)
     page.keyboard.press("ArrowRight")
     page.get_by_text("Which two keys does it use?").click()
     assert "the two newest tokens" in page.locator(".stage").inner_text()
+    look(page, theme)
     page.keyboard.press("ArrowRight")
     assert place(page) == {"screen": str(LAST)}
 
@@ -248,16 +270,6 @@ def test_walk_by_keys_and_mouse(visit):
     page.get_by_role("button", name="Screen 0").click()
     assert title(page) == first
     assert "off. The model lands" in told(page)  # what was moved stays
-
-
-def test_every_screen_fits_a_phone_in_the_dark(visit):
-    page = visit("?screen=0", viewport=PHONE, theme="dark", touch=True)
-    for screen in range(LAST + 1):
-        assert place(page)["screen"] == str(screen)
-        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-        page.get_by_role("button", name="Next →").tap(force=screen == LAST)  # which is disabled at the end
-    for kind in KINDS:
-        assert contrast(page, kind) >= 4.5
 
 
 def test_finger_drags_the_handle_and_does_not_scroll(visit):
@@ -298,11 +310,6 @@ def test_who_comes_back_from_another_page_goes_on(visit):
 def test_link_that_says_nonsense_opens_the_default(visit, query):
     page = visit(query)
     assert page.locator(".stage svg").first.is_visible()
-    for kind in KINDS:
-        assert contrast(page, kind) >= 4.5
-    page.emulate_media(color_scheme="dark")
-    page.locator(".story.dark").wait_for()
-    page.emulate_media(color_scheme="light")
 
 
 def contrast(page, kind: str) -> float:

@@ -2,4 +2,4 @@
 
 import view
 
-view.show_page(view.OTHERS, "Figures of this model that stand on none of the other pages: what its own study shows.")
+view.show_page(view.OTHERS, "What the study of this model found in it, and is found in no other kind of model.")

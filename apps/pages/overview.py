@@ -71,6 +71,9 @@ st.subheader("Claims")
 with view.errors_shown(end=False):
     show_record(checkpoint)
 serving.import_all()
+st.subheader("Look inside")
+with view.errors_shown(end=False):
+    view.show_ways(checkpoint)
 st.subheader("Training")
 if checkpoint.training.optimizer == "lbfgs":
     st.markdown("L-BFGS minimises each seed at once and keeps no history of steps.")

@@ -80,7 +80,7 @@ class Exhibit(Shown):
     Attributes:
         name: unique within a study; where two studies cover a model and name one alike, the earlier one's is shown.
         title: a noun phrase, e.g. for a table of contents.
-        page: of the explorer, e.g. `Heads`; what is on none of its pages is on `Other studies`.
+        page: of the explorer, e.g. `Heads`; what is on none of its pages is on `Its own study`.
         structure, evidence: of the claims that it bears on.
         look: what to look at, two sentences.
         applies: whether the model has what is shown.

@@ -119,11 +119,12 @@ export default function ({ parentElement, data, setTriggerValue }) {
   if (!mounted.has(parentElement)) mounted.set(parentElement, start(parentElement, data));
   const story = mounted.get(parentElement);
   if (!story) return undefined;
+  story.stop?.(); // what listened since the last time
   story.open = (page) => setTriggerValue("open", page);
   follow(story.root);
   const onKey = (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!step || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (!step || !story.root.isConnected || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     if (!takesArrows(event.composedPath()[0])) go(story, story.screen + step);
   };
   const onBack = () => new URLSearchParams(location.search).has("screen") && read(story);
@@ -134,9 +135,10 @@ export default function ({ parentElement, data, setTriggerValue }) {
     if (story.sized && Math.abs(stage.clientWidth - story.room) > 0.2 * story.room) show(story);
   });
   resized.observe(stage);
-  return () => {
+  story.stop = () => {
     resized.disconnect();
     removeEventListener("keydown", onKey);
     removeEventListener("popstate", onBack);
   };
+  return story.stop;
 }

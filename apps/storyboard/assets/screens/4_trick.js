@@ -69,9 +69,10 @@ const trick = {
       stage: [svg, el("div", { class: "buttons", role: "group", "aria-label": "Keys that the model may use" }, cut("last"), cut("previous"))],
       intro: [
         el("p", { class: "equation big" }, text("span", `<i>s</i><sub><i>T</i>+1</sub> = <span class="model">2 cos θ <i>s<sub>T</sub></i></span> <span class="you">− <i>s</i><sub><i>T</i>−1</sub></span>`)),
-        text("p", `This identity holds for every turn. The model has found it. It weighs earlier tokens, its <b>keys</b>: five
-          <b>heads</b> compare each key with <i>s</i><sub><i>T</i>−1</sub> (the <b>query</b>), and a learned <b>positional weight</b> multiplies what they read.
-          Switch a key off and look.`),
+        text("p", `This identity holds for every turn, and the model has found it. It weighs tokens, its <b>keys</b>, and only the two
+          newest count: <i>s<sub>T</sub></i> and <i>s</i><sub><i>T</i>−1</sub>. Five <b>heads</b> compare them with <i>s</i><sub><i>T</i>−1</sub> (the <b>query</b>),
+          which estimates 2 cos θ, all that must be known of <i>W</i>. A learned <b>positional weight</b> supplies the −1 and leaves
+          out what is older. Switch a key off and look.`),
         ofModel(model.name),
       ],
       side: [table, said],
