@@ -6,7 +6,6 @@ import view
 
 from ar_interp.claims import Claims
 
-st.html(f"<style>{view.STYLE}</style>")
 st.title("Claims of your own")
 st.markdown(
     "A file that `claims.to_json(path)` or `ar-interp verify --json FILE` wrote, of at most 1 MB. It is read here, and "

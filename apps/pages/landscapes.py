@@ -26,7 +26,6 @@ def measured(name: str) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]
     return {key: plots.specify(figure) for key, figure in figures.items()}, [one.to_dict() for one in opened.shown]
 
 
-st.html(f"<style>{view.STYLE}</style>")
 st.title("Landscapes")
 st.markdown(
     "Every other page looks at one trained model. Here are the rows of whole sweeps: hundreds of random beginnings at "
