@@ -345,7 +345,8 @@ def text(
     """Regress the vector of every word of a text on that of the word before it, beside what must destroy that.
 
     Prints how much of the variance a matrix tells, whether the order of words matters, whether a document has a
-    matrix of its own, and what the published statistic says of the same text and of random vectors.
+    matrix of its own, what the published statistic says of the same text and of random vectors, and a verdict on
+    each by its interval. Verdicts are about the text, so that the exit code is 0 whatever they are.
 
     Args:
         files: plain text, UTF-8; Python's own help if left out.
@@ -361,6 +362,7 @@ def text(
     from ar_interp.figures import text_regularity as figure_of
     from ar_interp.probes.text import rolled_out, text_regularity
     from ar_interp.processes.text import TextEmbedding, python_topics, words_of_file
+    from ar_interp.studies.text import text_claims, verdicts
 
     torch.set_num_threads(1)  # as for training
     if output is not None:
@@ -373,7 +375,7 @@ def text(
     if output is not None:
         kept(partial(write_file, content=figure_of(found).to_html(include_plotlyjs=True)), output)
         print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
-    print(found.words(), published.words(), sep="\n\n")
+    print(found.words(), published.words(), verdicts(text_claims(found, published)), sep="\n\n")
     return 0
 
 

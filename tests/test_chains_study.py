@@ -110,7 +110,8 @@ def test_figures_say_what_is_seen(name):
             titles[exhibit.name] = figure.layout.title.text.replace("<br>", " ")
     assert ("edited_chain" in titles) == (name != "chain-noisy-xor-k3")
     assert titles["attribution_agreement"].startswith("Attribution, ablation and patching agree to")
-    said = {JOINT: "x4, x15, z2", "chain-counting-q3": "−1", "chain-noisy-xor-k3": "−3"}
+    said = {JOINT: "x4, x15, z2", "chain-counting-q3": "−1, −11", "chain-noisy-xor-k3": "−3"}
+    assert ("2 directions" in titles["chain_directions"]) == (name == "chain-counting-q3")
     assert titles["read_positions"].startswith(f"The largest maps stand at {said[name]}")
 
 

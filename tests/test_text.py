@@ -11,6 +11,7 @@ import ar_interp as ari
 from ar_interp.cli import main
 from ar_interp.probes.text import _errors, blocked_r2, orthogonal, ridge
 from ar_interp.processes.text import TextEmbedding, python_topics, repeats, words_of, words_of_file
+from ar_interp.studies.text import text_claims
 
 DIM, LENGTH = 4, 800
 
@@ -49,6 +50,17 @@ def test_in_context_means_a_matrix_of_its_own_not_that_of_the_language():
     assert gain > 5 * error
     assert gain > 10 * abs(shared.gain[0])
     assert (own.documents["own"] > own.documents["other"]).all()
+    assert text_claims(own)["text/own matrix"].interval[0] > 0
+    assert text_claims(shared)["text/own matrix"].verdict != "holds"
+
+
+def test_verdicts_on_a_text_are_those_of_its_law():
+    ordered = text_claims(ari.text_regularity(planted(0.5, 12), dim=DIM, n_permutations=19))
+    assert [claim.verdict for claim in ordered][:2] == ["holds", "holds"]
+    assert ordered["text/orthogonal"].verdict == "holds"  # 2 sqrt(.5) - 1 is above 0, W = I below
+    noise = text_claims(ari.text_regularity(planted(0.0, 12), dim=DIM, n_permutations=19))
+    assert noise["text/order"].verdict != "holds"
+    assert noise["text/orthogonal"].verdict == "fails"
 
 
 def test_noise_has_no_regularity_and_p_is_uniform():
@@ -183,6 +195,8 @@ def test_the_command_prints_the_table_of_a_text_and_writes_its_figure(tmp_path, 
     assert "a row for each of 3 documents" in said
     assert "no gain that is sure" in said
     assert "Void: random vectors give the same windows" in said
+    assert "  fails     The matrix is orthogonal: R^2 of the best orthogonal W: -" in said
+    assert "  void      The published statistic" in said
     assert "plotly" in page.read_text()
     assert main([*command[:2], "--length", "1300"]) == 2
     assert "two or more" in capsys.readouterr().err

@@ -188,6 +188,8 @@ _TABLE: dict[str, tuple[Any, ...]] = {
     "more": (0.0, "a bound apart from what the control has"),
     "one step": (0.25, "a second path makes a layer a little more than a step"),
     "later": (0.05, "steps of finite size, and what is of second order in the start"),
+    "text bound": (0.0, "a bound that is set without a look at the text; the interval over documents decides"),
+    "published windows": (0.0005, "one window of 2000"),
     "figure": (0.0004, "a unit in the last but one digit of the figures, and 1 % of the smallest"),
 }
 

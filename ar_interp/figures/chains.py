@@ -17,13 +17,13 @@ CELLS = [[0, "#F2F2F2"], [0.25, "#F2F2F2"], [0.25, "#CFE3F1"], [0.5, "#CFE3F1"],
 PROMPT, RIGHT, GIVEN, WRONG = range(4)  # kinds of cells, in the order of the colours
 
 
-def read_positions(read: ReadSources, n_prompt: int, setting: Setting) -> go.Figure:
+def read_positions(places: ReadSources, n_prompt: int, setting: Setting) -> go.Figure:
     """Norms of the centred maps, steps by sources; rings where exact weights read.
 
     Args:
         n_prompt: tokens of the prompt.
     """
-    table = read.singular_values.norm(dim=-1).cpu().numpy()
+    table = places.singular_values.norm(dim=-1).cpu().numpy()
     steps, sources = table.shape
     window = steps == 1 and setting.config.window is not None
     names = [f"−{s + 1}" if window else f"x{s + 1}" if s < n_prompt else f"z{s - n_prompt + 1}" for s in range(sources)]
@@ -36,7 +36,8 @@ def read_positions(read: ReadSources, n_prompt: int, setting: Setting) -> go.Fig
         )
     )  # fmt: skip
     wanted = getattr(setting, "sources", None)
-    largest = ", ".join(names[int(row.argmax())] for row in table[:6])
+    best = table[0].argsort()[::-1][: len(wanted[0]) if wanted else 1] if window else table[:6].argmax(1)
+    largest = ", ".join(names[int(source)] for source in best)
     title, expected = f"The largest maps stand at {largest}{' …' * (steps > 6)}", ""
     if wanted is not None:
         at = [(names[source - window], rows[step]) for step, want in enumerate(wanted) for source in sorted(want)]
@@ -55,13 +56,13 @@ def read_positions(read: ReadSources, n_prompt: int, setting: Setting) -> go.Fig
     )
 
 
-def chain_directions(read: ReadSources, n_prompt: int, setting: Setting) -> go.Figure:
+def chain_directions(places: ReadSources, n_prompt: int, setting: Setting) -> go.Figure:
     """Singular values of the largest centred map of each step, or of the two largest of a window."""
-    values, window = read.singular_values, setting.config.window is not None
+    values, window = places.singular_values, setting.config.window is not None
     norms = values.square().sum(-1)
-    best = list(enumerate(read.first.tolist()))
+    best = list(enumerate(places.first.tolist()))
     if window:
-        best = [(0, int(source)) for source in norms[0].argsort(descending=True)[:2]]
+        best = [(0, int(source)) for source in norms[0].argsort(descending=True)[:2] if norms[0, source] > 0]
     figure = go.Figure()
     for k, (step, source) in enumerate(best[:6]):
         shown = values[step, source][values[step, source] > 1e-12 * values.max()].tolist()
@@ -78,10 +79,11 @@ def chain_directions(read: ReadSources, n_prompt: int, setting: Setting) -> go.F
         mark(figure, states - 0.5)
         expected = f"In theory the map of the newest token has {states - 1}, one less than there are states (dashed)"
     step, source = best[0]
+    rank = places.rank(source, step=step)
     return styled(
         figure,
-        title=f"The map of {'the newest token' if window else 'the first step'} has {read.rank(source, step=step)} "
-        "direction(s) before the first that is fifty times smaller",
+        title=f"The map of {'the newest token' if window else 'the first step'} has {rank} direction{'s' * (rank > 1)} "
+        "before the first that is fifty times smaller",
         measured="singular values of centred maps; what is rounding is left out",
         expected=expected,
         x={"title_text": "direction", "dtick": 1},
@@ -181,7 +183,7 @@ def answers_by_samples(answers: pd.DataFrame, guess: float) -> go.Figure:
         title=f"After {answers['n_samples'].to_numpy().max()} chains the share of right answers is {said}",
         measured=f"fresh prompts, dots are {answers['seed'].nunique()} seeds; dashed: a guess",
         expected="In theory each step of a chain is one convex problem; running parity and no chain leave it nothing",
-        x={"title_text": "chains to train on", **LOG},
+        x={"title_text": "chains to train on", "type": "log", "tickvals": sorted(set(answers["n_samples"]))},
         y={"title_text": "right answers", "range": [0.0, 1.03]},
         wide=True,
     )

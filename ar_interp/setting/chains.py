@@ -87,6 +87,11 @@ class ChainPredictors(Setting):
             steps = [{*S}, {n}]
         return tuple(map(frozenset, steps))
 
+    @property
+    def pairs(self) -> tuple[str, ...] | None:
+        """The symbols that hold a state, between which one shared map leads; None for all."""
+        return tuple(name for name in self.process.vocabulary if "," in name) if self.family == "counting" else None
+
     def with_chain(self, chain: str) -> Parity:
         """The same parity by another chain."""
         task = self.process

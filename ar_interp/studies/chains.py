@@ -337,8 +337,16 @@ def _exhibits() -> tuple[Exhibit, ...]:
 
     contexts = f"contexts = {contexts_code()}\n"
     read = Result(
-        code={"read": "read_sources(checkpoint.model, contexts)", "n_prompt": "checkpoint.config.n_prompt"},
+        code={"places": "read_sources(checkpoint.model, contexts)", "n_prompt": "checkpoint.config.n_prompt"},
         measure=lambda subject: (read_sources(subject.model, contexts_of(subject)), subject.config.n_prompt),
+        before=f"from ar_interp.probes.chains import read_sources\n{contexts}",
+    )
+    directions = Result(
+        code={
+            "places": "read_sources(checkpoint.model, contexts, symbols=setting.pairs, written=setting.pairs)",
+            "n_prompt": "checkpoint.config.n_prompt",
+        },
+        measure=lambda subject: (_directions(subject), subject.config.n_prompt),
         before=f"from ar_interp.probes.chains import read_sources\n{contexts}",
     )
     attributions = Result(
@@ -385,7 +393,7 @@ def _exhibits() -> tuple[Exhibit, ...]:
         ),
         exhibit(
             figures.chain_directions,
-            read,
+            directions,
             title="Directions of the maps",
             page="Chains",
             structure="rank",
@@ -417,18 +425,30 @@ def _exhibits() -> tuple[Exhibit, ...]:
     )
 
 
+def _directions(subject: Subject) -> Any:
+    from ar_interp.probes.chains import read_sources
+    from ar_interp.studies.exhibit import contexts_of
+
+    setting: Any = subject.setting
+    return read_sources(subject.model, contexts_of(subject), symbols=setting.pairs, written=setting.pairs)
+
+
 def _tokens(subject: Subject) -> Control:
-    """A prompt and the first half of its chain, as ids."""
+    """A prompt and the first half of its chain as ids, the last of them another than the task has there."""
     from ar_interp.studies.exhibit import contexts_of
 
     config, names = subject.config, subject.process.vocabulary  # type: ignore[union-attr] - a task of chains
     kept = config.n_prompt + config.n_chain // 2
     listed = ", ".join(f"{i} = {name}" for i, name in enumerate(names[:12])) + ", …" * (len(names) > 12)
+    strings = contexts_of(subject).tokens[:, :kept].tolist()
+    tokens = strings[0]
+    if kept > config.n_prompt:
+        tokens[-1] = next((other[-1] for other in strings if other[-1] != tokens[-1]), tokens[-1])
     return Control(
         name="tokens",
         label=f"Ids of the prompt, {config.n_prompt} of them, and of the chain as far as it is given",
         kind="sequence",
-        default=contexts_of(subject, 1).tokens[0, :kept].tolist(),
+        default=tokens,
         high=config.dim - 1,
         meaning=f"Of the chain at most {config.n_chain - 1} tokens, all but the answer. {listed}.",
     )

@@ -147,10 +147,13 @@ class ChainsMeasured(Measured):
     def damaged(self) -> ChainAccuracy:
         """With noise on the weights, as much as leaves fewer than nine in ten chains."""
         generator, found = seeds.generator_of(seeds.UNTRAINED), self.accuracy
-        noise = torch.randn(self.model.W.shape, generator=generator, dtype=torch.float64, device="cpu")
+        noise = [
+            torch.randn(W.shape, generator=generator, dtype=W.dtype, device="cpu") for W in self.model.parameters()
+        ]
         for level in LEVELS:
             model = deepcopy(self.model).requires_grad_(False)
-            model.W += level * self.model.W.square().mean().sqrt() * noise.to(model.W)
+            for W, drawn in zip(model.parameters(), noise, strict=True):
+                W += level * W.square().mean().sqrt() * drawn.to(W.device)
             found = chain_accuracy(model, self.contexts[:DAMAGED])
             if found.teacher_forced < 0.9:
                 break
@@ -160,7 +163,7 @@ class ChainsMeasured(Measured):
         """The q-th singular value of the newest token's map over the one before, from pairs (state, bit) to such."""
         model = self.config.build(self.process).requires_grad_(False)
         model.load_state_dict({**self.model.state_dict(), "W": W})
-        pairs = [name for name in self.process.vocabulary if "," in name]
+        pairs = self.setting.pairs
         values = read_sources(model.to(W.device), self.few, symbols=pairs, written=pairs).singular_values[0, 0]
         q = self.process.modulus
         return (values[q - 1] / values[q - 2]).item()
@@ -172,7 +175,7 @@ class ChainsMeasured(Measured):
         model = self.config.build(self.process).requires_grad_(False)
         for W in model.state_dict().values():
             W.copy_(torch.randn(W.shape, generator=generator, dtype=torch.float64, device="cpu"))
-        return model.to(self.model.W.device)
+        return model.to(next(self.model.parameters()).device)
 
     @cached_property
     def counted_by_hand(self) -> HookedNextToken:
@@ -325,5 +328,5 @@ def network_answers(task: Parity, n_samples: int, n_seeds: int) -> Estimate:
 
 def _signs(contexts: Chains) -> tuple[Tensor, Tensor]:
     """Prompts and answers as +-1."""
-    prompts, answers = contexts.tokens[:, : contexts.n_prompt], contexts.answers
+    prompts, answers = contexts.tokens[:, : contexts.n_prompt], contexts.tokens[:, -1]
     return (2.0 * prompts - 1).float(), (2.0 * answers - 1).float()
