@@ -28,6 +28,7 @@ FIGURES = {  # study -> page, checkpoint, exhibit
     "emergence": ("overview", "emergence-gaussian", "phase_portrait"),
     "noise": ("algorithm", "noisy-haar-l4", "noisy_errors"),
     "regression": ("others", "regression-high", "kernel_spectrum"),
+    "chains": ("others", "chain-parity-joint", "read_positions"),
 }
 SCREENS = {  # of the README: name -> address, width, height, theme
     "explorer-story": ("/", 1280, 860, "light"),

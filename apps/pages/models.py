@@ -18,6 +18,7 @@ PAPERS = {
     "Sander et al. 2024": "https://arxiv.org/abs/2402.05787",
     "Zheng et al. 2024": "https://arxiv.org/abs/2405.16845",
     "Kim, Nakamaki and Suzuki 2024": "https://arxiv.org/abs/2408.12186",
+    "Malach 2023": "https://arxiv.org/abs/2309.06979",
 }
 ANSWERS = {
     "diagonal heads": "Heads become orthogonal to each other, and one or two of the newest keys are all that counts.",
@@ -30,6 +31,7 @@ ANSWERS = {
     "general models": "Mostly; what they miss is named beside each model.",
     "noise": "The step gets shorter, the older key goes, and four layers see more than any multiple of W s_T.",
     "regression": "The functions of largest variance and the kernel of theory, unless training gets stuck.",
+    "chains": "Those of which each step is linear with a margin, exactly at the hidden bits; without one, nothing.",
 }
 OPENS = {  # the page to begin with, where it is not the estimate of W
     "unfinished descent": "Positional encoding",
@@ -39,6 +41,7 @@ OPENS = {  # the page to begin with, where it is not the estimate of W
     "emergence": "Overview",
     "noise": "Algorithm",
     "regression": view.OTHERS,
+    "chains": view.OTHERS,
 }
 
 
