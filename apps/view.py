@@ -110,7 +110,7 @@ def applicable_pages() -> set[str]:
     if not serving.is_ready():
         return set(PAGES)
     try:
-        return {"Overview", *_pages_of(serving.load(selected()))}
+        return {"Overview", *map(_page_of, _exhibits(serving.load(selected())))}
     except Exception:  # the page says what is wrong
         return set(PAGES)
 
@@ -124,10 +124,9 @@ def selected() -> str:
 def show_exhibits(checkpoint: ari.Checkpoint, page: str) -> int:
     """The exhibits that the studies have for a page and this model, in reading order; returns how many."""
     from ar_interp.claims import subject_of
-    from ar_interp.studies import exhibits_of
 
     subject = subject_of(checkpoint)
-    exhibits = [exhibit for exhibit in exhibits_of(subject) if _page_of(exhibit) == page]
+    exhibits = [exhibit for exhibit in _exhibits(checkpoint) if _page_of(exhibit) == page]
     shared = {control.name: control for exhibit in exhibits for control in exhibit.controls(subject)}
     values = _choose_shared([control for control in shared.values() if control.kind == "integer"])
     places = _places([exhibit.wide for exhibit in exhibits])
@@ -176,11 +175,8 @@ def _show(checkpoint: ari.Checkpoint, subject: Subject, exhibit: Exhibit, shared
 
 def show_ways(checkpoint: ari.Checkpoint) -> None:
     """What each of the other pages asks and shows of a checkpoint, with the link."""
-    from ar_interp.claims import subject_of
-    from ar_interp.studies import exhibits_of
-
     shown: dict[str, list[str]] = {page: [] for page in PAGES}
-    for exhibit in exhibits_of(subject_of(checkpoint)):
+    for exhibit in _exhibits(checkpoint):
         shown[_page_of(exhibit)].append(exhibit.title)
     for page, titles in shown.items():
         if titles and page != "Overview":
@@ -394,16 +390,16 @@ def models_with(page: str) -> list[str]:
     """Some shipped checkpoints that have an exhibit on a page, the first of each study first."""
     firsts = [next(iter(study.recipes)) for study in ari.studies.all_studies() if study.recipes]
     names = [name for name in dict.fromkeys([*firsts, *ari.available()]) if name in ari.available()]
-    return list(islice((name for name in names if page in _pages_of(ari.load(name))), N_LINKS))
+    return list(islice((name for name in names if page in map(_page_of, _exhibits(ari.load(name)))), N_LINKS))
 
 
 @cached(False)
-def _pages_of(checkpoint: ari.Checkpoint) -> set[str]:
-    """The pages on which a checkpoint has exhibits."""
+def _exhibits(checkpoint: ari.Checkpoint) -> tuple[Exhibit, ...]:
+    """The exhibits that the studies have for a checkpoint."""
     from ar_interp.claims import subject_of
     from ar_interp.studies import exhibits_of
 
-    return {_page_of(exhibit) for exhibit in exhibits_of(subject_of(checkpoint))}
+    return exhibits_of(subject_of(checkpoint))
 
 
 def _page_of(exhibit: Exhibit) -> str:

@@ -16,6 +16,8 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 FAULTS = '[data-testid="stException"], [data-testid="stAlertContentError"], [role="dialog"]'
 PAGES = {  # title in the navigation -> what is there once the page is
     "Models by question": "text=Every model was trained",
+    "Claims of your own": '[data-testid="stFileUploader"]',
+    "Landscapes": ".ar-plot .main-svg",
     "Glossary": ".ar-terms",
     "Overview": ".ar-plot .main-svg",
     "In-context W": ".ar-plot .main-svg",
