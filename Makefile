@@ -32,7 +32,7 @@ explore: setup  ## the explorer in a browser, on the shipped checkpoints
 	$(BIN)/streamlit run apps/explorer.py
 
 test: setup  ## every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 check: setup  ## style, types, import contracts
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 NAME = "meta"
 LINALG = ("eigh", "inv", "inv_ex", "lstsq", "pinv", "qr", "solve", "svd", "svdvals")
@@ -49,8 +49,16 @@ class There(torch.Tensor):
         return _compute(function, args, kwargs or {})
 
 
+def _mapped(function, value):
+    """The value with `function` of every tensor in it; `tree_map` of any structure takes most of the time of a test."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    return type(value)(_mapped(function, x) for x in value) if isinstance(value, list | tuple) else value
+
+
 def _compute(function, args, kwargs):
-    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+    tensors = []
+    _mapped(tensors.append, (*args, *kwargs.values()))
     there = any(isinstance(x, There) for x in tensors)
     to = kwargs.get("device")
     moves = function.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_, torch.ops.aten.index_put_)
@@ -64,12 +72,9 @@ def _compute(function, args, kwargs):
         kwargs = {**kwargs, "device": "cpu"}
     elif function.overloadpacket in (torch.ops.aten.copy_, torch.ops.aten.index_put_):
         there = isinstance(args[0], There)
-    bare, options = tree_map(lambda x: x.here if isinstance(x, There) else x, (args, kwargs))
-    found = function(*bare, **options)
-    if not there:
-        return found
-    wrapped = tree_map(lambda x: There(x) if isinstance(x, torch.Tensor) else x, found)
-    return return_and_correct_aliasing(function, args, kwargs, wrapped)
+    bare, *options = _mapped(lambda x: x.here if isinstance(x, There) else x, (args, *kwargs.values()))
+    found = function(*bare, **dict(zip(kwargs, options, strict=True)))
+    return return_and_correct_aliasing(function, args, kwargs, _mapped(There, found)) if there else found
 
 
 class _Factories(TorchDispatchMode):

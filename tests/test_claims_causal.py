@@ -15,7 +15,7 @@ from ar_interp.studies.interventions import best_scale
 
 DIM, N_CTX = 4, 10
 UNITARY = ari.CommutingUnitary(DIM)
-verify = partial(ari.verify, n=256)
+verify = partial(ari.verify, n=64)
 
 
 class Copying(ari.HookedARTransformer):

@@ -24,7 +24,7 @@ from ar_interp.theory.initial_token import first_token_moments
 
 DIM, N_CTX = 4, 10
 HAAR = ari.HaarOrthogonal(5)
-verify = partial(ari.verify, n=512)
+verify = partial(ari.verify, n=128)
 
 
 def run_of(model, training, members):

@@ -156,16 +156,22 @@ def test_silence_is_no_failure(tmp_path, capsys):
     assert "1 claims about 1 checkpoint(s)" in printed
 
 
-def test_report_writes_a_page_and_the_same_as_json(tmp_path, capsys):
-    page, content = tmp_path / "report.html", tmp_path / "report.json"
+def test_a_report_is_a_page_and_the_same_as_json_also_of_claims_that_fail(tmp_path, capsys):
+    name, files = "positional-mu50", ("page.html", "page.json", "mine.json")
+    page, content, mine = (tmp_path / file for file in files)
     page.write_text("what was there before")
-    arguments = ["report", "positional-mu50", "-o", str(page), "--json", str(content), "--date", "2026-01-31"]
+    Claims(name, (claim(name="mine/two", measured=2.0),)).to_json(mine)
+    arguments = ["report", name, "-o", str(page), "--json", str(content), "--date", "2026-01-31", "--extra", str(mine)]
     assert cli.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"report\.html: \d+\.\d MB\n.*report\.json: 0\.\d MB\n\d+ claims about 1 checkpoint", printed)
+    assert re.search(r"page\.html: \d+\.\d MB\n.*page\.json: 0\.\d MB\n\d+ claims about 1 checkpoint", printed)
+    assert " 1 fails" in printed
     assert page.read_text().startswith("<!doctype html>")
     assert "31 January 2026" in page.read_text()
-    assert [one["name"] for one in json.loads(content.read_text())["checkpoints"]] == ["positional-mu50"]
+    assert "mine" in page.read_text()
+    (found,) = json.loads(content.read_text())["checkpoints"]
+    assert found["name"] == name
+    assert {"mine/two", "model/function"} <= {row["name"] for row in found["claims"]}
 
 
 def test_claims_of_one_s_own_stand_beside_those_measured(tmp_path, capsys):
@@ -181,8 +187,6 @@ def test_claims_of_one_s_own_stand_beside_those_measured(tmp_path, capsys):
     assert cli.main(["verify", name, *extra]) == 0
     assert {"mine/one", "model/function"} <= {row["name"] for row in json.loads(both.read_text())["checkpoints"][name]}
     assert cli.main(["verify", name, *extra, str(files["fails"])]) == 1
-    assert cli.main(["report", name, "-o", str(page), "--extra", str(files["fails"])]) == 0
-    assert "mine" in page.read_text()
     capsys.readouterr()
     for verdict, message in {
         "strange": "extra holds claims about 'x', which is none of 'positional-mu50': see Claims.name.",
@@ -194,12 +198,6 @@ def test_claims_of_one_s_own_stand_beside_those_measured(tmp_path, capsys):
             error = capsys.readouterr().err
             assert error.count("\n") == 1
             assert message in error
-
-
-def test_report_of_failing_claims_is_a_report(tmp_path, capsys):
-    assert cli.main(["train", "positional-mu300", "-o", str(tmp_path), "--quiet", "--steps", "3"]) == 0
-    assert cli.main(["report", str(tmp_path / "positional-mu300"), "-o", str(tmp_path / "report.html")]) == 0
-    assert re.search(r"\d+ claims about 1 checkpoint\(s\): .*[1-9]\d* fails", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

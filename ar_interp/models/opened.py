@@ -152,9 +152,10 @@ class Model:
     @property
     def weights(self) -> dict[str, Tensor]:
         """Its parameters by name; W_Q and the like where it has none."""
-        named = getattr(self.module, "named_parameters", dict)
-        names = [name for name in Model.__annotations__ if isinstance(getattr(self.module, name, None), Tensor)]
-        return dict(named()) or {name: getattr(self.module, name) for name in names}
+        if named := dict(getattr(self.module, "named_parameters", dict)()):
+            return named
+        found = {name: getattr(self.module, name, None) for name in Model.__annotations__}
+        return {name: W for name, W in found.items() if isinstance(W, Tensor)}
 
     @property
     def device(self) -> torch.device:

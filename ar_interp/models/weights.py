@@ -42,13 +42,13 @@ def diagonal_weights(model: object) -> DiagonalWeights:
     Raises:
         ValueError: attributes that are missing (all are listed), more than one layer, circuits that are not diagonal.
     """
-    missing = [name for name in WEIGHTS if getattr(model, name, None) is None]
-    if missing:
+    found: dict[str, Any] = {name: getattr(model, name, None) for name in WEIGHTS}
+    if missing := [name for name, W in found.items() if W is None]:
         raise ValueError(
             f"model of type {type(model).__name__} cannot be probed: it lacks {', '.join(missing)}. "
             "probes.protocol.NAMES says what they stand for, ari.conformance(model) what else is missing."
         )
-    W_Q, W_K, W_V, W_O, P = (getattr(model, name).detach().cpu() for name in WEIGHTS)
+    W_Q, W_K, W_V, W_O, P = (W.detach().cpu() for W in found.values())
     if any(weight.ndim != 4 or len(weight) != 1 for weight in (W_Q, W_K, W_V, W_O)):
         raise ValueError(f"model must have one layer, W_Q [1 head d_model d_head]; got {list(W_Q.shape)}.")
     A = _diagonal("QK = W_Q W_K^T", W_Q[0].double() @ W_K[0].double().mT)
