@@ -213,7 +213,7 @@ def verify(
     from ar_interp._checks import check_device, check_integer
     from ar_interp.checkpoints import load
     from ar_interp.claims import Claims, by_model
-    from ar_interp.claims.core import claims_json
+    from ar_interp.claims.collected import claims_json
     from ar_interp.claims.verdicts import FAILS, HOLDS, UNDECIDED, VOID
     from ar_interp.seeds import DRAWN_LIMIT
 
@@ -447,7 +447,7 @@ def landscapes(
     import torch
 
     from ar_interp._checks import check_choice
-    from ar_interp.claims.core import claims_json
+    from ar_interp.claims.collected import claims_json
     from ar_interp.claims.verdicts import FAILS, UNDECIDED
     from ar_interp.seeds import DRAWN_LIMIT
     from ar_interp.studies.landscapes import LANDSCAPES

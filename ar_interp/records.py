@@ -14,7 +14,7 @@ from ar_interp._writing import write_file
 from ar_interp.checkpoints import CLAIMS as FILE
 from ar_interp.checkpoints import Checkpoint, TrainingRun, is_shipped
 from ar_interp.claims import Claim, Claims
-from ar_interp.claims.core import claims_json
+from ar_interp.claims.collected import claims_json
 from ar_interp.claims.rows import KEYS, MAX_BYTES, check, parsed
 
 

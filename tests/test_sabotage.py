@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from zoo import claim
 
 import ar_interp as ari
-from ar_interp.claims.core import Claims
+from ar_interp.claims import Claims
 from ar_interp.sabotage import BATTERY, BatteryResult, Sabotage, Sensitivity, gauges, run_battery, sensitivity
 from ar_interp.sabotage.battery import PARTS
 from ar_interp.sabotage.core import cells

@@ -1,6 +1,7 @@
 """Claims: predicted and measured value, tolerance, control, verdict; and the subject that they are made of."""
 
-from ar_interp.claims.core import Claim, Claims, Control, Evidence, by_model, claim
+from ar_interp.claims.collected import Claims, by_model
+from ar_interp.claims.core import Claim, Control, Evidence, claim
 from ar_interp.claims.estimate import Estimate
 from ar_interp.claims.measured import Measured
 from ar_interp.claims.subject import Subject, subject_of

@@ -14,9 +14,10 @@ from transformer_lens import HookedRootModule
 
 from ar_interp._shown import watched
 from ar_interp.models.base import Config
+from ar_interp.models.block_scalars import BlockScalars
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.hooks import Hook, in_this_thread
-from ar_interp.models.transformer import BlockScalars, HookedARTransformer
+from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.models.weights import diagonal_weights
 from ar_interp.processes import Process
 

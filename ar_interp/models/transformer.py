@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from jaxtyping import Float, Inexact, Integer
 from torch import Tensor, nn
@@ -19,15 +18,16 @@ from transformer_lens.config import TransformerLensConfig
 
 from ar_interp._checks import as_real_array, check_integer
 from ar_interp._moods import calm
-from ar_interp.models.attention import Part, attention_of
+from ar_interp.models.attention import Part
+from ar_interp.models.block import Block
+from ar_interp.models.block_scalars import SCALAR_PLACES, BlockScalars
 from ar_interp.models.cache import ARCache
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.encodings import encode
-from ar_interp.models.hooks import Direction, Hook, HookPoint, OwnHookPoint, hooks_here
+from ar_interp.models.hooks import Direction, Hook, OwnHookPoint, hooks_here
 from ar_interp.processes import Contexts, Process
 
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
-LAYER_NORM_EPS = 1e-5
 
 
 class _Registered(threading.local):
@@ -38,95 +38,6 @@ class _Registered(threading.local):
 
 
 _REGISTERED = _Registered()
-
-
-class BlockScalars(NamedTuple):
-    """a1 <s_t|s_T> + a2 <s_{t-1}|s_T> + a3 <s_t|s_{T-1}> + a4 <s_{t-1}|s_{T-1}> times b1 s_t + b2 s_{t-1}."""
-
-    a1: float
-    a2: float
-    a3: float
-    a4: float
-    b1: float
-    b2: float
-
-    @property
-    def a(self) -> Float[np.ndarray, "4"]:
-        """The key-query scalars a1..a4."""
-        return np.array(self[:4])
-
-    @property
-    def b(self) -> Float[np.ndarray, "2"]:
-        """The value scalars b1, b2."""
-        return np.array(self[4:])
-
-
-CURRENT, PREVIOUS = 1, 2  # blocks of a token (read-out, s_t, s_{t-1})
-SCALAR_PLACES = {
-    "a1": ("QK", CURRENT, CURRENT),
-    "a2": ("QK", CURRENT, PREVIOUS),
-    "a3": ("QK", PREVIOUS, CURRENT),
-    "a4": ("QK", PREVIOUS, PREVIOUS),
-    "b1": ("OV", CURRENT, 0),
-    "b2": ("OV", PREVIOUS, 0),
-}  # circuit, row (the query's of QK, what is read of OV) and column
-
-
-class LayerNorm(Part):
-    """w (x - mean) / sqrt(variance + 1e-5) + b over the last axis."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, "blocks.0.ln1_post.")
-        self.hook_scale = HookPoint()  # [batch pos 1]
-        self.hook_normalized = HookPoint()  # [batch pos d_model]
-
-    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        x = x - x.mean(-1, keepdim=True)
-        scale = self.hook_scale((x.square().mean(-1, keepdim=True) + LAYER_NORM_EPS).sqrt())
-        return self.hook_normalized(x / scale) * self.w + self.b
-
-
-class MLP(Part):
-    """gelu(x W_in + b_in) W_out + b_out."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, "blocks.0.mlp.")
-        self.hook_pre = HookPoint()  # [batch pos d_mlp]
-        self.hook_post = HookPoint()  # [batch pos d_mlp]
-
-    def forward(self, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        W_in, W_out = self.W_in.to(resid.dtype), self.W_out.to(resid.dtype)
-        post = self.hook_post(nn.functional.gelu(self.hook_pre(resid @ W_in + self.b_in)))
-        return post @ W_out + self.b_out
-
-
-class Block(nn.Module):
-    """Attention, LayerNorm on its output and an MLP where the config has them, residual connections or none."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.residual = config.residual
-        self.hook_resid_pre = OwnHookPoint()  # [batch pos d_model]
-        self.attn = attention_of(config)
-        self.ln1_post = LayerNorm(config) if config.layer_norm else nn.Identity()
-        self.hook_attn_out = HookPoint()  # [batch pos d_model]
-        self.mlp = MLP(config) if config.d_mlp else None
-        if config.d_mlp:
-            self.hook_resid_mid = HookPoint()  # [batch pos d_model]
-            self.hook_mlp_in = OwnHookPoint()  # [batch pos d_model]
-            self.hook_mlp_out = HookPoint()  # [batch pos d_model]
-        self.hook_resid_post = HookPoint()  # [batch pos d_model]
-
-    def forward(
-        self, resid: Inexact[Tensor, "batch pos d_model"], positions: Inexact[Tensor, "pos d_model"] | None = None
-    ) -> Inexact[Tensor, "batch pos d_model"]:
-        resid = self.hook_resid_pre(resid)
-        attn_out = self.hook_attn_out(self.ln1_post(self.attn(resid, positions)))
-        resid = resid + attn_out if self.residual else attn_out
-        if self.mlp is not None:
-            resid = self.hook_resid_mid(resid)
-            resid = resid + self.hook_mlp_out(self.mlp(self.hook_mlp_in(resid)))
-        return self.hook_resid_post(resid)
 
 
 class HookedARTransformer(HookedRootModule):

@@ -8,9 +8,9 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp._shown import Shown
+from ar_interp.models.block_scalars import SCALAR_PLACES
 from ar_interp.models.encodings import Augmented
 from ar_interp.models.opened import Model
-from ar_interp.models.transformer import SCALAR_PLACES
 from ar_interp.probes.protocol import WEIGHTS, needs
 from ar_interp.probes.results import long_frame
 from ar_interp.theory.block_scalars import A_NAMES, B_NAMES, product_place
