@@ -1,4 +1,4 @@
-"""What is likely wrong with a model that lacks a structure.
+"""The likely fault of a model that lacks a structure.
 
 The surest sign of a fault is its repair: the copy of the model in which it is undone has the structure. Where no repair
 of the table has it, the first of a list of measured signs that is there names the cause.
@@ -65,7 +65,7 @@ class Check(NamedTuple):
 
     @property
     def limit(self) -> str:
-        """What would decide it, where the interval reaches over a bound of the band."""
+        """The number that would decide it, in words, where the interval reaches over a bound of the band."""
         return f", undecided: {what_decides(as_estimate(self.measured), self.band)}" if self.place == ACROSS else ""
 
     def __str__(self) -> str:

@@ -82,7 +82,7 @@ def hostile(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """A model that has learned all that theory says."""
-    config, training = ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=8), ari.TrainConfig(lr=0.02, steps=2000)
+    config, training = ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=8), ari.TrainConfig(lr=0.04, steps=1000)
     run = ari.train(config, ari.CommutingUnitary(4), training, progress=False)
     return ari.checkpoints.save(run, tmp_path_factory.mktemp("checkpoints") / "trained")
 

@@ -235,7 +235,7 @@ def test_the_standard_error_is_the_jackknifes():
 @pytest.mark.parametrize("name", ["augmented-unitary", "augmented-haar-l1", "augmented-haar-l4-keys"])
 def test_shipped_models_are_steered(name):
     checkpoint = ari.load(name)
-    result = swap_context(checkpoint.model, *pair(checkpoint.process, 600, 20), positions=(20,))
+    result = swap_context(checkpoint.model, *pair(checkpoint.process, 300, 20), positions=(20,))
     assert result.normalised >= 0.95
     assert abs(rows(result, SWAP).loc[20, "kept"]) <= 0.06
     for control, score in result.controls.items():

@@ -344,7 +344,7 @@ def _run(
 
 
 def _standard_errors(costs: Float[Tensor, "component batch"], *, chained: bool) -> Float[Tensor, "component"]:
-    """Of the means; `chained`: neighbours share a sequence, and with it a part of their deviations."""
+    """Standard errors of the means; `chained`: neighbours share a sequence, and with it a part of their deviations."""
     centred = costs - costs.mean(1, keepdim=True)
     variance = centred.square().sum(1)
     if chained:

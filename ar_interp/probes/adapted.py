@@ -29,7 +29,7 @@ ROUNDING = 1e-4  # of predictions: dropout changes more
 
 
 class Point(NamedTuple):
-    """What a hook is told of the place that it is at."""
+    """The place of a hook, which it is told."""
 
     name: str
 

@@ -306,7 +306,7 @@ def _scores(
 
 
 def _untrained_composition(d_model: int, d_head: int, dtype: torch.dtype, n: int, seed: int) -> tuple[float, float]:
-    """Of two Gaussian heads, one draw at a time so that large models need little memory."""
+    """Composition of two Gaussian heads, one draw at a time so that large models need little memory."""
     generator = generator_of(check_integer("seed", seed, low=0))
 
     def score() -> Tensor:

@@ -107,7 +107,7 @@ def _either(name: str) -> list[str]:
 
 
 def _tried(model: Model, sequences: Contexts | None) -> tuple[str, dict[str, str]]:
-    """What is wrong with a run of the model, and with the shape of what it shows."""
+    """Faults of a run of the model, and of the shapes that it shows."""
     tokens, expected = _tokens(model, sequences)
     fault, shapes = "", {}
     found = {"layer": (model.n_layers, "the number of its layers")}
@@ -151,7 +151,7 @@ def _tokens(model: Model, sequences: Contexts | None) -> tuple[Tensor | None, tu
 
 @torch.no_grad()
 def _run(model: Model, tokens: Tensor, expected: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
-    """What is wrong with the predictions, and the shape of every activation that has a meaning; None if it has none."""
+    """The fault of the predictions, and the shape of every activation that has a meaning; None if it has none."""
     names = [name for name in model.hook_names if LAYER.sub("blocks.{layer}.", name) in SHAPES]
     given = f"tokens {list(tokens.shape)} {str(tokens.dtype).removeprefix('torch.')}"
     try:

@@ -181,7 +181,7 @@ def _has_scalars(model: Any) -> bool:
 
 
 def _second_direction(model: HookedARTransformer) -> Float[Tensor, "dim"]:
-    """What of b_1 is orthogonal to b_0."""
+    """The part of b_1 that is orthogonal to b_0."""
     b_0, b_1 = model.B[:2].detach()
     return b_1 - b_0 * (b_0 @ b_1) / (b_0 @ b_0)
 

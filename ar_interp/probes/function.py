@@ -285,7 +285,7 @@ class _Compared:
         self._compare("derivative", slope, own, tokens)
 
     def _attributes(self) -> None:
-        """What probes read of the weights beside the weights by name."""
+        """Weights that probes read, beside the weights by name."""
         assert self.form is not None
         config, weights = self.form
         named = dict(head_matrices(config, weights))

@@ -33,7 +33,7 @@ READ = ("hook_kv_state", "hook_z", "hook_resid_post")
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTable(Result):
-    """What each layer does for the estimate of W, at the last T unless said otherwise.
+    """Each layer's part in the estimate of W, at the last T unless said otherwise.
 
     Attributes:
         by_layer: a row per layer. Columns: error_per_token, |prediction - s_{T+1}|^2 of what the stream holds after it,

@@ -54,7 +54,7 @@ SECOND_PATH = Path(query=PREVIOUS, key=CURRENT, value=CURRENT)  # a3 b1, which c
 
 @dataclass(frozen=True, kw_only=True)
 class Paths(Result):
-    """What each path of a layer writes into the read-out, and what the model is without it.
+    """Parts of the read-out that each path of a layer writes, and the model without each.
 
     Attributes:
         table: a row per path: query, key, value (names of `BLOCK_NAMES`) and path (all three, as text). With p what the
@@ -164,7 +164,7 @@ def has_paths(model: object) -> bool:
 def written_by(
     model: Model, resid: Inexact[Tensor, "batch pos d_model"], paths: Iterable[Path], *, layer: int
 ) -> Inexact[Tensor, "path batch pos d_model"]:
-    """What each path adds to the layer's output, from the stream before the layer; all in one forward pass."""
+    """Parts of the layer's output that each path adds, from the stream before the layer; all in one forward pass."""
     chosen = [[BLOCK_NAMES.index(block) for block in path] for path in paths]
     output = f"blocks.{layer}.hook_attn_out"
     held = {}
@@ -240,6 +240,6 @@ def _mean(values: Float[Tensor, "*path batch"]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _ratio(values: Float[Tensor, "path batch"], over: Float[Tensor, "batch"]) -> tuple[np.ndarray, np.ndarray]:
-    """Of the means, with the delta method's standard error; nan where there is nothing to divide by."""
+    """Ratio of the means, with the delta method's standard error; nan where there is nothing to divide by."""
     ratio = values.mean(-1, keepdim=True) / over.mean()
     return ratio[:, 0].cpu().numpy(), _mean((values - ratio * over) / over.mean())[1]

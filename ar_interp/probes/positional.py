@@ -24,7 +24,7 @@ CHUNK = 180
 
 @dataclass(frozen=True, kw_only=True)
 class PositionalStructure(Shown):
-    """What P and C say of the prediction p_T C(..) s_T + p_{T-1} C(..) s_{T-1}.
+    """The encoding that P and C give the prediction p_T C(..) s_T + p_{T-1} C(..) s_{T-1}.
 
     Attributes:
         ratio: p_{T-1} / p_T, the least-squares value over T = 2..n_ctx; ratio_by_length, the same for each T, and

@@ -1,4 +1,4 @@
-"""What each probe needs of a model: any TransformerLens HookedRootModule that has it can be probed, not only ours.
+"""Needs of each probe: any TransformerLens HookedRootModule that has them can be probed, not only ours.
 
 `NAMES` says what a name stands for, `PROTOCOL` which names a probe reads: `@needs` at each probe declares them;
 `ari.conformance` tries a model on both, and `ari.adapt` gives these names to a model that has others. Weights

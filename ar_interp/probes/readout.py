@@ -1,4 +1,4 @@
-"""What can be read off activations by ridge or logistic regression, beside controls that say what that means."""
+"""Quantities read off activations by ridge or logistic regression, beside controls that say what that means."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

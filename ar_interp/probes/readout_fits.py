@@ -114,7 +114,7 @@ def threads() -> ThreadpoolController:
 
 
 def penalty_of(probe: Any, n: int) -> float:
-    """What a probe fitted to n rows has chosen, per row."""
+    """Penalty that a probe fitted to n rows has chosen, per row."""
     fitted = probe[-1]
     total = fitted.alpha_ if hasattr(fitted, "alpha_") else 1 / fitted.best_params_["estimator__C"]
     return float(total / n)

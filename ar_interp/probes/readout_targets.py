@@ -1,4 +1,4 @@
-"""What probes look for: quantities of W and of the context, by name."""
+"""Targets of probes: quantities of W and of the context, by name."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the results of probes share: a main table, and how tables are made of tensors."""
+"""Common base of the results of probes: a main table, and how tables are made of tensors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,7 +16,7 @@ SHOWN = (0.1, 0.9)  # the middle 80 % of contexts
 
 @dataclass(frozen=True, kw_only=True)
 class Result(Shown):
-    """What a probe found; its first field is the main table."""
+    """Findings of a probe; the first field is the main table."""
 
     def to_frame(self) -> pd.DataFrame:
         """The main table."""

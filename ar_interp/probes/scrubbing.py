@@ -55,7 +55,7 @@ Hooks = list[tuple[str, Callable]]
 
 @dataclass(frozen=True, kw_only=True)
 class Scrubbed(Result):
-    """What is left of a model when a layer has only what a hypothesis names from the sequence itself.
+    """Performance left to a model when a layer has only what a hypothesis names from the sequence itself.
 
     Attributes:
         table: a row per condition: `model` (nothing replaced), `hypothesis`, `everything` (the layer's whole output is
@@ -83,7 +83,7 @@ class Scrubbed(Result):
 
     @property
     def standard_error(self) -> float:
-        """Of `recovered`."""
+        """Standard error of `recovered`."""
         return self._last(HYPOTHESIS, "recovered_se")
 
     @property

@@ -48,7 +48,7 @@ class Form(ABC):
 
     @abstractmethod
     def collapse(self, parameters: Parameters, n_pos: int) -> Products:
-        """What predictions at n_pos positions need of the weights."""
+        """Products of the weights that predictions at n_pos positions need."""
 
     @abstractmethod
     def predict(self, products: Products, tokens: Tokens) -> Tokens:

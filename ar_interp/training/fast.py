@@ -34,7 +34,7 @@ def available() -> bool:
 
 
 def fast_step(form: Form) -> tuple[Callable[[Parameters, int], Products], Step] | None:
-    """What products of the parameters are needed, and losses and gradients from them on real tokens; None without."""
+    """Products of the parameters, and losses and gradients from them on real tokens, as functions; None without."""
     config = form.config
     if type(config) is not ModelConfig or not available():
         return None

@@ -30,7 +30,7 @@ FEATURES = 5  # of a tile
 
 
 def errors(products: Products, tokens: Tensor, mask: Tensor, counted: Tensor) -> tuple[Tensor, Products]:
-    """As `fast_stack.errors`, of the products of `SumOfHeads.heads`."""
+    """Errors and their gradients like those of `fast_stack.errors`, from the products of `SumOfHeads.heads`."""
     n_pos, n, d = len(counted), products["QK"].shape[-1], products["OV"].shape[-1]
     heads, fill = products["P"].shape[1], -n_pos % TILE
     P, rows = pad(products["P"].detach(), (0, fill, 0, fill)), n_pos + fill

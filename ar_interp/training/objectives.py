@@ -100,7 +100,7 @@ def _of_contexts(
 
 
 def _every_time(draw: Callable[[], Any], fresh: bool) -> Callable[[], Any]:
-    """What draws, or what gives the first draw again and again."""
+    """The draw itself, or a function that gives its first result again and again."""
     if fresh:
         return draw
     kept = draw()

@@ -184,7 +184,7 @@ class States:
 
 
 def task(config: Any, process: Any, training: Any) -> Facts:
-    """What is trained on what and how, on whatever device, ready for JSON."""
+    """Config, process and training but for its device, ready for JSON."""
     how = {name: value for name, value in training.to_dict().items() if name != "device"}
     return json.loads(json.dumps({"model": config.to_dict(), "process": process.to_dict(), "training": how}))
 

@@ -162,7 +162,7 @@ class Code:
 
     @contextmanager
     def loop(self, stop: Index, down: bool = False) -> Iterator[Integer]:
-        """What is written inside runs for each index below `stop`, from the last one down if wanted."""
+        """Code written inside runs for each index below `stop`, from the last one down if wanted."""
         build, before = self.build, self.build.block
         head, body, after = (build.append_basic_block() for _ in range(3))
         build.branch(head)
@@ -179,7 +179,7 @@ class Code:
 
     @contextmanager
     def only_if_positive(self, index: Integer) -> Iterator[None]:
-        """What is written inside runs only then."""
+        """Code written inside runs only where the index is positive."""
         with self.build.if_then(self.build.icmp_signed(">", index.value, INTEGER(0))):
             yield
 
