@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ar_interp.models.attention import Part, attention_of
 from ar_interp.models.config import ModelConfig
-from ar_interp.models.hooks import OwnHookPoint
+from ar_interp.models.hooks import HookPoint, OwnHookPoint
 
 LAYER_NORM_EPS = 1e-5
 
