@@ -124,7 +124,7 @@ def swap_scores(swapped: SwappedContext, *, position: int, band: str = "ci95") -
     figure = go.Figure()
     said, here = [], dict[str, float]()
     for name, (colour, dash, symbol) in LINES.items():
-        rows = table[table["condition"] == name]
+        rows: Any = table[table["condition"] == name]
         draw(
             figure, rows["T"], rows["score"], name, "T = %{x}<br>%{y:.3g}",
             error=bars_of(rows, "score", band), mode="lines+markers",
