@@ -26,7 +26,7 @@ LARGEST = 2**63 - 1
 STEP_COLUMNS = ("step", "loss_min", "loss_median", "loss_max")
 MEMBER_COLUMNS = ("seed", "loss")
 RECORDED_COLUMNS = ("a", "b", "off_plane", "minus", *(f"product_{j}" for j in range(1, 17)))  # of `Setting.record`
-OPTIONAL_MEMBER_COLUMNS = ("trimmed", "exact", "lr", "init_scale", "diverged", "minus")
+OPTIONAL_MEMBER_COLUMNS = ("trimmed", "exact", "lr", "init_scale", "diverged", "minus", "last")
 
 T = TypeVar("T")
 

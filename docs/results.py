@@ -38,6 +38,14 @@ BENCHMARKS = DOCS.parent / "benchmarks"
 FOLDER = ari.checkpoints.trained_folder()
 EMERGENCE = ("path", "half time", "difference", "order", "off-diagonal, keys", "off-diagonal, values")
 EMERGENCE = (*(f"emergence/{what}" for what in EMERGENCE), "signs/share", "signs/reached")
+NOISE = (
+    "heads/kappa zero",
+    "positions/bent",
+    "noise/least squares",
+    "noise/line",
+    "noise/line, seeds",
+    "noise/one step",
+)
 Row = dict[str, Any]
 
 
@@ -189,6 +197,7 @@ def tables() -> dict[str, str]:
         ),
         "layers": long(every, named("step/size", "step/others", "step/second path", "step/second value")),
         "emergence": long(every, named(*EMERGENCE)),
+        "noise": long(every, named(*NOISE, of="noisy")),
         "depth": wide(
             every,
             stacks,

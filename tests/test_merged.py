@@ -186,6 +186,14 @@ def test_trainings_that_are_not_what_is_said_of_them_are_caught(name, verdicts):
     assert {claim: found[claim].verdict for claim in verdicts} == verdicts
 
 
+def test_masked_training_is_measured_on_contexts_where_the_grid_is_too_large():
+    config, process = of_law("ones", dim=5, n_ctx=5)
+    a = setting_of(config, process).product ** 0.5
+    masked = TrainConfig(objective="sampled", start=(a, a), lr=1e-4, steps=2, batch=64, entries="diagonal")
+    claims = verify(train(config, process, masked, progress=False), seed=0)
+    assert (claims["emergence/masked loss"].verdict, claims["emergence/masked loss"].evidence) == ("holds", "behaviour")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

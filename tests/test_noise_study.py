@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from oracles import check_titles
 
 import ar_interp as ari
@@ -23,6 +24,10 @@ LAYER = (
 STACK = (
     ari.ModelConfig.augmented(dim=2, n_ctx=6, n_layers=2, heads="block-scalar", attention="linear/keys"),
     ari.HaarOrthogonal(2, process_noise=0.1, observation_noise=0.3),
+)
+SOFTMAX = (
+    ari.ModelConfig.augmented(dim=2, n_ctx=6, n_heads=2, heads="block-scalar", attention="softmax"),
+    STACK[1],
 )
 
 
@@ -54,11 +59,34 @@ def test_theory_is_silent_where_it_does_not_hold(config, process):
     assert ari.setting_of(config, process).why_not
 
 
+@pytest.mark.parametrize("given", [STACK, SOFTMAX], ids=["linear", "softmax"])
+def test_seeds_of_a_stack_are_measured_and_bound_to_the_weights(given):
+    training = ari.TrainConfig(objective="sampled", optimizer="adam", steps=60, batch=32, n_seeds=3, lr=0.1)
+    run = ari.train(*given, training, progress=False)
+    shared = given[1].contexts(2048, 6, seed=ari.seeds.FINAL_LOSSES)
+    last = run.members["last"].to_numpy()
+    kept = shared.errors(run.model(shared.inputs).detach())[:, -1].mean().item()
+    assert last[run.members["seed"] == run.seed] == pytest.approx(kept, rel=1e-9)
+    assert np.ptp(last) > 0
+    claims = ari.verify(run, seed=0)
+    line = ari.theory.last_token_error(dim=2, square=1.1, process_variance=0.01, observation_variance=0.09)
+    assert claims["noise/line, seeds"].measured == pytest.approx(last.mean() / line)
+    assert claims["noise/log"].verdict == "holds"
+    assert ("noise/one step" in [claim.name for claim in claims]) == (given is SOFTMAX)
+    other = replace(run, members=run.members.assign(last=0.75 * last))
+    assert ari.verify(other, seed=0)["noise/log"].verdict == "fails"
+
+
+def test_least_squares_has_no_usable_mean():
+    found = ari.verify(ari.HookedARTransformer(*STACK[:1], process=STACK[1], seed=1), STACK[1], seed=0)
+    assert found["noise/least squares"].verdict == "holds"
+
+
 @pytest.mark.parametrize("given", [LAYER, STACK, HEADS[2]], ids=["layer", "stack", "heads"])
 def test_errors_on_noisy_tokens(given):
     config, process = given
     model = ari.HookedARTransformer(config, process=process, seed=1).requires_grad_(False)
-    found = noisy_errors(model, process, n=16, seed=3)
+    found = noisy_errors(model, process, beside={"zero": torch.zeros_like}, n=16, seed=3)
     contexts = process.contexts(16, config.n_ctx, seed=3)
     own = contexts.errors(model(contexts.inputs)).double()
     table = found.to_frame()
@@ -66,10 +94,13 @@ def test_errors_on_noisy_tokens(given):
     np.testing.assert_allclose(rows["mean"], own.mean(0), rtol=1e-9)
     np.testing.assert_allclose(rows["median"], own.quantile(0.5, 0), rtol=1e-9)
     assert {"least squares", "Bayes, W known"} < set(table["predictor"])
+    clean = contexts.clean_targets.abs().square().sum(-1).double()
+    np.testing.assert_allclose(table[table["predictor"] == "zero"]["mean"], clean.mean(0), rtol=1e-9)
     figure = ari.figures.noisy_errors(found)
     check_titles({"noisy_errors": figure})
     lines = {trace.name: trace for trace in figure.data}
     assert lines["multiple of W y<sub>T</sub>"].y == found.line[1:]
+    np.testing.assert_allclose(lines["zero"].y, clean.quantile(0.5, 0)[1:], rtol=1e-9)
     np.testing.assert_allclose(lines["model"].y, own.quantile(0.5, 0)[1:], rtol=1e-9)
     assert f"{config.n_ctx} the model errs by" in figure.layout.title.text
 
@@ -85,6 +116,8 @@ def test_errors_need_noise():
     model = ari.HookedARTransformer(LAYER[0], seed=1)
     with pytest.raises(ValueError, match="process must be one with noise that is not stationary"):
         noisy_errors(model, ari.CommutingUnitary(2))
+    with pytest.raises(ValueError, match="beside must have names of its own, got 'least squares', which stands there"):
+        noisy_errors(model, LAYER[1], beside={"least squares": torch.zeros_like})
 
 
 @pytest.mark.parametrize("n_heads", [2, 4])

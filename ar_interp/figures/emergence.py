@@ -142,7 +142,8 @@ def reflected_step(pattern: SignPattern) -> go.Figure:
         figure,
         title=f"{what}: gains from {number(gains.min())} to {number(gains.max())} "
         f"where a gradient step has {number(table['one_step'].to_numpy()[0])}",
-        measured="prediction over target at the longest context, W = λ I and |x_1j| = 1; in brackets the sign in B",
+        measured="prediction over target at the longest context, W = λ I and |x<sub>1j</sub>| = 1; in brackets the "
+        "sign in B",
         expected="Only signs that are all alike make a gradient step; the loss on the training law does not see them",
         x="coordinate",
         y="prediction / target",

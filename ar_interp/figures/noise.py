@@ -8,6 +8,7 @@ from ar_interp.figures.style import (
     BLACK,
     BLUE,
     GREEN,
+    GREY,
     LOG,
     ORANGE,
     PURPLE,
@@ -23,6 +24,8 @@ from ar_interp.setting import Setting
 LOOKS = {
     "model": (BLUE, "solid"),
     "one step": (ORANGE, "dash"),
+    "one linear layer": (ORANGE, "dash"),
+    "softmax attention": (GREY, "solid"),
     "least squares": (GREEN, "dot"),
     "ridge": (PURPLE, "dashdot"),
     "Bayes": (VERMILLION, "dash"),
@@ -38,8 +41,8 @@ def noisy_errors(errors: NoisyErrors) -> go.Figure:
     """
     figure = go.Figure()
     table: Any = errors.by_position[errors.by_position["T"] > 1]
-    for name, (colour, dash) in LOOKS.items():
-        rows = table[table["predictor"] == name]
+    for name in [*LOOKS, *sorted({*table["predictor"]} - {*LOOKS})]:
+        (colour, dash), rows = LOOKS.get(name, (GREY, "dash")), table[table["predictor"] == name]
         if len(rows) and rows["median"].max() > LEAST:
             draw(
                 figure, rows["T"], rows["median"].clip(lower=LEAST), name,

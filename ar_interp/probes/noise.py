@@ -1,6 +1,6 @@
 """Errors on noisy tokens beside what can be done with them, and the newest keys beside theory at every noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from ar_interp.theory import bent_ratio, last_token_error, noisy_keys, noisy_mix
 
 N = 128
 QUANTILES = (0.1, 0.5, 0.9)
-NOISES = tuple(np.linspace(0, 0.3, 13))
+NOISES = tuple(0.3 * np.linspace(0, 1, 13) ** 2)  # closer near 0, where ratios change fast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +52,23 @@ def _options(model: Model) -> str:
 
 @needs("forward", options=_options)
 def noisy_errors(
-    model: Model, process: Process | None = None, *, n_ctx: int | None = None, n: int = N, seed: int = EXHIBITS
+    model: Model,
+    process: Process | None = None,
+    *,
+    beside: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    n_ctx: int | None = None,
+    n: int = N,
+    seed: int = EXHIBITS,
 ) -> NoisyErrors:
     """Errors of a model on its noisy process, by T, beside estimators that know the noise.
 
     Args:
         process: the model's own if left out; with noise of the process or of observation, not stationary.
+        beside: other models by name, inputs -> predictions.
         n_ctx: the longest context; the model's own if left out.
         n: contexts; >= 2.
     Raises:
-        ValueError: no process, or one without noise.
+        ValueError: no process, or one without noise; a name of another model that an estimator has.
     """
     law: Any = process or model.process
     if not _has_noise(law):
@@ -69,8 +76,12 @@ def noisy_errors(
     check_integer("n", n, low=2)
     n_ctx = check_integer("n_ctx", n_ctx or model.n_ctx, low=2)
     contexts = law.contexts(n, n_ctx, seed=seed, device=model.device)
-    rows = []
-    for name, predict in [("model", lambda x: model.module(x.inputs)), *predictors(law, n_ctx).items()]:
+    estimators, rows = predictors(law, n_ctx), []
+    models = {"model": model.module, **(beside or {})}
+    if taken := {"model", *estimators} & set(beside or {}):
+        raise ValueError(f"beside must have names of its own, got {min(taken)!r}, which stands there already.")
+    of_models = {name: lambda x, predict=predict: predict(x.inputs) for name, predict in models.items()}
+    for name, predict in (of_models | estimators).items():
         with torch.no_grad():
             errors = contexts.errors(predict(contexts)).double().cpu()
         low, middle, high = torch.quantile(errors, torch.tensor(QUANTILES, dtype=errors.dtype, device="cpu"), dim=0)

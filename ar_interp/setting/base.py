@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from ar_interp._kinds import Kind, load_plugins
@@ -129,6 +129,10 @@ class Setting(Kind, ABC, root=True):
 
     def record(self, parameters: Parameters) -> Mapping[str, Float[Tensor, "ensemble"]]:
         """Numbers of every member by name that theory follows through training: columns of the history."""
+        return {}
+
+    def of_members(self, parameters: Parameters) -> Mapping[str, Real[Tensor, "ensemble"]]:
+        """Numbers of every trained member of an ensemble by name: columns of `members`."""
         return {}
 
     def head_removal_costs(self, model: Any, *, length: int, method: str) -> Float[Tensor, "head"] | None:

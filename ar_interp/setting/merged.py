@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from ar_interp.processes import CommutingUnitary, FirstToken
@@ -104,6 +104,10 @@ class Emergence(Setting):
     def record(self, parameters: Parameters) -> Mapping[str, Float[Tensor, "ensemble"]]:
         """The numbers of `record_of`; where coordinates differ, the product of each as well."""
         return record_of(parameters, self.config.dim, each=bool(self.law.scales))
+
+    def of_members(self, parameters: Parameters) -> Mapping[str, Real[Tensor, "ensemble"]]:
+        """The coordinates with the rarer sign, as `minus`."""
+        return {"minus": record_of(parameters, self.config.dim)["minus"]}
 
     def flows(self, start: Sequence[float] = (1.0, 1.0)) -> Float[np.ndarray, "start time 2"]:
         """Lines of gradient flow in the plane, half of them from near the saddle at 0 and half from beyond `start`.

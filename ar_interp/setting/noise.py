@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
+from ar_interp import seeds
 from ar_interp.models.config import HEAD_A, HEAD_B, POSITIONAL_P, ModelConfig
 from ar_interp.models.weights import diagonal_weights
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal
@@ -20,7 +21,6 @@ from ar_interp.theory import (
     NoisyKeys,
     factor_heads,
     kappa_family,
-    last_token_error,
     noisy_heads_loss,
     noisy_keys,
     noisy_mixing,
@@ -28,6 +28,8 @@ from ar_interp.theory import (
     noisy_step_size,
 )
 from ar_interp.theory.noise import step_gains
+
+N_HELD_OUT, PART = 2048, 64  # contexts that members are compared on, and how many at once
 
 
 class _Noisy(Setting):
@@ -195,24 +197,43 @@ class NoisyHeads(_Noisy):
 
 
 class NoisyStack(_Noisy):
-    """Residual stacks of block scalars on Haar W whose tokens, of norm 1, are observed with noise."""
+    """Residual stacks of block scalars on Haar W whose tokens, of norm 1, are observed with noise; softmax as well."""
 
     kind = "noisy Haar stack"
 
     @classmethod
     def speaks_of(cls, config: Any, process: Any) -> bool:
         return (
-            is_block_scalar_stack(config)
+            (is_block_scalar_stack(config) or _is_softmax_stack(config))
             and type(process) is HaarOrthogonal
             and process.observation_noise > 0
             and not (process.noise or process.stationary)
             and process.initial in UNIT_NORM
         )
 
-    def line(self, length: int) -> float:
-        """The error of the best multiple of W y_T at T."""
-        square = 1 + self.config.dim * self.noise["process_variance"] * (length - 1)
-        return last_token_error(dim=self.config.dim, square=square, **self.noise)
+    def of_members(self, parameters: Parameters) -> Mapping[str, Real[Tensor, "ensemble"]]:
+        """The error of the clean token at the longest T, on contexts that all members share, as `last`."""
+        first = next(iter(parameters.values()))
+        generator = seeds.generator_of(seeds.FINAL_LOSSES, first.device)
+        sizes = {"n": N_HELD_OUT, "length": self.config.n_ctx, "dtype": self.config.torch_dtype}
+        parts = self.process.contexts(**sizes, generator=generator).split(PART)
+        model = self.config.build(self.process, device=first.device).requires_grad_(False)
+        found = []
+        for k in range(len(first)):
+            model.load_state_dict({name: values[k].detach() for name, values in parameters.items()})
+            errors = torch.cat([part.errors(model(part.inputs))[:, -1] for part in parts])
+            found.append(errors.double().mean())
+        return {"last": torch.stack(found)}
+
+
+def _is_softmax_stack(config: Any) -> bool:
+    """Residual layers of block scalars on augmented tokens, with softmax attention of any number of heads."""
+    return (
+        type(config) is ModelConfig
+        and (config.heads, config.attention, config.positional) == ("block-scalar", "softmax", "none")
+        and config.bare
+        and config.residual
+    )
 
 
 def _is_noisy(process: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ar_interp.claims import Claim, Subject
 from ar_interp.models.config import ModelConfig
@@ -156,15 +156,19 @@ def _leaving_claims(m: "EmergenceMeasured") -> Iterator[Claim]:
 def _ones_claims(m: "EmergenceMeasured") -> Iterator[Claim]:
     """First tokens 1_dim: off-diagonal entries of a size that no start changes."""
     best = ones_optimum(dim=m.config.dim, max_length=m.setting.max_length)
-    masked = m.run is not None and m.run.training.entries == "diagonal"
+    masked, exact = m.run is not None and m.run.training.entries == "diagonal", m.setting.no_exact_loss is None
     if masked:
         yield m.claim(
             "emergence/masked loss",
             "Training of the diagonals alone ends above the minimum over all entries: excess over it",
-            lambda m: m.expected_loss / m.of_training_loss(best.loss) - 1,
-            evidence="weights",
+            lambda m: (
+                m.expected_loss / m.of_training_loss(best.loss) - 1
+                if exact
+                else m.loss().over(m.of_training_loss(best.loss)).less(1)
+            ),
+            evidence="weights" if exact else "behaviour",
             source=MODES,
-            tolerance="block optimum",
+            tolerance="block optimum" if exact else "excess, sampled",
             predicted=m.masked_loss / m.of_training_loss(best.loss) - 1,
             control=("the minimum over all entries", 0.0),
         )
@@ -291,6 +295,10 @@ def _recipe(
     )
 
 
+AUTHORS = "five coordinates and 100 tokens, as the authors simulate it"
+OF_THE_AUTHORS: dict[str, Any] = {"dim": 5, "n_ctx": 99, "objective": "sampled", "steps": 200}
+
+
 def _exhibits() -> tuple[Exhibit, ...]:
     from ar_interp.studies.emergence_exhibits import EXHIBITS
 
@@ -379,6 +387,31 @@ STUDY = Study(
             lr=0.0005,
             steps=80,
             batch=2048,
+        ),
+        "emergence-gaussian-d5": _recipe(
+            f"{AUTHORS}, fresh sequences at every step",
+            "gaussian",
+            start=(0.1, 0.1),
+            lr=5e-5,
+            batch=256,
+            **OF_THE_AUTHORS,
+        ),
+        "emergence-onehot-d5": _recipe(
+            f"{AUTHORS}: one sequence has the gradient of all in the plane",
+            "one-hot",
+            start=(0.1, 0.1),
+            lr=5e-4,
+            batch=64,
+            **OF_THE_AUTHORS,
+        ),
+        "emergence-ones-masked-d5": _recipe(
+            f"{AUTHORS}, diagonals alone",
+            "ones",
+            start=(0.1, 0.1),
+            lr=2.5e-4,
+            batch=64,
+            entries="diagonal",
+            **OF_THE_AUTHORS,
         ),
         "emergence-random": _recipe(
             "1024 random starts of the main blocks, a quarter of which end as one gradient step",

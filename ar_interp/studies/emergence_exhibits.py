@@ -69,6 +69,7 @@ EXHIBITS = (
     _training(
         figures.sign_patterns,
         _members,
+        structure="signs",
         title="Signs that random starts end with",
         look="Bars are the starts by the number of coordinates whose sign differs from the others. Look at the share "
         "without any, which alone takes a gradient step.",

@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 SOURCE = "not in Sander et al. 2024; by counting modes and Wick's theorem"
 BAYES = "uniform phases: the posterior given the rotated observations, and its Fisher information"
+PAIRS = "as many pairs as coordinates, whose Gram matrix is next to singular in some contexts"
+TURNS = "W and -W have the same law, so that keys of overlap z and -z have to weigh in with opposite signs"
 PRODUCT = "the noise of y_T is independent of all that is made of older tokens"
 PROCESS, OBSERVATION = 0.1, 0.1**0.5  # standard deviations: q = .01, r = .1
 BLUR = 0.05**0.5  # r = .05
-DEEP = 4  # layers that were seen to estimate the state; three are at the line
+BASELINES = {"one linear layer": "noisy-haar-l1", "softmax attention": "noisy-haar-softmax"}
+N_SEEDS = 8  # of stacks
+AT_LINE = 3  # layers that err as the line does, in the mean over seeds; more were seen to estimate the state
 
 
 def _claims(subject: Subject) -> Iterator[Claim]:
@@ -233,28 +237,98 @@ def _line_claims(m: "Lines") -> Iterator[Claim]:
             measured=_median(m.least_squares / m.bayes),
             control=("the filter that knows W", _median(m.known / m.bayes)),
         )
-    if noise["observation_variance"] and not stationary and not 2 < m.config.n_layers < DEEP:
-        yield _line_claim(m)
+    elif noise["observation_variance"] and not stationary and n_ctx > dim:
+        yield claim(
+            "noise/least squares",
+            f"At T = d + 1 = {dim + 1} least squares divides by next to nothing, and few contexts make its mean: "
+            "median over contexts of its error over that of ridge regression",
+            evidence="behaviour",
+            source=PAIRS,
+            tolerance="not Bayes",
+            predicted=1.5,
+            side="at least",
+            measured=m.over_ridge,
+            control=("ridge regression itself", 1.0),
+        )
+    if noise["observation_variance"] and not stationary:
+        yield from _depth_claims(m)
 
 
-def _line_claim(m: "Lines") -> Claim:
+def _depth_claims(m: "Lines") -> Iterator[Claim]:
     """Few layers multiply y_T by an estimate of W and keep its noise; deeper ones estimate the state."""
-    deep = m.config.n_layers >= DEEP
-    return claim(
-        "noise/line",
-        f"At T = {m.config.n_ctx} the model {'sees' if deep else 'does not see'} through the noise of y_T: its error "
-        f"over that of the best multiple of W y_T, {m.line:.4f}",
-        evidence="behaviour",
-        source=f"{PRODUCT}; that {DEEP} layers get below is measured, not derived" if deep else PRODUCT,
-        tolerance="the line",
+    n_layers, linear, run = m.config.n_layers, m.config.linear, m.subject.run
+    logged = run is not None and "last" in run.members
+    side = "at least" if n_layers < AT_LINE else "equal to" if n_layers == AT_LINE else "at most"
+    if side == "equal to" and not logged:  # which is known of the seeds of a training
+        return
+    source = f"{PRODUCT}; of {'depth' if linear else 'softmax'} it is measured, not derived"
+    source = PRODUCT if linear and side == "at least" else source
+    line = partial(
+        claim,
+        source=source,
+        tolerance="at the line" if side == "equal to" else "the line",
         predicted=1,
-        side="at most" if deep else "at least",
-        measured=Estimate.mean(m.own).over(m.line),
+        side=side,
         control=(
-            ("ridge regression over all pairs", Estimate.mean(m.ridge).over(m.line))
-            if deep
-            else ("the filter that knows W", Estimate.mean(m.known).over(m.line))
+            ("the filter that knows W", Estimate.mean(m.known).over(m.line))
+            if side == "at least"
+            else ("ridge regression over all pairs", Estimate.mean(m.ridge()).over(m.line))
         ),
+    )
+    model, others = {
+        "at least": ("does not see through the noise of y_T", "Nor do the"),
+        "equal to": ("has come as far as the noise of y_T", "So have the"),
+        "at most": ("sees through the noise of y_T", "So do the"),
+    }[side]
+    yield line(
+        "noise/line",
+        f"At T = {m.config.n_ctx} the model {model}: its error over that of the best multiple of W y_T, {m.line:.4f}",
+        evidence="behaviour",
+        measured=Estimate.mean(m.own).over(m.line),
+    )
+    if not linear:
+        yield claim(
+            "noise/one step",
+            "Softmax weights do better than those of the best single gradient step on the same contexts: the error "
+            "over that step's",
+            evidence="behaviour",
+            source="measured, not derived",
+            tolerance="the line",
+            predicted=1,
+            side="at most",
+            measured=Estimate.ratio(m.own, m.one_step),
+            control=("untrained", Estimate.ratio(m.untrained.own, m.one_step)),
+        )
+    if not linear and m.config.n_layers == 1 and m.config.n_heads == 2:
+        yield claim(
+            "noise/two heads",
+            "Two softmax heads ask for <s_{t-1}, s_T> and write s_t with opposite signs, so that together they "
+            "turn with it, as the weights of a step do: the second head's score and value over the first's, the larger",
+            evidence="weights",
+            source=TURNS,
+            tolerance="opposite signs",
+            predicted=0,
+            side="at most",
+            measured=m.second_head,
+            control=("two heads alike", 1.0),
+        )
+    if run is None or not logged:
+        return
+    yield claim(
+        "noise/log",
+        "The error that training logged for the kept seed is that of the shipped weights: their ratio",
+        evidence="training",
+        source=source,
+        tolerance="logged error",
+        predicted=1,
+        measured=m.over_logged,
+        control=("predicting zero", float(1 / run.members["last"].to_numpy().min())),
+    )
+    yield line(
+        "noise/line, seeds",
+        f"{others} seeds of its training: mean over {len(run.members)} of their errors over the line",
+        evidence="training",
+        measured=m.over_seeds,
     )
 
 
@@ -264,16 +338,35 @@ def _median(values: Any) -> Estimate:
     return median(values)
 
 
+def baselines(config: Any, process: Any) -> dict[str, Any]:
+    """Shipped models of the same process and context length that stand beside another, by what they are."""
+    from ar_interp.checkpoints import load
+
+    recipes = {said: (name, STUDY.recipes[name]) for said, name in BASELINES.items()}
+    return {
+        said: load(name).model
+        for said, (name, recipe) in recipes.items()
+        if recipe.process == process and recipe.config.n_ctx == config.n_ctx and recipe.config != config
+    }
+
+
 def _exhibits() -> tuple[Exhibit, ...]:
     from ar_interp import figures
     from ar_interp.probes.noise import bent_keys, noisy_errors
     from ar_interp.seeds import EXHIBITS as SEED
     from ar_interp.studies.exhibit import Result, exhibit
 
+    def measure(subject: Subject) -> tuple[Any]:
+        beside = baselines(subject.config, subject.process)
+        return (noisy_errors(subject.model, subject.process, beside=beside, seed=SEED),)
+
     errors = Result(
-        before="from ar_interp.probes.noise import noisy_errors\n",
-        code={"errors": f"noisy_errors(checkpoint.model, checkpoint.process, seed={SEED})"},
-        measure=lambda subject: (noisy_errors(subject.model, subject.process, seed=SEED),),
+        before="from ar_interp.probes.noise import noisy_errors\nfrom ar_interp.studies.noise import baselines\n",
+        code={
+            "errors": "noisy_errors(checkpoint.model, checkpoint.process, beside=baselines(checkpoint.config, "
+            f"checkpoint.process), seed={SEED})"
+        },
+        measure=measure,
         applies=lambda subject: not getattr(subject.process, "stationary", True),
     )
     bent = Result(
@@ -290,8 +383,9 @@ def _exhibits() -> tuple[Exhibit, ...]:
             page="Algorithm",
             structure="noise",
             evidence="behaviour",
-            look="The model, one gradient step, least squares, the conditional mean and the filter that knows W, on "
-            "the same noisy contexts. Look which of them get below the dotted line: they estimate the state itself.",
+            look="The model, one gradient step, softmax attention where tokens are real, least squares, the "
+            "conditional mean where it is known and the filter that knows W, on the same noisy contexts. Look which of "
+            "them get below the dotted line: they estimate the state itself.",
             wide=True,
         ),
         exhibit(
@@ -316,17 +410,21 @@ def _heads(n_heads: int, summary: str, n_seeds: int) -> Recipe:
     )
 
 
-def _stack(n_layers: int) -> Recipe:
+def _stack(n_layers: int, attention: str = "linear/keys", n_heads: int = 1) -> Recipe:
     layers = "One augmented layer" if n_layers == 1 else f"{n_layers} augmented layers"
+    scores = "scores divided by the number of keys"
+    if attention == "softmax":
+        scores = f"{n_heads} heads of softmax attention, to stand beside the linear ones"
     return Recipe(
-        summary=f"{layers} on Haar W observed with noise, blocks that are multiples of the identity, scores divided by "
-        "the number of keys; d = 5, contexts up to 30, 4 seeds.",
+        summary=f"{layers} on Haar W observed with noise, blocks that are multiples of the identity, {scores}; d = 5, "
+        f"contexts up to 30, {N_SEEDS} seeds.",
         config=ModelConfig.augmented(
             dim=5,
             n_ctx=30,
             n_layers=n_layers,
+            n_heads=n_heads,
             heads="block-scalar",
-            attention="linear/keys",
+            attention=attention,
             init_scale=0.3,
             dtype="float32",
         ),
@@ -340,7 +438,7 @@ def _stack(n_layers: int) -> Recipe:
             clip=10.0,
             steps=1000,
             batch=128,
-            n_seeds=4,
+            n_seeds=N_SEEDS,
         ),
     )
 
@@ -359,6 +457,8 @@ STRUCTURES = {
             "d/2 heads: kappa = 1, p_{T-1}/p_T = -½(1+r)(1+4r+2r²)/(1+9r+18r²+6r³) for two keys of unmixed pairs; "
             "older keys and other pairs take a part over.",
             "The best multiple of W y_T errs by r/(1+r) of each coordinate of modulus 1.",
+            "Two softmax heads with scores ±z: e^z/Σe^z − e^{−z}/Σe^{−z} rises with the overlap z, as a step's weights "
+            "do, and is bounded.",
         ),
     ),
 }
@@ -387,6 +487,7 @@ STUDY = Study(
             32,
         ),
         **{f"noisy-haar-l{n_layers}": _stack(n_layers) for n_layers in (1, 2, 3, 4)},
+        "noisy-haar-softmax": _stack(1, "softmax", n_heads=2),
     },
     claims=_claims,
     exhibits=_exhibits,

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ar_interp import seeds
 from ar_interp.claims import Estimate, Measured
-from ar_interp.claims.estimate import CONTEXTS
+from ar_interp.claims.estimate import CONTEXTS, SEEDS
 from ar_interp.claims.measured import StandIn
-from ar_interp.estimators import DiagonalOLS, Kalman, PhaseGrid, Ridge
+from ar_interp.estimators import OLS, DiagonalOLS, GradientDescent, Kalman, PhaseGrid, Ridge
 from ar_interp.models.config import HEAD_A, HEAD_B, POSITIONAL_P, ModelConfig
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.processes import Sequences
@@ -130,9 +130,9 @@ class Lines(Measured):
     def noise(self) -> dict[str, float]:
         return self.setting.noise
 
-    def last(self, predictions: Tensor) -> Tensor:
-        """Errors at the longest T."""
-        return self.contexts.errors(predictions)[:, -1].double().cpu()
+    def last(self, predictions: Tensor, T: int = 0) -> Tensor:
+        """Errors at T, the longest if left out."""
+        return self.contexts.errors(predictions)[:, T - 1].double().cpu()
 
     @cached_property
     def bayes(self) -> Tensor:
@@ -149,12 +149,48 @@ class Lines(Measured):
     def least_squares(self) -> Tensor:
         return self.last(DiagonalOLS()(self.contexts.pairs()))
 
-    @property
-    def ridge(self) -> Tensor:
+    def ridge(self, T: int = 0) -> Tensor:
         """Of ridge regression, with a penalty for the noise of both tokens of a pair."""
         q, r = self.noise.values()
         fitted = Ridge.bayes(process_variance=q + 2 * r, entry_variance=1 / self.process.dim)
-        return self.last(fitted(self.contexts.pairs()))
+        return self.last(fitted(self.contexts.pairs()), T)
+
+    @property
+    def over_ridge(self) -> Estimate:
+        """Median over contexts of the error of least squares over that of ridge regression, at T = dim + 1."""
+        T = self.process.dim + 1
+        return median(self.last(OLS()(self.contexts.pairs()), T) / self.ridge(T))
+
+    @property
+    def one_step(self) -> Tensor:
+        """Of one gradient step, of the size that is best at this T on contexts of its own."""
+        fitted = self.fresh(N_STACK, seeds.TUNING).to(self.model.W_Q.device, torch.float64)
+        unit, clean = GradientDescent.of_steps(1, 1.0), fitted.clean_targets[:, -1]
+        found = unit(fitted.pairs())[:, -1]
+        eta = ((found.conj() * clean).real.sum() / found.abs().square().sum()).item()
+        return self.last(eta * unit(self.contexts.pairs()))
+
+    @property
+    def second_head(self) -> float:
+        """Score of s_{t-1} asked by s_T, or value of s_t, of the second head over the first's; the larger of both."""
+        attn = self.model.blocks[0].attn
+        scores, values = attn.QK_blocks[:, 1, 2], attn.OV_blocks[:, 1, 0]
+        return max((x[1] / x[0]).item() for x in (scores, values))
+
+    @property
+    def over_seeds(self) -> Estimate:
+        """Mean over the seeds of training of the error at the longest T over the line."""
+        assert self.subject.run is not None
+        found = Estimate.mean(self.subject.run.members["last"].to_numpy() / self.line, SEEDS)
+        return found.widened(Estimate.mean(self.own).over(self.line).half_width)
+
+    @property
+    def over_logged(self) -> Estimate:
+        """The error at the longest T over what training logged of the seed that was kept."""
+        run = self.subject.run
+        assert run is not None
+        members = run.members
+        return Estimate.mean(self.own).over(float(members["last"][members["seed"] == run.seed].item()))
 
     @cached_property
     def own(self) -> Tensor:

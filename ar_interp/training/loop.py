@@ -167,8 +167,8 @@ def _train(
     columns = {"seed": list(member_seeds)} | {name: losses.tolist() for name, losses in final.items()}
     for name, values in (("lr", training.lrs), ("init_scale", training.init_scales)):
         columns |= {name: list(values)} if values else {}
-    signs = setting.record(parameters).get("minus") if training.n_seeds > 1 else None
-    columns |= {} if signs is None else {"minus": signs.tolist()}
+    if training.n_seeds > 1:
+        columns |= {name: values.tolist() for name, values in setting.of_members(parameters).items()}
     columns |= {"diverged": lost.int().tolist()} if lost.any() else {}
     history = pd.DataFrame(log.rows)
     for name in log.recorded[0] if log.recorded else ():
