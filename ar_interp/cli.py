@@ -1,4 +1,4 @@
-"""`ar-interp list | train | verify | report | sweep | text`."""
+"""`ar-interp list | train | verify | report | sweep | landscapes | text`."""
 
 import datetime
 import json

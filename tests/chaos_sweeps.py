@@ -1,6 +1,6 @@
 """Sweeps are killed at random, alone and on Dask: every row must come once, with the bits of a sweep never killed.
 
-    python tests/chaos_sweeps.py              # 40 SIGKILLs, then a scheduler (`make chaos`)
+    python tests/chaos_sweeps.py              # 30 SIGKILLs amid sweeps, then a scheduler (`make chaos`)
     python tests/chaos_sweeps.py 200 --seed 7
 
 Sweeps in one process are killed after times drawn anew until they are done, then sweeps on two workers of their own,
@@ -39,7 +39,6 @@ PLAN = {
     "measure": {"columns": ["kappa"]},
 }
 N_SHARDS, N_ON_DASK = 36, 5
-LONGEST = 2.0  # seconds that a sweep lives
 DASK = (sys.executable, "-m", "dask")
 LOOPBACK = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
 START = "import sys; from chaos_sweeps import PLAN, ari; [*ari.sweep(PLAN, sys.argv[1], **{options}, progress=False)]"
@@ -64,23 +63,24 @@ def forked(folder: Path) -> int:
     return child
 
 
-def killed_alone(reference: pd.DataFrame, scratch: Path, kills: int, chance: random.Random) -> None:
-    amid, sweeps = 0, 0
-    while kills:
+def killed_alone(reference: pd.DataFrame, scratch: Path, kills: int, span: float, chance: random.Random) -> None:
+    """Kills until so many came when some shards were done; each sweep lives for half of `span` at most, seconds."""
+    died, amid, sweeps = 0, 0, 0
+    while amid < kills:
         folder = scratch / f"alone {sweeps}"
         sweeps += 1
-        while kills and parts_in(folder) < N_SHARDS:
-            child, end, running = forked(folder), time.monotonic() + chance.uniform(0, LONGEST), True
+        while amid < kills and parts_in(folder) < N_SHARDS:
+            child, end, running = forked(folder), time.monotonic() + chance.uniform(0, span / 2), True
             while running and time.monotonic() < end:
                 time.sleep(0.005)
                 running = os.waitpid(child, os.WNOHANG)[0] == 0
             if running:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-                kills -= 1
+                died += 1
                 amid += 0 < parts_in(folder) < N_SHARDS
         same(reference, folder)
-    print(f"alone: {sweeps} sweeps, {amid} kills in their midst; every row once, no bit another", flush=True)
+    print(f"alone: {sweeps} sweeps, {died} kills, {amid} in their midst; every row once, no bit another", flush=True)
 
 
 def started(*command: str) -> "subprocess.Popen[str]":
@@ -186,7 +186,7 @@ def same(reference: pd.DataFrame, folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kills", type=int, nargs="?", default=40)
+    parser.add_argument("kills", type=int, nargs="?", default=30)
     parser.add_argument("--seed", type=int, default=None)
     options = parser.parse_args()
     seed = random.randrange(2**31) if options.seed is None else options.seed
@@ -196,8 +196,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         reference = rows_of(scratch / "reference")
+        start = time.monotonic()
+        rows_of(scratch / "again")
+        span = time.monotonic() - start
         try:
-            killed_alone(reference, scratch, options.kills, chance)
+            killed_alone(reference, scratch, options.kills, span, chance)
             deadly_shards(reference, scratch)
             killed_on_dask(reference, scratch, chance)
             killed_scheduler(reference, scratch)

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from ar_interp.figures.style import BLACK, BLUE, GREEN, LOG, PURPLE, VERMILLION, draw, mark, number, styled, whiskers
 
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, BLACK)
-SCORES = {"linear": "scores as they are", "linear/keys": "scores over the number of keys"}
+SCORES = {"linear": "raw scores", "linear/keys": "scores over keys"}
 BARS = "bars are 95 % Wilson intervals"
 
 
@@ -106,14 +106,18 @@ def steps_by_depth(medians: pd.DataFrame) -> go.Figure:
         figure, layers, layers, "one step a layer", "%{x} steps",
         mode="lines", line={"color": BLACK, "dash": "dot", "width": 1},
     )  # fmt: skip
-    deepest = medians[medians["n_layers"] == layers[-1]]["median"]
+    deepest: Any = medians[medians["n_layers"] == layers[-1]]
+    worth = [
+        f"{number(row['median'])} ({SCORES.get(row['attention'], row['attention'])})"
+        for row in deepest.to_dict("records")
+    ]
     return styled(
         figure,
-        title=f"{layers[-1]} layers are worth {' and '.join(number(k) for k in sorted(deepest))} gradient steps",
+        title=f"{layers[-1]} layers are worth {' and '.join(worth)} gradient steps",
         measured=f"number of tuned gradient steps with the same error, median of {medians['n'].min()} seeds, bars are "
         "95 % intervals of the median",
         x={"title_text": "layers", "dtick": 1},
-        y={"title_text": "gradient steps", **LOG},
+        y={"title_text": "gradient steps", "type": "log", "tickvals": [2**k for k in range(8)]},
         wide=True,
     )
 

@@ -349,6 +349,15 @@ _ALL = (
         figures=_by_scale,
     ),
     Landscape(
+        name="depth",
+        title="What depth is worth",
+        question="How many gradient steps is a stack worth, over seeds (16, of 1000 updates each) and not at the best?",
+        sweeps=("depth",),
+        count=partial(medians, column="steps_equivalent"),
+        claims=_depth_claims,
+        figures=_by_depth,
+    ),
+    Landscape(
         name="emergence",
         title="When the gradient step emerges",
         question="How much later does it emerge from smaller initial weights?",

@@ -38,8 +38,8 @@ class SweptRows(Shown):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all numbers that do not depend on the machine, and of what was asked for."""
-        found = hashlib.sha256("".join(shard.name for shard in self.plan.shards).encode())
+        """A hash of all that does not depend on the machine."""
+        found = hashlib.sha256("\0".join(self.table).encode())
         for _, column in self.table.drop(columns=OF_THE_MACHINE).items():
             as_text = column.dtype.kind not in "ifb"
             found.update("\0".join(column).encode() if as_text else column.to_numpy(dtype=np.float64).tobytes())
