@@ -54,7 +54,10 @@ function draw(state) {
   if (!width || !window.Plotly) return;
   const theme = themeOf(plot), columns = panelsAcross(data.figure.layout, width);
   const key = JSON.stringify([data.figure, theme, Math.min(columns, 12), width < 480]);
-  if (key === state.drawn) return;
+  if (key === state.drawn) {  // plotly.js itself follows the window alone
+    if (plot._fullLayout && Math.abs(plot._fullLayout.width - width) > 1) window.Plotly.Plots.resize(plot);
+    return;
+  }
   [state.drawn, state.columns] = [key, columns];
   if (data.figure.data[0]?.type === "table") return tabulate(plot, figure, data.figure.data[0]);
   const adapted = adapt(data.figure, theme, width, columns);
