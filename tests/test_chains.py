@@ -1,17 +1,21 @@
 """Chains of thought: tasks and their encoders, linear next-token predictors, and what is read off them."""
 
 import math
+from dataclasses import replace
+from itertools import pairwise, product
 
 import pytest
 import torch
 
 import ar_interp as ari
 from ar_interp.checkpoints import load
+from ar_interp.estimators import NGrams, ParityElimination, eliminate
 from ar_interp.models.next_token import HookedNextToken
 from ar_interp.models.next_token_config import NextTokenConfig
 from ar_interp.probes.chains import attribute, chain_accuracy, read_sources
-from ar_interp.processes.chains import CHAINS, ChainTask, Counting, NoisyXor, Parity, Permuted
-from ar_interp.training.batched import OwnModel, SumOfTokens
+from ar_interp.processes import ChainTask, Characters, Counting, NoisyXor, Parity, Permuted, Products
+from ar_interp.processes.chains import CHAINS
+from ar_interp.training.batched import SumOfTokens
 
 SUBSET = (5, 1, 7, 2, 8, 4)
 TASKS = {
@@ -181,17 +185,48 @@ def test_noisy_xor_takes_three_tokens_to_predict_and_then_the_loss_of_theory():
         assert loss == pytest.approx(ari.theory.noisy_xor_loss(0.1, window=window), abs=tolerance)
 
 
-@pytest.mark.parametrize(("name", "window"), [("joint", None), ("counting", 7), ("noisy xor", 6)])
-def test_training_computes_what_the_hooked_model_does(name, window):
-    task, config = TASKS[name], NextTokenConfig.of(TASKS[name], window=window)
-    weights = torch.Generator().manual_seed(0)
+KINDS = {
+    "absolute": (TASKS["joint"], {}),
+    "window": (TASKS["counting"], {"window": 7}),
+    "short prompt": (TASKS["noisy xor"], {"window": 6}),
+    "rank": (TASKS["joint"], {"rank": 3}),
+    "rank of a window": (TASKS["counting"], {"window": 7, "rank": 3}),
+    "mlp": (TASKS["joint"], {"rank": 5, "mlp": True}),
+    "mlp of a window": (TASKS["counting"], {"window": 7, "rank": 5, "mlp": True}),
+    "alphabets": (TASKS["joint"], {"alphabets": [(0, 2)] * 10 + [(2, 6)] * 6 + [(0, 2)]}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_computes_what_the_hooked_model_does(kind):
+    task, options = KINDS[kind]
+    config = NextTokenConfig.of(task, **options)
+    generator = torch.Generator().manual_seed(0)
     parameters = {
-        name: torch.randn(2, *shape, dtype=torch.float64, generator=weights)
+        name: torch.randn(2, *shape, dtype=torch.float64, generator=generator)
         for name, shape in config.parameter_shapes.items()
     }
     tokens = torch.stack([task.contexts(5, seed=seed).inputs for seed in (0, 1)])
-    difference = SumOfTokens(config).predict(parameters, tokens) - OwnModel(config).predict(parameters, tokens)
-    assert difference.abs().max() < 1e-12
+    found = SumOfTokens(config).predict(parameters, tokens)
+    for k, predictions in enumerate(found):
+        model = config.build(task)
+        model.load_state_dict({name: members[k] for name, members in parameters.items()})
+        assert (predictions - model(tokens[k])).abs().max() < 1e-12
+        written = model.generate(tokens[k, :, : task.n_prompt])
+        assert torch.equal(model(written[:, :-1])[:, task.n_prompt - 1 :].argmax(-1), written[:, task.n_prompt :])
+
+
+def test_a_model_with_relus_has_no_attribution_by_sums():
+    task = TASKS["joint"]
+    config = NextTokenConfig.of(task, rank=4, mlp=True)
+    model, chains = config.build(task), task.contexts(5, seed=0)
+    for probe in (attribute, read_sources):
+        with pytest.raises(ValueError, match="no sums over tokens: it has an MLP"):
+            probe(model, chains)
+    assert chain_accuracy(model, chains).n == 5
+    of_rank = NextTokenConfig.of(task, rank=4).build(task)
+    assert attribute(of_rank, chains).largest_difference < 1e-12
+    assert torch.linalg.matrix_rank(of_rank.maps).max() == 4
 
 
 def test_lbfgs_ends_at_the_minimum_of_the_loss_on_each_members_own_sample_with_the_ridge():
@@ -221,6 +256,100 @@ def test_it_is_saved_and_loaded_as_any_kind(tmp_path):
     assert torch.equal(loaded.model(chains.inputs), run.model(chains.inputs))
 
 
+@pytest.mark.parametrize("chain", ["none", "columns", "lookups"])
+@pytest.mark.parametrize("n_digits", [1, 2, 3])
+def test_products_are_right_and_every_token_is_in_its_alphabet(n_digits, chain):
+    task = Products(n_digits, chain_of=chain)
+    chains = task.contexts(30, seed=0)
+    for row in chains.tokens:
+        names = task.decode(row)
+        a, b = int("".join(names[:n_digits])), int("".join(names[n_digits : 2 * n_digits]))
+        assert "".join(names[-2 * n_digits :]) == f"{a * b:0{2 * n_digits}d}"
+        assert task.product(row[None]).item() == a * b
+        assert torch.equal(task.prompt(a, b), row[: task.n_prompt])
+        for (first, end), symbol in zip(task.alphabets, row.tolist(), strict=True):
+            assert first <= symbol < end
+    assert task.n_chain == {"none": 2 * n_digits, "columns": n_digits**2 + 4 * n_digits - 2}.get(chain, task.n_chain)
+
+
+def test_parts_of_finite_tasks_share_nothing_and_come_once_each():
+    train, held_out = (Products(part=part).contexts(2500, seed=0).tokens[:, :4] for part in ("train", "held-out"))
+    seen = {tuple(row) for row in train.tolist()}
+    assert len(seen) == 2500
+    assert not seen & {tuple(row) for row in held_out.tolist()}
+    assert Products(part="train").unseen == Products(part="held-out")
+    text = Characters(3, n_chain=50, part="train")
+    windows = text.contexts(text.n_windows, seed=0).tokens
+    assert len({tuple(row) for row in windows.tolist()}) > 0.95 * text.n_windows
+    everything = Characters(3).ids
+    assert torch.equal(torch.cat([text.ids, text.unseen.ids]), everything)
+    assert text.decode(everything[:4]) == ["t", "h", "e", "blank"]
+    assert len(text.vocabulary) == 37
+    predicted = torch.sort(windows[:, 3:].flatten()).values
+    assert torch.equal(predicted, torch.sort(text.ids[3 : 3 + len(predicted)]).values)
+    with pytest.raises(ValueError, match="sha256 must be that of this Python's help"):
+        Characters(sha256="0" * 64).contexts(2, seed=0)
+    with pytest.raises(ValueError, match="what follows a prompt stands in the text alone"):
+        text.chain(windows[:, :3], torch.Generator())
+
+
+def test_a_table_of_products_is_learned_by_look_ups_with_its_alphabets():
+    task = Products(1, chain_of="lookups")
+    options = {"objective": "sampled", "fresh": False, "optimizer": "lbfgs", "device": "cpu", "first_length": 2}
+    training = ari.TrainConfig(batch=100, steps=60, ridge=1e-4, **options)
+    run = ari.train(NextTokenConfig.of(task), task, training, progress=False)
+    fresh = task.contexts(100, seed=5)
+    assert chain_accuracy(run.model, fresh).answer == 1
+    assert run.history["loss_min"].iloc[-1] == pytest.approx(
+        fresh.losses(run.model(fresh.inputs)).mean().item()
+        + 1e-4 * sum(W.square().sum() for W in run.model.parameters()).item() / task.n_chain,
+        rel=1e-6,
+    )
+    assert attribute(run.model, fresh[:20]).largest_difference < 1e-12
+
+
+def test_elimination_learns_a_parity_and_says_what_is_left_open():
+    rows = torch.tensor(list(product([False, True], repeat=4)))
+    generator = torch.Generator().manual_seed(0)
+    for n_rows in (2, 3, 4, 6):
+        A = torch.randint(0, 2, (n_rows, 4), generator=generator).bool()
+        for b in torch.tensor(list(product([False, True], repeat=n_rows))):
+            solved = ((A[None].int() * rows[:, None].int()).sum(2) % 2 == b.int()).all(1)
+            found = eliminate(A, b)
+            assert found.consistent == bool(solved.any())
+            if found.consistent:
+                assert (rows[solved] == found.x).all(1).any()
+                assert solved.sum() == 2 ** (4 - found.rank)
+    task = TASKS["none"]
+    found = ParityElimination.fit(task.contexts(30, seed=0))
+    assert found.subset == tuple(sorted(SUBSET))
+    fresh = task.contexts(500, seed=1)
+    assert torch.equal(found(fresh.tokens[:, :10]), fresh.answers)
+    wrong = fresh.tokens.clone()
+    wrong[:50, -1] ^= 1
+    assert not ParityElimination.fit(replace(fresh, tokens=wrong)).solution.consistent
+    with pytest.raises(ValueError, match="chains must have bits"):
+        ParityElimination.fit(TASKS["permuted"].contexts(5, seed=0))
+
+
+def test_elimination_finds_the_subset_as_often_as_random_equations_have_full_rank():
+    n, m, repeats = 6, 8, 2000
+    generator = torch.Generator().manual_seed(1)
+    A = torch.randint(0, 2, (repeats, m, n), generator=generator).bool()
+    unique = sum(eliminate(own, own[:, 0]).rank == n for own in A) / repeats
+    expected = math.prod(1 - 2.0**-i for i in range(m - n + 1, m + 1))
+    assert abs(unique - expected) < 4 * (expected * (1 - expected) / repeats) ** 0.5
+
+
+def test_counts_of_n_grams_have_the_entropy_of_the_sample_and_no_window_of_one_token_has_less():
+    text = torch.randint(0, 3, (400,), generator=torch.Generator().manual_seed(0))
+    pairs = [(a, b) for a, b in pairwise(text.tolist())]
+    by_hand = [-math.log(pairs.count(pair) / sum(first == pair[0] for first, _ in pairs)) for pair in pairs]
+    assert torch.allclose(NGrams.fit(text, n=2, n_symbols=3, add=0).losses(text), torch.tensor(by_hand).double())
+    assert NGrams.fit(text, n=1, n_symbols=3).losses(text).shape == (400,)
+    assert NGrams.fit(text[:5], n=3, n_symbols=3).probabilities.sum(-1).allclose(torch.ones(3, 3).double())
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -228,6 +357,8 @@ def test_it_is_saved_and_loaded_as_any_kind(tmp_path):
         (lambda: Parity(4, (0, 0)), "subset must name each bit once"),
         (lambda: Parity(4, chain_of="long"), "chain_of must be one of 'none'"),
         (lambda: Counting(4, modulus=1), "modulus must be at least 2"),
+        (lambda: Products(4), "n_digits must be at most 3"),
+        (lambda: Products(2).prompt(100, 3), "a must be at most 99, got 100"),
         (lambda: Permuted((0, 2)), r"permutation must hold each of 0..n-1 once"),
         (lambda: NoisyXor(1.5), "flip must be at most 1"),
         (lambda: TASKS["joint"].contexts(5, 3, seed=0), "length must be 16, 10"),
@@ -237,6 +368,10 @@ def test_it_is_saved_and_loaded_as_any_kind(tmp_path):
             lambda: TASKS["joint"].contexts(5, seed=0).losses(torch.zeros(5, 16, 6), first_length=2),
             "first_length must be at least 10, the tokens of the prompt",
         ),
+        (lambda: NextTokenConfig.of(TASKS["joint"], mlp=True), "mlp needs rank"),
+        (lambda: NextTokenConfig.of(TASKS["joint"], alphabets=[(0, 2)] * 3), r"alphabets must hold \(first, end\) for"),
+        (lambda: NextTokenConfig.of(TASKS["joint"], alphabets=[(0, 7)] * 17), "alphabets must be at most 6, got 7"),
+        (lambda: NextTokenConfig.of(TASKS["joint"], window=3, alphabets=[(0, 2)] * 17), "leave window and rank out"),
         (lambda: NextTokenConfig.of(TASKS["joint"], window=40), "window must be at most 16"),
         (lambda: NextTokenConfig.of(TASKS["joint"]).build(TASKS["count"]), r"process must have 6 symbols and 10 \+ 7"),
         (lambda: filled(TASKS["joint"])(torch.zeros(2, 3, dtype=torch.long)), "tokens must be a prompt of 10"),

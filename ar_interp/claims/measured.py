@@ -68,7 +68,7 @@ class Measured:
         from ar_interp.models.opened import as_model  # loads TransformerLens
 
         options = {"dtype": self.config.torch_dtype, "device": as_model(self.model).device}
-        return self.process.contexts(n, self.config.n_ctx, seed=seed, **options)
+        return self.process.unseen.contexts(n, self.config.n_ctx, seed=seed, **options)
 
     @cached_property
     def parts(self) -> tuple[Contexts, ...]:

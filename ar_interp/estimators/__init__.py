@@ -10,9 +10,14 @@ With S_T = sum_{t<T} x_t x_t^* and R_T = sum_{t<T} y_t x_t^*, the gradient of th
 
 Those of `regression` answer with a function that is no matrix: from prompts alone, with the same call.
 
+Those of `chains` are fitted on symbols: elimination over GF(2), which learns a parity, and counts of n-grams.
+
 Where noise is known, in `noise`: the conditional means, which some of them reach by estimating the state too.
 """
 
+from ar_interp.estimators.chains import NGrams as NGrams
+from ar_interp.estimators.chains import ParityElimination as ParityElimination
+from ar_interp.estimators.chains import eliminate as eliminate
 from ar_interp.estimators.least_squares import OLS as OLS
 from ar_interp.estimators.least_squares import DiagonalOLS as DiagonalOLS
 from ar_interp.estimators.least_squares import Estimator as Estimator
@@ -36,7 +41,7 @@ from ar_interp.estimators.regression import KernelRidge as KernelRidge
 from ar_interp.estimators.regression import Nearest as Nearest
 from ar_interp.estimators.regression import TruncatedSeries as TruncatedSeries
 
-__all__ = [name for name in vars() if name[0].isupper()] + ["apply", "tuned"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [name for name in vars() if name[0].isupper()] + ["apply", "eliminate", "tuned"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __dir__() -> list[str]:

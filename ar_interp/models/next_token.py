@@ -1,10 +1,14 @@
-"""Linear next-token predictors: the logits of the next token are a sum over the tokens that it sees.
+"""Next-token predictors: the logits of the next token are a sum over the tokens that it sees.
 
     logits_t[v] = sum_p W^t[p, y_p, v] + b^t[v],        y = the prompt and the chain so far
 
 The *absolute* version has a map for each step of the chain and sees all tokens (the class of Malach 2023, arXiv
 2309.06979); the *window* version has one map for all steps, of the last K tokens. W is known up to
 W[p, u, v] + f_p(v) + g_p(u), which b and softmax undo: norms and singular values are read after centring over u and v.
+
+Two options are those of the paper's code: maps of a rank, E L U with E and U shared by all (its model of text), and an
+MLP after the sum, logits = U^T relu(M^T relu(sum) + m) + b (its model of products). **With the MLP the logits are no
+sums over tokens**, so that the arithmetic result of the paper is not that of a linear predictor.
 """
 
 import torch
@@ -27,25 +31,38 @@ class HookedNextToken(HookedRootModule):
     Hooks:
         hook_contributions: [batch step source symbol], what each token adds to the logits of each step of the chain.
             Sources are positions from the prompt's first token on (0 for those after the step), or for a window
-            offsets, the newest token first.
+            offsets, the newest token first. With an MLP the last axis is its input.
+        hook_sum: [batch step symbol], their sum with the bias.
     """
 
-    W: Tensor
-    b: Tensor
-
-    def __init__(self, config: NextTokenConfig, process: ChainTask | None = None) -> None:
+    def __init__(self, config: NextTokenConfig, process: ChainTask | None = None, *, seed: int = 0) -> None:
         super().__init__()
         if process is not None:
             config.check_process(process)
         self.config, self.process = config, process
-        for name, start in config.initial_parameters(seed=0).items():
-            self.register_parameter(name, nn.Parameter(start))
+        for name, start in config.initial_parameters(seed=seed).items():
+            group, _, step = name.partition(".")
+            if not step:
+                self.register_parameter(name, nn.Parameter(start))
+            elif step == "0":
+                self.register_module(group, nn.ParameterList([start]))
+            else:
+                self.get_submodule(group).append(nn.Parameter(start))  # pyright: ignore[reportCallIssue]
         self.hook_contributions = HookPoint()
+        self.hook_sum = HookPoint()
         self.setup()
 
     def untrained(self, seed: int) -> "HookedNextToken":
-        """The same architecture with initial weights, which are 0 whatever the seed."""
-        return HookedNextToken(self.config, self.process).to(self.W.device)
+        """The same architecture with initial weights: 0 whatever the seed where the loss is convex."""
+        return HookedNextToken(self.config, self.process, seed=seed).to(next(self.parameters()).device)
+
+    @property
+    def maps(self) -> Float[Tensor, "*step source symbol out"]:
+        """What each symbol adds at each source, to the logits or to the MLP's input; a window has no axis of steps."""
+        return self._maps()[0]
+
+    def _maps(self) -> tuple[Tensor, Tensor]:
+        return self.config.maps(dict(self.named_parameters()))
 
     def forward(self, tokens: Int[Tensor, "..."]) -> Float[Tensor, "batch pos symbol"]:
         """The logits of the next token at each position; 0 before the last token of the prompt.
@@ -55,20 +72,36 @@ class HookedNextToken(HookedRootModule):
         Raises:
             ValueError: tokens that are no prompt, are too many, or are no ids.
         """
-        n_steps = self._steps(tokens)
-        logits = self.hook_contributions(self._contributions(tokens, n_steps)).sum(2) + self._bias(n_steps)
+        logits = self._logits(self._checked(tokens), self._maps(), first_step=0)
         before = logits.new_zeros(1, 1, 1).expand(len(tokens), self.config.n_prompt - 1, self.config.dim)
         return torch.cat([before, logits], dim=1)
 
     def generate(self, prompts: Int[Tensor, "batch prompt"]) -> Int[Tensor, "batch pos"]:
-        """Prompts with the chain that the model writes, each token the likeliest given its own ones before."""
-        tokens = prompts
-        for _ in range(self.config.n_chain):
-            tokens = torch.cat([tokens, self(tokens)[:, -1:].argmax(-1)], dim=1)
+        """Prompts with the chain that the model writes, each token the likeliest given its own ones before.
+
+        Hooks see the newest step alone.
+        """
+        tokens, maps = self._checked(prompts), self._maps()
+        for step in range(prompts.shape[1] - self.config.n_prompt, self.config.n_chain):
+            tokens = torch.cat([tokens, self._logits(tokens, maps, first_step=step).argmax(-1)], dim=1)
         return tokens
 
-    def _steps(self, tokens: Tensor) -> int:
-        """Steps of the chain that tokens are enough for."""
+    def _logits(self, tokens: Tensor, maps: tuple[Tensor, Tensor], *, first_step: int) -> Tensor:
+        """[batch step symbol], of the steps from the first on."""
+        sources = self.config.sources(tokens.shape[1])[first_step:].to(tokens.device)  # [step source]
+        W, constant = maps
+        source = torch.arange(sources.shape[1], device=tokens.device)
+        seen = tokens[:, sources.clamp(min=0)]  # [batch step source]
+        if self.config.window:
+            terms = W[source, seen]
+        else:
+            steps = torch.arange(first_step, first_step + len(sources), device=tokens.device)
+            terms, constant = W[steps[:, None], source, seen], constant[steps]
+        terms = terms.masked_fill((sources < 0)[:, :, None], 0.0)
+        sums = self.hook_sum(self.hook_contributions(terms).sum(2) + constant)
+        return self.config.logits(dict(self.named_parameters()), sums)
+
+    def _checked(self, tokens: Tensor) -> Tensor:
         config = self.config
         if tokens.ndim != 2 or tokens.is_floating_point() or tokens.is_complex():
             raise ValueError(f"tokens must be ids [batch pos], got {tokens.dtype} {list(tokens.shape)}.")
@@ -77,21 +110,4 @@ class HookedNextToken(HookedRootModule):
                 f"tokens must be a prompt of {config.n_prompt} and at most {config.n_chain - 1} tokens of its chain, "
                 f"got {tokens.shape[1]}."
             )
-        return tokens.shape[1] - config.n_prompt + 1
-
-    def _contributions(self, tokens: Tensor, n_steps: int) -> Float[Tensor, "batch step source symbol"]:
-        config = self.config
-        one_hot = torch.eye(config.dim, dtype=self.W.dtype, device=tokens.device)[tokens]
-        if config.window:
-            pad = config.window - config.n_prompt
-            one_hot = nn.functional.pad(one_hot, (0, 0, max(pad, 0), 0))[:, max(-pad, 0) :]
-            seen = one_hot.unfold(1, config.window, 1).flip(-1)  # [batch step symbol offset]
-            return torch.einsum("bsik,kio->bsko", seen, self.W)
-        n_pos = tokens.shape[1]
-        step, source = (torch.arange(n, device=tokens.device) for n in (n_steps, n_pos))
-        known = source < config.n_prompt + step[:, None]
-        W = self.W[:n_steps, :n_pos] * known[:, :, None, None]
-        return torch.einsum("bki,skio->bsko", one_hot, W)
-
-    def _bias(self, n_steps: int) -> Tensor:
-        return self.b if self.config.window else self.b[:n_steps]
+        return tokens

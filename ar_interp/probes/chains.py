@@ -6,6 +6,7 @@ of attribution. Weights are centred over the symbols first, see `models.next_tok
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,6 +19,7 @@ from ar_interp.probes.results import Result, long_frame
 from ar_interp.processes.chains import Chains
 
 HOOK = "hook_contributions"
+AT_ONCE = 2**24  # numbers of the hook
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +66,9 @@ def read_sources(
         symbols: count these alone as read; all that occur if left out.
         written: count the logits of these alone; all if left out.
     Raises:
-        ValueError: `prompt_only` for a window, or a symbol that the vocabulary does not have.
+        ValueError: `prompt_only` for a window, a symbol that the vocabulary does not have, or a model with an MLP.
     """
-    W = model.W.detach()
+    W = _sums(model).maps.detach()
     W = W if model.config.window is None else W[None]
     if prompt_only and model.config.window is not None:
         raise ValueError("prompt_only goes with the absolute version: a window's sources are offsets.")
@@ -115,8 +117,10 @@ def attribute(model: HookedNextToken, contexts: Chains) -> Attributions:
     Args:
         model: a linear next-token predictor.
         contexts: chains of its task.
+    Raises:
+        ValueError: a model with an MLP, whose logits are no sums over tokens.
     """
-    first = model.config.n_prompt - 1
+    first = _sums(model).config.n_prompt - 1
     right = contexts.targets[:, first:, None]
 
     def score(logits: Tensor) -> Tensor:
@@ -179,18 +183,32 @@ def chain_accuracy(model: HookedNextToken, contexts: Chains, *, without: tuple[i
         value[:, :, [place for place in places if place < value.shape[2]]] = 0
         return value
 
+    config, correct, written = model.config, [], []
+    parts: Any = contexts.split(max(1, AT_ONCE // (config.n_chain * config.n_sources * config.dim)))
     with model.hooks(fwd_hooks=[(HOOK, cut)] if places else []):
-        correct = contexts.correct(model(contexts.inputs))
-        written = model.generate(contexts.tokens[:, : contexts.n_prompt])
+        for part in parts:
+            correct.append(part.correct(model(part.inputs)))
+            written.append(model.generate(part.tokens[:, : part.n_prompt]))
+    correct, written = torch.cat(correct), torch.cat(written)
     right = written == contexts.tokens
     by_token = pd.DataFrame({"token": range(1, correct.shape[1] + 1), "correct": correct.double().mean(0).tolist()})
     return ChainAccuracy(
         by_token=by_token,
         teacher_forced=correct.all(1).double().mean().item(),
         free_running=right.all(1).double().mean().item(),
-        answer=right[:, -1].double().mean().item(),
+        answer=right[:, -contexts.n_answer :].all(1).double().mean().item(),
         n=len(contexts),
     )
+
+
+def _sums(model: HookedNextToken) -> HookedNextToken:
+    """The model, whose logits are sums over tokens."""
+    if model.config.mlp:
+        raise ValueError(
+            "the logits of this model are no sums over tokens: it has an MLP, so that attribution is not exact and no "
+            "map of a token is defined. Take a model with mlp=False."
+        )
+    return model
 
 
 def _chosen(argument: str, names: Sequence[str] | None, contexts: Chains) -> Bool[Tensor, "symbol"]:

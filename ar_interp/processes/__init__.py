@@ -11,6 +11,7 @@ from ar_interp.processes.chains import Counting as Counting
 from ar_interp.processes.chains import NoisyXor as NoisyXor
 from ar_interp.processes.chains import Parity as Parity
 from ar_interp.processes.chains import Permuted as Permuted
+from ar_interp.processes.characters import Characters as Characters
 from ar_interp.processes.commuting import CommutingOrthogonal as CommutingOrthogonal
 from ar_interp.processes.commuting import CommutingProcess as CommutingProcess
 from ar_interp.processes.commuting import CommutingUnitary as CommutingUnitary
@@ -21,6 +22,7 @@ from ar_interp.processes.first_token import FIRST_TOKEN_LAWS as FIRST_TOKEN_LAWS
 from ar_interp.processes.first_token import MAX_DIM as MAX_DIM
 from ar_interp.processes.first_token import FirstToken as FirstToken
 from ar_interp.processes.haar import HaarOrthogonal as HaarOrthogonal
+from ar_interp.processes.products import Products as Products
 from ar_interp.processes.regression import NonparametricRegression as NonparametricRegression
 from ar_interp.processes.regression import Prompts as Prompts
 

@@ -62,6 +62,11 @@ class Process(Kind, ABC, root=True):
         """
 
     @property
+    def unseen(self) -> "Process":
+        """The task that a model trained on this is measured on: of a finite one the part held out, else itself."""
+        return self
+
+    @property
     def facts(self) -> str:
         """The law in a clause, for the model card."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type] - a dataclass

@@ -1,4 +1,4 @@
-"""Chains of thought: a prompt over a named vocabulary, then tokens that lead to an answer, the last of them."""
+"""Chains of thought: a prompt over a named vocabulary, then tokens that end in an answer."""
 
 import math
 from abc import ABC, abstractmethod
@@ -29,14 +29,16 @@ class Chains(Contexts):
     the last, targets all but the first, predictions are logits.
 
     Attributes:
-        tokens: the prompt and then the chain, whose last token is the answer.
+        tokens: the prompt and then the chain, at whose end stands the answer.
         n_prompt: tokens of the prompt, which are not predicted.
         vocabulary: the name of each id.
+        n_answer: tokens at the end of the chain that are the answer.
     """
 
     tokens: Int[Tensor, "batch pos"]
     n_prompt: int
     vocabulary: tuple[str, ...]
+    n_answer: int = 1
 
     @property
     def inputs(self) -> Int[Tensor, "batch pos"]:
@@ -144,6 +146,11 @@ class ChainTask(Process, ABC):
     def n_chain(self) -> int:
         """Tokens of a chain, the answer included."""
 
+    @property
+    def n_answer(self) -> int:
+        """Tokens at the end of a chain that are the answer."""
+        return 1
+
     @abstractmethod
     def draw_prompts(self, n: int, generator: torch.Generator) -> Int[Tensor, "batch prompt"]:
         """Prompts with all randomness from the generator, on its device."""
@@ -155,6 +162,11 @@ class ChainTask(Process, ABC):
     @property
     def dim(self) -> int:  # type: ignore[override] - a number that follows from others
         return len(self.vocabulary)
+
+    @property
+    def alphabets(self) -> tuple[tuple[int, int], ...]:
+        """(first, end) of the ids that can stand at each position of prompt and chain; () for all everywhere."""
+        return ()
 
     @property
     def length(self) -> int:
@@ -178,9 +190,14 @@ class ChainTask(Process, ABC):
                 f"length must be {self.length}, {self.n_prompt} + {self.n_chain} - 1 tokens, got {length}."
             )
         generator = source_of_randomness(options.get("seed"), options.get("generator"), options.get("device"))
+        tokens = self.draw(n, generator)
+        sizes = {"n_prompt": self.n_prompt, "n_answer": self.n_answer}
+        return Chains(tokens=tokens, vocabulary=self.vocabulary, **sizes)
+
+    def draw(self, n: int, generator: torch.Generator) -> Int[Tensor, "batch pos"]:
+        """Prompts with their chains, with all randomness from the generator."""
         prompts = self.draw_prompts(n, generator)
-        tokens = torch.cat([prompts, self.chain(prompts, generator)], dim=1)
-        return Chains(tokens=tokens, n_prompt=self.n_prompt, vocabulary=self.vocabulary)
+        return torch.cat([prompts, self.chain(prompts, generator)], dim=1)
 
     def encode(self, symbols: Sequence[str]) -> Int[Tensor, "pos"]:
         """Ids of symbols that are given by name.
@@ -197,6 +214,12 @@ class ChainTask(Process, ABC):
     def decode(self, ids: Int[Tensor, "pos"]) -> list[str]:
         """Names of symbols."""
         return [self.vocabulary[symbol] for symbol in ids.tolist()]
+
+
+def without_repetition(n_items: int, n: int, generator: torch.Generator) -> Int[Tensor, "n"]:
+    """n of so many items, each once before any comes twice."""
+    rounds = [torch.randperm(n_items, generator=generator, device=generator.device) for _ in range(-(-n // n_items))]
+    return torch.cat(rounds)[:n]
 
 
 @dataclass(frozen=True)

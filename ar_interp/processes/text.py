@@ -37,8 +37,8 @@ def words_of_file(path: str | Path) -> list[str]:
     return words_of(read_text(Path(path), MAX_BYTES))
 
 
-def python_topics() -> tuple[list[str], str]:
-    """The words of Python's own help, and the SHA-256 of its text: another version of Python has another text.
+def python_help() -> tuple[str, str]:
+    """Python's own help and its SHA-256: another version of Python has another text.
 
     The text is `pydoc_data.topics` of the standard library, in the order of its keys, joined by newlines.
     """
@@ -46,7 +46,13 @@ def python_topics() -> tuple[list[str], str]:
     from pydoc_data.topics import topics
 
     text = "\n".join(topics[name] for name in sorted(topics))
-    return words_of(text), sha256(text.encode()).hexdigest()
+    return text, sha256(text.encode()).hexdigest()
+
+
+def python_topics() -> tuple[list[str], str]:
+    """The words of `python_help`, and its SHA-256."""
+    text, sha256 = python_help()
+    return words_of(text), sha256
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import torch
 
 from ar_interp.claims import Claim, Estimate, Subject
 from ar_interp.models.next_token_config import NextTokenConfig
-from ar_interp.processes.chains import ChainTask, Counting, NoisyXor, Parity, Permuted
+from ar_interp.processes import ChainTask, Characters, Counting, NoisyXor, Parity, Permuted, Products
 from ar_interp.setting import ChainPredictors
 from ar_interp.studies.base import Control, Exhibit, Recipe, Structure, Study
 from ar_interp.theory import parity_complexity
@@ -17,6 +17,7 @@ from ar_interp.training.config import TrainConfig
 SOURCE = "Malach 2023, arXiv 2309.06979; derived here"
 SUBSET = (3, 14, 0, 9, 6, 11, 2, 8)  # of 16 bits, in the order in which chains read them
 RIDGE = 1e-4
+HELP = "2a95af4ac93f5b719944030ce3769070ddf827d847cba42192afa8da989e5dc4"  # SHA-256 of the help of Python 3.11
 FEW, TOO_FEW, MANY = 200, 50, 3000  # chains to train on
 NETWORK_SEEDS = 3
 
@@ -454,12 +455,14 @@ def _tokens(subject: Subject) -> Control:
     )
 
 
-def _recipe(summary: str, task: ChainTask, batch: int, *, window: int | None = None, **options: Any) -> Recipe:
+def _recipe(
+    summary: str, task: ChainTask, batch: int, *, window: int | None = None, dtype: str = "float64", **options: Any
+) -> Recipe:
     """A predictor that minimises the loss of one sample of chains."""
     how: dict[str, Any] = {"objective": "sampled", "fresh": False, "optimizer": "lbfgs", "steps": 500, "ridge": RIDGE}
     return Recipe(
         summary=summary,
-        config=NextTokenConfig.of(task, window=window),
+        config=NextTokenConfig.of(task, window=window, dtype=dtype),
         process=task,
         training=TrainConfig(**{**how, **options}, batch=batch, first_length=task.n_prompt, device="cpu"),
     )
@@ -545,6 +548,38 @@ STUDY = Study(
             window=3,
             ridge=0.0,
             n_seeds=8,
+        ),
+        "chain-products": _recipe(
+            "Two digits times two digits by 35 look-ups: from 5000 products nearly all others are right.",
+            Products(2, part="train"),
+            5000,
+            dtype="float32",
+        ),
+        "chain-products-none": _recipe(
+            "The same without a chain: one product in thirty or forty is right.",
+            Products(2, chain_of="none", part="train"),
+            5000,
+            n_seeds=8,
+        ),
+        "chain-text-k1": _recipe(
+            "Characters of Python's help from the one before: the table of pairs, whose loss is their entropy.",
+            Characters(1, part="train", sha256=HELP),
+            5856,
+            window=1,
+            ridge=0.0,
+            steps=200,
+        ),
+        "chain-text-k8": _recipe(
+            "The same from the last eight: better than pairs, and short of the table of triples, which a sum is not.",
+            Characters(8, part="train", sha256=HELP),
+            16,
+            window=8,
+            ridge=0.0,
+            fresh=True,
+            optimizer="adam",
+            lr=0.02,
+            schedule="cosine",
+            steps=2500,
         ),
     },
     claims=_claims,

@@ -229,7 +229,7 @@ def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfi
     """
     if setting.no_exact_loss is None:
         return {"loss": setting.exact_loss(parameters).detach() / n_lengths}
-    config, process = setting.config, setting.process
+    config, process = setting.config, setting.process.unseen
     device = next(iter(parameters.values())).device
     generator = seeds.generator_of(seeds.FINAL_LOSSES, device)
     batch = max(1, min(EVALUATION_BATCH, EVALUATION_TOKENS // config.n_ctx))

@@ -88,15 +88,7 @@ def _of_contexts(
         lambda: [process.contexts(batch, config.n_ctx, generator=g, **options) for g in generators], fresh
     )
 
-    def losses(parameters: Parameters) -> Float[Tensor, "member"]:
-        contexts = draw()
-        predictions = form.predict(parameters, torch.stack([own.inputs for own in contexts]))
-        pairs = zip(contexts, predictions, strict=True)
-        return n_lengths * torch.stack(
-            [own.losses(found, first_length=first_length, observed=True).mean() for own, found in pairs]
-        )
-
-    return losses
+    return lambda parameters: n_lengths * form.mean_losses(parameters, draw(), first_length)
 
 
 def _every_time(draw: Callable[[], Any], fresh: bool) -> Callable[[], Any]:
