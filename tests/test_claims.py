@@ -178,7 +178,7 @@ def test_sabotage_fails(name):
     torch.manual_seed(0)
     model = orthogonal_model(D // 2, kappa=1.0)
     weights = sabotage(model.A.detach(), model.B.detach(), model.P.detach())
-    claims = verify(HookedARTransformer.from_diagonal(*weights, process=model.process))
+    claims = verify(HookedARTransformer.from_diagonal(*weights, process=model.process), n=8)  # weights tell
     assert claims["loss/minimum"].verdict == "fails"
     if name != "one head's sign":  # turning one head swaps its pair's block for its negative: kappa stays 1
         assert claims[target].verdict == "fails"
@@ -192,7 +192,7 @@ def test_a_trapped_model_fails_at_kappa_and_at_the_minimum():
     C = torch.block_diag(plus, plus, minus).double()
     A, B = factor_heads(C, n_heads=3)
     P = positional_weights(n_ctx=8, previous=-0.5, last=1.0)
-    claims = verify(HookedARTransformer.from_diagonal(A, B, P, process=ari.CommutingOrthogonal(6)))
+    claims = verify(HookedARTransformer.from_diagonal(A, B, P, process=ari.CommutingOrthogonal(6)), n=8)
     assert claims["loss/minimum"].verdict == claims["heads/same kappa"].verdict == "fails"
 
 
@@ -201,11 +201,11 @@ def test_a_model_with_every_pair_trapped_is_measured_all_the_same():
     C = solution.C.sign() * 0.7  # kappa = -1, which no finite ratio fits
     A, B = ari.theory.factor_heads(C, n_heads=3)
     model = HookedARTransformer.from_diagonal(A, B, solution.P, process=ari.CommutingOrthogonal(6))
-    assert verify(model)["positions/kappa"].verdict == "fails"
+    assert verify(model, n=8)["positions/kappa"].verdict == "fails"
 
 
 @pytest.mark.parametrize("process", [ari.CommutingUnitary(4), ari.CommutingOrthogonal(4)], ids=lambda p: p.kind)
-@pytest.mark.parametrize("n_heads", [1, 4, 5])
+@pytest.mark.parametrize("n_heads", [1, 5])
 def test_weights_that_are_zero_are_measured_all_the_same(process, n_heads):
     zeros = [torch.zeros(n_heads, 4), torch.zeros(n_heads, 4), torch.zeros(3, 3)]
     claims = verify(HookedARTransformer.from_diagonal(*zeros, process=process), n=8)
@@ -229,12 +229,12 @@ def test_claims_about_descent_come_with_a_run(ensemble):
     assert claims["descent/levels"].measured > 0.9  # too few seeds to decide it
     assert "descent/scale" in names(claims)
     assert failing(claims) == set()
-    assert "descent/levels" not in names(verify(ensemble.model))
+    assert "descent/levels" not in names(verify(ensemble.model, n=8))
 
 
 def test_levels_that_are_not_there_fail(ensemble):
     moved = ensemble.members.assign(loss=ensemble.members["loss"] + 0.05)
-    assert verify(replace(ensemble, members=moved))["descent/levels"].verdict == "fails"
+    assert verify(replace(ensemble, members=moved), n=8)["descent/levels"].verdict == "fails"
 
 
 def test_positional_only_runs_follow_the_filter():
@@ -247,7 +247,7 @@ def test_positional_only_runs_follow_the_filter():
     claims = verify(run)
     assert {claim.verdict for claim in claims} == {"holds"}
     late = replace(run, steps=run.steps + 50)
-    assert verify(late)["filter/rows"].verdict == "fails"
+    assert verify(late, n=8)["filter/rows"].verdict == "fails"
 
 
 @pytest.mark.parametrize(
