@@ -83,7 +83,7 @@ def test_a_shipped_model_has_its_figures_and_none_of_sequences():
 
 def test_sabotaged_models_fail_where_they_must():
     names = ["prompts, attention without features", "prompts, a Gaussian process", "prompts, another basis"]
-    result = run_battery(names, n=4000)
+    result = run_battery(names, n=1000)
     assert result.false_positives.empty
     assert result.misses.empty
     failed = result.frame[(result.frame["expected"] == "fail")]
