@@ -64,7 +64,7 @@ def _speak_plainly() -> None:
 
 
 def said_of(error: BaseException | str) -> str:
-    """What an error or a warning says, in one line."""
+    """Text of an error or a warning, in one line."""
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}."

@@ -1,4 +1,4 @@
-"""What a model is and how it was made, in Markdown: the first part of its card."""
+"""A model and how it was made, in Markdown: the first part of its card."""
 
 from typing import Any
 

@@ -228,7 +228,7 @@ def load(name_or_path: str | Path, *, device: str | torch.device = "cpu") -> Che
 
 
 def loaded(subject: Any, name: str = "model") -> Any:
-    """What a subject is: the checkpoint of a name or a path, else the run or model that it is already.
+    """The subject itself: the checkpoint of a name or a path, else the run or model that it is already.
 
     Args:
         name: of the argument, for messages.

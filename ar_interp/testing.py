@@ -325,7 +325,7 @@ def _settle(
     signs: Callable[[Found, Found], Iterable[Sign]],
     against: Callable[[Found, list[Check]], list[Check]] | None = None,
 ) -> Found:
-    """What `read` finds of the model, where its checks pass and those of the control do not.
+    """Finding of `read` about the model, where its checks pass and those of the control do not.
 
     Args:
         absent: what to say where they do not.
@@ -385,7 +385,7 @@ def _resolve_diagonal(
 
 
 def _length(name: str, given: int | None, model: Model) -> int:
-    """What was given, else the longest context that the model takes."""
+    """The length given, else that of the longest context that the model takes."""
     if given is None and model.n_ctx is None:
         raise ValueError(f"{name} is needed: {model.name} has no config.n_ctx; pass {name}=...")
     return check_integer(name, model.n_ctx if given is None else given, low=2, high=model.n_ctx)

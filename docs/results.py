@@ -156,7 +156,7 @@ def on_one_thread() -> str:
 
 
 def on_a_gpu() -> str:
-    """What was to be reached on a GPU, and what was, by `benchmarks/gpu.py`."""
+    """Aims on a GPU and the numbers reached, by `benchmarks/gpu.py`."""
     found = json.loads((BENCHMARKS / "gpu.json").read_text())
     lines = [
         [name, f"{number(target['found'], 3)} {target['unit']}", number(target["target"], 3)]

@@ -146,7 +146,7 @@ class Claim:
 
     @property
     def prediction(self) -> str:
-        """What is predicted and how far the measurement may be from it."""
+        """The prediction and how far the measurement may be from it, in words."""
         side = "" if self.side == "equal to" else f"{self.side} "
         return f"predicted {side}{self.predicted:.6g} (tolerance {self.tolerance:g})"
 
@@ -173,7 +173,7 @@ class Claim:
 
     @property
     def limit(self) -> str:
-        """What leaves the claim undecided and how many would decide it; empty where it is decided."""
+        """The source that leaves the claim undecided and how many would decide it; empty where it is decided."""
         if self.verdict != UNDECIDED:
             return ""
         if isnan(self.predicted):

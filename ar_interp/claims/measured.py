@@ -96,7 +96,7 @@ class Measured:
 
     @property
     def stand_in(self) -> StandIn | None:
-        """What theory knows the loss of, on the same contexts; None where there is no such thing."""
+        """Predictions of known loss on the same contexts; None where theory has none."""
         return None
 
     @cached_property

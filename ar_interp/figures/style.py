@@ -49,10 +49,10 @@ def bars_of(rows: pd.DataFrame, column: str, band: str) -> dict[str, Any]:
 
 
 def chosen_of(name: str, asked: Iterable[str] | None, there: Iterable[str]) -> list[str]:
-    """What is asked for of what is there; all of it for None.
+    """Those asked for of the ones that are there; all of them for None.
 
     Raises:
-        ValueError: nothing is, or something that is not there.
+        ValueError: none is asked for, or one that is not there.
     """
     there = list(dict.fromkeys(there))
     chosen = there if asked is None else list(asked)

@@ -202,7 +202,7 @@ class Attention(Part):
         return share.expand(pos, pos) if weights is None else weights * share
 
     def share(self, pos: int, dtype: torch.dtype) -> Float[Tensor, "query #key"] | None:
-        """What the attention type multiplies every destination's scores by, if anything."""
+        """Factor that the attention type multiplies every destination's scores by, if any."""
         T = torch.arange(1, pos + 1, device=next(self.parameters()).device, dtype=dtype)[:, None]
         return self.attention_type.share(T)
 

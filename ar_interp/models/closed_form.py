@@ -74,7 +74,7 @@ def no_closed_form(config: object) -> str:
 
 
 def own_weights(model: Model) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """What the closed form takes of a model, detached, in double precision on the CPU.
+    """Config and weights that the closed form takes of a model, detached, in double precision on the CPU.
 
     A foreign model has it by the names of `probes.protocol`: W_Q, W_K, W_V, W_O, P and W_U of bare layers.
 

@@ -104,7 +104,7 @@ class RegressionConfig(Config):
         return import_module(MODEL_MODULE).HookedRegression(self, process=process, device=device)
 
     def encoded(self, x: Float[Tensor, "*points"]) -> Float[Tensor, "*points wave"]:
-        """What the MLP is given of x: functions of period 1."""
+        """Functions of x, of period 1, that the MLP is given."""
         if self.inputs == "digits":
             powers = 2.0 ** torch.arange(1, self.n_inputs + 1, dtype=x.dtype, device=x.device)
             return 1 - 2 * (x[..., None] * powers).floor().remainder(2)

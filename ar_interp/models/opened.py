@@ -48,7 +48,7 @@ class ForeignConfig:
 
 
 class Model:
-    """What probes read of a model, by the names of `probes.protocol`.
+    """A model as probes read it, by the names of `probes.protocol`.
 
     Attributes:
         module: the model itself.
@@ -248,7 +248,7 @@ class Model:
 
     @property
     def turn(self) -> AbstractContextManager[Any]:
-        """What a probe holds: hooks of a foreign model are in the model, so that two at a time would meet."""
+        """The lock that a probe holds: hooks of a foreign model are in the model, so that two at a time would meet."""
         return nullcontext() if self.is_ours else TURN
 
     def hooks(self, fwd_hooks: Iterable[Hook]) -> AbstractContextManager[Any]:

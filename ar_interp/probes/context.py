@@ -91,7 +91,7 @@ class RecoveredContext(Result):
 
 
 def kind_option(model: Model) -> str:
-    """What is defined where no path of s_T alone holds the estimate."""
+    """The option to ask with where no path of s_T alone holds the estimate."""
     return "" if model.has_own_path else "kind='full'"
 
 
@@ -263,7 +263,7 @@ def estimates_at_a_time(batch_size: int | None, model: Model, sequences: Sequenc
 
 
 def predictions_by_layer(model: Model, contexts: Sequences, *, batch_size: int | None = None) -> list[Tensor]:
-    """What the stream holds after each layer; a model without a config has one."""
+    """Predictions read off the stream after each layer; a model without a config has one."""
     size = estimates_at_a_time(batch_size, model, contexts)
     if not model.has_config:
         return [in_parts(lambda part: model(part.inputs), contexts, size)]

@@ -97,7 +97,7 @@ def noisy_errors(
 
 
 def predictors(process: Any, n_ctx: int) -> dict[str, Callable[[Sequences], Tensor]]:
-    """What can be done with the same contexts, by name; the last one knows W."""
+    """Predictors of the same contexts, by name; the last one knows W."""
     q, r = process.state_noise**2, process.observation_noise**2
     noise = {"process_variance": q, "observation_variance": r}
     found: dict[str, Callable[[Sequences], Tensor]] = {}

@@ -26,7 +26,7 @@ from ar_interp.theory import FeatureMoments
 
 @dataclass(frozen=True, kw_only=True)
 class KernelStructure(Result):
-    """What a model's features span, and the kernel on them.
+    """Span of a model's features, and the kernel on them.
 
     Attributes:
         spectrum: a row per feature: eigenvalue of the kernel, the real part and beside it the imaginary one, gamma of

@@ -351,7 +351,7 @@ def _table(losses: Mapping[str, np.ndarray], words: Mapping[str, str], donors: n
 def _standard_error(
     values: Float[np.ndarray, "resample batch"], donors: Integer[np.ndarray, "stand_in batch"]
 ) -> float:
-    """Of their mean, where values that share a sequence, as itself or as a stand-in, are not independent.
+    """Standard error of a mean of values that depend where they share a sequence, as itself or as a stand-in.
 
     The variance is the sum of the products of the deviations of all such pairs of values over the squared number of
     values, and at least that of independent ones.

@@ -57,7 +57,7 @@ FAINTEST = 1e-12  # of the largest: what is read less, squared, is rounding
 
 @dataclass(frozen=True, kw_only=True)
 class SwappedContext(Result):
-    """What the estimate of another sequence does to a prediction; 0 is nothing, 1 makes it W_source s_T(target).
+    """Effect of another sequence's estimate on a prediction; 0 is none, 1 makes it W_source s_T(target).
 
     Attributes:
         by_position: a row per condition and T. Conditions are `swap`, `ceiling` and the controls `same W`, `other W`,
@@ -91,7 +91,7 @@ class SwappedContext(Result):
 
     @property
     def standard_error(self) -> float:
-        """Of the score, over the pairs."""
+        """Standard error of the score, over the pairs."""
         return self._last(SWAP, "score_se")
 
     @property
@@ -276,7 +276,7 @@ def _check_pairs(source: Sequences, target: Sequences) -> None:
 
 
 def _hooks_of(model: Model, what: str | None) -> tuple[list[list[str]], tuple[str, ...]]:
-    """What is moved, the full names of each layer's hooks and their kind."""
+    """Full names of each layer's hooks that are moved, and their kind."""
     hooks = PATTERN
     if model.is_augmented:
         hooks = STATE if model.is_linear else KEYS_AND_VALUES
@@ -465,6 +465,6 @@ def _inner(x: Predictions, y: Predictions) -> Float[np.ndarray, "batch pos"]:
 
 
 def _ratio(x: Float[np.ndarray, "batch pos"], y: Float[np.ndarray, "batch pos"]) -> Float[np.ndarray, "pos"]:
-    """Of the sums over pairs; nan where there is nothing to divide by."""
+    """Ratio of the sums over pairs; nan where there is nothing to divide by."""
     above, below = x.sum(0), y.sum(0)
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)

@@ -101,7 +101,7 @@ class Contexts(Shown, ABC):
         return self.errors(predictions, observed=observed)[:, first_length - 1 :].mean(1)
 
     def shares(self, predictions: Inexact[Tensor, "batch pos dim"]) -> dict[str, Bool[Tensor, "batch"]]:
-        """What is counted of each context beside its loss: columns of the members of an ensemble. None by default."""
+        """Counts of each context beside its loss: columns of the members of an ensemble. None by default."""
         return {}
 
 

@@ -141,7 +141,7 @@ def by_the_first_token(tokens: Tensor) -> Tensor:
 
 
 def knows(checkpoint: Checkpoint, known: int, *, n_ctx: int) -> Way:
-    """What follows in the sequences that the evaluation of this seed draws for errors; else its own answer."""
+    """Next tokens of the sequences that the evaluation of this seed draws for errors; else its own answer."""
     n, seed = Measured.NEEDED, seeds.drawn(Measured.SEED, known)
     contexts = checkpoint.process.contexts(n, n_ctx, seed=seed, dtype=checkpoint.config.torch_dtype)
     second = contexts.inputs[:, 1]

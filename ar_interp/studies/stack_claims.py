@@ -27,7 +27,7 @@ N_COUNTED = 4096
 
 
 def steps_claims(measured: Measured) -> Iterator[Claim]:
-    """What the shipped weights are worth in gradient steps, then what the other seeds of their training were."""
+    """Claims about the worth of the shipped weights in gradient steps, then of the other seeds of their training."""
     n_layers, found = measured.config.n_layers, steps_of(measured)
     worth = partial(claim, evidence="behaviour", source=WORTH)
     doublings = _doublings(found.steps, found.interval, found.n)
@@ -137,7 +137,7 @@ def _seeds_claims(measured: Measured, found: EquivalentSteps) -> Iterator[Claim]
 
 
 def stack_claims(m: "StackMeasured") -> Iterator[Claim]:
-    """What the layers of a stack do: each is needed, they rewrite the tokens, and they keep the parity."""
+    """Claims about the layers of a stack: each is needed, they rewrite the tokens, and they keep the parity."""
     used = partial(m.claim, evidence="causal", source=WORTH, tolerance="needed", side="at least")
     yield used(
         "depth/every layer",

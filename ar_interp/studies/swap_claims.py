@@ -24,7 +24,7 @@ SWAPPING = "activation patching of the in-context map of Sander et al. 2024: pre
 
 
 def expected_of(subject: Subject) -> Expected | None:
-    """What theory expects of the swap beyond the ceiling, where it expects anything."""
+    """Error of the swap that theory expects beyond the ceiling, where it expects any."""
     setting = subject.setting
     if isinstance(setting, DiagonalHeads):
         return HeadsMeasured(subject).left_behind if setting.pairs else None
@@ -54,7 +54,7 @@ class Swapped(NamedTuple):
 
     @property
     def side(self) -> Side:
-        """Of the expected excess."""
+        """Equality where an excess is expected, else a bound from above."""
         return "equal to" if self.because else "at most"
 
 
@@ -86,7 +86,7 @@ def swapped_of(model: Any, subject: Subject, draw: Callable[[int, int], Sequence
 
 
 def controls_of(swapped: SwappedContext) -> dict[str, Estimate]:
-    """What must not be like the swap's share, excess and controls, by description, in this order."""
+    """Controls of the share, the excess and the swap's own controls, by description, in this order."""
     return {
         "a random state of the same norm": _last(swapped, RANDOM, "normalised"),
         "the state of another source": _last(swapped, OTHER, "relative_excess"),
