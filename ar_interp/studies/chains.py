@@ -275,7 +275,9 @@ def _of_permutation(m: Any) -> Iterator[Claim]:
     yield m.claim(
         "permutation/argmax",
         "The likeliest successor in the map of the newest token is the permutation: share of the symbols",
-        lambda found: (found.newest.argmax(-1) == torch.tensor(found.process.permutation)).double().mean().item(),
+        lambda found: (
+            (found.newest.argmax(-1) == torch.tensor(found.process.permutation, device="cpu")).double().mean().item()
+        ),
         evidence="weights",
         source="one-hot sequences of a permutation are an orthogonal autoregression",
         tolerance="steps that read",

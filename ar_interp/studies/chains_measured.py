@@ -242,7 +242,7 @@ class ChainsMeasured(Measured):
         """The mean share of right answers over seeds of training on so many chains."""
         fresh = task.contexts(self.subject.size(NEEDED), seed=self.subject.seed_of(seeds.CLAIMS))
         found = [chain_accuracy(model, fresh).answer for model in fitted(task, n_samples, n_seeds=n_seeds)]
-        return Estimate.mean(torch.tensor(found), SEEDS)
+        return Estimate.mean(torch.tensor(found, device="cpu"), SEEDS)
 
 
 def answers_by_samples(
@@ -311,7 +311,10 @@ def network_answers(task: Parity, n_samples: int, n_seeds: int) -> Estimate:
         generator = seeds.generator_of(seed)
         x, y = _signs(task.contexts(n_samples, generator=generator))
         sizes = ((task.n_bits, WIDTH), (WIDTH, 1))
-        drawn = [torch.randn(size, generator=generator, device="cpu") * (2 / size[0]) ** 0.5 for size in sizes]
+        drawn = [
+            torch.randn(size, generator=generator, dtype=torch.float32, device="cpu") * (2 / size[0]) ** 0.5
+            for size in sizes
+        ]
         W_in, W_out, b = *drawn, torch.zeros(WIDTH, device="cpu", dtype=torch.float32)
         weights = [W.requires_grad_() for W in (W_in, W_out, b)]
         optimizer = torch.optim.Adam(weights, lr=NETWORK_LR)
@@ -323,7 +326,7 @@ def network_answers(task: Parity, n_samples: int, n_seeds: int) -> Estimate:
                 optimizer.step()
         x, y = _signs(fresh)
         found.append((y * (torch.relu(x @ W_in + b) @ W_out)[:, 0] > 0).double().mean().item())
-    return Estimate.mean(torch.tensor(found), SEEDS)
+    return Estimate.mean(torch.tensor(found, device="cpu"), SEEDS)
 
 
 def _signs(contexts: Chains) -> tuple[Tensor, Tensor]:
