@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import streamlit as st
 from plotly.offline import get_plotlyjs
 from streamlit.components.v2 import component
 
@@ -68,7 +69,8 @@ def show(
 
     words = {"look": typeset(look), "code": code, "claims": list(claims), "verdict": verdict, "summary": summary}
     data = {"id": id, "name": id, "plotly": PLOTLY, "kept": kept, **words, **figure}
-    found = _component()(key=f"figure {id}", data=data, on_keep_change=lambda: None)
+    with st.container():  # what follows it waits until its height is known, see page.css
+        found = _component()(key=f"figure {id}", data=data, on_keep_change=lambda: None)
     return {**words, **figure} if found.keep else None
 
 

@@ -76,11 +76,12 @@ def settle(page: "sync_api.Page", there: str = ".ar-plot .main-svg") -> None:
 
 def test_every_page_is_whole_wide_and_narrow_in_both_themes(page, small):
     page.goto(f"/in_context_w?checkpoint={small}&position=7")  # a shared link is opened first
+    settle(page)
+    assert jumped(page) < 0.1
     for title, there in PAGES.items():
         page.get_by_role("link", name=title, exact=True).click()
         page.get_by_role("heading", name=title, exact=True).first.wait_for(timeout=60 * SECONDS)
         settle(page, there)
-        assert jumped(page) < 0.1
         for theme, view in (("light", WIDE), ("dark", WIDE), ("dark", NARROW), ("light", NARROW), ("light", WIDE)):
             page.emulate_media(color_scheme=theme)
             page.set_viewport_size(view)
@@ -88,7 +89,6 @@ def test_every_page_is_whole_wide_and_narrow_in_both_themes(page, small):
             page.wait_for_function(PLOTS_FIT)
             assert faint_texts(page) == []
             photograph(page, f"{title}-{view['width']}-{theme}")
-        jumped(page)
 
 
 def test_the_url_follows_the_selection_through_the_pages_and_zoom_is_kept(page):
@@ -171,6 +171,7 @@ def test_an_edit_of_the_weights_is_in_the_url_and_in_the_figure(page):
     page.goto("/interventions?checkpoint=positional-mu100&positional_scale=0.5")
     page.locator(".ar-figure", has_text="Positional scale at 0.50").wait_for(timeout=60 * SECONDS)
     settle(page)
+    assert jumped(page) < 0.1
     page.get_by_role("slider", name="Positional scale").press("ArrowRight")
     page.wait_for_url("**positional_scale=0.55**")
     page.locator(".ar-figure", has_text="Positional scale at 0.55").wait_for(timeout=30 * SECONDS)

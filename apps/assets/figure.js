@@ -101,6 +101,9 @@ export function adapt(figure, theme, width, columns) {
     const dark = signed ? [[0, "#ff8f66"], [0.5, "#2b3138"], [1, "#62b6f0"]] : [[0, "#1d2329"], [1, "#62b6f0"]];
     layout.coloraxis.colorscale = theme.dark ? dark : figure.layout.coloraxis.colorscale;
   }
+  if (theme.dark) data.forEach((trace, i) => {  // a scale of its own; cells with text keep their colours
+    if (trace.type === "heatmap" && trace.colorscale) trace.colorscale = trace.texttemplate ? figure.data[i].colorscale : [[0, "#1d2329"], [1, "#62b6f0"]];
+  });
   for (const note of layout.annotations ?? []) if (note.font?.color) note.font.color = legible(note.font.color, theme, 4.5);
   stack(data, layout, width, columns);
   if (width < 480) {
