@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import tomllib
+from contextlib import nullcontext
 from multiprocessing import active_children
 from types import ModuleType, SimpleNamespace
 
@@ -178,6 +179,26 @@ def test_workers_take_a_card_each(name, card, monkeypatch):
     on_cpu = {**SMALL, "training": {"steps": 3, "device": "cpu"}}
     with pytest.raises(RuntimeError, match="on cpu"):
         cluster._trained(read_plan(on_cpu).shards[0].text, cluster.versions())
+
+
+def test_workers_that_die_before_anything_is_done_are_replaced_once(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    lost = [1]
+
+    def of_client(client, shards_left, *, waits):
+        lost[0] -= 1
+        if lost[0] >= 0:
+            raise cluster._LostError
+        for shard in shards_left:
+            yield shards.Outcome(shard, shards.trained(shard.text))
+
+    for name in ("LocalCluster", "Client"):
+        monkeypatch.setattr(distributed, name, lambda *_, **__: nullcontext(SimpleNamespace(scheduler_address="")))
+    monkeypatch.setattr(cluster, "_of_client", of_client)
+    assert len(list(ari.sweep(SMALL, tmp_path / "a", jobs=2, progress=False))) == 4
+    lost[0] = 2
+    with pytest.raises(ConnectionError, match=r"all workers died\. What was done is kept, 4 shards are left"):
+        list(ari.sweep(SMALL, tmp_path / "b", jobs=2, progress=False))
 
 
 def test_without_dask_more_than_one_worker_is_refused(tmp_path, monkeypatch):

@@ -26,9 +26,11 @@ from ar_interp.sweeps.shards import Outcome, Table, trained
 PATIENCE = 30.0  # seconds for a scheduler to answer, also one that is started again
 RESTARTS = 4  # times this, for a process of this machine to take the place of one that died
 LIBRARIES = ("torch", "numpy", "scipy")
+FETCHED = 5.0  # seconds for a result that is there; meanwhile others that are done wait
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
 SETTLING = 1.0  # seconds before the first shard of a process
 ONE_AT_A_TIME = {"distributed.scheduler.worker-saturation": 1.0}  # who waits does not die with a worker
+IN_VAIN = 2  # attempts one after the other in which nothing was done, after which no other is made
 RETRIES = 1  # of a shard whose training raises an error; one whose worker dies is tried four times
 
 
@@ -62,7 +64,7 @@ def on_dask(shards: Sequence[Shard], *, jobs: int, scheduler: str | None) -> Ite
     except ModuleNotFoundError as error:
         asked = "jobs > 1" if scheduler is None else "scheduler"
         raise ValueError(f"{asked} needs the extra `cluster`: pip install 'ar-interp[cluster]'.") from error
-    left = {shard.name: shard for shard in shards}
+    left, idle = {shard.name: shard for shard in shards}, 0
     while left:
         before = len(left)
         try:
@@ -81,7 +83,8 @@ def on_dask(shards: Sequence[Shard], *, jobs: int, scheduler: str | None) -> Ite
                     del left[outcome.shard.name]
                     yield outcome
         except (_LostError, OSError) as error:
-            if isinstance(error, OSError) or len(left) == before:
+            idle = idle + 1 if len(left) == before else 0
+            if isinstance(error, OSError) or idle == IN_VAIN:
                 lost = f"no Dask scheduler answers at {scheduler}" if scheduler else "all workers died"
                 raise ConnectionError(
                     f"{lost}. What was done is kept, {len(left)} shards are left: the same sweep goes on with them."
@@ -97,8 +100,17 @@ def _of_client(client: Any, shards: Sequence[Shard], *, waits: bool) -> Iterator
     futures = client.map(_trained, texts, key=list(keys), expected=versions(), pure=False, retries=RETRIES)
     for future in futures:
         future.add_done_callback(done.put)
-    for _ in futures:
-        yield _outcome(_next(client, done, waits=waits), keys)
+    left, since = len(futures), time.monotonic()
+    while left:
+        future = _next(client, done, waits=waits)
+        outcome = _outcome(future, keys)
+        if outcome is not None:
+            yield outcome
+            left, since = left - 1, time.monotonic()
+        elif time.monotonic() < since + RESTARTS * PATIENCE:
+            done.put(future)
+        else:
+            raise _LostError
 
 
 def _next(client: Any, done: "SimpleQueue[Any]", *, waits: bool) -> Any:
@@ -115,7 +127,8 @@ def _next(client: Any, done: "SimpleQueue[Any]", *, waits: bool) -> Any:
                 raise _LostError from None
 
 
-def _outcome(future: Any, keys: dict[str, Shard]) -> Outcome:
+def _outcome(future: Any, keys: dict[str, Shard]) -> Outcome | None:
+    """What came of a shard; None where its worker died with the result, so that it is trained again."""
     shard = keys[future.key]
     if future.status == "error":
         error = future.exception()
@@ -123,9 +136,9 @@ def _outcome(future: Any, keys: dict[str, Shard]) -> Outcome:
     if future.status != "finished":  # cancelled or lost
         raise _LostError
     try:
-        table = future.result(timeout=RESTARTS * PATIENCE)
-    except TimeoutError as error:  # its worker died with it
-        raise _LostError from error
+        table = future.result(timeout=FETCHED)
+    except TimeoutError:
+        return None
     future.release()
     return Outcome(shard, table)
 
