@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from ar_interp.claims import Claim, Estimate, Subject
 from ar_interp.models.next_token_config import NextTokenConfig
 from ar_interp.processes import ChainTask, Characters, Counting, NoisyXor, Parity, Permuted, Products
@@ -276,7 +274,7 @@ def _of_permutation(m: Any) -> Iterator[Claim]:
         "permutation/argmax",
         "The likeliest successor in the map of the newest token is the permutation: share of the symbols",
         lambda found: (
-            (found.newest.argmax(-1) == torch.tensor(found.process.permutation, device="cpu")).double().mean().item()
+            sum(a == b for a, b in zip(found.successors, found.process.permutation, strict=True)) / found.config.dim
         ),
         evidence="weights",
         source="one-hot sequences of a permutation are an orthogonal autoregression",
@@ -437,7 +435,8 @@ def _directions(subject: Subject) -> Any:
 
 
 def _tokens(subject: Subject) -> Control:
-    """A prompt and the first half of its chain as ids, the last of them another than the task has there."""
+    """A prompt and the first half of its chain as ids, the last of them another, which spoils the answer."""
+    from ar_interp.probes.chain_edits import continue_chain
     from ar_interp.studies.exhibit import contexts_of
 
     config, names = subject.config, subject.process.vocabulary  # type: ignore[union-attr] - a task of chains
@@ -446,7 +445,9 @@ def _tokens(subject: Subject) -> Control:
     strings = contexts_of(subject).tokens[:, :kept].tolist()
     tokens = strings[0]
     if kept > config.n_prompt:
-        tokens[-1] = next((other[-1] for other in strings if other[-1] != tokens[-1]), tokens[-1])
+        others = [[*tokens[:-1], token] for token in dict.fromkeys(other[-1] for other in strings)]
+        chains = [(other, continue_chain(subject.model, other)) for other in others]
+        tokens = next((other for other, chain in chains if chain.written[-1] != chain.right[-1]), tokens)
     return Control(
         name="tokens",
         label=f"Ids of the prompt, {config.n_prompt} of them, and of the chain as far as it is given",

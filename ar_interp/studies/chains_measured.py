@@ -197,6 +197,11 @@ class ChainsMeasured(Measured):
         return W - W.mean(0) - W.mean(1, keepdim=True) + W.mean()
 
     @property
+    def successors(self) -> list[int]:
+        """The likeliest symbol after each."""
+        return self.newest.argmax(-1).tolist()
+
+    @property
     def angles(self) -> Float[Tensor, "eigenvalue"]:
         """Angles of the eigenvalues of the map of the newest token, but for 0, that of the gauge; sorted."""
         return _angles(self.newest)
@@ -242,7 +247,7 @@ class ChainsMeasured(Measured):
         """The mean share of right answers over seeds of training on so many chains."""
         fresh = task.contexts(self.subject.size(NEEDED), seed=self.subject.seed_of(seeds.CLAIMS))
         found = [chain_accuracy(model, fresh).answer for model in fitted(task, n_samples, n_seeds=n_seeds)]
-        return Estimate.mean(torch.tensor(found, device="cpu"), SEEDS)
+        return Estimate.mean(np.array(found), SEEDS)
 
 
 def answers_by_samples(
@@ -311,11 +316,11 @@ def network_answers(task: Parity, n_samples: int, n_seeds: int) -> Estimate:
         generator = seeds.generator_of(seed)
         x, y = _signs(task.contexts(n_samples, generator=generator))
         sizes = ((task.n_bits, WIDTH), (WIDTH, 1))
-        drawn = [
-            torch.randn(size, generator=generator, dtype=torch.float32, device="cpu") * (2 / size[0]) ** 0.5
-            for size in sizes
-        ]
-        W_in, W_out, b = *drawn, torch.zeros(WIDTH, device="cpu", dtype=torch.float32)
+        draws = [torch.randn(size, generator=generator, device="cpu", dtype=torch.float32) for size in sizes]
+        W_in, W_out, b = (
+            *((2 / len(W)) ** 0.5 * W for W in draws),
+            torch.zeros(WIDTH, device="cpu", dtype=torch.float32),
+        )
         weights = [W.requires_grad_() for W in (W_in, W_out, b)]
         optimizer = torch.optim.Adam(weights, lr=NETWORK_LR)
         with torch.enable_grad():
@@ -326,7 +331,7 @@ def network_answers(task: Parity, n_samples: int, n_seeds: int) -> Estimate:
                 optimizer.step()
         x, y = _signs(fresh)
         found.append((y * (torch.relu(x @ W_in + b) @ W_out)[:, 0] > 0).double().mean().item())
-    return Estimate.mean(torch.tensor(found, device="cpu"), SEEDS)
+    return Estimate.mean(np.array(found), SEEDS)
 
 
 def _signs(contexts: Chains) -> tuple[Tensor, Tensor]:
