@@ -137,7 +137,7 @@ def edited_chain(continued: ContinuedChain) -> go.Figure:
     changed = [t + 1 for t, symbol in enumerate(continued.given) if symbol != continued.right[t]]
     named = ", ".join(map(str, changed))
     said = f"changed at {named}" if changed else "as the task has it" if given else "left to the model"
-    answer, truth = continued.written[-1], continued.right[-1]
+    answer, truth = (" ".join(chain[-continued.n_answer :]) for chain in (continued.written, continued.right))
     return styled(
         figure,
         title=f"The chain is {said}: the model answers {answer}, " + ("right" if answer == truth else f"not {truth}"),

@@ -21,6 +21,7 @@ class ContinuedChain(Result):
         written: the chain from there on, each token the likeliest after those before it; `given` included.
         alone: the chain that the model writes after the prompt alone.
         right: the chain of the task.
+        n_answer: tokens at the end that are the answer.
     """
 
     prompt: tuple[str, ...]
@@ -28,6 +29,7 @@ class ContinuedChain(Result):
     written: tuple[str, ...]
     alone: tuple[str, ...]
     right: tuple[str, ...]
+    n_answer: int = 1
 
 
 @torch.no_grad()
@@ -50,11 +52,13 @@ def continue_chain(model: HookedNextToken, tokens: Sequence[int]) -> ContinuedCh
             f"{len(tokens)}."
         )
     ids = [check_integer("tokens", token, low=0, high=config.dim - 1) for token in tokens]
-    given = torch.tensor([ids], device=model.W.device)
+    given = torch.tensor([ids], device=next(model.parameters()).device)
     written = given
     while written.shape[1] < most + 1:
         written = torch.cat([written, model(written)[:, -1:].argmax(-1)], dim=1)
     prompt = given[:, :n]
     alone, right = model.generate(prompt)[:, n:], task.chain(prompt.cpu(), generator_of(0))
     chains = {"prompt": prompt, "given": given[:, n:], "written": written[:, n:], "alone": alone, "right": right}
-    return ContinuedChain(**{name: tuple(task.decode(chain[0])) for name, chain in chains.items()})
+    return ContinuedChain(
+        n_answer=task.n_answer, **{name: tuple(task.decode(chain[0])) for name, chain in chains.items()}
+    )

@@ -47,6 +47,7 @@ class Characters(ChainTask):
 
     kind: ClassVar[str] = "characters"
     meaning: ClassVar[str] = "windows of the text of Python's help in 37 characters"
+    follows: ClassVar[bool] = False
 
     follows: ClassVar[bool] = False
 

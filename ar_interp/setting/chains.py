@@ -1,10 +1,11 @@
 """Theory of linear next-token predictors on chains of thought."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from ar_interp.models.next_token_config import NextTokenConfig
-from ar_interp.processes.chains import ChainTask, Counting, NoisyXor, Parity, Permuted
+from ar_interp.processes import ChainTask, Characters, Counting, NoisyXor, Parity, Permuted, Products
 from ar_interp.setting.base import Setting
 from ar_interp.theory import noisy_xor_loss
 
@@ -28,14 +29,22 @@ class ChainPredictors(Setting):
 
     @property
     def chain(self) -> str:
-        """The chain of a parity, else the kind of the task."""
-        return self.process.chain_of if type(self.process) is Parity else self.process.kind
+        """The chain of a parity or a product, else the kind of the task."""
+        return getattr(self.process, "chain_of", self.process.kind)
 
     @property
     def family(self) -> str:
-        """`parity` (a map a step), `counting` (one window), `permuted`, `noisy-xor`; empty where theory is silent."""
+        """`parity` or `products` (a map a step), `counting`, `permuted` or `characters` (one window), `noisy-xor`; else
+        empty: theory is silent."""
         task, window = self.process, self.config.window
-        known = {Parity: window is None, Counting: window is not None, Permuted: window is not None, NoisyXor: True}
+        known = {
+            Parity: window is None,
+            Products: window is None,
+            Counting: window is not None,
+            Permuted: window is not None,
+            Characters: window is not None,
+            NoisyXor: True,
+        }
         return task.kind if known.get(type(task)) else ""
 
     @property
@@ -46,6 +55,8 @@ class ChainPredictors(Setting):
             return self.chain in SEPARABLE or len(task.subset) == 1
         if type(task) is Counting:
             return window is None or window > task.n_bits
+        if type(task) is Products and window is None and self.chain != "none":
+            return True
         return True if type(task) is Permuted else False if type(task) is NoisyXor and 0 < task.flip < 1 else None
 
     @property
@@ -88,14 +99,20 @@ class ChainPredictors(Setting):
         return tuple(map(frozenset, steps))
 
     @property
+    def n_unseen(self) -> int | None:
+        """Strings of the task that training leaves out, at least; None where there is no end of them."""
+        if self.family == "products":
+            return 10 ** (2 * self.process.n_digits) // 5
+        return self.process.unseen.n_windows if self.family == "characters" else None
+
+    @property
     def pairs(self) -> tuple[str, ...] | None:
         """The symbols that hold a state, between which one shared map leads; None for all."""
         return tuple(name for name in self.process.vocabulary if "," in name) if self.family == "counting" else None
 
-    def with_chain(self, chain: str) -> Parity:
-        """The same parity by another chain."""
-        task = self.process
-        return Parity(task.n_bits, task.subset, chain_of=chain)
+    def with_chain(self, chain: str) -> ChainTask:
+        """The same parity or product by another chain."""
+        return replace(self.process, chain_of=chain)
 
     @property
     def no_exact_loss(self) -> str:

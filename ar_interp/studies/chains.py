@@ -18,6 +18,7 @@ RIDGE = 1e-4
 HELP = "2a95af4ac93f5b719944030ce3769070ddf827d847cba42192afa8da989e5dc4"  # SHA-256 of the help of Python 3.11
 FEW, TOO_FEW, MANY = 200, 50, 3000  # chains to train on
 NETWORK_SEEDS = 3
+FEWER = 8  # chains of which a figure shows the attribution
 
 
 def _claims(subject: Subject) -> Iterator[Claim]:
@@ -26,7 +27,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     m = ChainsMeasured(subject)
     setting = m.setting
     yield from _of_sums(m)
-    if setting.separable and setting.chain != "count":
+    if setting.separable and setting.chain != "count" and setting.family != "products":
         yield from _of_answers(m)
     if setting.sources is not None:
         yield from _of_reading(m)
@@ -36,12 +37,16 @@ def _claims(subject: Subject) -> Iterator[Claim]:
         yield from _of_counting(m)
     if setting.family == "permuted":
         yield from _of_permutation(m)
+    if setting.family == "products":
+        yield from _of_products(m)
+    if setting.family == "characters":
+        yield from _of_characters(m)
     if setting.family == "noisy-xor" and setting.minimum is not None:
         yield from _of_noise(m)
 
 
 def _of_sums(m: Any) -> Iterator[Claim]:
-    if m.config.dtype == "float64":
+    if not m.config.mlp:
         yield m.claim(
             "attribution/exact",
             "Logits are sums over tokens, so that direct attribution, ablation and patching agree on every token of "
@@ -197,7 +202,7 @@ def _of_nothing_to_learn(m: Any) -> Iterator[Claim]:
         source=SOURCE,
         tolerance="chance",
         predicted=0.5,
-        control=("joint tokens after 200 chains", m.mean_answer(joint, FEW, 2)),
+        control=("elimination over GF(2) from twice as many strings as bits", m.elimination()),
     )
     if n <= 16:
         first = int(chain == "running")
@@ -293,6 +298,88 @@ def _of_permutation(m: Any) -> Iterator[Claim]:
     )
 
 
+def _of_products(m: Any) -> Iterator[Claim]:
+    last = float(m.accuracy.by_token["correct"].to_numpy()[-1])
+    if m.setting.separable:
+        yield m.claim(
+            "products/unseen",
+            "A long chain of look-ups carries over to products that it was not trained on: share that is right",
+            lambda found: found.share(found.accuracy),
+            evidence="behaviour",
+            source=SOURCE,
+            tolerance="products",
+            predicted=0.8,
+            side="at least",
+            control=("trained without a chain", m.mean_answer(m.setting.with_chain("none"), MANY, 2)),
+        )
+        return
+    yield m.claim(
+        "products/unseen",
+        "Without a chain hardly a product that it was not trained on is right: their share",
+        lambda found: found.share(found.accuracy),
+        evidence="behaviour",
+        source=SOURCE,
+        tolerance="products",
+        predicted=0.06,
+        side="at most",
+        control=("the last digit alone", last),
+    )
+    if m.record is not None:
+        yield m.claim(
+            "samples/short",
+            f"{m.record.n_samples} products do not teach it, in no seed: mean share over {m.record.n_seeds} of unseen "
+            "products that are right",
+            lambda found: found.record.exact,
+            evidence="training",
+            source=SOURCE,
+            tolerance="products",
+            predicted=0.06,
+            side="at most",
+            control=("the last digit alone", last),
+        )
+
+
+def _of_characters(m: Any) -> Iterator[Claim]:
+    seen = m.config.window
+    if seen == 1:
+        yield m.claim(
+            "loss/bigrams",
+            "From one character a linear predictor is the table of pairs: its loss on all that it was trained on over "
+            "their entropy",
+            lambda found: found.training_loss / found.grams(2, part="train", add=0.0),
+            evidence="behaviour",
+            source="the infimum of the loss is the conditional entropy of the sample",
+            tolerance="entropy of pairs",
+            predicted=1,
+            control=("without a character", m.grams(1, part="train", add=0.0) / m.grams(2, part="train", add=0.0)),
+        )
+        return
+    pairs, triples = m.grams(2), m.grams(3)
+    yield m.claim(
+        "loss/below pairs",
+        f"From {seen} characters it predicts a held-out text better than the table of pairs, {pairs:.3f}, by .2 or "
+        "more: loss per character",
+        lambda found: found.held_out_loss,
+        evidence="behaviour",
+        source="measured; more context can only lower the least loss",
+        tolerance="characters",
+        predicted=pairs - 0.2,
+        side="at most",
+        control=("the table of pairs", pairs),
+    )
+    yield m.claim(
+        "loss/above triples",
+        f"A sum over characters has no conjunctions: it does not reach the table of triples, {triples:.3f}",
+        lambda found: found.held_out_loss,
+        evidence="behaviour",
+        source="logits are sums over characters",
+        tolerance="characters",
+        predicted=triples,
+        side="at least",
+        control=("the table of four", m.grams(4)),
+    )
+
+
 def _of_noise(m: Any) -> Iterator[Claim]:
     seen, flip = m.config.n_sources, m.process.flip
     yield m.claim(
@@ -341,6 +428,7 @@ def _exhibits() -> tuple[Exhibit, ...]:
         code={"places": "read_sources(checkpoint.model, contexts)", "n_prompt": "checkpoint.config.n_prompt"},
         measure=lambda subject: (read_sources(subject.model, contexts_of(subject)), subject.config.n_prompt),
         before=f"from ar_interp.probes.chains import read_sources\n{contexts}",
+        applies=lambda subject: not subject.config.mlp,
     )
     directions = Result(
         code={
@@ -349,11 +437,13 @@ def _exhibits() -> tuple[Exhibit, ...]:
         },
         measure=lambda subject: (_directions(subject), subject.config.n_prompt),
         before=f"from ar_interp.probes.chains import read_sources\n{contexts}",
+        applies=lambda subject: not subject.config.mlp,
     )
     attributions = Result(
-        code={"attributions": "attribute(checkpoint.model, contexts)"},
-        measure=lambda subject: (attribute(subject.model, contexts_of(subject)),),
+        code={"attributions": f"attribute(checkpoint.model, contexts[:{FEWER}])"},
+        measure=lambda subject: (attribute(subject.model, contexts_of(subject)[:FEWER]),),
         before=f"from ar_interp.probes.chains import attribute\n{contexts}",
+        applies=lambda subject: not subject.config.mlp,
     )
     continued = Result(
         code={"continued": "continue_chain(checkpoint.model, {tokens!r})"},

@@ -27,6 +27,8 @@ ENOUGH = 0.99  # of the answers
 LEAST_SEEDS = 8
 NEEDED = 4000
 DAMAGED = 1000
+PART = 500  # chains at once
+NUMBERS = 2**22  # contributions at once
 FEW = 200  # chains on which weights are read
 RIDGE, STEPS = 1e-4, 40
 SHOWN = (25, 50, 100, 200, 400)  # chains to train on, in a figure
@@ -75,6 +77,11 @@ class Record:
         return Estimate.share(int((self.exact_by_seed >= ENOUGH).sum()), self.n_seeds, SEEDS)
 
 
+def few(config: NextTokenConfig) -> int:
+    """So many chains that their contributions fit into memory some times."""
+    return max(4, min(FEW, NUMBERS // (config.n_chain * config.n_sources * config.dim)))
+
+
 class ChainsMeasured(Measured):
     """A next-token predictor: the chains that it writes, and what its weights read."""
 
@@ -82,13 +89,18 @@ class ChainsMeasured(Measured):
 
     @cached_property
     def contexts(self) -> Chains:
-        """Fresh chains."""
-        return self.fresh(NEEDED, seeds.CLAIMS)
+        """Fresh chains, of what training has not seen."""
+        return self.process.unseen.contexts(self.subject.size(self.needed), seed=self.subject.seed_of(seeds.CLAIMS))
+
+    @property
+    def needed(self) -> int:
+        """Chains that errors are planned with: every one of a task that has fewer."""
+        return min(NEEDED, self.setting.n_unseen or NEEDED)
 
     @cached_property
     def few(self) -> Chains:
         """Those on which weights are read: they say which symbols occur where."""
-        return self.fresh(NEEDED, seeds.CLAIMS)[:FEW]
+        return self.contexts[: few(self.config)]
 
     @cached_property
     def accuracy(self) -> ChainAccuracy:
@@ -123,14 +135,19 @@ class ChainsMeasured(Measured):
     @property
     def attribution_error(self) -> float:
         """The largest difference between direct attribution, ablation and patching of a logit."""
-        return attribute(self.model, self.few).largest_difference
+        return attribute(self.in_double, self.few).largest_difference
+
+    @cached_property
+    def in_double(self) -> HookedNextToken:
+        """The same weights in double precision, in which rounding is told from a difference."""
+        return deepcopy(self.model).double()
 
     @torch.no_grad()
     def attribution_of_probabilities(self) -> float:
         """The same of log-probabilities, which are no sums: the loss without a source less what its logits add."""
         contexts, first = self.few, self.config.n_prompt - 1
-        found = attribute(self.model, contexts)
-        whole = contexts.errors(self.model(contexts.inputs))[:, first:]
+        found = attribute(self.in_double, contexts)
+        whole = contexts.errors(self.in_double(contexts.inputs))[:, first:]
         place = 0
 
         def cut(value: Tensor, hook: object) -> Tensor:
@@ -138,8 +155,8 @@ class ChainsMeasured(Measured):
             value[:, :, place] = 0
             return value
 
-        with self.model.hooks(fwd_hooks=[("hook_contributions", cut)]):
-            without = contexts.errors(self.model(contexts.inputs))[:, first:]
+        with self.in_double.hooks(fwd_hooks=[("hook_contributions", cut)]):
+            without = contexts.errors(self.in_double(contexts.inputs))[:, first:]
         return ((without - whole) - found.direct[:, :, place]).abs().max().item()
 
     @cached_property
@@ -158,6 +175,39 @@ class ChainsMeasured(Measured):
             if found.teacher_forced < 0.9:
                 break
         return found
+
+    def grams(self, n: int, *, part: str = "held-out", add: float = 0.05) -> float:
+        """The loss of the table of n characters, counted on what is trained on, on a part of the text."""
+        from ar_interp.estimators.chains import NGrams
+
+        task = self.process
+        parts = {"train": task, "held-out": task.unseen}
+        table = NGrams.fit(task.ids, n=n, n_symbols=task.dim, add=add)
+        return table.losses(parts[part].ids).mean().item()
+
+    @property
+    def held_out_loss(self) -> Estimate:
+        """Nats per character of the text that is held out."""
+        return Estimate.mean(self._losses(self.contexts))
+
+    @property
+    def training_loss(self) -> float:
+        """Nats per character of all that is trained on."""
+        task = self.process
+        return self._losses(task.contexts(task.n_windows, seed=0)).mean().item()
+
+    @torch.no_grad()
+    def _losses(self, contexts: Chains) -> Float[Tensor, "batch"]:
+        return torch.cat([part.losses(self.model(part.inputs)) for part in contexts.split(PART)])
+
+    def elimination(self) -> Estimate:
+        """The share of answers that elimination over GF(2) gets right, from a few more strings than there are bits."""
+        from ar_interp.estimators.chains import ParityElimination
+
+        task = self.process
+        found = ParityElimination.fit(task.contexts(2 * task.n_bits, seed=self.subject.seed_of(seeds.ESTIMATES)))
+        right = found(self.contexts.tokens[:, : task.n_bits]) == self.contexts.tokens[:, -1]
+        return Estimate.share(int(right.sum()), len(right))
 
     def next_singular_value(self, W: Float[Tensor, "source in_ out"]) -> float:
         """The q-th singular value of the newest token's map over the one before, from pairs (state, bit) to such."""
