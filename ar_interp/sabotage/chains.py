@@ -17,7 +17,9 @@ from ar_interp.studies.chains_measured import fitted
 JOINT, COUNTING = "chain-parity-joint", "chain-counting-q3"
 MEMORISED = 20  # chains
 LOUD = 30.0  # norm that the gauge adds
-NOT_THROUGH = dict.fromkeys(("chain/answers", "chain/free"), "nothing that it writes goes through weights and hooks")
+NOT_THROUGH: dict[str, str] = dict.fromkeys(
+    ("chain/answers", "chain/free"), "nothing that it writes goes through weights and hooks"
+)
 
 
 class Remembers(HookedNextToken):
@@ -41,7 +43,7 @@ class Computes(HookedNextToken):
         task: Any = self.process
         n = self.config.n_prompt
         chain = task.chain(tokens[:, :n], generator_of(0, tokens.device))[:, : tokens.shape[1] - n + 1]
-        logits = torch.eye(self.config.dim, dtype=self.W.dtype, device=tokens.device)[chain]
+        logits = torch.eye(self.config.dim, dtype=self.config.torch_dtype, device=tokens.device)[chain]
         return torch.cat([logits.new_zeros(len(tokens), n - 1, self.config.dim), 9 * logits], dim=1)
 
 
