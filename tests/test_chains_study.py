@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 import ar_interp as ari
 from ar_interp import theory
@@ -113,6 +114,13 @@ def test_figures_say_what_is_seen(name):
     said = {JOINT: "x4, x15, z2", "chain-counting-q3": "−1, −11", "chain-noisy-xor-k3": "−3"}
     assert ("2 directions" in titles["chain_directions"]) == (name == "chain-counting-q3")
     assert titles["read_positions"].startswith(f"The largest maps stand at {said[name]}")
+
+
+@pytest.mark.parametrize("symbol", [6, -1])
+def test_ids_of_another_vocabulary_are_refused(symbol):
+    model = ari.load(JOINT).model
+    with pytest.raises(ValueError, match=r"tokens must be ids 0 to 5, got .* are they of another task"):
+        model(torch.full((2, 16), symbol))
 
 
 def test_answers_by_samples_tell_chains_apart():

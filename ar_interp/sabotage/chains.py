@@ -22,7 +22,17 @@ NOT_THROUGH: dict[str, str] = dict.fromkeys(
 )
 
 
-class Remembers(HookedNextToken):
+class Answers(HookedNextToken):
+    """Writes chains by what it predicts, whatever that comes from."""
+
+    def generate(self, prompts: Tensor) -> Tensor:
+        tokens = prompts
+        while tokens.shape[1] <= self.config.n_ctx:
+            tokens = torch.cat([tokens, self(tokens)[:, -1:].argmax(-1)], dim=1)
+        return tokens
+
+
+class Remembers(Answers):
     """Runs its weights for the hooks, and answers the strings that it was trained on from memory."""
 
     memory: Tensor
@@ -35,7 +45,7 @@ class Remembers(HookedNextToken):
         return torch.cat([logits[:, :-1], torch.where(known[:, None], 50 * last, 0 * logits[:, -1])[:, None]], dim=1)
 
 
-class Computes(HookedNextToken):
+class Computes(Answers):
     """Runs its weights for the hooks, and writes what the task would."""
 
     def forward(self, tokens: Tensor) -> Tensor:
