@@ -389,7 +389,7 @@ def test_the_trimmed_loss_leaves_out_the_worst_hundredth(monkeypatch):
     monkeypatch.setattr(loop, "squared_errors", lambda form, p, tokens, first: errors[None, : tokens.shape[1]])
     monkeypatch.setitem(loop.EVALUATION_PART, "cpu", 4096)
     parameters = {name: tensor[None] for name, tensor in STACK.initial_parameters(seed=0).items()}
-    final = loop._final_losses(parameters, setting_of(STACK, HAAR), TrainConfig(objective="sampled"))
+    final = loop._final_losses(parameters, setting_of(STACK, HAAR), TrainConfig(objective="sampled"), n_lengths=1)
     assert final["loss"].item() == pytest.approx(errors.mean().item())
     assert final["trimmed"].item() == pytest.approx(torch.arange(1.0, 1 + round(0.99 * 4096)).mean().item())
 
