@@ -13,6 +13,7 @@ from torch import nn
 from zoo import ForeignDiagonal, GradientStep, augmented
 
 import ar_interp as ari
+from ar_interp.models.features import RegressionConfig
 from ar_interp.probes import protocol
 from ar_interp.probes.ablations import ablate_heads, ablate_layers, ablate_positions
 from ar_interp.probes.blocks import augmented_blocks
@@ -26,12 +27,14 @@ from ar_interp.probes.paths import GRADIENT_STEP, path_contributions
 from ar_interp.probes.protocol import NAMES, PROTOCOL, check, missing, needed
 from ar_interp.probes.readout import probe_activations
 from ar_interp.probes.readout_efficiency import data_efficiency
+from ar_interp.probes.regression import excess_by_tasks, kernel_structure, risks_by_length, risks_by_order
 from ar_interp.probes.scrubbing import scrub
 from ar_interp.probes.steps import equivalent_steps_of
 from ar_interp.theory import factor_heads, kappa_family, optimal_step_size
 
 DIM, N_CTX = 4, 8
 PAIRS = ari.CommutingOrthogonal(DIM)
+PROMPTS = ari.NonparametricRegression(smoothness=1.0, n_functions=5)
 
 
 class Only:
@@ -93,6 +96,7 @@ def model_of(name):
         "our residual": lambda: ari.HookedARTransformer(ari.ModelConfig.full(**sizes, residual=True)),
         "our linear": lambda: augmented(n_layers=2, scale_scores=True),
         "our softmax": lambda: augmented(n_layers=2, attention="softmax"),
+        "our prompts": lambda: RegressionConfig(n_features=3, n_ctx=6, n_inputs=2, width=8).build(PROMPTS),
     }[name]()
 
 
@@ -165,6 +169,13 @@ USES = {
         ("our diagonal",),
         lambda model, name: noisy_errors(model, replace(PAIRS, process_noise=0.1), n_ctx=N_CTX, n=3),
     ),
+    "kernel_structure": (("our prompts",), lambda model, name: kernel_structure(model, PROMPTS)),
+    "risks_by_length": (("our prompts",), lambda model, name: risks_by_length(model, PROMPTS, lengths=[2], n=3)),
+    "risks_by_order": (("our prompts",), lambda model, name: risks_by_order(model, PROMPTS, lengths=[2])),
+    "excess_by_tasks": (
+        ("our prompts",),
+        lambda model, name: excess_by_tasks(model, PROMPTS, tasks=[12], repeats=2),
+    ),
     "verify": (("diagonal",), lambda model, name: ari.verify(model, process=PAIRS, seed=0)),
 }
 COMPOSED = "which_layer"  # of other probes: a model that lacks what one of them needs lacks a column
@@ -196,13 +207,15 @@ def stripped_of(probe, name):
     """Models that lack one thing each; of a config and of the last layer something else is left."""
     model = model_of(name)
     names = names_of(probe, model)
-    there = {f"blocks.{len(model.blocks) - 1}.hook_x"}
+    there = {f"blocks.{len(getattr(model, 'blocks', [0])) - 1}.hook_x"}
     if any(needed.startswith("config.") for needed in names):
         there.add("config.x")
     return [(lacking, Only(model, {*names, *there} - {lacking})) for lacking in names]
 
 
 def numbers(result):
+    if isinstance(result, pd.DataFrame):
+        return result
     if isinstance(result, tuple):
         return pd.DataFrame(map(asdict, result))
     return pd.DataFrame(result.flatten()) if isinstance(result, torch.Tensor) else result.to_frame()

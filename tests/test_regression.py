@@ -11,6 +11,7 @@ from ar_interp import estimators, theory
 from ar_interp._parts import build_process
 from ar_interp.models.features import RegressionConfig, feature_map
 from ar_interp.seeds import FUNCTION
+from ar_interp.training.objectives import sampled_objective
 
 SMOOTH = ari.NonparametricRegression(smoothness=1.0, n_functions=9)
 HAAR = ari.NonparametricRegression("haar", smoothness=0.4, n_functions=8, noise_variance=0.1)
@@ -149,6 +150,32 @@ def test_the_model_is_its_formula_and_shows_it():
     assert not silenced.any()
 
 
+def test_softmax_is_its_formula_and_shows_it():
+    model, prompts = made(config=replace(CONFIG, attention="softmax")), SMOOTH.contexts(3, 6, seed=7)
+    answers, cache = model.run_with_cache(prompts.inputs)
+    phi = model.features(prompts.x)
+    for T in range(1, 6):
+        scores = torch.einsum("bi,ij,btj->bt", phi[:, T], model.Gamma, phi[:, :T])
+        assert torch.allclose(cache["hook_pattern"][:, T, 1 : T + 1], scores.softmax(-1))
+        assert torch.allclose(answers[:, T, 0], (scores.softmax(-1) * prompts.y[:, :T]).sum(-1))
+    assert not answers[:, 0].any()
+    answers.sum().backward()
+    assert all(torch.isfinite(weights.grad).all() for weights in model.parameters())
+    assert ari.setting_of(model.config, SMOOTH).linear.config == CONFIG
+
+
+def test_names_that_select_no_hook_are_errors():
+    model, inputs = made(), SMOOTH.contexts(1, 6, seed=7).inputs
+    wrong = r"hook 'hook_stat' does not exist. Did you mean 'hook_state'\? model.hook_names\(\) lists all"
+    for call in (
+        lambda: model.run_with_cache(inputs, names_filter="hook_stat"),
+        lambda: model.run_with_hooks(inputs, fwd_hooks=[("hook_stat", lambda z, hook: z)]),
+        lambda: model.add_hook("hook_stat", lambda z, hook: z),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            call()
+
+
 @pytest.mark.parametrize("process", [SMOOTH, HAAR, COSINE], ids=lambda process: process.basis)
 def test_the_exact_loss_is_the_mean_over_prompts_and_solving_is_the_best(process, assert_mean):
     config = replace(CONFIG, inputs="digits") if process is HAAR else CONFIG
@@ -187,11 +214,13 @@ def test_bad_models_and_tokens_are_refused(without_type_checks):
 
 # ---- training
 
+SAMPLED = {"objective": "sampled"}
+
 
 @pytest.mark.parametrize(
     "training",
-    [{"solve": True}, {}, {"objective": "sampled", "batch": 40, "fresh": False}],
-    ids=["solved", "population", "40 tasks"],
+    [{"solve": True}, {}, {**SAMPLED, "batch": 40, "fresh": False}, {**SAMPLED, "batch": 20, "pool": 40}],
+    ids=["solved", "population", "40 tasks", "a pool of 40"],
 )
 def test_training_saves_and_loads(training, tmp_path):
     options = {"optimizer": "adam", "lr": 1e-2, "schedule": "cosine", "steps": 120, "device": "cpu", **training}
@@ -207,6 +236,32 @@ def test_training_saves_and_loads(training, tmp_path):
     else:
         minimum = ari.setting_of(CONFIG, SMOOTH).minimum
         assert minimum < risk < (1.1 if "solve" in training else 2) * minimum
+
+
+@pytest.mark.parametrize(
+    ("config", "process"),
+    [(CONFIG, SMOOTH), (ari.ModelConfig.full(dim=2, n_ctx=4, n_heads=1, dtype="float64"), ari.HaarOrthogonal(2))],
+    ids=["prompts", "sequences"],
+)
+def test_a_pool_is_drawn_once_and_batches_are_other_rows_of_it(config, process):
+    def losses(n: int, **options) -> list[float]:
+        generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+        objective = sampled_objective(config, process, generators=generators, **options)
+        drawn = [config.initial_parameters(seed=seed) for seed in (1, 2)]
+        stacked = {name: torch.stack([own[name] for own in drawn]) for name in drawn[0]}
+        return [objective(stacked).tolist() for _ in range(n)]
+
+    whole = losses(1, batch=8, fresh=False)[0]
+    assert losses(1, batch=8, pool=8)[0] == pytest.approx(whole)
+    parts = losses(80, batch=1, pool=8)
+    assert len({round(value, 9) for value, _ in parts}) == len({round(value, 9) for _, value in parts}) == 8
+
+
+def test_bad_pools_are_refused():
+    with pytest.raises(ValueError, match="pool must be at least 256, got 10"):
+        ari.TrainConfig(**SAMPLED, pool=10)
+    with pytest.raises(ValueError, match="pool goes with objective 'sampled' and fresh batches from it: TrainConfig"):
+        ari.TrainConfig(batch=5, pool=10)
 
 
 def test_one_member_of_an_ensemble_is_the_same_alone():

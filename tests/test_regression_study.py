@@ -9,7 +9,7 @@ import ar_interp as ari
 from ar_interp import theory
 from ar_interp.claims import subject_of
 from ar_interp.models.features import RegressionConfig
-from ar_interp.probes.regression import kernel_structure, of_features, risks_by_length
+from ar_interp.probes.regression import excess_by_tasks, kernel_structure, of_features, risks_by_length, risks_by_order
 from ar_interp.sabotage import run_battery
 from ar_interp.studies import exhibits_of
 
@@ -64,17 +64,61 @@ def test_risks_by_length_are_those_of_theory():
     assert (table["Bayes"] < table["linear attention, all functions"] * 1.2).all()
 
 
+def test_tasks_cost_what_theory_says():
+    table = excess_by_tasks(ari.load(NAME), tasks=[8, 64, 128], repeats=64)
+    by = table.set_index(["protocol", "tasks"])
+    assert ("one noisy answer, full Γ", 8) not in by.index
+    assert len(by) == 8
+    within = (table["excess"] - table["formula"]).abs() < 2 * table["half_width"] + 0.4 * table["formula"]
+    assert within.all()
+    full, diagonal = by.loc[("one noisy answer, full Γ", 128)], by.loc[("one noisy answer, diagonal Γ", 128)]
+    assert full["excess"] > 2.5 * diagonal["excess"]
+
+
+def test_the_order_of_frequency_costs_where_variances_have_another():
+    def ratio(model, a):
+        rows = risks_by_order(model, smoothness=a, lengths=[32, 256]).set_index(["predictor", "n"])["risk"]
+        names = rows.index.get_level_values(0).unique()
+        return [rows[names[2], n] / rows[names[1], n] for n in (32, 256)]
+
+    smooth = RegressionConfig(n_features=3, n_ctx=9).build(ari.NonparametricRegression(smoothness=1.0))
+    assert ratio(smooth, 1.0) == pytest.approx([1, 1])
+    assert min(ratio(smooth, 0.25)) > 1.05
+    assert min(ratio(ari.load(NAME), 0.5)) > 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: excess_by_tasks(NAME, tasks=[]), r"tasks must not be empty: leave it out for \[8, 32, 64, 128, 256\]"),
+        (lambda: excess_by_tasks(NAME, tasks=[0]), r"tasks\[0\] must be at least 1, got 0"),
+        (lambda: excess_by_tasks(NAME, repeats=1), "repeats must be at least 2, got 1"),
+        (lambda: risks_by_length(NAME, lengths=[]), "lengths must not be empty: leave it out for"),
+        (lambda: risks_by_length(NAME, n=1), "n must be at least 2, got 1"),
+        (lambda: risks_by_order(NAME, smoothness=0.0), "smoothness must be greater than 0"),
+    ],
+)
+def test_bad_arguments_of_probes_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 def test_a_model_of_sequences_is_refused():
     model = ari.ModelConfig.full(dim=2, n_ctx=4, n_heads=1).build(ari.HaarOrthogonal(2))
-    with pytest.raises(ValueError, match=r"model must answer prompts of a NonparametricRegression, .* got Hooked"):
+    with pytest.raises(ValueError, match=r"HookedARTransformer cannot be probed: it lacks features, Gamma. kernel_str"):
         kernel_structure(model)
+    softmax = RegressionConfig(n_features=2, n_ctx=4, width=4, attention="softmax").build(PROCESS)
+    with pytest.raises(ValueError, match="by linear attention, as RegressionConfig builds it, got HookedRegression"):
+        kernel_structure(softmax)
 
 
 def test_a_shipped_model_has_its_figures_and_none_of_sequences():
     checkpoint = ari.load(NAME)
     subject = replace(subject_of(checkpoint), run=None)
     exhibits, kept = exhibits_of(subject), {}
-    assert [exhibit.name for exhibit in exhibits] == ["learned_features", "kernel_spectrum", "risk_by_length"]
+    names = ["learned_features", "kernel_spectrum", "risk_by_length", "risk_by_order", "excess_by_tasks"]
+    assert [exhibit.name for exhibit in exhibits] == names
+    exhibits = exhibits[:3]
     titles = [exhibit.draw(subject, exhibit.result(subject, {}, kept)).layout.title.text for exhibit in exhibits]
     assert titles[0].startswith("The features span the functions of largest variance to 0.")
     assert titles[1].startswith("Eigenvalues of the kernel are γ to")

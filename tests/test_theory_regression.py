@@ -162,3 +162,32 @@ def test_only_the_full_gamma_where_the_variance_is_not_constant():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         theory.linear_attention_risk(**{"variances": [1.0, 0.5], "n": 4, "noise_variance": 0.1, **arguments})
+
+
+def test_the_order_of_frequency_has_a_slower_rate_than_the_learned_basis():
+    """Variances j^-3 at frequency j^2; by frequency with gamma of smoothness 1/2."""
+    frequency = np.arange(1, 121) ** 2
+    prior = np.zeros(2 * frequency[-1] + 1)
+    prior[0] = 1.0
+    prior[2 * frequency - 1] = prior[2 * frequency] = np.arange(1.0, 121) ** -3
+    prior /= prior.sum()
+    by_frequency = np.concatenate([[1.0], np.repeat(np.arange(1.0, frequency[-1] + 1) ** -2, 2)])
+    by_frequency /= by_frequency.sum()
+    learned = [theory.linear_attention_risk(prior, n=n, noise_variance=NOISE) for n in (32, 256, 4096)]
+    assert learned == pytest.approx([0.1578, 0.0426, 0.0070], abs=1e-4)
+    fixed = [
+        theory.linear_attention_risk_at(
+            theory.linear_attention_weights(by_frequency, n=n, noise_variance=NOISE), prior, n=n, noise_variance=NOISE
+        )
+        for n in (32, 256, 4096)
+    ]
+    assert fixed == pytest.approx([0.2176, 0.0829, 0.0214], abs=2e-4)
+
+
+@pytest.mark.parametrize("n", [1, 40])
+def test_the_least_risks_of_all_ranks_are_those_of_the_functions(n):
+    found = moments(fourier(GRID, 7)[:, [1, 2, 5, 6, 0]] @ np.random.default_rng(0).normal(size=(5, 5)), n=n)
+    largest = np.sort(PRIOR)[::-1]
+    expected = [theory.linear_attention_risk(largest, n=n, noise_variance=NOISE, n_features=k) for k in range(1, 6)]
+    assert found.least_risks.tolist() == pytest.approx(expected)
+    assert found.least_risks[-1].item() == pytest.approx(found.risk(found.best).item())

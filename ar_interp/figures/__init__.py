@@ -57,9 +57,11 @@ from ar_interp.figures.positional import positional_ratio as positional_ratio
 from ar_interp.figures.positional import positional_rows as positional_rows
 from ar_interp.figures.positional import residual_by_angle as residual_by_angle
 from ar_interp.figures.readout import data_efficiency as data_efficiency
+from ar_interp.figures.regression import excess_by_tasks as excess_by_tasks
 from ar_interp.figures.regression import kernel_spectrum as kernel_spectrum
 from ar_interp.figures.regression import learned_features as learned_features
 from ar_interp.figures.regression import risk_by_length as risk_by_length
+from ar_interp.figures.regression import risk_by_order as risk_by_order
 from ar_interp.figures.text import text_regularity as text_regularity
 from ar_interp.figures.training import along_training as along_training
 from ar_interp.figures.training import member_levels as member_levels

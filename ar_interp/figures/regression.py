@@ -1,4 +1,4 @@
-"""Figures of regression in context: learned features, the kernel's spectrum, the risk by the length of a prompt."""
+"""Figures of regression in context: learned features, the kernel's spectrum, the risk by prompts, order and tasks."""
 
 from typing import Any
 
@@ -75,5 +75,68 @@ def risk_by_length(risks: pd.DataFrame, trained_length: int) -> go.Figure:
         expected="In theory longer prompts do not cure a Γ that was trained short",
         x={**LOG, "title_text": "examples n"},
         y={**LOG, "title_text": "risk"},
+        wide=True,
+    )
+
+
+def risk_by_order(risks: pd.DataFrame) -> go.Figure:
+    """Risk of learned features and of all functions in two orders, against the number of examples.
+
+    Args:
+        risks: columns predictor, n, risk.
+    """
+    figure, last = go.Figure(), {}
+    groups: Any = risks.groupby("predictor", sort=False)
+    for k, (name, rows) in enumerate(groups):
+        look = {"mode": "lines+markers", "line": {"color": COLOURS[k % len(COLOURS)]}}
+        draw(figure, rows["n"], rows["risk"], str(name), "n = %{x}<br>%{y:.4g}", **look)
+        last[str(name)] = rows["risk"].iloc[-1]
+    by_variance, by_frequency = list(last.values())[1:]
+    return styled(
+        figure,
+        title=f"At {risks['n'].max()} examples the order of frequency costs {number(by_frequency / by_variance)} times "
+        "the risk of the order of variance",
+        measured="exact risk of linear attention with its best Γ at each number of examples; "
+        f"by frequency with the Γ of the smoothness alone: {number(by_frequency)} against {number(by_variance)}",
+        expected="Learned features lie on the lower curve up to what N of them leave out",
+        x={**LOG, "title_text": "examples n"},
+        y={**LOG, "title_text": "risk"},
+        wide=True,
+    )
+
+
+def excess_by_tasks(excesses: pd.DataFrame, joint: pd.DataFrame) -> go.Figure:
+    """What a finite number of tasks costs, against that number, beside N^2.
+
+    Args:
+        excesses: columns protocol, weights, tasks, excess, half_width, formula, see `probes.regression`.
+        joint: columns tasks, excess: of models whose features were trained on that many tasks too; may be empty.
+    """
+    figure = go.Figure()
+    groups: Any = excesses.groupby("protocol", sort=False)
+    for k, (name, rows) in enumerate(groups):
+        look: Any = {"legendgroup": str(k), "line": {"color": COLOURS[k % len(COLOURS)]}}
+        hover = "T = %{x}<br>%{y:.3g}"
+        draw(figure, rows["tasks"], rows["excess"], name, hover, error=rows["half_width"], **look)
+        look["line"] = {**look["line"], "dash": "dot", "width": 1}
+        hover = "T = %{x}<br>%{y:.3g} in theory"
+        draw(figure, rows["tasks"], rows["formula"], f"{name}, theory", hover, mode="lines", showlegend=False, **look)
+    if len(joint):
+        marker = {"symbol": "diamond-open", "size": 9, "color": BLACK}
+        name, hover = "features trained on T tasks too", "T = %{x}<br>%{y:.3g}"
+        draw(figure, joint["tasks"], joint["excess"], name, hover, marker=marker)
+    most = excesses["weights"].to_numpy().max()
+    mark(figure, most, annotation_text=f"N² = {most}", annotation_position="top")
+    full: Any = excesses[excesses["weights"] == most]
+    first = full.iloc[0]
+    return styled(
+        figure,
+        title=f"With one noisy answer a task, T = {first['tasks']} tasks cost {number(first['excess'])} of risk, "
+        f"T = {full['tasks'].iloc[-1]} cost {number(full['excess'].iloc[-1])}",
+        measured="risk of Γ fitted to T tasks less that of the best, means over samples with 95 % intervals; dots: "
+        "theory, as for a Gaussian design" + ("; diamonds: a training seed each" if len(joint) else ""),
+        expected="In theory T must exceed N² with one answer, N with a diagonal Γ or all of f",
+        x={**LOG, "title_text": "tasks T"},
+        y={**LOG, "title_text": "excess risk"},
         wide=True,
     )

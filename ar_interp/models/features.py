@@ -1,4 +1,4 @@
-"""`RegressionConfig`: learned features and one layer of linear attention, as plain data; and the feature map."""
+"""`RegressionConfig`: learned features and one layer of attention, as plain data; and the feature map."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from ar_interp.processes import NonparametricRegression, Process
 
 MODEL_MODULE = "ar_interp.models.regression"
 WAVES = ("harmonics", "digits")
+ATTENTIONS = ("linear", "softmax")
 GAMMA = "attn.Gamma"
 
 
@@ -26,12 +27,15 @@ GAMMA = "attn.Gamma"
 class RegressionConfig(Config):
     """prediction_T = phi(x_T)^T Gamma (1/(T-1)) sum_{t<T} y_t phi(x_t), phi an MLP with two hidden layers.
 
+    With softmax it is sum_{t<T} p_t y_t, p the softmax over t of phi(x_T)^T Gamma phi(x_t).
+
     Attributes:
         n_features: N, width of phi.
         n_ctx: longest prompt, examples and query; >= 2.
         inputs: of the MLP: `harmonics`, cos and sin(2 pi k x), or `digits`, signs of the binary digits of x, k = 1..K.
         n_inputs: K.
         width: of both hidden layers, with GELU.
+        attention: `linear` or `softmax`.
         dtype: `float64` or `float32`.
     """
 
@@ -42,6 +46,7 @@ class RegressionConfig(Config):
     inputs: str = "harmonics"
     n_inputs: int = 6
     width: int = 64
+    attention: str = "linear"
     dtype: str = "float64"
 
     def __post_init__(self) -> None:
@@ -50,12 +55,18 @@ class RegressionConfig(Config):
         check_choice("inputs", self.inputs, WAVES)
         check_integer("n_inputs", self.n_inputs, low=1, high=MAX_WIDTH if self.inputs == "harmonics" else 30)
         check_integer("width", self.width, low=1, high=2**12)
+        check_choice("attention", self.attention, ATTENTIONS)
         check_choice("dtype", self.dtype, tuple(DTYPES))
 
     @property
     def dim(self) -> int:  # type: ignore[override]
         """An input is (x_t, y_{t-1})."""
         return 2
+
+    @property
+    def linear(self) -> bool:
+        """Attention is linear in its scores."""
+        return self.attention == "linear"
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -71,9 +82,10 @@ class RegressionConfig(Config):
 
     @property
     def summary(self) -> str:
+        kind = "linear attention divided by the number of examples" if self.linear else "softmax attention"
         return (
             f"{self.n_features} features by an MLP of widths {self.width}, {self.width} on {self.n_inputs} "
-            f"{self.inputs} of x, one layer of linear attention divided by the number of examples"
+            f"{self.inputs} of x, one layer of {kind}"
         )
 
     @property

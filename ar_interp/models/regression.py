@@ -1,4 +1,4 @@
-"""HookedRegression: learned features and one layer of linear attention, with a hook on every part."""
+"""HookedRegression: learned features and one layer of attention, with a hook on every part."""
 
 from html import escape
 from typing import Any
@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens import HookedRootModule
 
 from ar_interp._moods import calm
 from ar_interp.models.features import RegressionConfig, feature_map
-from ar_interp.models.hooks import HookPoint, OwnHookPoint
+from ar_interp.models.hooks import HookPoint, OwnHookPoint, StrictHooks
 from ar_interp.processes import Process
 
 
@@ -26,8 +25,8 @@ class Part(nn.Module):
                 )
 
 
-class HookedRegression(HookedRootModule):
-    """Answers every x_t of a prompt from the examples before it: phi(x_T)^T Gamma z_T.
+class HookedRegression(StrictHooks):
+    """Answers every x_t of a prompt from the examples before it: phi(x_T)^T Gamma z_T, or by softmax.
 
     Args:
         config: features and sizes.
@@ -55,8 +54,12 @@ class HookedRegression(HookedRootModule):
         self.attn = Part(config, "attn.")
         self.hook_k = HookPoint()  # [batch pos feature], phi of the example that position t brings, 0 at the first
         self.hook_v = HookPoint()  # [batch pos 1], its y
-        self.hook_state = HookPoint()  # [batch pos feature], z: the mean of y phi over the examples
         self.hook_q = HookPoint()  # [batch pos feature], phi Gamma of the query
+        if config.linear:
+            self.hook_state = HookPoint()  # [batch pos feature], z: the mean of y phi over the examples
+        else:
+            self.hook_attn_scores = HookPoint()  # [batch query key], also of keys that are not to be seen
+            self.hook_pattern = HookPoint()  # [batch query key], 0 for the first, which brings no example
         self.hook_prediction = HookPoint()  # [batch pos 1]
         self.load_state_dict(config.initial_parameters(seed=seed))
         self.setup()
@@ -71,10 +74,6 @@ class HookedRegression(HookedRootModule):
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(repr(self))}</pre>"
-
-    def hook_names(self) -> list[str]:
-        """Every hook, in the order of the forward pass."""
-        return list(self.hook_dict)
 
     def untrained(self, seed: int) -> "HookedRegression":
         """The same architecture with fresh initial weights: the control of a probe."""
@@ -107,10 +106,22 @@ class HookedRegression(HookedRootModule):
         y = tokens[..., 1:].to(phi.dtype)
         keys = self.hook_k(torch.cat([torch.zeros_like(phi[:, :1]), phi[:, :-1]], dim=1))
         values = self.hook_v(y)
+        query = self.hook_q(phi @ self.Gamma.to(phi.dtype))
+        if not self.config.linear:
+            return self.hook_prediction(self._pattern(query, keys) @ values)
         examples = torch.arange(phi.shape[1], dtype=phi.dtype, device=phi.device).clamp(min=1)[:, None]
         state = self.hook_state((values * keys).cumsum(1) / examples)
-        query = self.hook_q(phi @ self.Gamma.to(phi.dtype))
         return self.hook_prediction((query * state).sum(-1, keepdim=True))
+
+    def _pattern(
+        self, query: Float[Tensor, "batch pos feature"], keys: Float[Tensor, "batch pos feature"]
+    ) -> Float[Tensor, "batch query key"]:
+        """Softmax over the examples that a query has seen; 0 where it has seen none."""
+        scores = self.hook_attn_scores(query @ keys.mT)
+        unseen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        unseen = unseen | (torch.arange(keys.shape[1], device=scores.device) == 0)
+        masked = scores.masked_fill(unseen, torch.finfo(scores.dtype).min)
+        return self.hook_pattern(masked.softmax(-1).masked_fill(unseen, 0))
 
     def _checked(self, tokens: Any) -> Tensor:
         shape = list(getattr(tokens, "shape", ()))

@@ -1,9 +1,7 @@
 """HookedARTransformer: the model of the paper with a TransformerLens hook in every place that matters."""
 
-import difflib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from html import escape
@@ -13,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float, Inexact, Integer
 from torch import Tensor, nn
-from transformer_lens import FactoredMatrix, HookedRootModule
+from transformer_lens import FactoredMatrix
 from transformer_lens.config import TransformerLensConfig
 
 from ar_interp._checks import as_real_array, check_integer
@@ -24,10 +22,8 @@ from ar_interp.models.block_scalars import SCALAR_PLACES, BlockScalars
 from ar_interp.models.cache import ARCache
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.encodings import encode
-from ar_interp.models.hooks import Direction, Hook, OwnHookPoint, hooks_here
+from ar_interp.models.hooks import NamesFilter, OwnHookPoint, StrictHooks
 from ar_interp.processes import Contexts, Process
-
-NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 
 
 class _Registered(threading.local):
@@ -40,7 +36,7 @@ class _Registered(threading.local):
 _REGISTERED = _Registered()
 
 
-class HookedARTransformer(HookedRootModule):
+class HookedARTransformer(StrictHooks):
     """Predicts s_{t+1} from s_1..s_t at every position t; hooks and their shapes are TransformerLens's.
 
     The diagonal setting is prediction_T = sum_{t<=T} p_t sum_h b_h * s_t <s_{T-1} | a_h * s_t>,
@@ -317,11 +313,12 @@ class HookedARTransformer(HookedRootModule):
         """W_V W_O of every head, [layer head d_model d_model]."""
         return FactoredMatrix(self.W_V, self.W_O)
 
-    def hook_names(self) -> list[str]:
-        """Every hook, in the order of the forward pass."""
-        return list(self.hook_dict)
+    @property
+    def hooks_stand_in(self) -> str:  # type: ignore[override]
+        n = len(self.blocks)
+        return f" (the model has {n} {'block' if n == 1 else 'blocks'})"
 
-    def run_with_cache(  # type: ignore[override] - TransformerLens returns a plain dict
+    def run_with_cache(
         self, *model_args: Any, names_filter: NamesFilter = None, **kwargs: Any
     ) -> tuple[Inexact[Tensor, "batch pos dim"], ARCache]:
         """The predictions and an ActivationCache of what `names_filter` selects (all if left out).
@@ -329,71 +326,5 @@ class HookedARTransformer(HookedRootModule):
         Raises:
             ValueError: a filter that names an unknown hook or selects none.
         """
-        self._check_filter(names_filter)
-        if names_filter is not None and not isinstance(names_filter, str) and not callable(names_filter):
-            names_filter = list(names_filter)
         predictions, cache = super().run_with_cache(*model_args, names_filter=names_filter, **kwargs)
         return predictions, ARCache(cache, self)
-
-    @contextmanager
-    def hooks(
-        self,
-        fwd_hooks: Iterable[Hook] = (),
-        bwd_hooks: Iterable[Hook] = (),
-        reset_hooks_end: bool = True,
-        clear_contexts: bool = False,
-    ) -> Iterator["HookedARTransformer"]:
-        """TransformerLens's context manager, in this thread alone: another one that runs the model has no part in it.
-
-        So are `run_with_hooks` and `run_with_cache`; `add_hook` acts in every thread. An unknown hook is an error.
-
-        Args:
-            fwd_hooks, bwd_hooks: names (or functions that select names) and hooks.
-            reset_hooks_end: False leaves them on the model, as `add_hook` does.
-            clear_contexts: forget the `ctx` of every hook point at the end.
-        """
-        given: list[tuple[Direction, Hook]] = [
-            *(("fwd", hook) for hook in fwd_hooks),
-            *(("bwd", hook) for hook in bwd_hooks),
-        ]
-        found: list[tuple[Direction, Any, Callable]] = [
-            (direction, self.hook_dict[name], hook)
-            for direction, (names, hook) in given
-            for name in self._selected(names)
-        ]
-        if not reset_hooks_end:
-            for direction, point, hook in found:
-                point.add_hook(hook, dir=direction)
-        with hooks_here(found if reset_hooks_end else ()):
-            yield self
-        if clear_contexts and reset_hooks_end:
-            self.clear_contexts()
-
-    def _selected(self, names: str | Callable[[str], bool]) -> list[str]:
-        self._check_filter(names)
-        return list(filter(names, self.hook_dict)) if callable(names) else [names]
-
-    def add_hook(self, name: str | Callable[[str], bool], *args: Any, **kwargs: Any) -> None:
-        """Add a hook that stays until `reset_hooks`; an unknown name is an error."""
-        self._check_filter(name)
-        super().add_hook(name, *args, **kwargs)
-
-    def _check_filter(self, names_filter: NamesFilter) -> None:
-        names = self.hook_names()
-        if names_filter is None:
-            return
-        if callable(names_filter):
-            if not any(names_filter(name) for name in names):
-                raise ValueError("names_filter selects no hook of this model; model.hook_names() lists all.")
-            return
-        wanted = [names_filter] if isinstance(names_filter, str) else list(names_filter)
-        if not wanted:
-            raise ValueError("names_filter is empty and selects no hook; leave it out to cache all.")
-        for name in wanted:
-            if name not in names:
-                nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-                raise ValueError(
-                    f"hook {name!r} does not exist (the model has {len(self.blocks)} "
-                    f"{'block' if len(self.blocks) == 1 else 'blocks'}). "
-                    f"Did you mean {nearest[0]!r}? model.hook_names() lists all."
-                )

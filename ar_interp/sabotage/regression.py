@@ -20,9 +20,9 @@ from ar_interp.training.loop import train
 
 HIGH = "regression-high"
 SHORT, FEW = 300, 4  # steps of a training; examples
-RISK = ("loss/minimum", "kernel/spectrum", "features/order", "prompts/longer")
+RISK = ("loss/minimum", "kernel/spectrum", "features/order", "features/smoothness", "prompts/longer")
 ATTENTION = (*RISK, "attention/best")
-FEATURES = (*RISK, "features/best", "features/span")
+FEATURES = (*RISK, "features/best", "features/curve", "features/span")
 SMALL = {"prompts/Bayes": "a bound that a worse model meets too", "tasks/excess": "of these features"}
 
 

@@ -27,3 +27,4 @@ from ar_interp.setting.noise import NoisyStep as NoisyStep
 from ar_interp.setting.plain import PaperFigure as PaperFigure
 from ar_interp.setting.plain import PlainHeads as PlainHeads
 from ar_interp.setting.regression import RegressionPrompts as RegressionPrompts
+from ar_interp.setting.regression import SoftmaxPrompts as SoftmaxPrompts

@@ -1,6 +1,7 @@
 """Theory of learned features with one layer of linear attention on prompts of a random function."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +32,7 @@ class RegressionPrompts(Setting):
 
     @classmethod
     def speaks_of(cls, config: Any, process: Any) -> bool:
-        return type(config) is RegressionConfig and type(process) is NonparametricRegression
+        return type(config) is RegressionConfig and config.linear and type(process) is NonparametricRegression
 
     @property
     def n(self) -> int:
@@ -117,3 +118,18 @@ class RegressionPrompts(Setting):
     @property
     def sentences(self) -> Mapping[str, str]:
         return {}
+
+
+class SoftmaxPrompts(Setting):
+    """Softmax attention on the same prompts: no closed form; what linear attention reaches stands beside it."""
+
+    kind = "regression in context by softmax"
+
+    @classmethod
+    def speaks_of(cls, config: Any, process: Any) -> bool:
+        return type(config) is RegressionConfig and not config.linear and type(process) is NonparametricRegression
+
+    @property
+    def linear(self) -> RegressionPrompts:
+        """As many features with linear attention."""
+        return RegressionPrompts(replace(self.config, attention="linear"), self.process)

@@ -184,6 +184,12 @@ class FeatureMoments(Shown):
         """The Gamma of least risk for these features: Q^{-1} P S^{-1}, of least norm where features are dependent."""
         return torch.linalg.pinv(self.Q, hermitian=True) @ self.P @ torch.linalg.pinv(self.S, hermitian=True)
 
+    @property
+    def least_risks(self) -> Float[Tensor, "*member feature"]:
+        """The least risk of a kernel of rank 1..N on these features: Eckart-Young for Q^{-1/2} P S^{-1/2}."""
+        values = torch.linalg.svdvals(_inverse_root(self.Q) @ self.P @ _inverse_root(self.S))
+        return self.total - values.square().cumsum(-1)
+
 
 def feature_moments(
     features: Float[Tensor, "*member grid feature"],
@@ -214,6 +220,13 @@ def feature_moments(
         S=(1 - 1 / n) * P + features.mT @ (loudness[:, None] * features) / (n * size),
         total=float(variances.sum()),
     )
+
+
+def _inverse_root(matrix: Tensor) -> Tensor:
+    """The inverse root of a symmetric matrix where it has one, 0 along the rest."""
+    values, vectors = torch.linalg.eigh(matrix)
+    kept = values > values[..., -1:] * len(values) * torch.finfo(values.dtype).eps
+    return vectors @ ((kept / values.where(kept, 1).sqrt())[..., None] * vectors.mT)
 
 
 def _smoothness(value: float) -> float:

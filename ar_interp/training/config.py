@@ -35,6 +35,7 @@ class TrainConfig:
         batch: sequences in a sampled batch.
         fresh: a sampled batch is fresh at each step; else the first one is all that is seen.
         ridge: times the sum of squares of all weights, added to the loss that is descended; the final loss is without.
+        pool: sampled batches are taken from so many contexts, drawn once for each member; None for no end of them.
         solve: weights that theory solves for, given the others, are solved for at each step (population only).
         seed: seed of the first member; member k starts from, and samples with, seed + k, all below 2**31.
         n_seeds: members trained together as one ensemble; the one with the lowest final loss becomes the model.
@@ -60,6 +61,7 @@ class TrainConfig:
     batch: int = 256
     fresh: bool = True
     ridge: float = 0.0
+    pool: int | None = None
     solve: bool = False
     seed: int = 0
     n_seeds: int = 1
@@ -86,6 +88,13 @@ class TrainConfig:
         check_integer("batch", self.batch, low=1, high=10**7)
         check_boolean("fresh", self.fresh)
         check_number("ridge", self.ridge, low=0.0)
+        if self.pool is not None:
+            check_integer("pool", self.pool, low=self.batch, high=10**7)
+            if self.objective != "sampled" or not self.fresh:
+                raise ValueError(
+                    "pool goes with objective 'sampled' and fresh batches from it: TrainConfig(objective='sampled', "
+                    f"batch={self.batch}, pool={self.pool}); with fresh=False the first batch is the pool."
+                )
         check_boolean("solve", self.solve)
         if self.solve and self.objective != "population":
             raise ValueError("solve goes with objective 'population': theory solves for the least expected loss.")

@@ -126,8 +126,8 @@ def _train(
             objective = population_objective(setting, solve=training.solve)
             objective = compiled_where_possible(objective) if compiled else objective
         else:
-            sizes = {"batch": training.batch, "first_length": training.first_length, "fresh": training.fresh}
-            objective = sampled_objective(config, process, generators=generators, compiled=compiled, **sizes)
+            options = {name: getattr(training, name) for name in ("batch", "first_length", "fresh", "pool")}
+            objective = sampled_objective(config, process, generators=generators, compiled=compiled, **options)
         objective = of_entries(objective, trained) if trained else objective
         return with_ridge(objective, training.ridge) if training.ridge else objective
 

@@ -5,6 +5,7 @@ All are the sum of squared errors over coordinates and over the context lengths 
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ar_interp.models.base import Config
 from ar_interp.models.config import ModelConfig
-from ar_interp.processes import Process
+from ar_interp.processes import Contexts, Process
 from ar_interp.setting import Setting
 from ar_interp.training.batched import Form, Parameters, Tokens, form_of
 from ar_interp.training.fast import fast_step
@@ -47,6 +48,7 @@ def sampled_objective(
     generators: Sequence[torch.Generator],
     first_length: int = 2,
     fresh: bool = True,
+    pool: int | None = None,
     compiled: bool = False,
 ) -> Objective:
     """The mean over a fresh batch of the model's squared error; one generator for each member.
@@ -55,9 +57,10 @@ def sampled_objective(
 
     Args:
         fresh: else the first batch is the only one.
+        pool: contexts of each member that batches are taken from; None for no end of them.
         compiled: tokens and loss go through `torch.compile` as one.
     """
-    sizes = {"batch": batch, "generators": generators, "fresh": fresh}
+    sizes = {"batch": batch, "generators": generators, "fresh": fresh, "pool": pool}
     if type(config) is not ModelConfig:
         return _of_contexts(config, process, first_length=first_length, **sizes)
     form, dtype = form_of(config, process.real_tokens), config.torch_dtype
@@ -68,7 +71,15 @@ def sampled_objective(
         return errors(form, parameters, process.from_drawn(drawn, config.n_ctx + 1, dtype), first_length)
 
     losses = compiled_where_possible(of_drawn) if fused else of_drawn
-    draw = _every_time(lambda: process.drawn(batch, config.n_ctx + 1, generators, dtype), fresh)
+
+    def drawn(n: int) -> tuple[Tensor, ...]:
+        return process.drawn(n, config.n_ctx + 1, generators, dtype)
+
+    def taken(whole: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
+        members = torch.arange(len(rows), device=rows.device)[:, None]
+        return tuple(part.expand(len(rows), *part.shape[1:])[members, rows] for part in whole)
+
+    draw = _drawing(drawn, taken, **sizes)
     return lambda parameters: losses(parameters, draw())
 
 
@@ -80,22 +91,45 @@ def _of_contexts(
     generators: Sequence[torch.Generator],
     first_length: int,
     fresh: bool,
+    pool: int | None,
 ) -> Objective:
     """The loss of what is observed, as the contexts of the task count it, times the number of context lengths."""
     form, n_lengths = form_of(config), config.n_ctx - first_length + 1
     options: dict[str, Any] = {"dtype": config.torch_dtype}
-    draw = _every_time(
-        lambda: [process.contexts(batch, config.n_ctx, generator=g, **options) for g in generators], fresh
-    )
+
+    def drawn(n: int) -> list[Contexts]:
+        return [process.contexts(n, config.n_ctx, generator=g, **options) for g in generators]
+
+    def taken(whole: list[Contexts], rows: Tensor) -> list[Contexts]:
+        return [own[mine] for own, mine in zip(whole, rows, strict=True)]
+
+    draw = _drawing(drawn, taken, batch=batch, generators=generators, fresh=fresh, pool=pool)
 
     return lambda parameters: n_lengths * form.mean_losses(parameters, draw(), first_length)
 
 
-def _every_time(draw: Callable[[], Any], fresh: bool) -> Callable[[], Any]:
-    """The draw itself, or a function that gives its first result again and again."""
+def _drawing(
+    drawn: Callable[[int], Any],
+    taken: Callable[[Any, Tensor], Any],
+    *,
+    batch: int,
+    generators: Sequence[torch.Generator],
+    fresh: bool,
+    pool: int | None,
+) -> Callable[[], Any]:
+    """Draws a batch at each call: a new one, the first again and again, or other rows of a pool.
+
+    Args:
+        drawn: number of contexts -> as many for every member.
+        taken: (a pool, rows [member batch]) -> these rows of it.
+    """
+    if pool is not None:
+        whole = drawn(pool)
+        permuted = partial(torch.randperm, pool)
+        return lambda: taken(whole, torch.stack([permuted(generator=g, device=g.device)[:batch] for g in generators]))
     if fresh:
-        return draw
-    kept = draw()
+        return lambda: drawn(batch)
+    kept = drawn(batch)
     return lambda: kept
 
 
