@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp._checks import check_integer, check_number
+from ar_interp._checks import as_real_array, check_integer, check_number
 from ar_interp.processes.contexts import Pairs
 from ar_interp.processes.regression import NonparametricRegression
 
@@ -36,10 +36,12 @@ class KernelRidge:
     penalty: float
 
     def __post_init__(self) -> None:
+        if not callable(self.kernel):
+            raise ValueError(f"kernel must be a function (x, x') -> [row column], got {self.kernel!r}.")
         check_number("penalty", self.penalty, low=0.0, strict=True)
 
     def __call__(self, pairs: Pairs) -> Answers:
-        x, y = pairs.x[..., 0].double(), pairs.y.double()
+        x, y = (values.double() for values in _examples(pairs))
         identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         answers = []
         for own, known in zip(x.split(PART), y.split(PART), strict=True):
@@ -57,6 +59,8 @@ class Bayes(KernelRidge):
     """
 
     def __init__(self, process: NonparametricRegression) -> None:
+        _check_process(process)
+
         def kernel(x: Tensor, other: Tensor) -> Tensor:
             return (process.functions(x) * process.prior.to(x)) @ process.functions(other).mT
 
@@ -78,8 +82,15 @@ class TruncatedSeries:
     process: NonparametricRegression
     weights: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        _check_process(self.process)
+        given, most = as_real_array("weights", self.weights, shape=("function",)), len(self.process.prior)
+        if len(given) > most:
+            raise ValueError(f"weights must be at most as many as the {most} functions, got {len(given)}.")
+        object.__setattr__(self, "weights", tuple(given.tolist()))
+
     def __call__(self, pairs: Pairs) -> Answers:
-        x, y = pairs.x[..., 0], pairs.y
+        x, y = _examples(pairs)
         phi = self.process.functions(x)[..., : len(self.weights)]
         return linear_attention(phi, y, torch.diag(phi.new_tensor(self.weights)))
 
@@ -107,7 +118,8 @@ class Nearest:
         check_integer("k", self.k, low=1)
 
     def __call__(self, pairs: Pairs) -> Answers:
-        x, y = pairs.x[..., 0], pairs.y[..., 0]
+        x, y = _examples(pairs)
+        y = y[..., 0]
         apart = (x[:, :, None] - x[:, None, :]).remainder(1)
         apart = torch.minimum(apart, 1 - apart)
         future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu()
@@ -115,3 +127,21 @@ class Nearest:
         known = near.values < torch.inf
         answers = y[:, None].expand_as(apart).gather(-1, near.indices) * known
         return answers.sum(-1, keepdim=True) / known.sum(-1, keepdim=True).clamp(min=1)
+
+
+def _check_process(process: object) -> None:
+    if not isinstance(process, NonparametricRegression):
+        raise ValueError(
+            f"process must be a NonparametricRegression, got {process!r}: e.g. NonparametricRegression(smoothness=1.0)."
+        )
+
+
+def _examples(pairs: Pairs) -> tuple[Float[Tensor, "batch pos"], Answers]:
+    """x and y of real pairs with one coordinate each."""
+    if not isinstance(pairs, Pairs) or pairs.x.is_complex() or (pairs.x.shape[-1], pairs.y.shape[-1]) != (1, 1):
+        came = [list(value.shape) for value in pairs] if isinstance(pairs, Pairs) else type(pairs).__name__
+        raise ValueError(
+            f"pairs must be real x and y [batch pos 1], got {came}: those of prompts, "
+            "NonparametricRegression(...).contexts(n, length, seed=0).pairs()."
+        )
+    return pairs.x[..., 0], pairs.y

@@ -72,7 +72,7 @@ def risk_by_length(risks: pd.DataFrame, trained_length: int) -> go.Figure:
         figure,
         title=f"The model's risk is {number(at['model'])} at {trained_length} examples, Bayes' {number(at['Bayes'])}",
         measured="E (answer − f(x))² against the number of examples; dashed: the length trained on",
-        expected="In theory longer prompts do not cure a Γ that was trained short",
+        expected="In theory longer prompts do not cure a Γ that was trained short" if "best Γ at each n" in at else "",
         x={**LOG, "title_text": "examples n"},
         y={**LOG, "title_text": "risk"},
         wide=True,

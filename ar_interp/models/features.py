@@ -21,6 +21,7 @@ MODEL_MODULE = "ar_interp.models.regression"
 WAVES = ("harmonics", "digits")
 ATTENTIONS = ("linear", "softmax")
 GAMMA = "attn.Gamma"
+MAX_DIGITS = 14  # as fine as the finest Haar functions of a process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class RegressionConfig(Config):
         check_integer("n_features", self.n_features, low=1, high=MAX_WIDTH)
         check_integer("n_ctx", self.n_ctx, low=2, high=MAX_CTX)
         check_choice("inputs", self.inputs, WAVES)
-        check_integer("n_inputs", self.n_inputs, low=1, high=MAX_WIDTH if self.inputs == "harmonics" else 30)
+        check_integer("n_inputs", self.n_inputs, low=1, high=MAX_WIDTH if self.inputs == "harmonics" else MAX_DIGITS)
         check_integer("width", self.width, low=1, high=2**12)
         check_choice("attention", self.attention, ATTENTIONS)
         check_choice("dtype", self.dtype, tuple(DTYPES))

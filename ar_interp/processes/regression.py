@@ -102,8 +102,9 @@ class NonparametricRegression(Process):
         check_choice("basis", self.basis, tuple(BASES))
         object.__setattr__(self, "noise_variance", check_number("noise_variance", self.noise_variance, low=0.0))
         if (self.variances is None) == (self.smoothness is None):
+            came = "none" if self.variances is None else "both"
             raise ValueError(
-                "the prior needs exactly one of variances and smoothness, e.g. "
+                f"the prior needs exactly one of variances and smoothness, got {came}: e.g. "
                 f"NonparametricRegression({self.basis!r}, smoothness=1.0)."
             )
         if self.variances is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from math import ceil, log2
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,9 @@ class RegressionPrompts(Setting):
 
     @cached_property
     def grid(self) -> Float[Tensor, "grid"]:
-        """Points whose means are the integrals."""
-        finest = 2**self.config.n_inputs if self.config.inputs == "digits" else 1
-        grid = self.process.grid
+        """Points whose means are the integrals: also sixteen to the highest harmonic that the features are made of."""
+        config, grid = self.config, self.process.grid
+        finest = 2**config.n_inputs if config.inputs == "digits" else 2 ** ceil(log2(16 * config.n_inputs))
         return grid if len(grid) >= finest else (torch.arange(finest, dtype=torch.float64, device="cpu") + 0.5) / finest
 
     @cached_property

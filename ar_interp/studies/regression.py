@@ -93,12 +93,26 @@ def _exhibits() -> tuple[Exhibit, ...]:
         exhibit(
             figures.risk_by_length,
             risks,
+            applies=_is_linear,
             title="Risk against the number of examples",
             page="Features",
             structure="prompts",
             evidence="behaviour",
             look="The model beside the best Gamma for each length, linear attention on all functions, and Bayes. Left "
             "of the dashed line Gamma trusts its examples too much, right of it too little.",
+            wide=True,
+        ),
+        exhibit(
+            figures.risk_by_length,
+            risks,
+            name="softmax_risk_by_length",
+            applies=lambda subject: not _is_linear(subject),
+            title="Softmax beside linear attention and Bayes",
+            page="Features",
+            structure="softmax",
+            evidence="behaviour",
+            look="The model on prompts up to the length trained on, beside linear attention on all functions and the "
+            "posterior mean. Look which of the two its curve follows.",
             wide=True,
         ),
         exhibit(
@@ -176,6 +190,13 @@ STUDY = Study(
             title="The number of tasks",
             meaning="Gamma is fitted to tasks, and with one noisy answer each it takes more than N^2 of them.",
             formulas=("excess = (R + σ^2) p / (T - p - 1), p = N^2.",),
+        ),
+        "softmax": Structure(
+            title="Softmax beside linear attention",
+            meaning="Softmax attention averages the answers of examples whose scores are high. No theory here says "
+            "what it reaches: it stands as a baseline between the best linear layer with as many features and the "
+            "posterior mean.",
+            formulas=("answer = Σ_t p_t y_t, p = softmax over t of φ(x)^T Γ φ(x_t).",),
         ),
     },
 )

@@ -326,7 +326,6 @@ def _of_tasks(m: PromptsMeasured) -> Iterator[Claim]:
     run = m.subject.run
     assert run is not None  # `claims_of` asks
     tasks: Any = run.training.pool
-    yield _fresh_claim(m)
     formula, own = m.excess_of("noisy", tasks), m.members_excess
     yield m.claim(
         "tasks/joint",

@@ -76,5 +76,17 @@ RECIPES: dict[str, Recipe] = {
         process=SMOOTH,
         training=TrainConfig(**ADAM, solve=True),
     ),
+    "regression-squares": Recipe(
+        summary="Seven features for variances j^-3 at frequency j^2: learned, not the first by frequency.",
+        config=RegressionConfig(n_features=7, n_ctx=65, n_inputs=9),
+        process=SQUARES,
+        training=TrainConfig(**ADAM, solve=True),
+    ),
     "regression-high-t64": _on_tasks(64, "they are fitted to the noise"),
+    "regression-smooth-softmax": Recipe(
+        summary="Softmax attention on the prompts of regression-smooth, a baseline: nearer to Bayes than linear.",
+        config=RegressionConfig(n_features=5, n_ctx=33, n_inputs=1, attention="softmax", dtype="float32"),
+        process=SMOOTH,
+        training=TrainConfig(**ON_TASKS),
+    ),
 }
