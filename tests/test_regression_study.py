@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -54,7 +55,7 @@ def test_what_is_wrong_is_told_apart():
 
 def test_risks_by_length_are_those_of_theory():
     model = ari.load(NAME).model
-    table = risks_by_length(model, lengths=[1, 32, 64], n=400).pivot(index="n", columns="predictor", values="risk")
+    table = risks_by_length(model, lengths=[1, 32, 64], n=400).set_index(["n", "predictor"])["risk"].unstack()  # noqa: PD010
     setting = ari.setting_of(model.config, model.process)
     assert table.loc[32, "model"] == pytest.approx(setting.minimum, abs=1e-4)
     at = theory.linear_attention_risk_at(setting.weights, setting.descending, n=64, noise_variance=0.25)
@@ -73,6 +74,21 @@ def test_tasks_cost_what_theory_says():
     assert within.all()
     full, diagonal = by.loc[("one noisy answer, full Γ", 128)], by.loc[("one noisy answer, diagonal Γ", 128)]
     assert full["excess"] > 2.5 * diagonal["excess"]
+
+
+def test_figures_of_order_and_tasks_say_what_is_seen():
+    model = ari.load(NAME).model
+    excesses = excess_by_tasks(model, tasks=[32, 64], repeats=2)
+    joint = pd.DataFrame({"tasks": [64], "excess": [1.0]})
+    figure = ari.figures.excess_by_tasks(excesses, joint)
+    full = excesses["excess"].iloc[0]
+    assert figure.layout.title.text.startswith(f"With one noisy answer a task, T = 32 tasks cost {full:.3g} of risk")
+    assert "dashed: N² = 16; diamonds" in figure.layout.title.subtitle.text.replace("<br>", " ")
+    assert len(figure.data) == 7
+    assert all(not isinstance(shape.x0, str) and shape.x0 == 16 for shape in figure.layout.shapes)
+    assert not figure.layout.annotations  # plotly takes their place on a logarithmic axis for an exponent
+    figure = ari.figures.risk_by_order(risks_by_order(model, lengths=[32, 64]))
+    assert figure.layout.title.text.startswith("At 64 examples the order of frequency costs 3.13 times")
 
 
 def test_the_order_of_frequency_costs_where_variances_have_another():

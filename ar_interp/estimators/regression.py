@@ -130,7 +130,7 @@ class Nearest:
 
 
 def _check_process(process: object) -> None:
-    if not isinstance(process, NonparametricRegression):
+    if not (hasattr(process, "functions") and hasattr(process, "prior")):
         raise ValueError(
             f"process must be a NonparametricRegression, got {process!r}: e.g. NonparametricRegression(smoothness=1.0)."
         )

@@ -126,7 +126,8 @@ def excess_by_tasks(excesses: pd.DataFrame, joint: pd.DataFrame) -> go.Figure:
         name, hover = "features trained on T tasks too", "T = %{x}<br>%{y:.3g}"
         draw(figure, joint["tasks"], joint["excess"], name, hover, marker=marker)
     most = excesses["weights"].to_numpy().max()
-    mark(figure, most, annotation_text=f"N² = {most}", annotation_position="top")
+    seeds = "; diamonds: a training seed each" if len(joint) else ""
+    mark(figure, most)
     full: Any = excesses[excesses["weights"] == most]
     first = full.iloc[0]
     return styled(
@@ -134,7 +135,7 @@ def excess_by_tasks(excesses: pd.DataFrame, joint: pd.DataFrame) -> go.Figure:
         title=f"With one noisy answer a task, T = {first['tasks']} tasks cost {number(first['excess'])} of risk, "
         f"T = {full['tasks'].iloc[-1]} cost {number(full['excess'].iloc[-1])}",
         measured="risk of Γ fitted to T tasks less that of the best, means over samples with 95 % intervals; dots: "
-        "theory, as for a Gaussian design" + ("; diamonds: a training seed each" if len(joint) else ""),
+        f"theory, as for a Gaussian design; dashed: N² = {most}{seeds}",
         expected="In theory T must exceed N² with one answer, N with a diagonal Γ or all of f",
         x={**LOG, "title_text": "tasks T"},
         y={**LOG, "title_text": "excess risk"},

@@ -20,7 +20,6 @@ def _by_rank(frequencies: Sequence[int], constant: float) -> NonparametricRegres
 ADAM: dict[str, Any] = {"optimizer": "adam", "lr": 3e-3, "schedule": "cosine", "steps": 2000, "device": "cpu"}
 ON_TASKS: dict[str, Any] = {**ADAM, "objective": "sampled", "steps": 1500, "batch": 64}
 HIGH = _by_rank([3, 5, 1, 2, 4, *range(6, 41)], constant=1e-3)
-SQUARES = _by_rank([j**2 for j in range(1, 13)], constant=1.0)
 SMOOTH = NonparametricRegression(smoothness=1.0)
 HAAR = NonparametricRegression("haar", smoothness=0.4)
 
@@ -76,13 +75,9 @@ RECIPES: dict[str, Recipe] = {
         process=SMOOTH,
         training=TrainConfig(**ADAM, solve=True),
     ),
-    "regression-squares": Recipe(
-        summary="Seven features for variances j^-3 at frequency j^2: learned, not the first by frequency.",
-        config=RegressionConfig(n_features=7, n_ctx=65, n_inputs=9),
-        process=SQUARES,
-        training=TrainConfig(**ADAM, solve=True),
-    ),
     "regression-high-t64": _on_tasks(64, "they are fitted to the noise"),
+    "regression-high-t512": _on_tasks(512, "much of it is still noise"),
+    "regression-high-t4096": _on_tasks(4096, "near what the population gives"),
     "regression-smooth-softmax": Recipe(
         summary="Softmax attention on the prompts of regression-smooth, a baseline: nearer to Bayes than linear.",
         config=RegressionConfig(n_features=5, n_ctx=33, n_inputs=1, attention="softmax", dtype="float32"),
