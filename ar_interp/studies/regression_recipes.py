@@ -22,6 +22,7 @@ ON_TASKS: dict[str, Any] = {**ADAM, "objective": "sampled", "steps": 1500, "batc
 HIGH = _by_rank([3, 5, 1, 2, 4, *range(6, 41)], constant=1e-3)
 SMOOTH = NonparametricRegression(smoothness=1.0)
 HAAR = NonparametricRegression("haar", smoothness=0.4)
+SQUARES = _by_rank([j**2 for j in range(1, 13)], constant=1.0)
 
 
 def _on_tasks(n: int, what: str) -> Recipe:
@@ -73,6 +74,12 @@ RECIPES: dict[str, Recipe] = {
         summary="Nine features for a smooth prior, Gamma solved for at each step: untrained ones nearly suffice.",
         config=RegressionConfig(n_features=9, n_ctx=65, n_inputs=1),
         process=SMOOTH,
+        training=TrainConfig(**ADAM, solve=True),
+    ),
+    "regression-squares": Recipe(
+        summary="Seven features for variances j^-3 at frequency j^2: learned, not the first by frequency.",
+        config=RegressionConfig(n_features=7, n_ctx=65, n_inputs=9),
+        process=SQUARES,
         training=TrainConfig(**ADAM, solve=True),
     ),
     "regression-high-t64": _on_tasks(64, "they are fitted to the noise"),
