@@ -125,7 +125,7 @@ def excess_by_tasks(excesses: pd.DataFrame, joint: pd.DataFrame) -> go.Figure:
         marker = {"symbol": "diamond-open", "size": 9, "color": BLACK}
         name, hover = "features trained on T tasks too", "T = %{x}<br>%{y:.3g}"
         draw(figure, joint["tasks"], joint["excess"], name, hover, marker=marker)
-    most = excesses["weights"].to_numpy().max()
+    most = int(excesses["weights"].to_numpy().max())
     seeds = "; diamonds: a training seed each" if len(joint) else ""
     mark(figure, most)
     full: Any = excesses[excesses["weights"] == most]
