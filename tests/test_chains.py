@@ -287,7 +287,7 @@ def test_parts_of_finite_tasks_share_nothing_and_come_once_each():
     assert len(text.vocabulary) == 37
     predicted = torch.sort(windows[:, 3:].flatten()).values
     assert torch.equal(predicted, torch.sort(text.ids[3 : 3 + len(predicted)]).values)
-    with pytest.raises(ValueError, match="sha256 must be that of this Python's help"):
+    with pytest.raises(ValueError, match="sha256 must be that of the text"):
         Characters(sha256="0" * 64).contexts(2, seed=0)
     with pytest.raises(ValueError, match="what follows a prompt stands in the text alone"):
         text.chain(windows[:, :3], torch.Generator())

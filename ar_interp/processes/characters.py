@@ -41,8 +41,7 @@ class Characters(ChainTask):
         n_prompt: characters that are given.
         n_chain: characters that are predicted.
         part: `train`, the first nine tenths of the text, `held-out`, the rest, or `all`.
-        sha256: of the text, which differs between versions of Python: that of this one if left out. Contexts of another
-            text are refused.
+        sha256: of the text, that of the package's copy if left out. Contexts of another text are refused.
     """
 
     kind: ClassVar[str] = "characters"
@@ -77,13 +76,13 @@ class Characters(ChainTask):
         """The part of the text.
 
         Raises:
-            ValueError: this Python has another text.
+            ValueError: the package has another text.
         """
         ids, found = _ids()
         if found != self.sha256:
             raise ValueError(
-                f"sha256 must be that of this Python's help, {found[:12]}..., got {self.sha256[:12]}...: draw contexts "
-                "with the version of Python that the process was made with."
+                f"sha256 must be that of the text that this version of ar_interp has, {found[:12]}..., got "
+                f"{self.sha256[:12]}...: leave it out, or use the version that the process was made with."
             )
         cut = int(SHARE * len(ids))
         return {"all": ids, "train": ids[:cut], "held-out": ids[cut:]}[self.part]

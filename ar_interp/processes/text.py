@@ -1,10 +1,12 @@
 """Text as sequences of vectors: words, a vector for each, and documents of one length."""
 
+import lzma
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -20,7 +22,8 @@ from ar_interp._shown import Shown
 
 MAX_BYTES = 2**26  # of a text file, or of a file of vectors
 MAX_WORDS = 2**20  # of a vocabulary
-GLOVE = Path(__file__).parents[1] / "data" / "glove-pc32.npz"
+DATA = Path(__file__).parents[1] / "data"
+GLOVE, HELP = DATA / "glove-pc32.npz", DATA / "python-help.txt.xz"
 
 
 def words_of(text: str) -> list[str]:
@@ -37,22 +40,20 @@ def words_of_file(path: str | Path) -> list[str]:
     return words_of(read_text(Path(path), MAX_BYTES))
 
 
+@cache
 def python_help() -> tuple[str, str]:
-    """Python's own help and its SHA-256: another version of Python has another text.
+    """Python 3.11's own help, of which the package has a copy, and its SHA-256.
 
     The text is `pydoc_data.topics` of the standard library, in the order of its keys, joined by newlines.
     """
-    from hashlib import sha256
-    from pydoc_data.topics import topics
-
-    text = "\n".join(topics[name] for name in sorted(topics))
-    return text, sha256(text.encode()).hexdigest()
+    encoded = lzma.decompress(HELP.read_bytes())
+    return encoded.decode(), sha256(encoded).hexdigest()
 
 
 def python_topics() -> tuple[list[str], str]:
     """The words of `python_help`, and its SHA-256."""
-    text, sha256 = python_help()
-    return words_of(text), sha256
+    text, digest = python_help()
+    return words_of(text), digest
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from ar_interp.training.config import TrainConfig
 SOURCE = "Malach 2023, arXiv 2309.06979; derived here"
 SUBSET = (3, 14, 0, 9, 6, 11, 2, 8)  # of 16 bits, in the order in which chains read them
 RIDGE = 1e-4
-HELP = "2a95af4ac93f5b719944030ce3769070ddf827d847cba42192afa8da989e5dc4"  # SHA-256 of the help of Python 3.11
+HELP = "2a95af4ac93f5b719944030ce3769070ddf827d847cba42192afa8da989e5dc4"  # SHA-256 of the text
 FEW, TOO_FEW, MANY = 200, 50, 3000  # chains to train on
 NETWORK_SEEDS = 3
 FEWER = 8  # chains of which a figure shows the attribution
