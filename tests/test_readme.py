@@ -24,7 +24,7 @@ def test_files_and_commands_exist():
     for path in re.findall(r"`(ar_interp/[\w/.]+|benchmarks/[\w.]+|trained/)`", README):
         assert (ROOT / path).exists(), path
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?make (\w+)", README):
+    for target in re.findall(r"(?:`|^ +)make (\w+)", README, flags=re.MULTILINE):
         assert f"\n{target}:" in makefile, target
     for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert (ROOT / picture).is_file(), picture

@@ -54,16 +54,19 @@ function draw(state) {
   if (!width || !window.Plotly) return;
   const theme = themeOf(plot), columns = panelsAcross(data.figure.layout, width);
   const key = JSON.stringify([data.figure, theme, Math.min(columns, 12), width < 480]);
-  if (key === state.drawn) {  // plotly.js itself follows the window alone
-    if (plot._fullLayout && Math.abs(plot._fullLayout.width - width) > 1) window.Plotly.Plots.resize(plot);
-    return;
-  }
+  if (key === state.drawn) return fit(plot);
   [state.drawn, state.columns] = [key, columns];
   if (data.figure.data[0]?.type === "table") return tabulate(plot, figure, data.figure.data[0]);
   const adapted = adapt(data.figure, theme, width, columns);
   plot.style.minHeight = `${adapted.layout.height}px`;
   window.Plotly.react(plot, adapted.data, adapted.layout, { responsive: true, displayModeBar: false, doubleClick: "reset" })
-    .then(() => { figure.setAttribute("aria-busy", "false"); if (location.hash === `#${data.id}` && !state.seen) { state.seen = true; figure.scrollIntoView(); } });
+    .then(() => { fit(plot); figure.setAttribute("aria-busy", "false"); if (location.hash === `#${data.id}` && !state.seen) { state.seen = true; figure.scrollIntoView(); } });
+}
+
+// plotly.js itself follows the window alone, and draws a figure anew at the width that it had.
+function fit(plot) {
+  const { clientWidth: width, _fullLayout: drawn } = plot;
+  if (width && drawn && Math.abs(drawn.width - width) > 1) window.Plotly.Plots.resize(plot);
 }
 
 // A table is a table of the page.
