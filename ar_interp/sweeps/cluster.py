@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
 from importlib.metadata import version
@@ -26,10 +26,12 @@ from ar_interp.sweeps.shards import Outcome, Table, trained
 PATIENCE = 30.0  # seconds for a scheduler to answer, also one that is started again
 RESTARTS = 4  # times this, for a process of this machine to take the place of one that died
 LIBRARIES = ("torch", "numpy", "scipy")
-FETCHED = 5.0  # seconds for a result that is there; meanwhile others that are done wait
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
 SETTLING = 1.0  # seconds before the first shard of a process
-ONE_AT_A_TIME = {"distributed.scheduler.worker-saturation": 1.0}  # who waits does not die with a worker
+OF_PROCESSES = {
+    "distributed.scheduler.worker-saturation": 1.0,  # one shard at a time: who waits does not die with a worker
+    "distributed.deploy.lost-worker-timeout": "1 hour",  # whose process is replaced is not given up
+}
 IN_VAIN = 2  # attempts one after the other in which nothing was done, after which no other is made
 RETRIES = 1  # of a shard whose training raises an error; one whose worker dies is tried four times
 
@@ -72,7 +74,7 @@ def on_dask(shards: Sequence[Shard], *, jobs: int, scheduler: str | None) -> Ite
                 address = scheduler
                 if scheduler is None:
                     quiet = {"silence_logs": logging.CRITICAL, **LOOPBACK}
-                    stack.enter_context(dask.config.set(ONE_AT_A_TIME))
+                    stack.enter_context(dask.config.set(OF_PROCESSES))
                     cluster: Any = distributed.LocalCluster(
                         n_workers=jobs, threads_per_worker=1, processes=True, **quiet
                     )
@@ -96,25 +98,31 @@ def _of_client(client: Any, shards: Sequence[Shard], *, waits: bool) -> Iterator
         if isinstance(found, dict):  # else it is about to leave
             _check_versions(address, found, versions())
     keys = {f"ar-interp-{shard.name}-{_digest(versions())}": shard for shard in shards}
-    texts, done = [shard.text for shard in shards], SimpleQueue[Any]()
-    futures = client.map(_trained, texts, key=list(keys), expected=versions(), pure=False, retries=RETRIES)
+    done, topic = SimpleQueue[Any](), f"ar-interp-{client.id}"
+    client.subscribe_topic(topic, lambda event: done.put(event[1]))
+    texts = [shard.text for shard in shards]
+    said = {"expected": versions(), "work": _trained, "topic": topic}
+    futures = client.map(_sent, list(keys), texts, key=list(keys), **said, pure=False, retries=RETRIES)
     for future in futures:
         future.add_done_callback(done.put)
-    left, since = len(futures), time.monotonic()
-    while left:
-        future = _next(client, done, waits=waits)
-        outcome = _outcome(future, keys)
-        if outcome is not None:
-            yield outcome
-            left, since = left - 1, time.monotonic()
-        elif time.monotonic() < since + RESTARTS * PATIENCE:
-            done.put(future)
-        else:
+    while keys:
+        found = _next(client, done, waits=waits)
+        outcome: dict[str, Any] = {}
+        if isinstance(found, dict):
+            key, outcome["table"] = found["key"], {name: list(column) for name, column in found["table"].items()}
+        elif found.status == "error":
+            error = found.exception()
+            key, outcome["error"] = found.key, f"{type(error).__name__}: {error}"
+        elif found.status == "cancelled" and found.key in keys:  # with its scheduler
             raise _LostError
+        else:
+            continue
+        if key in keys:  # else another worker has done it too
+            yield Outcome(keys.pop(key), **outcome)
 
 
 def _next(client: Any, done: "SimpleQueue[Any]", *, waits: bool) -> Any:
-    """The next future that is done. Where nobody can do one it says so and waits, or, if not `waits`, gives up."""
+    """What comes next. Where nobody can do a shard it says so and waits, or, if not `waits`, gives up."""
     alone = 0
     while True:
         try:
@@ -127,20 +135,11 @@ def _next(client: Any, done: "SimpleQueue[Any]", *, waits: bool) -> Any:
                 raise _LostError from None
 
 
-def _outcome(future: Any, keys: dict[str, Shard]) -> Outcome | None:
-    """What came of a shard; None where its worker died with the result, so that it is trained again."""
-    shard = keys[future.key]
-    if future.status == "error":
-        error = future.exception()
-        return Outcome(shard, error=f"{type(error).__name__}: {error}")
-    if future.status != "finished":  # cancelled or lost
-        raise _LostError
-    try:
-        table = future.result(timeout=FETCHED)
-    except TimeoutError:
-        return None
-    future.release()
-    return Outcome(shard, table)
+def _sent(key: str, text: str, expected: dict[str, str], work: Callable[..., Table], topic: str) -> None:
+    """Send what `work` gives as an event, which arrives before the shard is done: no result dies with a worker."""
+    from distributed import get_worker
+
+    get_worker().log_event(topic, {"key": key, "table": work(text, expected)})
 
 
 def _trained(text: str, expected: dict[str, str]) -> Table:
