@@ -116,6 +116,7 @@ def _of_client(client: Any, shards: Sequence[Shard], *, waits: bool) -> Iterator
         elif found.status == "cancelled" and found.key in keys:  # with its scheduler
             raise _LostError
         else:
+            found.release()  # nobody shall do it again where its worker dies
             continue
         if key in keys:  # else another worker has done it too
             yield Outcome(keys.pop(key), **outcome)
