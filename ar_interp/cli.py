@@ -2,23 +2,19 @@
 
 import datetime
 import json
-import re
 import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import redirect_stderr
 from dataclasses import replace
-from functools import partial, wraps
+from functools import partial
 from importlib.metadata import entry_points
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import tyro
 from tyro.conf import Positional, arg
 
+from ar_interp._arguments import parsed
 from ar_interp._command import carried_out, check_file, each, kept, said_of
 from ar_interp._kinds import GROUPS
 from ar_interp._shipped import LISTING, available
@@ -492,46 +488,7 @@ def main(argv: list[str] | None = None) -> int:
         "landscapes": landscapes,
         "text": text,
     }
-    return carried_out(lambda: _parsed(commands, argv)())
-
-
-def _parsed(commands: dict[str, Callable[..., int]], argv: list[str] | None) -> Callable[[], int]:
-    """The command that the arguments ask for.
-
-    Raises:
-        ValueError: they ask for none.
-    """
-
-    def unready(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
-        return wraps(command)(lambda *given, **options: partial(command, *given, **options))
-
-    said = StringIO()
-    try:
-        with redirect_stderr(said):
-            later = {name: unready(command) for name, command in commands.items()}
-            return tyro.extras.subcommand_cli_from_dict(later, prog="ar-interp", args=argv)
-    except SystemExit as end:
-        if not end.code:  # help was asked for
-            raise
-        raise ValueError(_line_of(said.getvalue())) from None
-
-
-def _line_of(box: str) -> str:
-    """The fault in a box of tyro's, the options that it offers instead, and where help is, in one line."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line[:1] not in "╭╰"]
-    parts = [part.strip().split("\n") for part in re.split(r"^[─-]+$", "\n".join(lines), flags=re.MULTILINE)]
-    _, fault, *others = parts if "╭" not in box else [[], *parts]
-    if not others:
-        return " ".join(box.split())
-    fault = fault[: fault.index("")] if "" in fault else fault  # what tyro tried comes after it
-    told = [f"{' '.join(fault).rstrip('.')}."]
-    for first, *rest in others:
-        offered = dict.fromkeys(line.split()[0].rstrip(",") for line in rest if line.startswith("--"))
-        if first.startswith("Perhaps"):
-            told.append(f"Did you mean {' or '.join(offered)}?")
-        elif not first.startswith("Argument"):
-            told.append(f"{' '.join([first, *rest])}.")
-    return " ".join(told)
+    return carried_out(lambda: parsed(commands, argv)())
 
 
 if __name__ == "__main__":
