@@ -104,12 +104,12 @@ def jumped(page: Any) -> float:
 
 
 def faint_texts(page: Any) -> list[str]:
-    """The texts that do not stand out from the page, once its colours have changed."""
-    for _ in range(20):
-        if not page.evaluate(FAINT):
+    """The texts that do not stand out from the page, once its colours have changed and its script has run again."""
+    for _ in range(60):
+        if not (found := page.evaluate(FAINT)):
             break
-        page.wait_for_timeout(200)
-    return page.evaluate(FAINT)
+        page.wait_for_timeout(500)
+    return found
 
 
 def photograph(page: Any, name: str) -> None:
