@@ -4,12 +4,15 @@ Skipped without CUDA; `test_moods.py` asks part of it of a second device that ev
 """
 
 import datetime
+import math
+from dataclasses import replace
 
 import pytest
 import torch
 from everything import MODELS, contexts_of, differences, judgements, model_of, outcome, probes
 
 import ar_interp as ari
+from ar_interp.recipes import RECIPES
 from ar_interp.report import build
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
@@ -21,6 +24,21 @@ SHIPPED = (
     "plain-haar-parity",
     "positional-mu50",
     "augmented-haar-l2-keys",
+    "noisy-haar-l2",
+    "emergence-signs",
+    "regression-high",
+    "chain-permutation",
+    "chain-parity-joint",
+)
+RETRAINED = (
+    "emergence-random-all",
+    "noisy-orthogonal-h5",
+    "regression-high",
+    "regression-high-t64",
+    "regression-smooth-softmax",
+    "chain-parity-joint",
+    "chain-products-none",
+    "chain-text-k8",
 )
 
 
@@ -84,4 +102,13 @@ def test_training_there_leaves_a_model_that_can_be_verified():
     config, process = MODELS["augmented"]
     training = ari.TrainConfig(objective="sampled", steps=20, batch=16, device="cuda")
     run = ari.train(config, process, training, progress=False)
+    assert len(ari.verify(run.to("cuda"), seed=0, n=64)) > 0
+
+
+@pytest.mark.parametrize("name", RETRAINED)
+def test_recipes_of_every_study_train_there(name):
+    recipe = RECIPES[name]
+    few = {"steps": 3, "warmup": 0, "n_seeds": min(recipe.training.n_seeds, 2)}
+    run = ari.train(recipe.config, recipe.process, replace(recipe.training, device="cuda", **few), progress=False)
+    assert run.members["loss"].map(math.isfinite).all()
     assert len(ari.verify(run.to("cuda"), seed=0, n=64)) > 0

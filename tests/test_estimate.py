@@ -1,5 +1,7 @@
 """Estimates: intervals that hold the truth as often as they say, and know what they do not know."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -44,6 +46,7 @@ def test_a_share_has_an_interval_even_where_nothing_was_seen():
     assert low == pytest.approx(0, abs=1e-12)
     assert high == pytest.approx(0.0876, abs=1e-3)  # Wilson
     assert Estimate.share(0, 400).interval[1] < 0.01
+    assert math.isnan(Estimate.share(0, 0).value)
 
 
 def test_references_that_were_estimated_count():

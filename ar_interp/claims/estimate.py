@@ -76,7 +76,9 @@ class Estimate:
 
     @classmethod
     def share(cls, successes: int, n: int, source: str = CONTEXTS) -> "Estimate":
-        """A share of n independent cases, with Wilson's interval."""
+        """A share of n independent cases, with Wilson's interval; nan of none."""
+        if not n:
+            return cls(float("nan"))
         found = scipy.stats.binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
         return cls(successes / n, {source: (found.high - found.low) / 2}, n, (found.low, found.high))
 
