@@ -78,7 +78,7 @@ def test_kinds_of_others_have_none():
         kind = "theirs, of test_function"
 
     config = Theirs(dim=4, n_ctx=6, n_heads=2)
-    with pytest.raises(ValueError, match="models of kind 'theirs, of test_function' are not of this package"):
+    with pytest.raises(ValueError, match="closed form: none is written for models of kind 'theirs, of test_function'"):
         closed_form(config, {}, torch.zeros(1, 2, 4))
     model = HookedARTransformer(config)
     found = function_deviation(model, process=ari.CommutingUnitary(4))

@@ -157,10 +157,9 @@ _TABLE: dict[str, tuple[Any, ...]] = {
     "Bayes": (0.2, "the bound is of leading order, some per cent off at T = 20; the rest is sampling of 256 contexts"),
     "not Bayes": (0.0, "a bound, half again the least error, of what is several times that"),
     "opposite signs": (0.0, "a sign; a head whose part shrinks to nothing is at the bound"),
-    "excess, sampled": (0.05, "4096 contexts know the loss to 2 %, and masks cost a tenth"),
+    "cost of masks": (0.5, "half-way between the two minima that theory has: 1 with masks, 0 without"),
     "logged error": (0.1, "both are means over 2048 contexts of their own, each known to 2 or 3 %"),
-    "at the line": (0.1, "three layers; in the mean over 8 seeds two err .27 above the line and four .13 below"),
-    "the line": (0.0, "a bound that holds of all that multiply the newest token"),
+    "the line": (0.0, "a bound, of the best multiple of W y_T or of one step; the interval decides"),
     "prompt risk": (
         0.005,
         "3 % of the risk of these models; a strong function that is lost costs ten times as much, and on a smooth "

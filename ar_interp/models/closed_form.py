@@ -34,11 +34,11 @@ def closed_form(
     Args:
         weights: by the names of `config.parameter_shapes`, in double precision.
     Raises:
-        ValueError: a part of the model is a kind that is not of this package, see `no_closed_form`.
+        ValueError: none is written for a part of the model, see `no_closed_form`.
     """
     reason = no_closed_form(config)
     if reason:
-        raise ValueError(f"config must have a closed form here: {reason}.")
+        raise ValueError(f"config must have a closed form: {reason}.")
     tokens = tokens.to(torch.complex128 if tokens.is_complex() else torch.float64)
     weights = {name: W.to(tokens.device) for name, W in weights.items()}
     x, pos = tokens, tokens.shape[1]
@@ -64,12 +64,12 @@ def closed_form(
 
 
 def no_closed_form(config: object) -> str:
-    """Why a config has none here, a clause; empty where it has one."""
+    """Why a config has none, a clause; empty where it has one."""
     if type(config) is not ModelConfig:
-        return f"models of kind {getattr(config, 'kind', type(config).__name__)!r} are not of this package"
+        return f"none is written for models of kind {getattr(config, 'kind', type(config).__name__)!r}"
     for name, known in (("encoding", ENCODINGS), ("attention", ATTENTIONS)):
         if getattr(config, name) not in known:
-            return f"{name} {getattr(config, name)!r} is not of this package"
+            return f"none is written for {name} {getattr(config, name)!r}"
     return ""
 
 

@@ -22,14 +22,14 @@ class PlainModel(nn.Module):
         config: what the weights mean.
         parameters: by the names of `config.parameter_shapes`; copied.
     Raises:
-        ValueError: a part of the model is a kind that is not of this package.
+        ValueError: no closed form is written for a part of the model.
     """
 
     def __init__(self, config: ModelConfig, parameters: Mapping[str, Tensor]) -> None:
         super().__init__()
         reason = no_closed_form(config)
         if reason:
-            raise ValueError(f"to_torch knows the models of this package: {reason}.")
+            raise ValueError(f"to_torch needs a closed form of the model: {reason}.")
         self.config = config
         self.names = {name: name.replace(".", "_") for name in config.parameter_shapes}
         for name, own in self.names.items():

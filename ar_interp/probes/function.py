@@ -77,7 +77,7 @@ def function_deviation(
     form; it does not depend on the other sequences of a batch, their number or order, on later tokens, on earlier
     calls, on hooks that do nothing or on gradients being asked for; its derivative is that of the closed form; every
     hook shows what it shows in a clean model of the same weights, and halving it does the same. Where weights have no
-    closed form (kinds of other packages, foreign models with more than bare layers) the rest is compared.
+    closed form (prompts, ids, kinds of other packages, foreign models of more than bare layers) the rest is compared.
 
     Args:
         process: the family of the sequences, real or complex; the model's own if left out.

@@ -31,11 +31,12 @@ def claims(subject: Subject) -> Iterator[Claim]:
     found = function_deviation(subject.model, process=process, contexts=contexts, seed=subject.seed_of(seeds.FUNCTION))
     exact = "closed form" not in found.untested
     left_out = "; ".join(f"{PARTS[part]}, since {why}" for part, why in found.untested.items())
+    gaussian = "on Gaussian tokens and " * ("Gaussian tokens" not in found.untested)
     statement = (
-        f"The model computes {'what its weights say' if exact else 'one function'}, and nothing else: on Gaussian "
-        f"tokens and on sequences of the process its prediction is {'the closed form of its weights, and ' * exact}"
-        "the same in any batch, after other calls, before other tokens and under hooks that do nothing (largest "
-        "deviation, in units of rounding)."
+        f"The model computes {'what its weights say' if exact else 'one function'}, and nothing else: {gaussian}on "
+        f"sequences of the process its prediction is {'the closed form of its weights, and ' * exact}the same in any "
+        "batch, after other calls, before other tokens and under hooks that do nothing (largest deviation, in units of "
+        "rounding)."
     )
     yield claim(
         "model/function",

@@ -23,7 +23,7 @@ BAYES = "uniform phases: the posterior given the rotated observations, and its F
 PAIRS = "as many pairs as coordinates, whose Gram matrix is next to singular in some contexts"
 TURNS = "W and -W have the same law, so that keys of overlap z and -z have to weigh in with opposite signs"
 PRODUCT = "the noise of y_T is independent of all that is made of older tokens"
-AT_LINE = 3  # layers that err as the line does, in the mean over seeds; more were seen to estimate the state
+UNCLAIMED = 3  # layers: fewer keep the noise of y_T, more see through it, and nothing says which these do
 
 
 def claims_of(subject: Subject) -> Iterator[Claim]:
@@ -251,35 +251,47 @@ def _line_claims(m: "Lines") -> Iterator[Claim]:
 def _depth_claims(m: "Lines") -> Iterator[Claim]:
     """Few layers multiply y_T by an estimate of W and keep its noise; deeper ones estimate the state."""
     n_layers, linear, run = m.config.n_layers, m.config.linear, m.subject.run
-    logged = run is not None and "last" in run.members
-    side = "at least" if n_layers < AT_LINE else "equal to" if n_layers == AT_LINE else "at most"
-    if side == "equal to" and not logged:  # which is known of the seeds of a training
+    if run is not None and "last" in run.members:
+        yield claim(
+            "noise/log",
+            "The error that training logged for the kept seed is that of the shipped weights: their ratio",
+            evidence="training",
+            source="the errors of all seeds on the same sequences",
+            tolerance="logged error",
+            predicted=1,
+            measured=m.over_logged,
+            control=("predicting zero", float(1 / run.members["last"].to_numpy().min())),
+        )
+    if n_layers == UNCLAIMED:
         return
-    source = f"{PRODUCT}; of {'depth' if linear else 'softmax'} it is measured, not derived"
-    source = PRODUCT if linear and side == "at least" else source
+    above = n_layers < UNCLAIMED
     line = partial(
         claim,
-        source=source,
-        tolerance="at the line" if side == "equal to" else "the line",
+        source=PRODUCT if linear and n_layers == 1 else f"{PRODUCT}; for {'depth' if linear else 'softmax'} measured",
+        tolerance="the line",
         predicted=1,
-        side=side,
+        side="at least" if above else "at most",
         control=(
             ("the filter that knows W", Estimate.mean(m.known).over(m.line))
-            if side == "at least"
+            if above
             else ("ridge regression over all pairs", Estimate.mean(m.ridge()).over(m.line))
         ),
     )
-    model, others = {
-        "at least": ("does not see through the noise of y_T", "Nor do the"),
-        "equal to": ("has come as far as the noise of y_T", "So have the"),
-        "at most": ("sees through the noise of y_T", "So do the"),
-    }[side]
+    model, seeds = ("does not see", "Nor do the") if above else ("sees", "So do the")
     yield line(
         "noise/line",
-        f"At T = {m.config.n_ctx} the model {model}: its error over that of the best multiple of W y_T, {m.line:.4f}",
+        f"At T = {m.config.n_ctx} the model {model} through the noise of y_T: its error over that of the best multiple "
+        f"of W y_T, {m.line:.4f}",
         evidence="behaviour",
         measured=Estimate.mean(m.own).over(m.line),
     )
+    if run is not None and "last" in run.members:
+        yield line(
+            "noise/line, seeds",
+            f"{seeds} seeds of its training: mean over {len(run.members)} of their errors over the line",
+            evidence="training",
+            measured=m.over_seeds,
+        )
     if not linear:
         yield claim(
             "noise/one step",
@@ -306,24 +318,6 @@ def _depth_claims(m: "Lines") -> Iterator[Claim]:
             measured=m.second_head,
             control=("two heads alike", 1.0),
         )
-    if run is None or not logged:
-        return
-    yield claim(
-        "noise/log",
-        "The error that training logged for the kept seed is that of the shipped weights: their ratio",
-        evidence="training",
-        source=source,
-        tolerance="logged error",
-        predicted=1,
-        measured=m.over_logged,
-        control=("predicting zero", float(1 / run.members["last"].to_numpy().min())),
-    )
-    yield line(
-        "noise/line, seeds",
-        f"{others} seeds of its training: mean over {len(run.members)} of their errors over the line",
-        evidence="training",
-        measured=m.over_seeds,
-    )
 
 
 def _median(values: Any) -> Estimate:
