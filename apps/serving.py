@@ -18,11 +18,12 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import plotly
 import streamlit as st
 from starlette.middleware import Middleware
+from starlette.responses import RedirectResponse
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,6 +39,8 @@ POLICY = (
 )
 STYLE = f"<style>{(Path(__file__).with_name('assets') / 'page.css').read_text('utf-8')}</style>".encode()
 SOON = b'<link rel="preload" as="script" href="/plotly/plotly.min.js">'
+FIRST_PAGE = "story"
+PAGES = {file.stem for file in Path(__file__).with_name("pages").glob("*.py")} - {FIRST_PAGE}
 _IMPORTING, _STATE = threading.Lock(), set[str]()
 REFUSED = (
     "This explorer opens the shipped checkpoints, and folders that it was allowed to open when it was started: "
@@ -168,6 +171,22 @@ class OwnPagesOnly:
         return await self.app(scope, receive, send_with_policy)
 
 
+class KnownPagesOnly:
+    """Leads to the first page, which has no name in the URL, from its own name and from those of no page."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope.get("path", "").strip("/")
+        is_page = b"text/html" in dict(scope.get("headers", ())).get(b"accept", b"") and not {"/", "."} & set(asked)
+        if not is_page or asked in ("", *PAGES):
+            return await self.app(scope, receive, send)
+        query = parse_qsl(scope["query_string"].decode("latin-1"))
+        unknown = [] if asked == FIRST_PAGE else [("no_page", asked)]
+        return await RedirectResponse(f"/?{urlencode([*query, *unknown])}")(scope, receive, send)
+
+
 class EarlyInThePage:
     """Has pages know their style before streamlit shows anything, and load plotly.js while streamlit starts."""
 
@@ -219,5 +238,5 @@ def is_local(host: str) -> bool:
         return False
 
 
-MIDDLEWARE: list[Any] = [Middleware(OwnPagesOnly), Middleware(EarlyInThePage)]
+MIDDLEWARE: list[Any] = [Middleware(OwnPagesOnly), Middleware(KnownPagesOnly), Middleware(EarlyInThePage)]
 ROUTES: list[Any] = [Mount("/plotly", StaticFiles(directory=Path(plotly.__file__).parent / "package_data"))]

@@ -15,7 +15,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
     state = { figure, plot: figure.querySelector(".ar-plot"), drawn: "" };
     mounted.set(figure, state);
     takeAway(state);
-    state.observer = new ResizeObserver(() => { if (state.columns !== undefined) draw(state); });
+    state.observer = new ResizeObserver(() => draw(state));
     state.observer.observe(state.plot);
   }
   Object.assign(state, { data, keep: () => setTriggerValue("keep", true) });

@@ -41,6 +41,7 @@ def training_history(history: pd.DataFrame, setting: Setting) -> go.Figure:
     measured = "smallest loss per T over the seeds"
     if minimum is not None:
         measured += f"; the minimum of theory is {number(minimum)} (what is at or below it is not drawn)"
+    measured += _unseen(history)
     return styled(
         figure,
         title=f"The loss goes from {number(first)} at the start to {number(last)} at the end of training",
@@ -50,6 +51,17 @@ def training_history(history: pd.DataFrame, setting: Setting) -> go.Figure:
         wide=True,
         legend=not one_seed,
     )
+
+
+def _unseen(history: pd.DataFrame) -> str:
+    """A clause on where the descent is, if most of it lies between two rows; else empty."""
+    steps, losses = history["step"].to_numpy(), history["loss_min"].to_numpy()
+    shares = -np.diff(losses) / max(losses[0] - losses[-1], LEAST)
+    k = int(shares.argmax()) if len(shares) else 0
+    if not len(shares) or shares[k] < 0.5 or steps[k + 1] == steps[k] + 1:
+        return ""
+    share = f"{min(shares[k], 1):.0%} of the descent"
+    return f"; {share} lies between two rows of the log, at steps {steps[k]} and {steps[k + 1]}"
 
 
 def along_training(along: AlongTraining) -> go.Figure:

@@ -19,7 +19,8 @@ from ar_interp.training.descent import Descent, Layout, loss_and_gradient
 from ar_interp.training.objectives import Objective
 from ar_interp.training.states import Facts, States
 
-N_LOGGED = 200  # points of the recorded history
+N_LOGGED = 200  # points of the recorded history, but for those of its beginning
+N_BY_OCTAVE = 8  # from one power of two to the next, in the beginning
 SNAPSHOT_SIZE = 2**11  # weights of a model of which those along training are kept
 TWISTER = 624  # numbers that a generator of the CPU makes at once
 
@@ -80,6 +81,10 @@ class Log:
         self.bar.set_postfix(shown, refresh=False)
         return news
 
+    def notes(self, step: int) -> bool:
+        """Whether the history has a row of a step: densely in the beginning, so that a fast descent is seen."""
+        return step % min(self.every, max(1, 2 ** step.bit_length() // (2 * N_BY_OCTAVE))) == 0
+
     def go_on_from(self, done: int, states: States) -> None:
         """Show that so many steps, or members, are done."""
         self.bar.n = self.bar.initial = done
@@ -137,8 +142,8 @@ class _Descending:
         likes |= {f"followed.{name}": (x.dtype, (rows, *x.shape)) for name, x in self.followed.items()}
         return likes | {"history": (torch.float64, (rows, 3))}
 
-    def _rows_until(self, step: int) -> range:
-        return range(0, step, self.log.every)
+    def _rows_until(self, step: int) -> list[int]:
+        return [*filter(self.log.notes, range(step))]
 
     def restore(self, facts: Facts, tensors: dict[str, Tensor]) -> None:
         """Put everything where it was."""
@@ -197,19 +202,19 @@ def descend(
     done = int(descent.count)
     over = done == training.steps or bool(descent.stopped)
     while not over:
-        logged = done % log.every == 0
+        logged = log.notes(done)
         before = descent.flat.clone() if logged else descent.flat
         descent.advance(1)
         done += 1
         due = states is not None and states.due(done)
-        looks = logged or due or done % log.every == 0 or done == training.steps
+        looks = logged or due or log.notes(done) or done == training.steps
         if stop is not None and looks and descent.stopped:
             break
         if logged:
             lost = log.record(done - 1, descent.losses, before)
             if lost is not None:
                 descent.leave_out(lost, log.last_good)
-            log.bar.update(min(log.every, training.steps - done + 1))
+            log.bar.update(done - log.bar.n)
         if log.snapshots and done.bit_count() == 1:
             log.snapshots[done] = descent.flat.clone()
         over = done == training.steps
@@ -274,7 +279,7 @@ def minimise(
             states.keep(k + 1, {"members": k + 1, "iterations": whole.shape[1] - 1}, {"weights": flat, "curves": whole})
     losses = _of_one_length(curves)
     last = losses.shape[1] - 1
-    for step in [*range(0, last, log.every), last]:
+    for step in [*filter(log.notes, range(last)), last]:
         log.record(step, torch.from_numpy(losses[:, step]).to(flat.device), flat)
     return layout.named(flat), last
 

@@ -33,7 +33,7 @@ function placeOf(story, screen, query) {
 /** The URL says where we are: a link restores it, and so does the browser's way back. */
 function write(story, entry = "replaceState") {
   const query = new URLSearchParams(location.search);
-  for (const name of ["screen", ...SCREENS.flatMap((screen) => Object.keys(screen.params))]) query.delete(name);
+  for (const name of ["no_page", "screen", ...SCREENS.flatMap((screen) => Object.keys(screen.params))]) query.delete(name);
   query.set("screen", story.screen);
   for (const [name, { otherwise, format }] of Object.entries(SCREENS[story.screen].params)) {
     const value = story.kept[story.screen]?.[name] ?? otherwise;
