@@ -138,6 +138,8 @@ def test_the_penalty_of_bayes_is_the_best_one():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda tokens: PhaseGrid(observation_variance=0.1)(tokens), "tokens must be complex, in the eigenbasis"),
+        (lambda tokens: Ridge.bayes(process_variance=1.0, entry_variance=0.0), "entry_variance must be greater than 0"),
         (lambda tokens: VonMises(process_variance=0.0), "process_variance must be greater than 0"),
         (lambda tokens: PhaseGrid(observation_variance=0.0), "observation_variance must be greater than 0"),
         (

@@ -260,6 +260,10 @@ def test_a_pool_is_drawn_once_and_batches_are_other_rows_of_it(config, process):
 def test_bad_pools_are_refused():
     with pytest.raises(ValueError, match="pool must be at least 256, got 10"):
         ari.TrainConfig(**SAMPLED, pool=10)
+    with pytest.raises(
+        ValueError, match=r"start goes with ModelConfig\.augmented\(\.\.\.\), not with RegressionConfig"
+    ):
+        ari.train(CONFIG, SMOOTH, ari.TrainConfig(start=(0.1, 0.1), steps=1), progress=False)
     with pytest.raises(ValueError, match="pool goes with objective 'sampled' and fresh batches from it: TrainConfig"):
         ari.TrainConfig(batch=5, pool=10)
 

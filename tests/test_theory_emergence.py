@@ -267,6 +267,7 @@ def test_the_simulations_of_the_authors(law, scale, lr, start, products):
     ("call", "message"),
     [
         (lambda m: theory.plane_loss(m, max_length=2), "max_length must be at least 3, got 2"),
+        (lambda m: theory.plane_loss((1, 3, 15, 6), max_length=5), "moments must be those of first_token_moments"),
         (lambda m: theory.descent_path(m, a=1, b=1, max_length=5, lr=0.0, steps=1), r"lr must be greater than 0\.0"),
         (lambda m: theory.descent_path(m, a=1, b=1, max_length=5, lr=0.1, steps=-1), "steps must be at least 0"),
         (lambda m: theory.descent_path(m, a=math.nan, b=1, max_length=5, lr=1, steps=1), "a must be a finite number"),
@@ -287,6 +288,6 @@ def test_the_simulations_of_the_authors(law, scale, lr, start, products):
         (lambda m: theory.stage_half_times([1.0], product=1.0, max_length=5), r"product must be below every 1 / \(5"),
     ],
 )
-def test_refuses(call, message):
+def test_refuses(call, message, without_type_checks):
     with pytest.raises(ValueError, match=message):
         call(moments_of("gaussian", 3))

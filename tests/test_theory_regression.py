@@ -164,6 +164,13 @@ def test_bad_arguments_are_named(arguments, message):
         theory.linear_attention_risk(**{"variances": [1.0, 0.5], "n": 4, "noise_variance": 0.1, **arguments})
 
 
+def test_no_features_cost_no_tasks_and_shapes_go_together(without_type_checks):
+    with pytest.raises(ValueError, match="n_features must be at least 1, got 0"):
+        theory.pretraining_excess([1.0], n=4, noise_variance=0.1, n_features=0, n_tasks=9)
+    with pytest.raises(ValueError, match=r"must go together, got \[4, 2\], \[4, 3\] and \[2\]"):
+        theory.feature_moments(torch.ones(4, 2), torch.ones(4, 3), torch.ones(2), n=2, noise_variance=0.1)
+
+
 def test_the_order_of_frequency_has_a_slower_rate_than_the_learned_basis():
     """Variances j^-3 at frequency j^2; by frequency with gamma of smoothness 1/2."""
     frequency = np.arange(1, 121) ** 2

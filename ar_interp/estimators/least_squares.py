@@ -203,7 +203,8 @@ class Ridge(Estimator):
 
         For Haar W, whose entries have the variance 1 / dim and are not Gaussian, it is the best ridge of long contexts.
         """
-        return cls(penalty=process_variance / entry_variance)
+        noise = check_number("process_variance", process_variance, low=0.0, strict=True)
+        return cls(penalty=noise / check_number("entry_variance", entry_variance, low=0.0, strict=True))
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos out dim"]:
         S, R = moments(context)

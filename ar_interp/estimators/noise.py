@@ -34,6 +34,7 @@ class VonMises(Estimator):
 
     def estimate(self, context: Context) -> Inexact[Tensor, "batch pos dim dim"]:
         _, past, future = known(context)
+        _in_eigenbasis(past)
         z = running_sum(future * past.conj())
         return torch.diag_embed(_ratio(2 * z.abs() / self.process_variance) * torch.sgn(z))
 
@@ -70,9 +71,9 @@ class PhaseGrid(Estimator):
 
     def _means(self, context: Context) -> tuple[Tensor, Tensor]:
         """The means of lambda and of the prediction, for every coordinate."""
-        y = known(context).x
+        y = _in_eigenbasis(known(context).x)
         points = self.points or self._enough(y.shape[1])
-        parts = y.to(y.dtype.to_complex()).split(max(1, AT_ONCE // (points * y[0].numel())))
+        parts = y.split(max(1, AT_ONCE // (points * y[0].numel())))
         lambdas, predictions = zip(*(self._of_part(part, points) for part in parts), strict=True)
         return torch.cat(lambdas), torch.cat(predictions)
 
@@ -177,6 +178,16 @@ class HaarPlane(Estimator):
         rotation, reflection = weights * _ratio(size) * torch.sgn(z)
         columns = rotation + reflection, 1j * (rotation - reflection)  # images of 1 and i
         return torch.stack([torch.view_as_real(column) for column in columns], dim=-1)
+
+
+def _in_eigenbasis(tokens: Tensor) -> Tensor:
+    """The tokens, complex as those of commuting families are."""
+    if not tokens.is_complex():
+        raise ValueError(
+            f"tokens must be complex, in the eigenbasis of a commuting family, got {tokens.dtype}: coordinates of real "
+            "tokens have no phases."
+        )
+    return tokens
 
 
 def _ratio(x: Tensor) -> Tensor:

@@ -94,7 +94,9 @@ def plateau_and_drop(along: DescentAlong) -> go.Figure:
         title=f"The step size goes from {number(product[0])} to {number(product[-1])}; it is within half of that from "
         f"step {half} on",
         measured=f"{len(table)} steps; largest norm off the plane {number(table['off_plane'].to_numpy().max())}",
-        expected="From a small start the recursion has a plateau that lasts as the logarithm of the start, then a drop",
+        expected="From a small start the recursion has a plateau that lasts as the logarithm of the start, then a drop"
+        if "predicted_product" in table
+        else "",
         x="training step",
         y="step size a b",
         wide=True,

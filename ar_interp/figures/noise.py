@@ -18,7 +18,7 @@ from ar_interp.figures.style import (
     number,
     styled,
 )
-from ar_interp.probes.noise import BentKeys, NoisyErrors
+from ar_interp.probes.noise import MULTIPLE, BentKeys, NoisyErrors
 from ar_interp.setting import Setting
 
 LOOKS = {
@@ -30,12 +30,13 @@ LOOKS = {
     "ridge": (PURPLE, "dashdot"),
     "Bayes": (VERMILLION, "dash"),
     "Bayes, W known": (SKY, "longdash"),
+    MULTIPLE: (BLACK, "dot"),
 }
 LEAST = 1e-12  # a logarithmic axis has no zero
 
 
 def noisy_errors(errors: NoisyErrors) -> go.Figure:
-    """Medians of |prediction - s_{T+1}|^2 against T, beside the line that no multiple of W y_T crosses.
+    """Medians of |prediction - s_{T+1}|^2 against T, beside that of the best multiple of W y_T.
 
     Medians, since the mean of least squares is made by few contexts where it divides by next to nothing.
     """
@@ -45,15 +46,12 @@ def noisy_errors(errors: NoisyErrors) -> go.Figure:
         (colour, dash), rows = LOOKS.get(name, (GREY, "dash")), table[table["predictor"] == name]
         if len(rows) and rows["median"].max() > LEAST:
             draw(
-                figure, rows["T"], rows["median"].clip(lower=LEAST), name,
+                figure, rows["T"], rows["median"].clip(lower=LEAST), name.replace("y_T", "y<sub>T</sub>"),
                 "T = %{x}<br>median %{y:.3g}, mean %{customdata[0]:.3g}<br>middle 80 %: %{customdata[1]:.3g} to "
                 "%{customdata[2]:.3g}",
                 customdata=rows[["mean", "low", "high"]].to_numpy().tolist(), mode="lines",
                 line={"color": colour, "dash": dash, "width": 3 if name == "model" else 1.5},
             )  # fmt: skip
-    times = list(range(2, len(errors.line) + 1))
-    draw(figure, times, errors.line[1:], "multiple of W y<sub>T</sub>", "T = %{x}<br>%{y:.3g}", mode="lines",
-         line={"color": BLACK, "dash": "dot", "width": 1})  # fmt: skip
     is_last = (table["T"] == table["T"].max()) & (table["predictor"] == "model")
     own, line = float(table["mean"].to_numpy()[is_last.to_numpy()][0]), errors.line[-1]
     return styled(

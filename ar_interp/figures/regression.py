@@ -5,10 +5,24 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from ar_interp.figures.style import BLACK, BLUE, GREEN, GREY, LOG, ORANGE, VERMILLION, draw, mark, number, styled
+from ar_interp.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LOG,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    draw,
+    mark,
+    number,
+    styled,
+)
 from ar_interp.probes.regression import KernelStructure
 
-COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, BLACK, GREY)
+COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, BLACK, PURPLE, SKY, GREY)
 
 
 def learned_features(structure: KernelStructure) -> go.Figure:
@@ -49,7 +63,7 @@ def kernel_spectrum(structure: KernelStructure) -> go.Figure:
         title=f"Eigenvalues of the kernel are γ to {number(structure.spectrum_error)}",
         measured=f"asymmetry |k − kᵀ|/|k| = {number(structure.asymmetry)}; risk {number(structure.risk)}, "
         f"{number(structure.best_risk)} with the best Γ for these features, {number(structure.minimum)} in theory",
-        x="eigenvalue",
+        x={"title_text": "eigenvalue", "dtick": 1},
         y="size",
     )
 

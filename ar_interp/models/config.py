@@ -321,7 +321,9 @@ class ModelConfig(Config):
                 model has no complex version; another dim.
         """
         if not isinstance(process, AutoregressiveProcess):
-            raise ValueError(f"process must be an AutoregressiveProcess, such as HaarOrthogonal(5), got {process!r}.")
+            raise ValueError(
+                f"process must be an AutoregressiveProcess, such as HaarOrthogonal(5), got {process!r:.150}."
+            )
         if self.heads in ("diagonal", "unit") and not process.has_eigenbasis:
             raise ValueError(
                 f"process must be CommutingUnitary, CommutingOrthogonal or another whose W share their eigenvectors: "

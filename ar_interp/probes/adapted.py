@@ -261,7 +261,7 @@ def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _size_of_tokens(process: Any, dim: int | None) -> int:
     if process is not None and (isclass(process) or not hasattr(process, "contexts")):
-        raise ValueError(f"process must be an AutoregressiveProcess, such as HaarOrthogonal(5), got {process!r}.")
+        raise ValueError(f"process must be an AutoregressiveProcess, such as HaarOrthogonal(5), got {process!r:.150}.")
     if process is None and dim is None:
         raise ValueError("dim or process is needed to know the size of a token: pass e.g. process=HaarOrthogonal(3).")
     if process is not None and dim not in (None, process.dim):

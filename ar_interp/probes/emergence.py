@@ -180,9 +180,9 @@ def sign_pattern(model: object, *, seed: int = EXHIBITS) -> SignPattern:
         ValueError: another kind of model.
     """
     opened = as_model(model_of(model))
-    W_Q, W_K, W_V, W_O = (W[0] for W in (opened.W_Q, opened.W_K, opened.W_V, opened.W_O))
-    if not opened.is_augmented or opened.n_layers > 1 or len(W_Q) > 1:
+    if not opened.is_augmented or opened.n_layers > 1 or len(opened.W_Q[0]) > 1:
         raise ValueError("model must have one layer with one head on augmented tokens: its signs are those of a step.")
+    W_Q, W_K, W_V, W_O = (W[0] for W in (opened.W_Q, opened.W_K, opened.W_V, opened.W_O))
     dim = W_Q.shape[1] // len(Augmented.blocks)
     blocks = {"blocks.0.attn.QK": W_Q @ W_K.mT, "blocks.0.attn.OV": W_V @ W_O}
     own = {name: W.detach().double().cpu()[None] for name, W in blocks.items()}

@@ -21,6 +21,7 @@ from ar_interp.setting import NoisyHeads
 from ar_interp.theory import bent_ratio, last_token_error, noisy_keys, noisy_mixing, noisy_step_size
 
 N = 128
+MULTIPLE = "multiple of W y_T"
 QUANTILES = (0.1, 0.5, 0.9)
 NOISES = tuple(0.3 * np.linspace(0, 1, 13) ** 2)  # closer near 0, where ratios change fast
 
@@ -31,7 +32,8 @@ class NoisyErrors(Result):
 
     Attributes:
         by_position: a row per predictor and T: mean, low, median and high (quantiles .1, .5, .9 over contexts).
-        line: the error of the best multiple of W y_T, see `theory.last_token_error`, for T = 1, 2, ...
+        line: the expected error of the best multiple of W y_T, which is also among the predictors, see
+            `theory.last_token_error`, for T = 1, 2, ...
         n: contexts.
     """
 
@@ -72,11 +74,16 @@ def noisy_errors(
     """
     law: Any = process or model.process
     if not _has_noise(law):
-        raise ValueError(f"process must be one with noise that is not stationary, got {law}.")
+        raise ValueError(f"process must be one with noise that is not stationary, got {law!r:.150}.")
     check_integer("n", n, low=2)
     n_ctx = check_integer("n_ctx", n_ctx or model.n_ctx, low=2)
     contexts = law.contexts(n, n_ctx, seed=seed, device=model.device)
+    q, r = law.state_noise**2, law.observation_noise**2
+    first = law.initial.mean_square(law.dim)
+    squares = torch.tensor([first + q * law.dim * (T - 1) for T in range(1, n_ctx + 1)], device=contexts.inputs.device)
+    shares = (squares / (squares + law.dim * r))[:, None]
     estimators, rows = predictors(law, n_ctx), []
+    estimators[MULTIPLE] = lambda x: shares.to(x.inputs) * torch.einsum("bij,btj->bti", x.W, x.inputs)
     models = {"model": model.module, **(beside or {})}
     if taken := {"model", *estimators} & set(beside or {}):
         raise ValueError(f"beside must have names of its own, got {min(taken)!r}, which stands there already.")
@@ -88,11 +95,8 @@ def noisy_errors(
         columns = {"mean": errors.mean(0), "low": low, "median": middle, "high": high}
         table = pd.DataFrame({key: value.numpy() for key, value in columns.items()})
         rows.append(table.assign(predictor=name, T=np.arange(1, contexts.length + 1)))
-    q, r = law.state_noise**2, law.observation_noise**2
-    first = law.initial.mean_square(law.dim)
-    squares = [first + q * law.dim * (T - 1) for T in range(1, contexts.length + 1)]
     noise = {"process_variance": q, "observation_variance": r}
-    line = tuple(last_token_error(dim=law.dim, square=square, **noise) for square in squares)
+    line = tuple(last_token_error(dim=law.dim, square=square, **noise) for square in squares.tolist())
     return NoisyErrors(by_position=pd.concat(rows, ignore_index=True), line=line, n=n)
 
 

@@ -20,7 +20,11 @@ def _setting(subject: Subject) -> Any:
 
 
 ALONG = "ari.descent_along(checkpoint)"
-_along = Result(code={"along": ALONG}, measure=lambda subject: (descent_along(subject.run),), applies=_has_record)  # type: ignore[arg-type]
+_along = Result(
+    code={"along": ALONG},
+    measure=lambda subject: (descent_along(subject.run),),  # type: ignore[arg-type]
+    applies=lambda subject: _has_record(subject) and not _setting(subject).law.scales,  # those have stages
+)
 _portrait = Result(
     code={"along": ALONG, "flows": "setting.flows(checkpoint.training.start)"},
     measure=lambda subject: (descent_along(subject.run), _setting(subject).flows(subject.run.training.start)),

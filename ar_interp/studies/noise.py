@@ -61,9 +61,10 @@ def _exhibits() -> tuple[Exhibit, ...]:
             page="Algorithm",
             structure="noise",
             evidence="behaviour",
-            look="The model, one gradient step, softmax attention where tokens are real, least squares, the "
-            "conditional mean where it is known and the filter that knows W, on the same noisy contexts. Look which of "
-            "them get below the dotted line: they estimate the state itself.",
+            look="The model beside one gradient step, or what one layer of linear or softmax attention learns, least "
+            "squares, ridge regression or the conditional mean, and the filter that knows W, which without noise of "
+            "the process makes no error to draw; all on the same noisy contexts. Look which of them get below the "
+            "dotted line: they estimate the state itself.",
             wide=True,
         ),
         exhibit(

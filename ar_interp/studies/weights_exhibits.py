@@ -115,6 +115,7 @@ EXHIBITS = (
         evidence="behaviour",
         look="The largest error at each angle that an eigenvalue can have: no sampling, every W at once. Look how near "
         "the line comes to the precision of the computer.",
+        applies=lambda subject: _has_diagonal_heads(subject) and getattr(subject.process, "noiseless", True),
     ),
     _circuit(
         figures.circuit_spectra,

@@ -25,7 +25,7 @@ from jaxtyping import Float
 
 from ar_interp._checks import as_real_array, check_integer, check_number
 from ar_interp._shown import shown, shown_html
-from ar_interp.theory.initial_token import TokenMoments, initial_token_product
+from ar_interp.theory.initial_token import TokenMoments, check_moments, initial_token_product
 
 
 class PlaneLoss(NamedTuple):
@@ -75,6 +75,7 @@ class OnesOptimum(NamedTuple):
 
 def plane_loss(moments: TokenMoments, *, max_length: int) -> PlaneLoss:
     """The coefficients of the training loss over dim on the plane A = a I, B = b I."""
+    check_moments(moments)
     n, harmonic = _lengths(max_length)
     return PlaneLoss(n * moments.kappa0 / 2, n * moments.kappa1, n * moments.kappa2 + harmonic * moments.kappa3)
 

@@ -53,6 +53,12 @@ class TokenMoments(Shown):
         return max(0.0, 1 - self.kappa1**2 / (self.kappa0 * self.kappa2))
 
 
+def check_moments(moments: object) -> None:
+    """A ValueError where moments are not `TokenMoments`."""
+    if not isinstance(moments, TokenMoments):
+        raise ValueError(f"moments must be those of first_token_moments(law, dim=...), got {moments!r}.")
+
+
 def first_token_moments(law: str, *, dim: int, scale: float = 1.0, n_nonzero: int | None = None) -> TokenMoments:
     """The moments of `scale` times a first-token law, in the eigenbasis.
 
@@ -112,6 +118,7 @@ def initial_token_product(moments: TokenMoments, *, max_length: int) -> float:
     Raises:
         ValueError: max_length < 3.
     """
+    check_moments(moments)
     check_integer("max_length", max_length, low=3)
     harmonic = sum(1 / pairs for pairs in range(1, max_length - 1)) / (max_length - 2)
     return moments.kappa1 / (moments.kappa2 + moments.kappa3 * harmonic)
@@ -129,6 +136,7 @@ def initial_token_error(moments: TokenMoments, *, product: float, length: int) -
     Raises:
         ValueError: length < 2 or a product that is not finite.
     """
+    check_moments(moments)
     check_number("product", product, low=-float("inf"))
     check_integer("length", length, low=2)
     noise = moments.kappa2 + moments.kappa3 / (length - 1)

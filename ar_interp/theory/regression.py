@@ -85,7 +85,7 @@ def linear_attention_risk_at(weights: Any, variances: Any, *, n: float, noise_va
         ValueError: an argument out of range, more weights than variances.
     """
     prior, n, c = _checked(variances, n, noise_variance)
-    gamma = as_real_array("weights", weights, shape=("feature",)).numpy()
+    gamma = as_real_array("weights", weights, shape=("feature",)).cpu().numpy()
     if len(gamma) > len(prior):
         raise ValueError(f"weights must be at most as many as the {len(prior)} variances, got {len(gamma)}.")
     known = prior[: len(gamma)]
@@ -143,7 +143,8 @@ def pretraining_excess(
     and at T = 2 p up to twice as high.
 
     Args:
-        variances, n, noise_variance, n_features: see `linear_attention_risk`; V is constant.
+        variances, n, noise_variance: see `linear_attention_risk`; V is constant.
+        n_features: N >= 1.
         n_tasks: T >= 1.
         answers: `noisy`, one noisy answer to one query of each task, or `exact`, f itself.
         weights: `full` or `diagonal`, of Gamma with noisy answers.
@@ -153,9 +154,11 @@ def pretraining_excess(
     check_choice("answers", answers, ("noisy", "exact"))
     check_choice("weights", weights, ("full", "diagonal"))
     check_integer("n_tasks", n_tasks, low=1)
+    check_integer("n_features", n_features, low=1)
     residual = linear_attention_risk(variances, n=n, noise_variance=noise_variance, n_features=n_features)
     p = n_features**2 if answers == "noisy" and weights == "full" else n_features
-    residual += noise_variance if answers == "noisy" else -float(np.sum(np.asarray(variances)[n_features:]))
+    tail = float(as_real_array("variances", variances, shape=("function",))[n_features:].sum())
+    residual += noise_variance if answers == "noisy" else -tail
     return residual * p / (n_tasks - p - 1) if n_tasks > p + 1 else math.inf
 
 
@@ -208,8 +211,17 @@ def feature_moments(
         features: phi at the points of the grid.
         functions, variances: psi and lambda of every function of the prior.
         n, noise_variance: see `linear_attention_risk`.
+    Raises:
+        ValueError: shapes that do not go together, n or noise_variance out of range.
     """
+    check_number("n", n, low=1.0)
+    check_number("noise_variance", noise_variance, low=0.0)
     size = len(functions)
+    if features.shape[-2] != size or variances.shape != functions.shape[1:]:
+        raise ValueError(
+            "features [... grid feature], functions [grid function] and variances [function] must go together, got "
+            f"{list(features.shape)}, {list(functions.shape)} and {list(variances.shape)}."
+        )
     A = functions.mT @ features / size
     P = A.mT @ (variances[:, None] * A)
     loudness = functions.square() @ variances + noise_variance
@@ -235,7 +247,7 @@ def _smoothness(value: float) -> float:
 
 def _checked(variances: Any, n: float, noise_variance: float) -> tuple[np.ndarray, float, float]:
     """lambda, n and c."""
-    prior = as_real_array("variances", variances, shape=("function",)).numpy()
+    prior = as_real_array("variances", variances, shape=("function",)).cpu().numpy()
     if (prior < 0).any() or not prior.any():
         raise ValueError(f"variances must not be negative, nor all 0; the smallest is {prior.min():g}.")
     n = check_number("n", n, low=1.0)

@@ -213,6 +213,11 @@ def initial_members(config: Config, training: TrainConfig, device: torch.device)
     """
     configs = [config] * training.n_seeds
     if training.start:
+        if not hasattr(config, "gradient_step"):
+            raise ValueError(
+                f"start goes with ModelConfig.augmented(...), not with {type(config).__name__}: a and b are "
+                "of a gradient step."
+            )
         begun = config.gradient_step(*training.start)  # type: ignore[attr-defined]
         return {name: value.to(device).expand(training.n_seeds, *value.shape).clone() for name, value in begun.items()}
     if training.init_scales:
