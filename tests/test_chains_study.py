@@ -11,10 +11,12 @@ from ar_interp import theory
 from ar_interp.claims import subject_of
 from ar_interp.models.next_token_config import NextTokenConfig
 from ar_interp.probes.chain_edits import continue_chain
-from ar_interp.processes.chains import Counting, NoisyXor, Parity, Permuted
+from ar_interp.probes.chains import chain_accuracy
+from ar_interp.processes import Counting, NoisyXor, Parity, Permuted, Products
 from ar_interp.sabotage import run_battery
 from ar_interp.studies import exhibits_of
-from ar_interp.studies.chains_measured import answers_by_samples, gradient_at_zero, hardest_margin
+from ar_interp.studies.chains_by_hand import counting, summing_columns
+from ar_interp.studies.chains_measured import ChainsMeasured, answers_by_samples, gradient_at_zero, hardest_margin
 
 JOINT = "chain-parity-joint"
 SUBSET = (5, 1, 7)
@@ -30,7 +32,7 @@ SUBSET = (5, 1, 7)
         (Parity(9, SUBSET, chain_of="count"), None, True, 0, [{*SUBSET}, {9}]),
         (Parity(9, SUBSET, chain_of="running"), None, False, 2 / 3 * math.log(2), None),
         (Parity(9, SUBSET, chain_of="none"), None, False, math.log(2), None),
-        (Parity(9, SUBSET[:1], chain_of="none"), None, True, 0, None),
+        (Parity(9, SUBSET[:1], chain_of="none"), None, True, 0, [{5}]),
         (Parity(9, SUBSET), 4, None, None, None),
         (Counting(6), 7, True, 0, [{1, 7}]),
         (Counting(6), 6, False, None, None),
@@ -53,6 +55,30 @@ def test_running_parity_has_no_gradient_at_zero_but_for_its_first_token_and_digi
     for n in (3, 6, 7):
         digits = hardest_margin(Parity(n, chain_of="digits"))
         assert digits == pytest.approx(theory.parity_complexity("digits", n), rel=1e-3)
+    widest = hardest_margin(Parity(6, chain_of="and-xor"))  # of the last pair, solved for apart
+    assert widest == pytest.approx(16 / 0.3879**2, rel=1e-3)
+    assert widest < theory.parity_complexity("and-xor", 6)
+
+
+@pytest.mark.parametrize(
+    ("task", "by_hand"),
+    [
+        (Parity(6, (4, 1, 2, 5), chain_of="count"), counting),
+        (Products(1, chain_of="columns"), summing_columns),
+        (Products(2, chain_of="columns"), summing_columns),
+    ],
+)
+def test_weights_by_hand_write_chains_of_sums_without_a_mistake(task, by_hand):
+    assert chain_accuracy(by_hand(task), task.contexts(400, seed=0)).free_running == 1
+
+
+def test_running_parity_is_not_read_where_its_tokens_come_from_but_for_the_first():
+    task = Parity(10, SUBSET)
+    model = NextTokenConfig.of(task).build(task)
+    running = ChainsMeasured(subject_of(model, n=400)).running
+    assert running.process.chain_of == "running"
+    assert running.setting.made_of == tuple(map(frozenset, [{5}, {1, 10}, {7, 11}]))
+    assert running.reads_where_exact == pytest.approx(1 / 3)
 
 
 def test_claims_of_a_model_alone_are_those_that_need_no_training():

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
-from ar_interp.processes.chains import Chains
+from ar_interp.processes.chains import Chains, check_ids
 
 
 class Solution(NamedTuple):
@@ -26,7 +26,16 @@ class Solution(NamedTuple):
 
 
 def eliminate(A: Bool[Tensor, "row column"], b: Bool[Tensor, "row"]) -> Solution:
-    """Solve A x = b modulo 2 by Gauss-Jordan elimination."""
+    """Solve A x = b modulo 2 by Gauss-Jordan elimination.
+
+    Raises:
+        ValueError: other than booleans, or not one of b for each row of A.
+    """
+    if A.dtype != torch.bool or b.dtype != torch.bool or A.ndim != 2 or b.shape != A.shape[:1]:
+        raise ValueError(
+            f"A and b must be booleans [row column] and [row], got {A.dtype} {list(A.shape)} and {b.dtype} "
+            f"{list(b.shape)}: pass them by .bool()."
+        )
     rows = torch.cat([A, b[:, None]], dim=1)
     n_columns, pivots = A.shape[1], []
     for column in range(n_columns):
@@ -77,7 +86,16 @@ class ParityElimination:
         return tuple(self.solution.x.nonzero().flatten().tolist())
 
     def __call__(self, prompts: Int[Tensor, "batch prompt"]) -> Int[Tensor, "batch"]:
-        """The answers."""
+        """The answers.
+
+        Raises:
+            ValueError: prompts of other than the bits that it was fitted to.
+        """
+        n_bits = len(self.solution.x)
+        if check_ids("prompts", prompts, 2, ndim=2).shape[1] != n_bits:
+            raise ValueError(
+                f"prompts must be of {n_bits} bits, as those that it was fitted to, got {prompts.shape[1]}."
+            )
         return (prompts * self.solution.x.to(prompts)).sum(1) % 2
 
 
@@ -103,10 +121,12 @@ class NGrams:
             n: tokens of a gram; n_symbols**n at most 10**7.
             n_symbols: size of the vocabulary.
             add: >= 0, to every count; with 0 what never occurs before a token has the uniform law.
+        Raises:
+            ValueError: tokens that are no such ids, or a size out of range.
         """
         check_integer("n", n, low=1)
         check_integer("n_symbols", n_symbols, low=1, high=int(10 ** (7 / n) + 1e-9))
-        check_integer("the number of tokens", len(tokens), low=n)
+        check_integer("the number of tokens", len(check_ids("tokens", tokens, n_symbols, ndim=1)), low=n)
         grams = _places(tokens.unfold(0, n, 1), n_symbols)
         counts = torch.bincount(grams, minlength=n_symbols**n).double() + check_number("add", add, low=0.0)
         counts = counts.view(-1, n_symbols)
@@ -115,8 +135,13 @@ class NGrams:
         return cls(laws.view([n_symbols] * n))
 
     def losses(self, tokens: Int[Tensor, "pos"]) -> Float[Tensor, "predicted"]:
-        """-log p of each token that has n - 1 before it, in nats."""
+        """-log p of each token that has n - 1 before it, in nats.
+
+        Raises:
+            ValueError: tokens that are no ids below n_symbols, or fewer than n.
+        """
         n, n_symbols = self.probabilities.ndim, self.probabilities.shape[-1]
+        check_integer("the number of tokens", len(check_ids("tokens", tokens, n_symbols, ndim=1)), low=n)
         return -self.probabilities.flatten()[_places(tokens.unfold(0, n, 1), n_symbols)].log()
 
 

@@ -18,7 +18,7 @@ from transformer_lens import HookedRootModule
 
 from ar_interp.models.hooks import HookPoint
 from ar_interp.models.next_token_config import NextTokenConfig
-from ar_interp.processes.chains import ChainTask
+from ar_interp.processes.chains import ChainTask, check_ids
 
 
 class HookedNextToken(HookedRootModule):
@@ -103,13 +103,7 @@ class HookedNextToken(HookedRootModule):
 
     def _checked(self, tokens: Tensor) -> Tensor:
         config = self.config
-        if tokens.ndim != 2 or tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
-            raise ValueError(f"tokens must be ids [batch pos], got {tokens.dtype} {list(tokens.shape)}.")
-        if tokens.numel() and not (tokens.min() >= 0 and tokens.max() < config.dim):
-            raise ValueError(
-                f"tokens must be ids 0 to {config.dim - 1}, got {tokens.min()} to {tokens.max()}: are they of another "
-                "task?"
-            )
+        check_ids("tokens", tokens, config.dim, ndim=2)
         if not config.n_prompt <= tokens.shape[1] <= config.n_ctx:
             raise ValueError(
                 f"tokens must be a prompt of {config.n_prompt} and at most {config.n_chain - 1} tokens of its chain, "

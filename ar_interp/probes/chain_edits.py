@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from ar_interp._checks import check_integer
 from ar_interp.models.next_token import HookedNextToken
@@ -33,18 +35,22 @@ class ContinuedChain(Result):
 
 
 @torch.no_grad()
-def continue_chain(model: HookedNextToken, tokens: Sequence[int]) -> ContinuedChain:
+def continue_chain(model: HookedNextToken, tokens: Sequence[int] | Int[Tensor, "pos"]) -> ContinuedChain:
     """Give the model a prompt and the beginning of a chain, and let it write the rest.
 
     Args:
         model: a next-token predictor that knows its task, one whose chains follow from their prompts.
         tokens: ids of the prompt, then of as many tokens of the chain as are given, at most all but the answer.
     Raises:
-        ValueError: too few or too many tokens, ids that the vocabulary does not have, a task without one right chain.
+        ValueError: another kind of model, too few or too many tokens, ids that the vocabulary does not have, a task
+            without one right chain.
     """
+    if not isinstance(model, HookedNextToken):
+        raise ValueError(f"model must be a HookedNextToken, got a {type(model).__name__}.")
     task, config = model.process, model.config
     if task is None or not task.follows:
         raise ValueError(f"model must be about a task whose chains follow from their prompts, got {task!r}.")
+    tokens = tokens.tolist() if isinstance(tokens, Tensor) else tokens
     n, most = config.n_prompt, config.n_ctx
     if not n <= len(tokens) <= most:
         raise ValueError(

@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ar_interp._checks import check_choice, check_several
+from ar_interp._checks import check_choice, check_integer, check_several
 from ar_interp.models.next_token import HookedNextToken
 from ar_interp.probes.results import Result, long_frame
 from ar_interp.processes.chains import Chains
+from ar_interp.seeds import generator_of
 
 HOOK = "hook_contributions"
 AT_ONCE = 2**24  # numbers of the hook
@@ -42,7 +43,13 @@ class ReadSources(Result):
         """Directions of a source's map: the number of singular values before the first that is so much below the last.
 
         A map of q states read off 2 q symbols has q - 1 of them.
+
+        Raises:
+            ValueError: a source or step that there is not.
         """
+        n_steps, n_sources = self.singular_values.shape[:2]
+        check_integer("source", source, low=0, high=n_sources - 1)
+        check_integer("step", step, low=0, high=n_steps - 1)
         values = self.singular_values[step, source]
         small = values[1:] <= below * values[:-1]
         return int(small.int().argmax()) + 1 if small.any() else len(values)
@@ -66,8 +73,10 @@ def read_sources(
         symbols: count these alone as read; all that occur if left out.
         written: count the logits of these alone; all if left out.
     Raises:
-        ValueError: `prompt_only` for a window, a symbol that the vocabulary does not have, or a model with an MLP.
+        ValueError: `prompt_only` for a window, no symbols or one that the vocabulary does not have, chains of another
+            task, or a model with an MLP.
     """
+    _check(model, contexts)
     W = _sums(model).maps.detach()
     W = W if model.config.window is None else W[None]
     if prompt_only and model.config.window is not None:
@@ -118,8 +127,9 @@ def attribute(model: HookedNextToken, contexts: Chains) -> Attributions:
         model: a linear next-token predictor.
         contexts: chains of its task.
     Raises:
-        ValueError: a model with an MLP, whose logits are no sums over tokens.
+        ValueError: a model with an MLP, whose logits are no sums over tokens, or chains of another task.
     """
+    _check(model, contexts)
     first = _sums(model).config.n_prompt - 1
     right = contexts.targets[:, first:, None]
 
@@ -172,8 +182,9 @@ def chain_accuracy(model: HookedNextToken, contexts: Chains, *, without: tuple[i
         contexts: fresh chains of its task.
         without: sources whose contribution is set to 0: positions from 0, or for a window offsets from 1.
     Raises:
-        ValueError: a source that there is not.
+        ValueError: a source that there is not, or chains of another task.
     """
+    _check(model, contexts)
     low = 0 if model.config.window is None else 1
     sources = check_several("without", without, low=low, high=model.config.n_sources - 1 + low) if without else ()
     places = [source - low for source in sources]
@@ -201,6 +212,29 @@ def chain_accuracy(model: HookedNextToken, contexts: Chains, *, without: tuple[i
     )
 
 
+def _check(model: HookedNextToken, contexts: Chains) -> None:
+    """Whether the contexts are chains of the model's sizes, and of its task where that says which chains are right."""
+    if not isinstance(model, HookedNextToken):
+        raise ValueError(f"model must be a HookedNextToken, got a {type(model).__name__}.")
+    if not isinstance(contexts, Chains):
+        raise ValueError(f"contexts must be chains, as process.contexts(n, seed=0) gives them, got {contexts!r:.60}.")
+    config, task = model.config, model.process
+    wanted = (config.dim, config.n_prompt, config.n_ctx + 1)
+    found = (len(contexts.vocabulary), contexts.n_prompt, contexts.tokens.shape[1])
+    if found != wanted:
+        raise ValueError(
+            f"contexts must have {wanted[0]} symbols and {wanted[1]} tokens of a prompt among {wanted[2]}, got "
+            f"{found[0]}, {found[1]} and {found[2]}: draw them from the process of the model."
+        )
+    if task is None:
+        return
+    prompts, chains = contexts.tokens.cpu().tensor_split([config.n_prompt], dim=1)
+    if task.vocabulary != contexts.vocabulary or (
+        task.follows and not torch.equal(task.chain(prompts, generator_of(0)), chains)
+    ):
+        raise ValueError(f"contexts must be of the model's own task, {task!r}: their chains are others.")
+
+
 def _sums(model: HookedNextToken) -> HookedNextToken:
     """The model, whose logits are sums over tokens."""
     if model.config.mlp:
@@ -213,6 +247,8 @@ def _sums(model: HookedNextToken) -> HookedNextToken:
 
 def _chosen(argument: str, names: Sequence[str] | None, contexts: Chains) -> Bool[Tensor, "symbol"]:
     """Which symbols are named; all where none are given."""
+    if names is not None and not names:
+        raise ValueError(f"{argument} is empty; leave it out for all.")
     for name in names or ():
         check_choice(argument, name, contexts.vocabulary)
     chosen = [names is None or name in names for name in contexts.vocabulary]

@@ -18,6 +18,7 @@ from ar_interp.processes.contexts import Contexts, Pairs
 
 MAX_SYMBOLS = 4096
 MAX_TOKENS = 4096  # of a prompt with its chain
+IDS, AXES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8), ("batch", "pos")
 CHAINS = ("none", "running", "and-xor", "joint", "digits", "count")
 
 
@@ -39,6 +40,11 @@ class Chains(Contexts):
     n_prompt: int
     vocabulary: tuple[str, ...]
     n_answer: int = 1
+
+    def __post_init__(self) -> None:
+        tokens = check_ids("tokens", self.tokens, len(self.vocabulary), ndim=2)
+        check_integer("n_prompt", self.n_prompt, low=1, high=tokens.shape[1] - 1)
+        check_integer("n_answer", self.n_answer, low=1, high=tokens.shape[1] - self.n_prompt)
 
     @property
     def inputs(self) -> Int[Tensor, "batch pos"]:
@@ -160,6 +166,10 @@ class ChainTask(Process, ABC):
         """The tokens that follow; only a task with noise reads the generator."""
 
     @property
+    def unseen(self) -> "ChainTask":
+        return self
+
+    @property
     def dim(self) -> int:  # type: ignore[override] - a number that follows from others
         return len(self.vocabulary)
 
@@ -182,8 +192,10 @@ class ChainTask(Process, ABC):
             length: of the inputs, which the task fixes; may be left out.
             options: one of seed and generator, the source of randomness; device. `dtype` has no meaning for ids.
         Raises:
-            ValueError: another length than the task's, or both or neither of seed and generator.
+            ValueError: another length than the task's, both or neither of seed and generator, or another option.
         """
+        for name in options:
+            check_choice("the name of an option", name, ("seed", "generator", "device", "dtype"))
         check_integer("n", n, low=1)
         if length is not None and length != self.length:
             raise ValueError(
@@ -212,8 +224,24 @@ class ChainTask(Process, ABC):
         return torch.tensor([place[symbol] for symbol in symbols], dtype=torch.int64, device="cpu")
 
     def decode(self, ids: Int[Tensor, "pos"]) -> list[str]:
-        """Names of symbols."""
-        return [self.vocabulary[symbol] for symbol in ids.tolist()]
+        """Names of symbols.
+
+        Raises:
+            ValueError: ids that the vocabulary does not have.
+        """
+        return [self.vocabulary[symbol] for symbol in check_ids("ids", ids, self.dim, ndim=1).tolist()]
+
+
+def check_ids(name: str, ids: object, n_symbols: int, *, ndim: int) -> Tensor:
+    """`ids` where it is a tensor of ids below n_symbols with so many axes."""
+    if not isinstance(ids, Tensor) or ids.ndim != ndim or ids.dtype not in IDS:
+        got = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else f"{ids!r:.60}"
+        raise ValueError(f"{name} must be a tensor of integer ids [{' '.join(AXES[-ndim:])}], got {got}.")
+    if ids.numel() and not (ids.min() >= 0 and ids.max() < n_symbols):
+        raise ValueError(
+            f"{name} must be ids 0 to {n_symbols - 1}, got {ids.min()} to {ids.max()}: are they of another task?"
+        )
+    return ids
 
 
 def without_repetition(n_items: int, n: int, generator: torch.Generator) -> Int[Tensor, "n"]:
@@ -243,15 +271,16 @@ class Parity(ChainTask):
     meaning: ClassVar[str] = "uniform bits; the answer is the parity of a hidden subset of them"
 
     n_bits: int = 16
-    subset: Sequence[int] = ()
+    subset: Sequence[int] = None  # type: ignore[assignment] - all bits, a tuple from __post_init__ on
     chain_of: str = field(default="joint", kw_only=True)
 
     def __post_init__(self) -> None:
         check_integer("n_bits", self.n_bits, low=1, high=MAX_TOKENS // 4)
         check_choice("chain_of", self.chain_of, CHAINS)
-        subset = tuple(self.subset) or tuple(range(self.n_bits))
-        for place in subset:
-            check_integer("subset", place, low=0, high=self.n_bits - 1)
+        given = range(self.n_bits) if self.subset is None else self.subset
+        subset = tuple(check_integer("subset", place, low=0, high=self.n_bits - 1) for place in given)
+        if not subset:
+            raise ValueError("subset is empty; leave it out for all bits.")
         if len(set(subset)) < len(subset):
             raise ValueError(f"subset must name each bit once, got {subset}.")
         object.__setattr__(self, "subset", subset)
@@ -360,7 +389,7 @@ class Permuted(ChainTask):
     n_chain: int = field(default=8, kw_only=True)  # type: ignore[assignment] - a field here
 
     def __post_init__(self) -> None:
-        permutation = tuple(self.permutation)
+        permutation = tuple(check_integer("permutation", symbol, low=0) for symbol in self.permutation)
         if sorted(permutation) != list(range(len(permutation))) or not permutation:
             raise ValueError(f"permutation must hold each of 0..n-1 once, got {permutation}.")
         check_integer("the length of permutation", len(permutation), low=1, high=MAX_SYMBOLS)

@@ -48,8 +48,6 @@ class Characters(ChainTask):
     meaning: ClassVar[str] = "windows of the text of Python's help in 37 characters"
     follows: ClassVar[bool] = False
 
-    follows: ClassVar[bool] = False
-
     n_prompt: int = 8  # type: ignore[assignment] - a field here
     n_chain: int = field(default=64, kw_only=True)  # type: ignore[assignment]
     part: str = field(default="all", kw_only=True)

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer
-from ar_interp.processes.chains import ChainTask, without_repetition
+from ar_interp.processes.chains import ChainTask, check_ids, without_repetition
 
 MAX_DIGITS = 6  # of both numbers together
 CHAINS = ("none", "columns", "lookups")
@@ -101,7 +101,12 @@ class Products(ChainTask):
         return torch.cat([_digits(torch.tensor(x, device="cpu"), self.n_digits) for x in numbers])
 
     def product(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch"]:
-        """The number that the last digits of prompts with their chains spell."""
+        """The number that the last digits of prompts with their chains spell.
+
+        Raises:
+            ValueError: tokens that end in no digits.
+        """
+        check_ids("the answer in tokens", tokens[:, -self.n_answer :], 10, ndim=2)
         powers = 10 ** torch.arange(self.n_answer - 1, -1, -1, device=tokens.device)
         return (tokens[:, -self.n_answer :] * powers).sum(1)
 

@@ -79,14 +79,21 @@ class ChainPredictors(Setting):
         Those of digits are of the prompt alone, and none for a first digit that is hardly ever 1: how much earlier
         digits count is a matter of how often they are 1.
         """
+        return self.made_of if self.separable else None
+
+    @property
+    def made_of(self) -> tuple[frozenset[int], ...] | None:
+        """The positions that `sources` has, also where no weights are exact: the tokens that each is a function of."""
         task, n = self.process, self.config.n_prompt
-        if type(task) is Counting and self.separable and self.config.window:
+        if type(task) is Counting and self.config.window:
             return (frozenset({1, task.n_bits + 1}),)
-        if type(task) is not Parity or self.config.window or self.chain not in SEPARABLE:
+        if type(task) is not Parity or self.config.window:
             return None
         S, T = task.subset, task.n_chain
         if self.chain == "joint":
             steps = [{S[t], n + t - 1} if t else {S[0]} for t in range(T - 1)] + [{n + T - 2}]
+        elif self.chain == "running":
+            steps = [{S[t], n + t - 1} if t else {S[0]} for t in range(T)]
         elif self.chain == "and-xor":
             both = [({*S[:2]}, {*S[:2], n})]
             both += [({S[t], n + 2 * t - 3}, {S[t], n + 2 * t - 3, n + 2 * t - 2}) for t in range(2, len(S))]
@@ -95,7 +102,7 @@ class ChainPredictors(Setting):
             top = sum(math.comb(len(S), ones) for ones in range(2 ** (T - 1), len(S) + 1)) / 2 ** len(S)
             steps = [{*S} if top >= RARE else set(), *[{*S}] * (T - 1)]
         else:
-            steps = [{*S}, {n}]
+            steps = [{*S}, {n}][:T]
         return tuple(map(frozenset, steps))
 
     @property

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp import seeds
+from ar_interp._checks import check_choice, check_integer
 from ar_interp.claims import Estimate, Measured
 from ar_interp.claims.estimate import SEEDS
 from ar_interp.models.next_token import HookedNextToken
@@ -33,6 +34,7 @@ FEW = 200  # chains on which weights are read
 RIDGE, STEPS = 1e-4, 40
 SHOWN = (25, 50, 100, 200, 400)  # chains to train on, in a figure
 WIDTH, NETWORK_LR, NETWORK_STEPS = 128, 3e-3, 400  # of a network without a chain
+LISTED = 20  # bits of which all prompts are listed
 LEVELS = (0.5, 1.0, 2.0, 4.0)  # of noise on weights, over their own root mean square
 
 
@@ -71,10 +73,9 @@ class Record:
         """The mean over seeds."""
         return Estimate.mean(self.exact_by_seed, SEEDS)
 
-    @property
-    def reaching(self) -> Estimate:
-        """The share of seeds that write `ENOUGH` of the chains without a mistake."""
-        return Estimate.share(int((self.exact_by_seed >= ENOUGH).sum()), self.n_seeds, SEEDS)
+    def reaching(self, enough: float = ENOUGH) -> Estimate:
+        """The share of seeds that write so many of the chains without a mistake."""
+        return Estimate.share(int((self.exact_by_seed >= enough).sum()), self.n_seeds, SEEDS)
 
 
 def few(config: NextTokenConfig) -> int:
@@ -123,7 +124,7 @@ class ChainsMeasured(Measured):
     @property
     def reads_where_exact(self) -> float:
         """The share of steps whose largest maps are at exactly the sources of the exact weights."""
-        wanted: Any = self.setting.sources
+        wanted: Any = self.setting.made_of
         table = self.read.singular_values.norm(dim=-1).cpu().numpy()
         hits = []
         for norms, want in ((norms, want) for norms, want in zip(table, wanted, strict=True) if want):
@@ -131,6 +132,13 @@ class ChainsMeasured(Measured):
             seen = norms[: self.config.n_prompt] if max(want) < self.config.n_prompt and not first else norms
             hits.append(set((seen.argsort()[::-1][: len(want)] + first).tolist()) == want)
         return sum(hits) / len(hits)
+
+    @cached_property
+    def running(self) -> "ChainsMeasured":
+        """The same parity by its running parity, after `FEW` chains: none of its tokens but the first can be read."""
+        task = self.setting.with_chain("running")
+        model = next(fitted(task, FEW, n_seeds=1))
+        return ChainsMeasured(replace(self.subject, model=model, config=model.config, process=task, run=None))
 
     @property
     def attribution_error(self) -> float:
@@ -228,19 +236,6 @@ class ChainsMeasured(Measured):
         return model.to(next(self.model.parameters()).device)
 
     @cached_property
-    def counted_by_hand(self) -> HookedNextToken:
-        """Weights that count the ones S exactly, by v S - v^2 / 2 for the symbol v, and look the parity up."""
-        task: Parity = self.process
-        model = self.config.build(task).requires_grad_(False)
-        ones = torch.arange(len(task.subset) + 1, device="cpu", dtype=torch.float64)
-        for place in task.subset:
-            model.W[0, place, 1, 2:] = ones
-        model.b[0, 2:] = -ones.square() / 2
-        model.b[0, :2] = -ones[-1].square()  # never a bit
-        model.W[1, task.n_bits, 2 + ones.long(), ones.long() % 2] = 1
-        return model
-
-    @cached_property
     def newest(self) -> Float[Tensor, "in_ out"]:
         """The map of the newest token of a window, centred."""
         W = self.model.W.detach()[0]
@@ -287,15 +282,15 @@ class ChainsMeasured(Measured):
             return None
         return Record(n_samples=run.training.batch, exact_by_seed=run.members["exact"].to_numpy())
 
-    def reaching(self, task: ChainTask, n_samples: int) -> Estimate:
-        """The share of ten seeds that write `ENOUGH` of the chains without a mistake after training on so many."""
-        fresh = task.contexts(self.subject.size(NEEDED) // 2, seed=self.subject.seed_of(seeds.CLAIMS))
+    def reaching(self, task: ChainTask, n_samples: int, enough: float = ENOUGH) -> Estimate:
+        """The share of ten seeds that write `enough` of the chains without a mistake after training on so many."""
+        fresh = task.unseen.contexts(self.subject.size(NEEDED) // 2, seed=self.subject.seed_of(seeds.CLAIMS))
         exact = [chain_accuracy(model, fresh).teacher_forced for model in fitted(task, n_samples, n_seeds=10)]
-        return Record(n_samples=n_samples, exact_by_seed=np.array(exact)).reaching
+        return Record(n_samples=n_samples, exact_by_seed=np.array(exact)).reaching(enough)
 
     def mean_answer(self, task: ChainTask, n_samples: int, n_seeds: int) -> Estimate:
         """The mean share of right answers over seeds of training on so many chains."""
-        fresh = task.contexts(self.subject.size(NEEDED), seed=self.subject.seed_of(seeds.CLAIMS))
+        fresh = task.unseen.contexts(self.subject.size(self.needed), seed=self.subject.seed_of(seeds.CLAIMS))
         found = [chain_accuracy(model, fresh).answer for model in fitted(task, n_samples, n_seeds=n_seeds)]
         return Estimate.mean(np.array(found), SEEDS)
 
@@ -321,23 +316,33 @@ def _angles(W: Float[Tensor, "in_ out"]) -> Float[Tensor, "eigenvalue"]:
 
 
 def hardest_margin(task: Parity) -> float:
-    """(R / gamma)^2 of the hardest token of a chain of two symbols, at the widest margin on all prompts of its bits."""
+    """(R / gamma)^2 of the hardest token of a chain of two symbols, at the widest margin on all prompts of its bits.
+
+    Raises:
+        ValueError: a chain of more symbols, or one with a token that is no halfspace.
+    """
     from sklearn.svm import SVC
 
+    check_choice("the chain of the task", task.chain_of, ("and-xor", "digits"))
     whole = Parity(len(task.subset), chain_of=task.chain_of)
     tokens = 2 * all_strings(whole).double() - 1
+    labels = torch.tensor([1, -1], device="cpu").repeat_interleave(len(tokens)).numpy()
     found = []
     for place in range(whole.n_bits, tokens.shape[1]):
-        x, y = tokens[:, :place], tokens[:, place]
-        fit = SVC(kernel="linear", C=1e7, tol=1e-6).fit(x.numpy(), y.numpy())
-        w, c = torch.tensor(fit.coef_[0], device="cpu"), float(fit.intercept_[0])
-        margin = (y * (x @ w + c)).min() / (w.square().sum() + c**2).sqrt()
-        found.append((place + 1) / margin.item() ** 2)
+        x = torch.cat([tokens[:, :place], torch.ones_like(tokens[:, :1])], dim=1) * tokens[:, place, None]
+        fit = SVC(kernel="linear", C=1e7, tol=1e-6).fit(torch.cat([x, -x]).numpy(), labels)  # no threshold: x and -x
+        w = torch.tensor(fit.coef_[0], device="cpu")
+        found.append((place + 1) / ((x @ w).min() / w.norm()).item() ** 2)
     return max(found)
 
 
 def all_strings(task: Parity) -> Tensor:
-    """Every prompt with its chain."""
+    """Every prompt with its chain.
+
+    Raises:
+        ValueError: prompts of more bits than can be listed.
+    """
+    check_integer("n_bits", task.n_bits, low=1, high=LISTED)
     numbers = torch.arange(2**task.n_bits, device="cpu")
     prompts = numbers[:, None] >> torch.arange(task.n_bits, device="cpu") & 1
     return torch.cat([prompts, task.chain(prompts, seeds.generator_of(0))], dim=1)

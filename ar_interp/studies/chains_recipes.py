@@ -105,6 +105,14 @@ RECIPES: dict[str, Recipe] = {
         Products(2, part="train"),
         5000,
         dtype="float32",
+        n_seeds=8,
+    ),
+    "chain-products-columns": _recipe(
+        "The same by the sums of columns, which weights by hand write without a mistake: one in eight is right.",
+        Products(2, chain_of="columns", part="train"),
+        5000,
+        dtype="float32",
+        n_seeds=8,
     ),
     "chain-products-none": _recipe(
         "The same without a chain: one product in thirty or forty is right.",
