@@ -1,5 +1,6 @@
 """What every test file shares. The annotations of ar_interp are checked at run time (pyproject.toml)."""
 
+import gc
 import signal
 
 import jaxtyping
@@ -18,6 +19,17 @@ settings.register_profile("suite", deadline=None, derandomize=True, max_examples
 settings.load_profile("suite")
 
 STANDARD_ERRORS = 4
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported stays, so that the garbage collector need not look through it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ar_interp.claims import subject_of
 from ar_interp.models.features import RegressionConfig
 from ar_interp.probes.regression import excess_by_tasks, kernel_structure, of_features, risks_by_length, risks_by_order
 from ar_interp.sabotage import run_battery
-from ar_interp.studies import exhibits_of
+from ar_interp.studies import exhibits_of, regression_claims
 
 NAME = "regression-high"
 PROCESS = ari.NonparametricRegression(variances=[0.01, 0.2, 0.2, 0.05, 0.05, 0.3, 0.3])
@@ -141,9 +141,10 @@ def test_a_shipped_model_has_its_figures_and_none_of_sequences():
     assert titles[2].startswith("The model's risk is 0.157 at 32 examples")
 
 
-def test_sabotaged_models_fail_where_they_must():
+def test_sabotaged_models_fail_where_they_must(monkeypatch):
+    monkeypatch.setattr(regression_claims, "REPEATS", 8)
     names = ["prompts, attention without features", "prompts, a Gaussian process", "prompts, another basis"]
-    result = run_battery(names, n=1000)
+    result = run_battery(names, n=400)
     assert result.false_positives.empty
     assert result.misses.empty
     failed = result.frame[(result.frame["expected"] == "fail")]

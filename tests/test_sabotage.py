@@ -32,7 +32,6 @@ SLIGHT = ("one '-' block, trapped",)  # it takes as many contexts as claims plan
 REPRESENTATIVE = (
     *SLIGHT,
     "untrained (unitary, 5 heads)",
-    "trained on shuffled targets",
     "one head removed",
     "Ŵ replaced by its mean",
     "trained on the unitary family (pairs, 5 heads)",

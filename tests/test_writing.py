@@ -6,6 +6,7 @@ import shutil
 import stat
 import threading
 from contextlib import contextmanager
+from multiprocessing import get_context
 
 import pytest
 
@@ -77,39 +78,51 @@ def killed_at_call(number, place) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize(("there", "in_one_step"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("fault", [fill_disk, interrupt, None], ids=["disk full", "interrupt", "kill"])
-def test_a_fault_between_any_two_system_calls_loses_nothing(fault, there, in_one_step, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    if not in_one_step:
-        monkeypatch.setattr(_writing, "_exchange", lambda one, other: False)
-    place = tmp_path / "parent" / "x"
-    before = {**OLD, **THEIRS} if there else None
-    after = {**NEW, **THEIRS} if there else NEW
-    for number in range(1, 10_000):
-        shutil.rmtree(place.parent, ignore_errors=True)
-        if there:
-            make_old(place)
-        if fault is None:
-            came = killed_at_call(number, place)
-        else:
-            with fault_at_call(number, fault) as faults:
-                try:
-                    write_folder(place)
-                except (OSError, KeyboardInterrupt):
-                    assert faults
-            came = bool(faults)
-        if not came:
-            break
-        found = content_of(place) if place.exists() else None
-        between_renames = fault is None and there and not in_one_step and found is None
-        assert found in (before, after) or between_renames, number
-        write_folder(place)
-        assert content_of(place) == after, number
-        assert os.listdir(place.parent) == ["x"], number
-    assert number > 25
-    assert content_of(place) == after
+def test_a_fault_between_any_two_system_calls_loses_nothing(fault, there, in_one_step, tmp_path):
+    what = (fault, there, in_one_step, tmp_path / "parent" / "x")
+    if fault is None:
+        process = get_context("spawn").Process(target=nothing_is_lost, args=what)  # a small one, which forks quickly
+        process.start()
+        process.join()
+        assert process.exitcode == 0, "see what the process has printed"
+    else:
+        nothing_is_lost(*what)
+
+
+def nothing_is_lost(fault, there, in_one_step, place) -> None:
+    """A folder is written again and again, each time with a fault one system call later."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        if not in_one_step:
+            patch.setattr(_writing, "_exchange", lambda one, other: False)
+        before = {**OLD, **THEIRS} if there else None
+        after = {**NEW, **THEIRS} if there else NEW
+        for number in range(1, 10_000):
+            shutil.rmtree(place.parent, ignore_errors=True)
+            if there:
+                make_old(place)
+            if fault is None:
+                came = killed_at_call(number, place)
+            else:
+                with fault_at_call(number, fault) as faults:
+                    try:
+                        write_folder(place)
+                    except (OSError, KeyboardInterrupt):
+                        assert faults
+                came = bool(faults)
+            if not came:
+                break
+            found = content_of(place) if place.exists() else None
+            between_renames = fault is None and there and not in_one_step and found is None
+            assert found in (before, after) or between_renames, number
+            write_folder(place)
+            assert content_of(place) == after, number
+            assert os.listdir(place.parent) == ["x"], number
+        assert number > 25
+        assert content_of(place) == after
 
 
 def test_what_is_not_ours_stays_the_same_file(tmp_path):

@@ -141,8 +141,10 @@ def minimum_of_quadratic(
         return best(share).loss
 
     shares = np.linspace(0, 1, 200, endpoint=False).tolist()  # without b1 nothing correlates with the target
-    place, step = int(np.argmin([loss(share) for share in shares])), shares[1]
-    if near is not None:
+    step = shares[1]
+    if near is None:
+        place = int(np.argmin([loss(share) for share in shares]))
+    else:
         place = min(int(near**2 / (1 + near**2) / step), len(shares) - 1)
         while (lower := min(shares[max(place - 1, 0) : place + 2], key=loss)) != shares[place]:
             place = shares.index(lower)
