@@ -238,5 +238,5 @@ def is_local(host: str) -> bool:
         return False
 
 
-MIDDLEWARE: list[Any] = [Middleware(OwnPagesOnly), Middleware(KnownPagesOnly), Middleware(EarlyInThePage)]
+MIDDLEWARE: list[Any] = [Middleware(part) for part in (OwnPagesOnly, KnownPagesOnly, EarlyInThePage)]
 ROUTES: list[Any] = [Mount("/plotly", StaticFiles(directory=Path(plotly.__file__).parent / "package_data"))]

@@ -41,6 +41,8 @@ TERMS = {
     "would help.",
     "void": "The control agrees too, so that the measurement tells nothing.",
     "not a number": "The measurement divides nothing by nothing, for example where no error is left to recover.",
+    "counting": "Layers, heads and sequences are counted from 0, as in the code; tokens, coordinates, rows and columns "
+    "from 1, as in the papers.",
     "seed": "The number that fixes all that is random, so that the same command gives the same numbers.",
     "rounding": "A computer keeps about 16 digits. Differences below 2.2e-16 are as good as zero.",
 }

@@ -102,7 +102,7 @@ def navigation() -> dict[str, list[Any]]:
         )
         for title, (file, icon, _) in PAGES.items()
     ]
-    return {"Start": start, "One model": model}
+    return {"Start": start, f"One model: {Path(selected()).name}": model}
 
 
 def applicable_pages() -> set[str]:
@@ -341,8 +341,9 @@ def cached(spinner: str | bool) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 def plain(text: str) -> str:
-    """Text that Markdown leaves as it is."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|$~:^-])", r"\\\1", text)
+    """Text that Markdown leaves as it is; two hyphens that stand alone are code, since a dash is made of others."""
+    escaped = re.sub(r"([\\`*_{}\[\]()<>#+!|$~:^-])", r"\\\1", text)
+    return re.sub(r"(?<!\S)\\-\\-(?!\S)", "`--`", escaped)
 
 
 def _fingerprint(checkpoint: ari.Checkpoint) -> list[tuple[str, int]]:
@@ -363,7 +364,7 @@ def _select_checkpoint() -> str:
         on_change=_take,
         args=("checkpoint", "checkpoint chosen"),
         help="Shipped ones, and those in folders that were allowed at the start: "
-        "streamlit run apps/explorer.py \\-\\- \\-\\-allow FOLDER",
+        "`streamlit run apps/explorer.py -- --allow FOLDER`",
     )
     return _remember("checkpoint", chosen)
 

@@ -59,5 +59,7 @@ def test_measured_numbers_have_the_digits_that_are_known(value, uncertainty, htm
     assert measured(value, uncertainty) == html
 
 
-def test_titles_of_figures_keep_their_indices_only():
+def test_titles_of_figures_keep_their_indices_and_write_numbers_as_pages_do():
+    html = "at −0.5 and [−2, 0]: 7.02·10<sup>−9</sup> ± 10<sup>−12</sup>, −8·10<sup>6</sup>; x4-5, T-1, 2e3 stay"
+    assert figure_text("at -0.5 and [-2, 0]: 7.02e-09 ± 1e-12, -8e+06; x4-5, T-1, 2e3 stay") == html
     assert figure_text("p<sub>T</sub> is<br>1 <b>or</b> < 2") == "p<sub>T</sub> is 1 &lt;b&gt;or&lt;/b&gt; &lt; 2"

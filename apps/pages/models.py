@@ -33,15 +33,18 @@ ANSWERS = {
     "regression": "The functions of largest variance and the kernel of theory, unless training gets stuck.",
     "chains": "Those of which each step is linear with a margin, exactly at the hidden bits; without one, nothing.",
 }
-OPENS = {  # the page to begin with, where it is not the estimate of W
-    "unfinished descent": "Positional encoding",
-    "gradient step": "Circuits",
-    "depth": "Algorithm",
-    "head count": "Interventions",
-    "emergence": "Overview",
-    "noise": "Algorithm",
-    "regression": view.OTHERS,
-    "chains": view.OTHERS,
+OPENS = {  # the page and the model to begin with: what the picture shows
+    "diagonal heads": ("Heads", "diagonal-orthogonal-h5"),
+    "unfinished descent": ("Positional encoding", "positional-mu100"),
+    "gradient step": ("Circuits", "augmented-unitary"),
+    "depth": ("Algorithm", "augmented-haar-l4-keys"),
+    "head count": ("Interventions", "plain-haar-h5"),
+    "first token": ("In-context W", "initial-gaussian"),
+    "emergence": ("Overview", "emergence-gaussian"),
+    "general models": ("Algorithm", "figure5-l2"),
+    "noise": ("Algorithm", "noisy-haar-l4"),
+    "regression": (view.OTHERS, "regression-high"),
+    "chains": (view.OTHERS, "chain-parity-joint"),
 }
 
 
@@ -64,18 +67,22 @@ def show_card(study: Study) -> None:
             st.html(f'<img class="{look}" alt="A figure of this study" src="data:image/svg+xml;base64,{drawn}">')
         if study.name in ANSWERS:
             st.html(f"<p>{typeset(ANSWERS[study.name])}</p>")
-        st.markdown(view.counted(verdicts(names)))
-        page = OPENS.get(study.name, "In-context W")
-        with st.container(horizontal=True, gap="small"):
-            for name in names:
-                view.link_to(page, name, view.plain(study.recipes[name].summary))
+        st.markdown(f"Claims about its models: {view.counted(verdicts(names))}")
+        page, first = OPENS.get(study.name, ("In-context W", names[0]))
+        view.link_to(page, first, view.plain(study.recipes[first].summary), label=f"Open {first}")
+        if len(names) > 1:
+            with st.expander(f"All {len(names)} models"):
+                for name in names:
+                    view.link_to(page, name)
+                    st.caption(view.plain(study.recipes[name].summary))
         link = next((address for paper, address in PAPERS.items() if paper in study.source), "")
         st.markdown(f"[{study.source}]({link})" if link else study.source)
 
 
 st.title("Models by question")
 st.markdown(
-    "Every model was trained to answer one question. Open one, and the pages on the left show what is inside it."
+    "Every model was trained to answer one question. Open one, and the pages of the menu show what is inside it. "
+    "Each answer is made of *claims*: what theory predicts, what was measured, and whether the two agree."
 )
 asked = [study for study in all_studies() if study.recipes]
 for first in range(0, len(asked), 2):

@@ -71,15 +71,16 @@ def error_by_position(
         colour, dash = LINES[i % len(LINES)]
         lows += _curve(figure, drawn, name, {"color": colour, "dash": dash}, band)
     own = drawn["error_per_token"].to_numpy()[drawn["estimator"].isin(names).to_numpy()]
-    lowest = np.floor(np.log10(max(own.min(), LEAST)))
     highest = np.ceil(np.log10(min(max(np.median(own), 1), 1 / LEAST)))
     last = drawn[drawn["estimator"] == names[-1]].iloc[-1]
     at_end = drawn[(drawn["T"] == last["T"]) & drawn["estimator"].isin(estimators)]
-    nearest = ""
+    nearest, errors = "", [own.min()]
     if len(at_end):
-        apart = np.abs(np.log(np.asarray(at_end["error_per_token"].clip(LEAST)) / max(last["error_per_token"], LEAST)))
-        other = at_end.iloc[int(apart.argmin())]
-        nearest = f"; nearest to it is {other['estimator']}, {number(other['error_per_token'])}"
+        matches = identification.matches.query("layer == @asked[-1] and estimator in @estimators")
+        name = matches.loc[matches["distance_per_token"].idxmin(), "estimator"]
+        errors += at_end["error_per_token"][at_end["estimator"] == name].tolist()
+        nearest = f", {name}, whose predictions are the nearest, by {number(errors[-1])}"
+    lowest = np.floor(np.log10(max(min(errors), LEAST)))
     return styled(
         figure,
         title=f"At T = {last['T']} the model errs by {number(last['error_per_token'])}{nearest}",

@@ -33,7 +33,7 @@ LEAST, MOST = 1e-6, 1e6  # beyond these a point is drawn at the edge
 
 def outside_errors(outside: OutsideErrors) -> go.Figure:
     """Error of the model under each condition, over that of predicting zero, beside others on the same contexts."""
-    table = outside.by_condition
+    table = _readable(outside.by_condition)
     figure = go.Figure()
     for name, (colour, symbol, size) in LOOKS.items():
         rows = table[table["predictor"] == name]
@@ -64,7 +64,7 @@ def outside_errors(outside: OutsideErrors) -> go.Figure:
 
 def outside_table(outside: OutsideErrors) -> go.Figure:
     """The same errors as numbers, and the conditions where the model has no prediction."""
-    table = outside.by_condition
+    table = _readable(outside.by_condition)
     names = [name for name in LOOKS if name in set(table["predictor"])]
     by = table.pivot_table("relative_error", "condition", "predictor").reindex(table["condition"].unique())
     rows = table[table["predictor"] == "model"]
@@ -86,3 +86,8 @@ def outside_table(outside: OutsideErrors) -> go.Figure:
         wide=True,
         legend=False,
     )
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Conditions with their index as a character: axes and tables know no markup."""
+    return table.assign(condition=table["condition"].str.replace("s_1", "s₁"))

@@ -185,7 +185,7 @@ def matrices(panels: dict[str, tuple[go.Heatmap, str, str]]) -> go.Figure:
         panels: title -> heatmap, names of its rows and columns.
     """
     n = len(panels)
-    figure = make_subplots(rows=1, cols=n, subplot_titles=list(panels), horizontal_spacing=0.26 / n)
+    figure = make_subplots(rows=1, cols=n, subplot_titles=list(panels), horizontal_spacing=0.34 / n)
     for i, (trace, rows, columns) in enumerate(panels.values(), start=1):
         figure.add_trace(trace, row=1, col=i)
         square(figure, rows, columns, "x" if i == 1 else f"x{i}", row=1, col=i)

@@ -49,9 +49,18 @@ def measured(value: float, uncertainty: float = 0.0) -> str:
 
 
 def figure_text(text: str) -> str:
-    """The text of a plotly title as HTML: of its tags the indices stay, how lines break is the page's business."""
+    """The text of a plotly title as HTML: of its tags the indices stay, how lines break is the page's business.
+
+    Numbers are written as elsewhere on pages: with a minus sign, and with a power of ten where one was given.
+    """
     text = html.escape(text.replace("<br>", " "), quote=False)
-    return re.sub(r"&lt;(/?su[bp])&gt;", r"<\1>", text)
+    text = re.sub(r"&lt;(/?su[bp])&gt;", r"<\1>", text)
+    text = re.sub(r"(?<![\w.)\]>-])-(?=\d)", "−", text)
+    return re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)e([+-]\d+)\b", lambda found: _power(found[1], int(found[2])), text)
+
+
+def _power(mantissa: str, exponent: int) -> str:
+    return f"{'' if mantissa == '1' else f'{mantissa}·'}10{_index('sup', str(exponent))}"
 
 
 def slug(text: str) -> str:

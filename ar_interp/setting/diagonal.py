@@ -240,7 +240,7 @@ def _exact_sentences(setting: DiagonalHeads) -> dict[str, str]:
         "estimate": EVERYTHING_KNOWN,
         "circle": circle,
         "prediction": "In theory the prediction is the next token: every dot lies in its circle",
-        "residual": "In theory the prediction is exact at every angle, up to rounding",
+        "residual": "At the minimum of theory the prediction is exact at every angle; training ends before it",
     }
 
 

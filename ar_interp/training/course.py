@@ -83,7 +83,8 @@ class Log:
 
     def notes(self, step: int) -> bool:
         """Whether the history has a row of a step: densely in the beginning, so that a fast descent is seen."""
-        return step % min(self.every, max(1, 2 ** step.bit_length() // (2 * N_BY_OCTAVE))) == 0
+        dense = max(1, 2 ** step.bit_length() // (2 * N_BY_OCTAVE))
+        return step % self.every == 0 or step % min(dense, self.every) == 0
 
     def go_on_from(self, done: int, states: States) -> None:
         """Show that so many steps, or members, are done."""

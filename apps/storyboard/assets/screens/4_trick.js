@@ -12,7 +12,7 @@ const trick = {
     const target = dot(svg, "truth", sub("s", "T+1"), 0.085, 0.3);
     const [first, second] = [arrow(svg, "model"), arrow(svg, "you")];
     const tip = dot(svg, "model", "", 0.13), previous = dot(svg, "plain", sub("s", "T−1")), last = dot(svg, "plain", sub("s", "T"));
-    const knob = handle(svg, "Angle from s_{T−1} to s_T", {
+    const knob = handle(svg, "Angle from the token before to the newest", {
       moved: (to) => { place.move({ angle: degrees(to) }); draw(); }, committed: () => { place.commit({}); tell(); },
     });
     const table = el("table", { class: "weights" }), said = el("div", { class: "reveal", "aria-live": "polite" });
@@ -47,8 +47,8 @@ const trick = {
     const tell = () => {
       said.innerHTML = `<p>${{
         both: `The tip lies ${shown(off)} from the next token (at any angle at most ${shown(claims["positions/identity"].measured)}). <b>Drag <i>s<sub>T</sub></i> to the other side of <i>s</i><sub><i>T</i>−1</sub></b>:
-          at −θ both weights are the same. The model never knows whether the turn goes left or right, and need not: the best reading of
-          sin θ, the direction, off its scores explains ${percent(sine.measured)} of it (off those of an untrained model ${percent(sine.control)}).`,
+          at −θ both weights are the same. The model never knows whether the turn goes left or right, and need not: of
+          sin θ, the direction, the best linear reading of its scores finds ${percent(sine.measured)} (of an untrained model's scores: ${percent(sine.control)}).`,
         last: `<b>Without <i>s</i><sub><i>T</i>−1</sub></b> the arrow stays on the line of <i>s<sub>T</sub></i>: it misses by exactly one radius, at every angle.
           Theory: error <b>${shown(cut_previous)}</b>, as bad as saying nothing.`,
         previous: `<b>Without <i>s<sub>T</sub></i></b> only −<i>s</i><sub><i>T</i>−1</sub> is left: no angle is in it. Theory: error <b>${shown(cut_last)}</b> on average over all angles,

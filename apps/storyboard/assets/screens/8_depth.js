@@ -32,7 +32,7 @@ const depth = {
         ? `<p>You said ${place.get("guess")}; <b>${most.n_layers} layers are worth ${shown(most.steps, 1)} steps</b>
           (${stacks.map((each) => shown(each.steps, 1)).join(", ")} for one, two, three, four). Near a doubling for each layer, but
           not 2<sup>layers</sup> exactly: ${excluded} of ${stacks.length} intervals exclude it.</p>`
-        : "<p>Dashed are two plain expectations: a step for each layer, or a doubling for each layer.</p>";
+        : "<p>In the lower picture are two plain expectations: a step for each layer, or a doubling for each layer.</p>";
       const moved = chosen.not_held.some((claim) => claim.name.startsWith("estimate/swap"));
       const { holds, ...others } = chosen.verdicts;
       const total = Object.values(chosen.verdicts).reduce((a, b) => a + b, 0);
@@ -50,8 +50,8 @@ const depth = {
         slider("Layers", 1, 4, place.get("layers"), {
           moved: (layers) => { place.move({ layers }); draw(layers); }, committed: (layers) => place.commit({ layers }),
         }),
-        errors.node, worth.node,
-        legend(["model", "the models"], ["dashed step", "one step; a step for each layer"], ["dashed", "least squares; a doubling for each layer"]),
+        errors.node, legend(["model", "the models"], ["dashed step", "one gradient step"], ["dashed", "least squares"]),
+        worth.node, legend(["model", "the models"], ["dashed step", "a step for each layer"], ["dashed", "a doubling for each layer"]),
       ],
       intro: [
         text("p", `Layers stacked on each other refine the estimate. “Worth <i>k</i> steps” means: the same mean error as <i>k</i> steps of

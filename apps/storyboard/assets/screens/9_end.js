@@ -30,7 +30,7 @@ const end = {
         await navigator.clipboard.writeText(code);
         label.textContent = "Copied";
       });
-      return el("div", { class: "code" }, el("pre", {}, el("code", {}, code)), label ?? null);
+      return el("div", { class: "code" }, label ?? null, el("pre", { tabindex: 0 }, el("code", {}, code)));
     };
     return {
       question: "Can you answer these three before you open them?",
