@@ -317,7 +317,7 @@ def scrub_recovered(scrubbed: Scrubbed) -> go.Figure:
         f"{_decimals(scrubbed.ablated)} by writing nothing; {scrubbed.n} sequences, {scrubbed.n_resamples} others each"
     )
     if not np.isfinite(scrubbed.recovered):
-        seen = f"Whether {kept} is all that matters cannot be told: this layer does nothing for the loss"
+        seen = f"Whether {kept} is all that matters cannot be told: the loss does not show it"
         measured = (
             f"layer {scrubbed.layer}: the loss is the same, to within three standard errors, when all that it reads "
             f"is another sequence's; {scrubbed.n} sequences, {scrubbed.n_resamples} others each"

@@ -233,7 +233,7 @@ def _exact_sentences(setting: DiagonalHeads) -> dict[str, str]:
     turned = f"In theory the prediction becomes {GOAL}: every arrow ends in its ring"
     if setting.pairs:
         left = "κ (λ̄ − λ̄<sub>target</sub>) s<sub>T</sub>"
-        turned = f"In theory the older values, which stay, leave {left} from ring to tip"
+        turned = f"In theory older values, which stay, leave {left} from ring to tip: where κ = 1 as much as before"
     return {
         "turn": turned,
         "context": "In theory the model knows W exactly from T = 2 on; OLS needs T = d + 1",
