@@ -170,6 +170,21 @@ class TestPage:
         with pytest.raises(UndefinedError, match="'words' is undefined"):
             page_of([], report=report)
 
+    @pytest.mark.parametrize(
+        ("name", "made"),
+        [
+            ("regression-high", "81 fourier functions with variances of its own.*Γ the identity; seed 0; on cpu"),
+            ("chain-parity-none", r"n_bits = 16.*initial weights zeros.*Malach 2023, arXiv 2309\.06979"),
+            ("emergence-anisotropic", r"first token gaussian, scales \(2\.0, 1\.0\).*from the gradient step a = 0\.01"),
+        ],
+    )
+    def test_tells_how_models_of_every_task_were_made(self, report, name, made):
+        checkpoint = ari.load(name)
+        one = replace(report.examined[0], checkpoint=checkpoint)
+        text = " ".join(Page(replace(report, examined=(one,)).to_html()).text.split())
+        assert re.search(made, text)
+        assert ("A prompt holds all that" in text) != checkpoint.process.makes_sequences
+
     def test_says_claims_first_then_evidence_then_methods(self, page):
         parts = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
         assert parts == ["about", "summary", "claims", "evidence", "methods"]

@@ -26,7 +26,8 @@ from ar_interp.report import words
 from ar_interp.report.exhibits import Drawn, draw
 from ar_interp.report.page import page
 from ar_interp.seeds import EXHIBITS, STATED
-from ar_interp.studies import structures, verify
+from ar_interp.setting import setting_of
+from ar_interp.studies import structures, studies_of, verify
 from ar_interp.studies.controls import N
 from ar_interp.studies.exhibit import N_FITTED
 
@@ -195,6 +196,24 @@ class Report(Shown):
         return page(self.exhibits, report=self, words=words, structures=structures(), sampled=SAMPLED)
 
     @property
+    def of_sequences(self) -> bool:
+        """Whether any of the models predicts sequences, in which a W is found."""
+        return any(one.checkpoint.process.makes_sequences for one in self.examined)
+
+    @property
+    def introduction(self) -> tuple[str, ...]:
+        """What the models are for, in paragraphs."""
+        return (*(words.SEQUENCES if self.of_sequences else words.PROMPTS), *words.INTRODUCTION)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where the theory of the models is from."""
+        settings = [setting_of(one.checkpoint.config, one.checkpoint.process) for one in self.examined]
+        return tuple(
+            dict.fromkeys(study.source for setting in settings for study in studies_of(setting) if study.source)
+        )
+
+    @property
     def processes(self) -> dict[str, str]:
         """The laws of W by the kind of process."""
         found = [one.checkpoint.process for one in self.examined]
@@ -206,7 +225,7 @@ class Report(Shown):
             "schema": SCHEMA,
             "date": self.date.isoformat(),
             "versions": self.versions,
-            "introduction": words.INTRODUCTION,
+            "introduction": self.introduction,
             "verdicts": tally(claim for _, claim in self.claims),
             "checkpoints": [one.to_dict() for one in self.examined],
             "methods": {

@@ -4,13 +4,19 @@ from typing import NamedTuple
 
 from ar_interp.claims import Evidence
 
-INTRODUCTION = (
+SEQUENCES = (
     "A sequence of vectors follows s_{t+1} = W s_t, and every sequence has a W of its own, drawn at random: nobody can "
     "predict the next vector without first working out W from the vectors seen so far.",
     "Small transformers are trained to predict the next vector, which they can only do by inferring W *in context*, "
     "without any change of their weights, and then applying it.",
-    "Theory says, in formulas without free parameters, what training should find: which estimate of W, in which "
-    "weights, with which error left.",
+)
+PROMPTS = (
+    "A prompt holds all that a small model is told of a task: examples of a function drawn at random, or the bits of a "
+    "problem. What it answers it can only have from there and from its weights, which do not change any more.",
+)
+INTRODUCTION = (
+    "Theory says, in formulas without free parameters, what training should find, in which weights, with which error "
+    "left.",
     "This report opens trained models and holds each statement of that theory against them: the number predicted, the "
     "number measured with its uncertainty, and the same measurement on a *control*, where the structure is absent.",
     "A structure is believed when it was shown in three ways that can each fail where the others do not: read from the "
