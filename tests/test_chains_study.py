@@ -98,6 +98,7 @@ def test_a_wrong_token_is_carried_to_the_answer():
     n = model.config.n_prompt
     kept = continue_chain(model, tokens[: n + 4])
     assert kept.written == kept.alone == kept.right
+    assert continue_chain(model, torch.tensor(tokens[: n + 4])).written == kept.written
     state, bit = divmod(tokens[n + 3] - 2, 2)
     changed = continue_chain(model, [*tokens[: n + 3], 2 + 2 * (1 - state) + bit])
     assert [a == b for a, b in zip(changed.written, changed.right, strict=True)] == [True] * 3 + [False] * 6
@@ -119,6 +120,26 @@ def test_a_wrong_token_is_carried_to_the_answer():
 def test_what_is_no_beginning_of_a_chain_is_refused(tokens, said):
     with pytest.raises(ValueError, match=said):
         continue_chain(ari.load(JOINT).model, tokens)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: hardest_margin(Parity(4, chain_of="running")), "chain of the task must be one of 'and-xor', 'digits'"),
+        (lambda: hardest_margin(Parity(21, chain_of="digits")), "n_bits must be at most 20, got 21"),
+        (lambda: gradient_at_zero(Parity(4), first=5), "first must be at most 4, got 5"),
+        (lambda: answers_by_samples(Parity(4), samples=()), "samples several numbers"),
+    ],
+)
+def test_numbers_of_the_study_are_asked_for_where_they_exist(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
+
+
+def test_a_model_is_verified_about_another_subset_and_fails():
+    claims = ari.verify(ari.load(JOINT).model, process=Parity(16, range(8)), seed=0, n=100)
+    assert claims["attribution/exact"].verdict == "holds"
+    assert claims["chain/exact"].verdict == "fails"
 
 
 def test_a_chain_that_does_not_follow_from_its_prompt_is_refused():

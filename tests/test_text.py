@@ -176,6 +176,23 @@ def test_files_of_vectors_and_of_text_are_read_and_what_is_none_is_refused(tmp_p
         (lambda: TextEmbedding.trained(["a", "b"], window=4), "words in the text must be at least 5"),
         (lambda: TextEmbedding(("a",), torch.zeros(2, 2)), "must have shape"),
         (lambda: TextEmbedding((), torch.zeros(0, 2)), "number of words must be at least 1"),
+        (
+            lambda: TextEmbedding.glove()("the cat"),
+            r"words must be several words, got 'the cat': split a text by words_of",
+        ),
+        (lambda: TextEmbedding.trained("the cat sat", dim=2), "words must be several words"),
+        (lambda: TextEmbedding.random(["a"], dim=2, seed=-1), "seed must be at least 0"),
+        (lambda: repeats(np.zeros((6, 6), dtype=int)), r"ids must be a list of integers or words, got int64 \[6, 6\]"),
+        (lambda: repeats([1, 2]), "the number of ids must be at least 5, got 2"),
+        (lambda: ari.text_regularity([planted(0.0)[0], torch.ones(50, 3)], dim=2), r"one embedding, got .* \[3, 4\]"),
+        (
+            lambda: ari.text_regularity([planted(0.0)[0], torch.ones(50, 4)], dim=2),
+            r"documents\[1\] has one vector at every",
+        ),
+        (
+            lambda: ari.text_regularity([d[:, [0, 0, 1, 1]] for d in planted(0.0)], dim=3),
+            "dim must be at most 2, what the",
+        ),
     ],
 )
 def test_arguments_that_have_no_meaning_are_named(call, said):
@@ -197,3 +214,9 @@ def test_the_command_prints_the_table_of_a_text_and_writes_its_figure(tmp_path, 
     assert "plotly" in page.read_text()
     assert main([*command[:2], "--length", "1300"]) == 2
     assert "two or more" in capsys.readouterr().err
+
+
+def test_a_document_may_be_longer_than_the_one_after_it():
+    long, short = planted(0.5)[:2]
+    table = ari.text_regularity([long, short[:30]], dim=2, n_permutations=2).documents
+    assert np.isfinite(table.to_numpy()).all()

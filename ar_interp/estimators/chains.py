@@ -31,6 +31,8 @@ def eliminate(A: Bool[Tensor, "row column"], b: Bool[Tensor, "row"]) -> Solution
     Raises:
         ValueError: other than booleans, or not one of b for each row of A.
     """
+    if not isinstance(A, Tensor) or not isinstance(b, Tensor):
+        raise ValueError(f"A and b must be tensors of booleans, got {type(A).__name__} and {type(b).__name__}.")
     if A.dtype != torch.bool or b.dtype != torch.bool or A.ndim != 2 or b.shape != A.shape[:1]:
         raise ValueError(
             f"A and b must be booleans [row column] and [row], got {A.dtype} {list(A.shape)} and {b.dtype} "
@@ -75,6 +77,10 @@ class ParityElimination:
         Raises:
             ValueError: prompts or answers that are no bits, the ids 0 and 1.
         """
+        if not isinstance(chains, Chains):
+            raise ValueError(
+                f"chains must be those of a task, as process.contexts(n, seed=0) gives, got {chains!r:.60}."
+            )
         prompts, answers = chains.tokens[:, : chains.n_prompt], chains.answers
         if max(prompts.max(), answers.max()) > 1:
             raise ValueError("chains must have bits, the ids 0 and 1, as prompts and answers, as those of Parity(...).")

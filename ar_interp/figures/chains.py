@@ -14,6 +14,7 @@ from ar_interp.setting import Setting
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, BLACK, GREY)
 CELLS = [[0, "#F2F2F2"], [0.25, "#F2F2F2"], [0.25, "#CFE3F1"], [0.5, "#CFE3F1"], [0.5, "#E2E2E2"], [0.75, "#E2E2E2"],
          [0.75, "#F5C9B0"], [1, "#F5C9B0"]]  # fmt: skip
+MARKED, MANY = 12, 20  # directions and tokens with a number each
 PROMPT, RIGHT, GIVEN, WRONG = range(4)  # kinds of cells, in the order of the colours
 
 
@@ -63,9 +64,10 @@ def chain_directions(places: ReadSources, n_prompt: int, setting: Setting) -> go
     best = list(enumerate(places.first.tolist()))
     if window:
         best = [(0, int(source)) for source in norms[0].argsort(descending=True)[:2] if norms[0, source] > 0]
-    figure = go.Figure()
+    figure, most = go.Figure(), 0
     for k, (step, source) in enumerate(best[:6]):
         shown = values[step, source][values[step, source] > 1e-12 * values.max()].tolist()
+        most = max(most, len(shown))
         name = (
             f"offset {source + 1}"
             if window
@@ -86,7 +88,7 @@ def chain_directions(places: ReadSources, n_prompt: int, setting: Setting) -> go
         "before the first that is fifty times smaller",
         measured="singular values of centred maps; what is rounding is left out",
         expected=expected,
-        x={"title_text": "direction", "dtick": 1},
+        x={"title_text": "direction", "dtick": 1 if most <= MARKED else None},
         y={"title_text": "singular value", **LOG},
     )
 
@@ -143,7 +145,7 @@ def edited_chain(continued: ContinuedChain) -> go.Figure:
         title=f"The chain is {said}: the model answers {answer}, " + ("right" if answer == truth else f"not {truth}"),
         measured="grey: the prompt, and what was given; blue: as the task has it; red: another symbol",
         expected="Every token follows from those before it, so that a wrong one is carried to the answer",
-        x={"title_text": "token", "dtick": 1, "showgrid": False},
+        x={"title_text": "token", **({"dtick": 1} if width <= MANY else {"dtick": 5, "tick0": 5}), "showgrid": False},
         y={"autorange": "reversed", "showgrid": False, "type": "category"},
         height=220,
         wide=True,

@@ -37,6 +37,8 @@ class HookedNextToken(HookedRootModule):
 
     def __init__(self, config: NextTokenConfig, process: ChainTask | None = None, *, seed: int = 0) -> None:
         super().__init__()
+        if not isinstance(config, NextTokenConfig):
+            raise ValueError(f"config must be a NextTokenConfig, got a {type(config).__name__}.")
         if process is not None:
             config.check_process(process)
         self.config, self.process = config, process
@@ -103,7 +105,7 @@ class HookedNextToken(HookedRootModule):
 
     def _checked(self, tokens: Tensor) -> Tensor:
         config = self.config
-        check_ids("tokens", tokens, config.dim, ndim=2)
+        tokens = check_ids("tokens", tokens, config.dim, ndim=2)
         if not config.n_prompt <= tokens.shape[1] <= config.n_ctx:
             raise ValueError(
                 f"tokens must be a prompt of {config.n_prompt} and at most {config.n_chain - 1} tokens of its chain, "

@@ -65,6 +65,8 @@ class NextTokenConfig(Config):
             raise ValueError(f"the model would have {size:,} weights, more than {MAX_PARAMETERS:,}: take a window.")
 
     def _check_alphabets(self) -> None:
+        if not isinstance(self.alphabets, Sequence) or not all(isinstance(one, Sequence) for one in self.alphabets):
+            raise ValueError(f"alphabets must hold (first, end) for each position, got {self.alphabets!r}.")
         alphabets = tuple(tuple(alphabet) for alphabet in self.alphabets)
         object.__setattr__(self, "alphabets", alphabets)
         if not alphabets:
@@ -87,7 +89,12 @@ class NextTokenConfig(Config):
         """The model of a task's sizes; `options` are window, rank, mlp and dtype.
 
         A map of its own for each step, of any rank, has the task's alphabets.
+
+        Raises:
+            ValueError: what is no task of chains, or a size out of range.
         """
+        if not isinstance(task, ChainTask):
+            raise ValueError(f"task must be a task of chains, such as Parity(), got {task!r}.")
         shared = options.get("window") is not None or options.get("rank") is not None
         sizes: dict[str, Any] = {"alphabets": () if shared else task.alphabets}
         return cls(dim=task.dim, n_prompt=task.n_prompt, n_chain=task.n_chain, **{**sizes, **options})

@@ -51,6 +51,8 @@ def continue_chain(model: HookedNextToken, tokens: Sequence[int] | Int[Tensor, "
     if task is None or not task.follows:
         raise ValueError(f"model must be about a task whose chains follow from their prompts, got {task!r}.")
     tokens = tokens.tolist() if isinstance(tokens, Tensor) else tokens
+    if not isinstance(tokens, Sequence):
+        raise ValueError(f"tokens must be several ids, got {tokens!r}.")
     n, most = config.n_prompt, config.n_ctx
     if not n <= len(tokens) <= most:
         raise ValueError(

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ar_interp._checks import check_choice, check_integer, check_several
+from ar_interp._checks import check_choice, check_integer, check_number, check_several
 from ar_interp.models.next_token import HookedNextToken
 from ar_interp.probes.results import Result, long_frame
 from ar_interp.processes.chains import Chains
@@ -47,6 +47,7 @@ class ReadSources(Result):
         Raises:
             ValueError: a source or step that there is not.
         """
+        check_number("below", below, low=0.0)
         n_steps, n_sources = self.singular_values.shape[:2]
         check_integer("source", source, low=0, high=n_sources - 1)
         check_integer("step", step, low=0, high=n_steps - 1)
@@ -73,8 +74,8 @@ def read_sources(
         symbols: count these alone as read; all that occur if left out.
         written: count the logits of these alone; all if left out.
     Raises:
-        ValueError: `prompt_only` for a window, no symbols or one that the vocabulary does not have, chains of another
-            task, or a model with an MLP.
+        ValueError: `prompt_only` for a window, no symbols or one that the vocabulary does not have, chains of other
+            sizes, or a model with an MLP.
     """
     _check(model, contexts)
     W = _sums(model).maps.detach()
@@ -130,6 +131,7 @@ def attribute(model: HookedNextToken, contexts: Chains) -> Attributions:
         ValueError: a model with an MLP, whose logits are no sums over tokens, or chains of another task.
     """
     _check(model, contexts)
+    _check_task(model, contexts)
     first = _sums(model).config.n_prompt - 1
     right = contexts.targets[:, first:, None]
 
@@ -182,7 +184,7 @@ def chain_accuracy(model: HookedNextToken, contexts: Chains, *, without: tuple[i
         contexts: fresh chains of its task.
         without: sources whose contribution is set to 0: positions from 0, or for a window offsets from 1.
     Raises:
-        ValueError: a source that there is not, or chains of another task.
+        ValueError: a source that there is not, or chains of other sizes.
     """
     _check(model, contexts)
     low = 0 if model.config.window is None else 1
@@ -213,12 +215,12 @@ def chain_accuracy(model: HookedNextToken, contexts: Chains, *, without: tuple[i
 
 
 def _check(model: HookedNextToken, contexts: Chains) -> None:
-    """Whether the contexts are chains of the model's sizes, and of its task where that says which chains are right."""
+    """Whether the contexts are chains of the model's sizes, one or more."""
     if not isinstance(model, HookedNextToken):
         raise ValueError(f"model must be a HookedNextToken, got a {type(model).__name__}.")
     if not isinstance(contexts, Chains):
         raise ValueError(f"contexts must be chains, as process.contexts(n, seed=0) gives them, got {contexts!r:.60}.")
-    config, task = model.config, model.process
+    config = model.config
     wanted = (config.dim, config.n_prompt, config.n_ctx + 1)
     found = (len(contexts.vocabulary), contexts.n_prompt, contexts.tokens.shape[1])
     if found != wanted:
@@ -226,6 +228,13 @@ def _check(model: HookedNextToken, contexts: Chains) -> None:
             f"contexts must have {wanted[0]} symbols and {wanted[1]} tokens of a prompt among {wanted[2]}, got "
             f"{found[0]}, {found[1]} and {found[2]}: draw them from the process of the model."
         )
+    if not len(contexts):
+        raise ValueError("contexts must be one chain or more, got none.")
+
+
+def _check_task(model: HookedNextToken, contexts: Chains) -> None:
+    """Whether the contexts are chains of the model's own task, where it knows one that says which are right."""
+    config, task = model.config, model.process
     if task is None:
         return
     prompts, chains = contexts.tokens.cpu().tensor_split([config.n_prompt], dim=1)

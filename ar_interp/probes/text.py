@@ -27,6 +27,7 @@ RIDGE = 1.0  # of whitened coordinates: as one more word
 PRIOR = 2000.0  # words that W of all other documents counts for, where a document adapts it
 BLOCK = 10  # words that are permuted among themselves, or kept together
 RANDOM_DIM = 256  # of random vectors: of which any four are linearly independent
+SPANNED = 1e-12  # of the largest variance: less is rounding
 KEPT = 1e-12  # error of a roll-out, as the published script has it
 KINDS = {  # column: what it is
     "R2": "W fitted on the rest of the same document",
@@ -100,13 +101,20 @@ def text_regularity(
         n_permutations: of the words of each document; p cannot be below 1 / (n_permutations + 1).
         seed: of the permutations.
     Raises:
-        ValueError: a document of its own, too short a document, or a dim beyond the vectors'.
+        ValueError: a document of its own, too short a document, one of a single vector, documents of different vectors,
+            or a dim beyond what the vectors of the others span.
     """
     arrays = (as_real_array(f"documents[{i}]", array, shape=("pos", "dim")) for i, array in enumerate(documents))
     tokens = [array.cpu() for array in arrays]  # where the permutations are drawn
     if len(tokens) < 2:
         raise ValueError("documents must be two or more: each is whitened on the others. Split the text by `length`.")
-    check_integer("dim", dim, low=1, high=min(document.shape[1] for document in tokens))
+    sizes = sorted({document.shape[1] for document in tokens})
+    if len(sizes) > 1:
+        raise ValueError(f"documents must be of one embedding, got vectors of {sizes} numbers.")
+    check_integer("dim", dim, low=1, high=sizes[0])
+    for place, document in enumerate(tokens):
+        if (document == document[0]).all():
+            raise ValueError(f"documents[{place}] has one vector at every place: there is no variance to be told.")
     check_integer("n_permutations", n_permutations, low=1)
     shortest = min(map(len, tokens))
     if shortest <= 8 * dim:
@@ -151,7 +159,7 @@ def _document(
         "mean": values.mean().item(),
         "own": r2(second, ridge(s[: half - 1], s[1:half], PRIOR, language)),
         "language": r2(second, language),
-        "other": r2(second, ridge(other[: half - 1], other[1:half], PRIOR, language)),
+        "other": r2(second, ridge(other[:half][:-1], other[:half][1:], PRIOR, language)),
     }
 
 
@@ -193,6 +201,9 @@ def _whitening(others: Float[Tensor, "word dim"], dim: int) -> Callable[[Tensor]
     """Centre a document in the leading principal components of the others, which have variance 1 there."""
     mean = others.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov((others - mean).T).reshape(others.shape[1], -1))
+    spanned = int((values > SPANNED * values[-1]).sum())
+    if dim > spanned:
+        raise ValueError(f"dim must be at most {spanned}, what the vectors of the other documents span, got {dim}.")
     map_ = vectors[:, -dim:] / values[-dim:].clamp_min(1e-12).sqrt()
 
     def white(document: Tensor) -> Tensor:
@@ -252,6 +263,8 @@ def rolled_out(words: Sequence[str], embedding: TextEmbedding, *, n: int = 2000,
     Raises:
         ValueError: vectors of fewer than 5 coordinates, or a text of fewer than 5 known words.
     """
+    if not isinstance(embedding, TextEmbedding):
+        raise ValueError(f"embedding must be a TextEmbedding, got a {type(embedding).__name__}.")
     check_integer("the dim of embedding", embedding.vectors.shape[1], low=5)
     ids = np.array(embedding.ids(words))
     check_integer("the number of known words", len(ids), low=5)

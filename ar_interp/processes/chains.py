@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -43,6 +43,7 @@ class Chains(Contexts):
 
     def __post_init__(self) -> None:
         tokens = check_ids("tokens", self.tokens, len(self.vocabulary), ndim=2)
+        object.__setattr__(self, "tokens", tokens)
         check_integer("n_prompt", self.n_prompt, low=1, high=tokens.shape[1] - 1)
         check_integer("n_answer", self.n_answer, low=1, high=tokens.shape[1] - self.n_prompt)
 
@@ -91,10 +92,12 @@ class Chains(Contexts):
         """The mean of the errors over the tokens of the chain; from a later one on if `first_length` says so.
 
         Raises:
-            ValueError: logits of another shape, or a `first_length` within the prompt, which is not predicted.
+            ValueError: logits of another shape, or a `first_length` within the prompt, which is not predicted, or
+                beyond the last input.
         """
         self._check(predictions)
-        first = self.n_prompt if first_length is None else first_length
+        last = self.tokens.shape[1] - 1
+        first = self.n_prompt if first_length is None else check_integer("first_length", first_length, low=1, high=last)
         if first < self.n_prompt:
             raise ValueError(
                 f"first_length must be at least {self.n_prompt}, the tokens of the prompt, which are not predicted, "
@@ -232,8 +235,15 @@ class ChainTask(Process, ABC):
         return [self.vocabulary[symbol] for symbol in check_ids("ids", ids, self.dim, ndim=1).tolist()]
 
 
+def _in_order(name: str, values: object, high: int | None = None) -> tuple[int, ...]:
+    """Integers from 0 to `high`, as they come."""
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be several integers, such as [{values!r}], got {values!r}.")
+    return tuple(check_integer(name, value, low=0, high=high) for value in values)
+
+
 def check_ids(name: str, ids: object, n_symbols: int, *, ndim: int) -> Tensor:
-    """`ids` where it is a tensor of ids below n_symbols with so many axes."""
+    """`ids` as int64 where it is a tensor of ids below n_symbols with so many axes."""
     if not isinstance(ids, Tensor) or ids.ndim != ndim or ids.dtype not in IDS:
         got = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else f"{ids!r:.60}"
         raise ValueError(f"{name} must be a tensor of integer ids [{' '.join(AXES[-ndim:])}], got {got}.")
@@ -241,7 +251,7 @@ def check_ids(name: str, ids: object, n_symbols: int, *, ndim: int) -> Tensor:
         raise ValueError(
             f"{name} must be ids 0 to {n_symbols - 1}, got {ids.min()} to {ids.max()}: are they of another task?"
         )
-    return ids
+    return ids.long()
 
 
 def without_repetition(n_items: int, n: int, generator: torch.Generator) -> Int[Tensor, "n"]:
@@ -278,7 +288,7 @@ class Parity(ChainTask):
         check_integer("n_bits", self.n_bits, low=1, high=MAX_TOKENS // 4)
         check_choice("chain_of", self.chain_of, CHAINS)
         given = range(self.n_bits) if self.subset is None else self.subset
-        subset = tuple(check_integer("subset", place, low=0, high=self.n_bits - 1) for place in given)
+        subset = _in_order("subset", given, high=self.n_bits - 1)
         if not subset:
             raise ValueError("subset is empty; leave it out for all bits.")
         if len(set(subset)) < len(subset):
@@ -389,7 +399,7 @@ class Permuted(ChainTask):
     n_chain: int = field(default=8, kw_only=True)  # type: ignore[assignment] - a field here
 
     def __post_init__(self) -> None:
-        permutation = tuple(check_integer("permutation", symbol, low=0) for symbol in self.permutation)
+        permutation = _in_order("permutation", self.permutation)
         if sorted(permutation) != list(range(len(permutation))) or not permutation:
             raise ValueError(f"permutation must hold each of 0..n-1 once, got {permutation}.")
         check_integer("the length of permutation", len(permutation), low=1, high=MAX_SYMBOLS)

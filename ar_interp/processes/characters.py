@@ -12,7 +12,7 @@ from torch import Tensor
 from ar_interp._checks import check_choice, check_integer
 from ar_interp._files import check_text
 from ar_interp.processes.chains import MAX_TOKENS, ChainTask, without_repetition
-from ar_interp.processes.text import python_help
+from ar_interp.processes.text import check_string, python_help
 
 NAMES = {" ": "blank", "\n": "newline"}
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0 \n.,'()\"-_"
@@ -25,7 +25,11 @@ def characters_of(text: str) -> str:
 
     Lower case, every digit a 0, other characters than letters, digits, blank, newline and . , ' ( ) " - _ left out, and
     of a run of blanks and newlines the first.
+
+    Raises:
+        ValueError: no string.
     """
+    check_string("text", text)
     known = re.sub(r"[^a-z0 \n.,'()\"\-_]", "", re.sub(r"[0-9]", "0", text.lower()))
     return re.sub(r"([ \n])[ \n]+", r"\1", known)
 

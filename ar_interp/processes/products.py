@@ -104,8 +104,9 @@ class Products(ChainTask):
         """The number that the last digits of prompts with their chains spell.
 
         Raises:
-            ValueError: tokens that end in no digits.
+            ValueError: tokens that end in no digits, or are fewer.
         """
+        check_integer("the tokens of a row", check_ids("tokens", tokens, self.dim, ndim=2).shape[1], low=self.n_answer)
         check_ids("the answer in tokens", tokens[:, -self.n_answer :], 10, ndim=2)
         powers = 10 ** torch.arange(self.n_answer - 1, -1, -1, device=tokens.device)
         return (tokens[:, -self.n_answer :] * powers).sum(1)

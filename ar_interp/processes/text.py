@@ -27,8 +27,12 @@ GLOVE, HELP = DATA / "glove-pc32.npz", DATA / "python-help.txt.xz"
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case: what stands between other characters than letters a to z."""
-    return re.findall(r"[a-z]+", text.lower())
+    """The words of a text in lower case: what stands between other characters than letters a to z.
+
+    Raises:
+        ValueError: no string.
+    """
+    return re.findall(r"[a-z]+", check_string("text", text).lower())
 
 
 def words_of_file(path: str | Path) -> list[str]:
@@ -38,6 +42,20 @@ def words_of_file(path: str | Path) -> list[str]:
         CheckpointError: it is no regular file, no UTF-8, or larger than 64 MiB.
     """
     return words_of(read_text(Path(path), MAX_BYTES))
+
+
+def check_string(name: str, value: object) -> str:
+    """`value` where it is a string."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a string, got {type(value).__name__}: decode bytes first.")
+    return value
+
+
+def several_words(words: Iterable[str]) -> list[str]:
+    """Words as a list; one string, which would be read letter by letter, is refused."""
+    if isinstance(words, str | bytes) or not isinstance(words, Iterable):
+        raise ValueError(f"words must be several words, got {words!r:.60}: split a text by words_of(text).")
+    return list(words)
 
 
 @cache
@@ -74,7 +92,9 @@ class TextEmbedding(Shown):
     vectors: Float[Tensor, "word dim"]
 
     def __post_init__(self) -> None:
-        words = tuple(self.words)
+        words = tuple(several_words(self.words))
+        for word in words:
+            check_string("each of words", word)
         check_integer("the number of words", len(words), low=1, high=MAX_WORDS)
         twice = next((word for word, n in Counter(words).items() if n > 1), None)
         if twice is not None:
@@ -127,7 +147,7 @@ class TextEmbedding(Shown):
             ValueError: an empty text, or a size out of range.
         """
         check_integer("window", window, low=1)
-        text = list(words)
+        text = several_words(words)
         known = [word for word, _ in Counter(text).most_common(check_integer("n_words", n_words, low=1, high=20_000))]
         check_integer("the number of words in the text", len(text), low=window + 1)
         check_integer("dim", dim, low=1, high=len(known))
@@ -145,9 +165,15 @@ class TextEmbedding(Shown):
 
     @classmethod
     def random(cls, words: Iterable[str], *, dim: int, seed: int) -> "TextEmbedding":
-        """Random unit vectors for the words of a text: the control of whatever is said of embeddings."""
-        known = sorted(set(words))
-        draws = np.random.default_rng(seed).normal(size=(len(known), check_integer("dim", dim, low=1)))
+        """Random unit vectors for the words of a text: the control of whatever is said of embeddings.
+
+        Raises:
+            ValueError: no words, or a size or seed out of range.
+        """
+        known = sorted(set(several_words(words)))
+        draws = np.random.default_rng(check_integer("seed", seed, low=0)).normal(
+            size=(len(known), check_integer("dim", dim, low=1))
+        )
         return cls(tuple(known), torch.from_numpy(draws / np.linalg.norm(draws, axis=1, keepdims=True)))
 
     @cached_property
@@ -155,9 +181,13 @@ class TextEmbedding(Shown):
         return {word: i for i, word in enumerate(self.words)}
 
     def ids(self, words: Iterable[str]) -> list[int]:
-        """Places in the vocabulary of those words of a text that are in it."""
+        """Places in the vocabulary of those words of a text that are in it.
+
+        Raises:
+            ValueError: a text that is not split into words.
+        """
         place = self._place
-        return [place[word] for word in words if word in place]
+        return [place[word] for word in several_words(words) if word in place]
 
     def __call__(self, words: Iterable[str]) -> Float[Tensor, "pos dim"]:
         """The vectors of a text; words outside the vocabulary are left out."""
@@ -183,9 +213,14 @@ def repeats(ids: Any, *, window: int = 5) -> np.ndarray:
 
     [n - window + 1] booleans. Of the windows s_1..s_5 exactly these are not solved by s_{t+1} = W s_t, whatever the
     linearly independent vectors are: W s = s' asks for one successor of each word.
+
+    Raises:
+        ValueError: ids that are no list of integers or words, or fewer than a window has.
     """
     ids = np.asarray(ids)
-    check_integer("window", window, low=2, high=len(ids))
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iuU"):
+        raise ValueError(f"ids must be a list of integers or words, got {ids.dtype} {list(ids.shape)}.")
+    check_integer("the number of ids", len(ids), low=check_integer("window", window, low=2))
     rows = np.lib.stride_tricks.sliding_window_view(ids, window)
     found = np.zeros(len(rows), dtype=bool)
     for first in range(window - 1):

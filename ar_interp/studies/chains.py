@@ -1,5 +1,6 @@
 """Chains of thought: which chains a linear next-token predictor can learn, where it reads them, and with how much."""
 
+from copy import deepcopy
 from typing import Any
 
 from ar_interp.claims import Subject
@@ -35,9 +36,9 @@ def _exhibits() -> tuple[Exhibit, ...]:
         applies=lambda subject: not subject.config.mlp,
     )
     attributions = Result(
-        code={"attributions": f"attribute(checkpoint.model, contexts[:{FEWER}])"},
-        measure=lambda subject: (attribute(subject.model, contexts_of(subject)[:FEWER]),),
-        before=f"from ar_interp.probes.chains import attribute\n{contexts}",
+        code={"attributions": f"attribute(deepcopy(checkpoint.model).double(), contexts[:{FEWER}])"},
+        measure=lambda subject: (attribute(deepcopy(subject.model).double(), contexts_of(subject)[:FEWER]),),
+        before=f"from copy import deepcopy\n\nfrom ar_interp.probes.chains import attribute\n{contexts}",
         applies=lambda subject: not subject.config.mlp,
     )
     continued = Result(
@@ -73,8 +74,8 @@ def _exhibits() -> tuple[Exhibit, ...]:
             page="Chains",
             structure="reads",
             evidence="weights",
-            look="Norms of the maps after centring, which is what a bias and softmax cannot undo. Look for a dark cell "
-            "without a ring, and for a ring without one.",
+            look="Norms of the maps after centring, which is what a bias and softmax cannot undo. Where theory knows "
+            "exact weights, rings are what they read: look for a strong cell without one, and for a weak one with it.",
             wide=True,
         ),
         exhibit(
@@ -84,8 +85,8 @@ def _exhibits() -> tuple[Exhibit, ...]:
             page="Chains",
             structure="rank",
             evidence="weights",
-            look="Singular values of what stands in the dark cells. Look for the drop: a copy has one direction, a "
-            "table of states one less than there are states.",
+            look="Singular values of the largest map of each step. Look for the drop: a copy of a bit has one "
+            "direction, a table of states one less than there are states.",
         ),
         exhibit(
             figures.attribution_agreement,
@@ -132,7 +133,8 @@ def _tokens(subject: Subject) -> Control:
     if kept > config.n_prompt:
         others = [[*tokens[:-1], token] for token in dict.fromkeys(other[-1] for other in strings)]
         chains = [(other, continue_chain(subject.model, other)) for other in others]
-        tokens = next((other for other, chain in chains if chain.written[-1] != chain.right[-1]), tokens)
+        n = subject.process.n_answer  # type: ignore[union-attr] - a task of chains
+        tokens = next((other for other, chain in chains if chain.written[-n:] != chain.right[-n:]), tokens)
     return Control(
         name="tokens",
         label=f"Ids of the prompt, {config.n_prompt} of them, and of the chain as far as it is given",

@@ -148,7 +148,9 @@ class ChainsMeasured(Measured):
     @cached_property
     def in_double(self) -> HookedNextToken:
         """The same weights in double precision, in which rounding is told from a difference."""
-        return deepcopy(self.model).double()
+        model = deepcopy(self.model).double()
+        model.process = self.process
+        return model
 
     @torch.no_grad()
     def attribution_of_probabilities(self) -> float:
@@ -298,7 +300,13 @@ class ChainsMeasured(Measured):
 def answers_by_samples(
     task: Parity, samples: tuple[int, ...] = SHOWN, n_seeds: int = 2, chains: tuple[str, ...] = ("running", "none")
 ) -> pd.DataFrame:
-    """Right answers on fresh prompts after training, by chain: columns chain, n_samples, seed, answer."""
+    """Right answers on fresh prompts after training, by chain: columns chain, n_samples, seed, answer.
+
+    Raises:
+        ValueError: another task than parity, an unknown chain, or no number of samples.
+    """
+    if not isinstance(task, Parity) or not samples:
+        raise ValueError(f"task must be a Parity and samples several numbers, got {task!r} and {samples!r}.")
     rows = []
     for chain in dict.fromkeys((task.chain_of, *chains)):
         of_chain = Parity(task.n_bits, task.subset, chain_of=chain)
@@ -340,8 +348,10 @@ def all_strings(task: Parity) -> Tensor:
     """Every prompt with its chain.
 
     Raises:
-        ValueError: prompts of more bits than can be listed.
+        ValueError: another task than parity, or prompts of more bits than can be listed.
     """
+    if not isinstance(task, Parity):
+        raise ValueError(f"task must be a Parity, got {task!r}.")
     check_integer("n_bits", task.n_bits, low=1, high=LISTED)
     numbers = torch.arange(2**task.n_bits, device="cpu")
     prompts = numbers[:, None] >> torch.arange(task.n_bits, device="cpu") & 1
@@ -352,7 +362,11 @@ def gradient_at_zero(task: Parity, first: int = 0) -> float:
     """The largest gradient of the expected loss at W = 0, over all prompts and the tokens of the chain from `first` on.
 
     The loss is convex: where this is 0 no weights do better than a guess.
+
+    Raises:
+        ValueError: another task than parity, too many bits, or a token that the chain does not have.
     """
+    check_integer("first", first, low=0, high=task.n_chain - 1)
     tokens = all_strings(task)
     one_hot = torch.eye(task.dim, dtype=torch.float64, device="cpu")[tokens]
     largest = 0.0
