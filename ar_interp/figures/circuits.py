@@ -43,7 +43,7 @@ def circuit_spectra(circuits: Circuits, untrained: Circuits, setting: Setting, *
                 faint = {"line": {"color": FAINT[name], "width": 1}, "mode": "lines", "showlegend": False}
                 draw(figure, x, own.shares[layer, other].tolist(), f"{name} of head {other}", hover, **faint)
         for label, spectrum, look in (
-            (f"{name} untrained", fresh, {"marker": {"symbol": f"{symbol}-open", "size": 6}, "opacity": 0.5}),
+            (f"{name} untrained", fresh, {"marker": {"symbol": f"{symbol}-open", "size": 6}, "opacity": 0.75}),
             (name, own, {"marker": {"symbol": symbol, "size": 8}}),
         ):
             line = {"color": colour, "dash": "solid" if spectrum is own else "dot"}
@@ -95,7 +95,7 @@ def effective_ranks(circuits: Circuits, untrained: Circuits) -> go.Figure:
         colour, symbol = LOOK[name]
         for label, spectrum, marker in (
             (name, own, {"symbol": symbol, "size": 9}),
-            (f"{name} untrained", fresh, {"symbol": f"{symbol}-open", "size": 9, "opacity": 0.5}),
+            (f"{name} untrained", fresh, {"symbol": f"{symbol}-open", "size": 9, "opacity": 0.75}),
         ):
             ranks = spectrum.effective_rank.flatten().tolist()
             draw(figure, heads, ranks, label, "%{x}<br>%{y:.3g}", marker={"color": colour, **marker})

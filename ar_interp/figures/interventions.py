@@ -58,6 +58,7 @@ PREDICTED = {
     NONE: "No closed form is known for these weights",
 }
 PATHS_DRAWN = 8
+CANCELLED = 1e-14  # of the largest loss: what is left of a closed form whose terms cancel
 ROUNDED = 1e-9  # losses below it are rounding, and drawn as 0
 HUGE = 1e3  # a stack that runs off without one part would hide what the others cost
 SCRUBBED = {
@@ -217,8 +218,10 @@ def edit_curve(losses: EditLosses, chosen: EditLosses, *, band: str = "ci95") ->
     mark(figure, edit.neutral, GREY, "dot")
     figure.add_annotation(x=edit.neutral, y=1, yref="paper", yanchor="bottom", text="as trained", showarrow=False)
     highest = max(table[["predicted", "measured"]].max().max(), here["measured"], ROUNDED)
-    predicted = "" if losses.source == NONE else f"predicted {number(here['predicted'])}, "
-    beside = "" if losses.source == NONE else f", predicted {number(here['predicted'])}"
+    lost = CANCELLED * highest
+    told = "0 to rounding" if abs(here["predicted"]) < lost else number(here["predicted"])
+    predicted = "" if losses.source == NONE else f"predicted {told}, "
+    beside = "" if losses.source == NONE else f", predicted {told}"
     return styled(
         figure,
         title=f"{edit.name.capitalize()} at {here['value']:.2f}: the loss is {number(here['measured'])}{beside}",
