@@ -15,6 +15,7 @@ from ar_interp.report.typeset import figure_text, measured, number, typeset
         ("lambda^T and 2^-H", "λ<sup>T</sup> and 2<sup>−H</sup>"),
         ("eta sum_t s_{t+1} s_t^*", "η Σ<sub>t</sub> s<sub>t+1</sub> s<sub>t</sub><sup>*</sup>"),
         ("kappa1 / kappa2, kappa_0", "κ<sub>1</sub> / κ<sub>2</sub>, κ<sub>0</sub>"),
+        ("gamma_j of beta_j ψ_j", "γ<sub>j</sub> of β<sub>j</sub> ψ<sub>j</sub>"),
         ("a *control*, not 2*3", "a <em>control</em>, not 2*3"),
         ("hook_attn_scores of metadata", "hook_attn_scores of metadata"),
         ("<script>alert('x')</script> & more", "&lt;script&gt;alert('x')&lt;/script&gt; &amp; more"),

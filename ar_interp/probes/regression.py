@@ -157,7 +157,7 @@ def risks_by_order(
         found = {
             "learned features": moments.risk(moments.best),
             "all functions, by variance": functions.risk(functions.best),
-            f"all functions, by frequency with γ of smoothness {smoothness:g}": functions.risk(by_frequency),
+            f"all functions, by frequency, γ of a = {smoothness:g}": functions.risk(by_frequency),
         }
         rows += [(name, n, float(risk)) for name, risk in found.items()]
     return pd.DataFrame(rows, columns=["predictor", "n", "risk"])

@@ -27,7 +27,8 @@ from ar_interp.report.exhibits import Drawn, draw
 from ar_interp.report.page import page
 from ar_interp.seeds import EXHIBITS, STATED
 from ar_interp.setting import setting_of
-from ar_interp.studies import structures, studies_of, verify
+from ar_interp.studies import any_model, structures, studies_of, verify
+from ar_interp.studies.base import Study
 from ar_interp.studies.controls import N
 from ar_interp.studies.exhibit import N_FITTED
 
@@ -206,12 +207,19 @@ class Report(Shown):
         return (*(words.SEQUENCES if self.of_sequences else words.PROMPTS), *words.INTRODUCTION)
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """Where the theory of the models is from."""
+    def studies(self) -> tuple[Study, ...]:
+        """The studies of these kinds of models."""
         settings = [setting_of(one.checkpoint.config, one.checkpoint.process) for one in self.examined]
-        return tuple(
-            dict.fromkeys(study.source for setting in settings for study in studies_of(setting) if study.source)
-        )
+        found = {study.name: study for setting in settings for study in studies_of(setting)}
+        return tuple(found.values())
+
+    @property
+    def formulas(self) -> dict[str, tuple[str, ...]]:
+        """Theory in formulas by structure; what is said of any model is said of sequences."""
+        own = {name for study in self.studies if study is not any_model.STUDY for name in study.structures}
+        seen = {section.structure for one in self.examined for section in one.sections}
+        shown = seen if self.of_sequences else seen & own
+        return {structure.title: structure.formulas for name, structure in structures().items() if name in shown}
 
     @property
     def processes(self) -> dict[str, str]:

@@ -4,9 +4,21 @@ import html
 import math
 import re
 
-GREEK = {"theta": "θ", "lambda": "λ", "kappa": "κ", "eta": "η", "mu": "μ", "phi": "φ", "sigma": "σ", "Gamma": "Γ"}
+GREEK = {
+    "beta": "β",
+    "gamma": "γ",
+    "Gamma": "Γ",
+    "eta": "η",
+    "theta": "θ",
+    "kappa": "κ",
+    "lambda": "λ",
+    "mu": "μ",
+    "sigma": "σ",
+    "phi": "φ",
+    "psi": "ψ",
+}
 SIGNS = {"!=": "≠", "&lt;=": "≤", "&gt;=": "≥", "+-": "±", " - ": " − ", "T-1": "T−1"}  # as they are once escaped
-LETTER = "A-Za-zŴΓΣηθκλμσφ"
+LETTER = "A-Za-zŴΓΣβγηθκλμσφψ"
 LARGE, SMALL = 1e5, 1e-4  # numbers beyond are written with a power of ten
 
 
