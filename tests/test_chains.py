@@ -131,7 +131,7 @@ def test_a_free_chain_is_right_as_often_as_no_token_is_wrong():
 
 def test_chains_of_one_step_at_a_time_are_learned_and_running_parity_is_not():
     accuracies = {
-        chain: chain_accuracy(trained(TASKS[chain], 400), TASKS[chain].contexts(1000, seed=2**41)).answer
+        chain: chain_accuracy(trained(TASKS[chain], 400, steps=80), TASKS[chain].contexts(1000, seed=2**41)).answer
         for chain in ("joint", "and-xor", "digits", "running", "none")
     }
     assert min(accuracies[chain] for chain in ("joint", "and-xor", "digits")) > 0.97
@@ -156,7 +156,7 @@ def test_the_hidden_subset_is_read_off_the_centred_norms_in_every_gauge():
 @pytest.mark.parametrize("modulus", [2, 3])
 def test_a_shared_map_has_one_direction_less_than_there_are_states_and_reads_two_tokens(modulus):
     task = Counting(6, modulus=modulus)
-    model, fresh = trained(task, 200, window=7, steps=400), task.contexts(1000, seed=2**41)
+    model, fresh = trained(task, 200, window=7, steps=150), task.contexts(1000, seed=2**41)
     assert chain_accuracy(model, fresh).answer > 0.99
     found = read_sources(model, fresh, symbols=[name for name in task.vocabulary if "," in name])
     assert found.rank(0, below=0.1) == modulus - 1
@@ -181,7 +181,7 @@ def test_noisy_xor_takes_three_tokens_to_predict_and_then_the_loss_of_theory():
     for window, tolerance in ((2, 0.01), (4, 0.02)):
         task = NoisyXor(0.1, n_prompt=4, n_chain=12)
         fresh = task.contexts(2000, seed=2**41)
-        model = trained(task, 1000, window=window)
+        model = trained(task, 1000, window=window, steps=80)
         loss = fresh.losses(model(fresh.inputs)).mean().item()
         assert loss == pytest.approx(ari.theory.noisy_xor_loss(0.1, window=window), abs=tolerance)
 

@@ -35,7 +35,7 @@ SHOWN = {  # figures of every model that a page speaks of
     "in_context_w": {"prediction", "context_error"},
     "algorithm": {"error_by_position", "algorithm_match"},
     "heads": {"head_matrices", "head_spectrum", "head_statistics"},
-    "positional_encoding": {"positional_matrix", "positional_rows", "residual_by_angle"},
+    "positional_encoding": {"positional_matrix", "positional_rows"},
     "circuits": {"circuit_spectra", "circuit_eigenvalues"},
     "readout": {"data_efficiency"},
     "interventions": {"swapped_prediction", "swap_scores", "ablation_costs", "scrub_recovered"},
@@ -46,8 +46,8 @@ ALSO_SHOWN = {
     ("in_context_w", "positional-mu100"): {"phases_on_circle"},
     ("in_context_w", "plain"): {"context_matrices"},
     ("algorithm", "deep"): {"steps_by_layer"},
-    ("positional_encoding", "pairs"): {"positional_ratio"},
-    ("positional_encoding", "positional-mu100"): {"filter_profile", "filter_response"},
+    ("positional_encoding", "pairs"): {"positional_ratio", "residual_by_angle"},
+    ("positional_encoding", "positional-mu100"): {"filter_profile", "filter_response", "residual_by_angle"},
     ("circuits", "deep"): {"block_shares", "effective_ranks", "composition_scores"},
     ("interventions", "pairs"): {"edit_curve"},
     ("interventions", "positional-mu100"): {"edit_curve"},
@@ -61,13 +61,12 @@ MADE = {  # small models, so that what pages measure is measured quickly
 }
 WITHOUT = {  # pages that have nothing of a model
     "deep": {"heads", "positional_encoding"},
-    "plain": {"heads", "positional_encoding"},
     "positional-mu100": {"heads", "circuits"},
 }
 OPENED = {  # where another model shows what is like it
     "pairs": PAGES,
-    "deep": PAGES,
-    "plain": ("in_context_w", "positional_encoding", "circuits", "interventions"),
+    "deep": ("algorithm", "heads", "positional_encoding", "circuits", "interventions"),
+    "plain": ("in_context_w", "circuits", "interventions"),
     "silent": ("overview", "in_context_w", "heads", "positional_encoding", "interventions"),
     "positional-mu100": ("in_context_w", "heads", "positional_encoding", "interventions"),
 }

@@ -120,13 +120,13 @@ WAYS = {
     "rotations": deceptions.on_rotations_alone,
 }
 SUBJECTS = ("diagonal-unitary-h5", "augmented-haar-short", "plain-haar-h5", "figure5-l1")
+CAUGHT = [(way, base) for i, way in enumerate(WAYS) for base in (SUBJECTS[i % 4], SUBJECTS[(i + 1 + i // 4) % 4])]
 
 
-@pytest.mark.parametrize("base", SUBJECTS)
-@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
+@pytest.mark.parametrize(("way", "base"), CAUGHT)
 def test_whoever_answers_otherwise_is_caught(way, base):
     checkpoint = ari.load(base)
-    other = answering(healthy(checkpoint), way)
+    other = answering(healthy(checkpoint), WAYS[way])
     assert function_deviation(other, process=checkpoint.process, seed=3).largest > 10
 
 
@@ -190,7 +190,7 @@ def test_the_evaluation_is_fresh_unless_a_seed_is_stated():
 def test_a_lookup_is_caught_with_the_seed_that_it_knows_and_with_another():
     checkpoint = ari.load("diagonal-unitary-h5")
     model = deceptions.knows_untrained(healthy(checkpoint), checkpoint, 0)
-    known = ari.verify(model, seed=1)
+    known = ari.verify(model, seed=1, n=64)
     assert known["model/function"].verdict == "fails"
     fresh = ari.verify(model, n=64)
     assert fresh["model/function"].verdict == "holds"  # what it does then is what its weights say

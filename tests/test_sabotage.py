@@ -44,7 +44,6 @@ REPRESENTATIVE = (
     "newest score by older tokens",
     "hooks of its own",
     "random gauge (unitary, 5 heads)",
-    "pairs in another order",
     "odd scalars turned",
 )
 

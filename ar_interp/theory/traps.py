@@ -5,6 +5,8 @@ Only with all '+' is the global minimum reached. The '-' blocks are not alone: s
 (1, 1) of all covered pairs together at no cost in rank, and lower the loss.
 """
 
+from functools import cache
+
 import numpy as np
 import scipy
 from jaxtyping import Float
@@ -44,17 +46,19 @@ def trapped_levels(*, dim: int, n_heads: int, max_length: int) -> Float[np.ndarr
         raise ValueError(f"n_heads must be at most dim / 2 = {dim // 2} for the traps to be isolated, got {n_heads}.")
     uncovered = orthogonal_minimum(dim=dim, n_heads=n_heads)
 
-    def level(minus: int) -> float:
-        def loss(x: np.ndarray) -> float:
-            beta, gamma, y, z = x
-            C = trapped_matrix(plus=n_heads - minus, minus=minus, beta=beta, gamma=gamma, y=y, z=z)
-            return _loss_at_best_weights(C, max_length)
-
-        return scipy.optimize.minimize(loss, [0.9, 0.0, 0.0, 0.0], method="BFGS", options={"gtol": 1e-9}).fun
-
     harmonic = np.mean(1 / np.arange(2, max_length + 1))
-    covered = [0.0, *(level(minus) for minus in range(1, n_heads)), 2 * n_heads * harmonic]
+    covered = [0.0, *(_level(n_heads, minus, max_length) for minus in range(1, n_heads)), 2 * n_heads * harmonic]
     return uncovered + np.array(covered)
+
+
+@cache
+def _level(n_heads: int, minus: int, max_length: int) -> float:
+    def loss(x: np.ndarray) -> float:
+        beta, gamma, y, z = x
+        C = trapped_matrix(plus=n_heads - minus, minus=minus, beta=beta, gamma=gamma, y=y, z=z)
+        return _loss_at_best_weights(C, max_length)
+
+    return scipy.optimize.minimize(loss, [0.9, 0.0, 0.0, 0.0], method="BFGS", options={"gtol": 1e-9}).fun
 
 
 def _loss_at_best_weights(C: Float[np.ndarray, "dim dim"], max_length: int) -> float:
@@ -67,7 +71,11 @@ def _loss_at_best_weights(C: Float[np.ndarray, "dim dim"], max_length: int) -> f
     t1, t2, t3, t4 = rows @ rows, (C * C).sum(), partners @ rows, partners @ partners
     g = np.array([0.0, np.trace(C), 0.0])
     losses = [len(C) - g[:2] @ np.linalg.solve([[t1, t3], [t3, t2]], g[:2])]
-    for N in range(1, max_length - 1):
-        H = [[t1, t3, N * t3], [t3, t2, N * t4], [N * t3, N * t4, N * t2 + (N * N - N) * t4]]
-        losses.append(len(C) - g @ np.linalg.solve(H, g))
+    N = np.arange(1, max_length - 1)
+    H = np.empty((len(N), 3, 3))
+    H[:, :2, :2] = [[t1, t3], [t3, t2]]
+    H[:, 2, 0] = H[:, 0, 2] = N * t3
+    H[:, 2, 1] = H[:, 1, 2] = N * t4
+    H[:, 2, 2] = N * t2 + (N * N - N) * t4
+    losses += [len(C) - g @ x for x in np.linalg.solve(H, g[:, None])[..., 0]]
     return float(np.mean(losses))
