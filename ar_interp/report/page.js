@@ -4,7 +4,12 @@
   const config = { displaylogo: false, responsive: true };
   const plots = [...document.querySelectorAll(".plot")];
   const paper = { wide: 1000, half: 486 }; // pixels, shrunk by the style sheet to the width of the text
+  const least = 640; // pixels of a figure of several panels, or of a table: on a narrower screen it scrolls
 
+  const several = (plot) => {
+    const { data, layout } = figures[Number(plot.dataset.number)];
+    return "xaxis2" in layout || data.some(({ type }) => type === "table");
+  };
   const draw = (plot, options, width) => {
     const { data, layout } = figures[Number(plot.dataset.number)];
     plot.dataset.drawn = "yes";
@@ -15,7 +20,8 @@
     for (const { isIntersecting, target } of entries) {
       if (!isIntersecting) continue;
       near.unobserve(target);
-      draw(target, config);
+      if (several(target) && target.clientWidth < least) draw(target, { ...config, responsive: false }, least);
+      else draw(target, config);
     }
   }, { rootMargin: "1200px" });
   plots.forEach((plot) => near.observe(plot));
