@@ -207,6 +207,13 @@ STUDY = Study(
             "prompt alone, which makes the row void, and with 24 it does not.",
             formulas=("mean over all 2^n parities of |E χ_S ∇f|^2 = E|∇f|^2 / 2^n.",),
         ),
+        "products": Structure(
+            title="Products",
+            meaning="Two numbers are multiplied by a chain that a linear map can write: pairs of digits, then sums of "
+            "columns or one look-up after another. Sums make a short chain with a small margin, look-ups a long one "
+            "that fewer products teach.",
+            formulas=("a b = Σ_{i,j} a_i b_j 10^{i+j}; argmax_v (v S - v^2 / 2) is the integer S.",),
+        ),
         "permutation": Structure(
             title="One permutation",
             meaning="One-hot sequences s_{t+1} = P s_t are an orthogonal autoregression over a vocabulary: the map of "

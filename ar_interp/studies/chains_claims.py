@@ -172,7 +172,7 @@ def _of_nothing_to_learn(m: Any) -> Iterator[Claim]:
         yield m.claim(
             "samples/chance",
             f"{m.record.n_samples} chains teach it nothing: mean share over {m.record.n_seeds} seeds of chains without "
-            f"a mistake, as many as by {coins} coin{'s' * (coins > 1)}",
+            f"a mistake, within .03 of that of {coins} coin{'s' * (coins > 1)}",
             lambda found: found.record.exact,
             evidence="training",
             source=SOURCE,
