@@ -89,6 +89,7 @@ def open_page(browser: Any, address: str, width: int, height: int, theme: Any) -
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme, device_scale_factor=1.5)
     page.goto(f"http://127.0.0.1:{PORT}{address}")
     page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]', timeout=180_000)
+    page.wait_for_function("!document.querySelector('.ar-figure[aria-busy=true]')", timeout=180_000)
     page.wait_for_timeout(2500)
     return page
 
