@@ -27,7 +27,7 @@ FIGURES = {  # study -> page, checkpoint, exhibit
     "general-models": ("algorithm", "figure5-l2", "error_by_position"),
     "emergence": ("overview", "emergence-gaussian", "phase_portrait"),
     "noise": ("algorithm", "noisy-haar-l4", "noisy_errors"),
-    "regression": ("others", "regression-high", "kernel_spectrum"),
+    "regression": ("others", "regression-high", "learned_features"),
     "chains": ("others", "chain-parity-joint", "read_positions"),
 }
 SCREENS = {  # of the README: name -> address, width, height, theme

@@ -74,7 +74,7 @@ def show_card(study: Study) -> None:
             with st.expander(f"All {len(names)} models"):
                 for name in names:
                     view.link_to(page, name)
-                    st.caption(view.plain(study.recipes[name].summary))
+                    st.html(f"<small>{typeset(study.recipes[name].summary)}</small>")
         link = next((address for paper, address in PAPERS.items() if paper in study.source), "")
         st.markdown(f"[{study.source}]({link})" if link else study.source)
 
