@@ -294,7 +294,7 @@ def _of_linear(m: PromptsMeasured) -> Iterator[Claim]:
         lambda found: found.bayes_ratio,
         evidence="behaviour",
         source=SOURCE,
-        tolerance="beyond",
+        tolerance="signal",
         predicted=1.25,
         side="at least",
         control=("the best layer at one example, exactly", 1.0),
