@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_map
 
 NAME = "meta"
+BROUGHT: list[str] = []  # the operations that took values from the CPU to the second device
 LINALG = ("eigh", "inv", "inv_ex", "lstsq", "pinv", "qr", "solve", "svd", "svdvals")
 BROKEN = [getattr(torch.linalg, name) for name in LINALG]  # in their parts, by a dispatch mode
 
@@ -67,6 +68,8 @@ def _compute(function, args, kwargs):
         indexing = function.overloadpacket in (torch.ops.aten.index, torch.ops.aten._index_put_impl_)
         if not indexing or places[0] == "cpu":  # a GPU is indexed by the CPU too
             raise RuntimeError(f"Expected all tensors to be on the same device, got {places} in {function}")
+    if function.overloadpacket is torch.ops.aten._to_copy and to is not None and not there and NAME in str(to):
+        BROUGHT.append(str(function))
     if to is not None:
         there = torch.device(to).type == NAME
         kwargs = {**kwargs, "device": "cpu"}
@@ -89,6 +92,8 @@ class _Composed(TorchFunctionMode):
         kwargs = kwargs or {}
         if function in (torch.tensor, torch.as_tensor) and NAME in str(kwargs.get("device")):
             return function(*args, **{**kwargs, "device": "cpu"}).to(NAME)
+        if function is torch.Tensor.new_tensor and isinstance(args[0], There):
+            return There(function(args[0].here, *args[1:], **kwargs))
         if function in BROKEN:
             there = isinstance(args[0], There)
             with _disable_current_modes():
@@ -114,5 +119,6 @@ class _Generator(torch.Generator):
 def second_device(monkeypatch) -> Iterator[str]:
     """The name of the second device, which computes inside."""
     monkeypatch.setattr(torch, "Generator", _Generator)
+    monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)  # of tensors in tensors
     with _Factories(), _Composed():
         yield NAME

@@ -2,6 +2,7 @@
 
 import ast
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,16 +10,26 @@ import numpy as np
 import pytest
 import torch
 from everything import contexts_of, differences, judgements, model_of, outcome, probes
-from other_device import second_device
+from other_device import BROUGHT, second_device
 
 import ar_interp as ari
 from ar_interp import theory
+from ar_interp.recipes import RECIPES
+from ar_interp.training.descent import Descent
 
 LEFT_OUT = {
     "diagonal, pairs": ("function_deviation",),  # which is in `verify`
     "plain": ("identify_algorithm", "equivalent_steps_of", "data_efficiency", "outside_errors", "probe_activations"),
 }  # what takes long is asked once
 KINDS = tuple(LEFT_OUT)
+OF_STUDIES = (
+    "emergence-random-all", "regression-haar", "chain-counting-q3", "chain-permutation", "chain-text-k1",
+)  # fmt: skip
+DESCENDING = (
+    "diagonal-unitary-h5", "positional-mu50", "augmented-haar-l2", "augmented-unitary-sampled", "figure5-l1",
+    "emergence-gaussian", "noisy-haar-l2", "regression-high", "regression-high-t64", "regression-smooth-softmax",
+    "chain-text-k8",
+)  # fmt: skip
 ROUNDING = 1e-9
 FACTORIES = (
     "arange", "empty", "eye", "full", "linspace", "logspace", "normal", "ones", "rand", "randint", "randn", "randperm",
@@ -86,6 +97,31 @@ def test_a_second_device_changes_nothing(kind, monkeypatch):
     left_out = ("verify", "edit ") if kind == "plain" else ()
     assert not apart(kind, found, 1e-7, left_out)
     assert type(found["verify"]) is type(calm(kind)["verify"])
+
+
+@pytest.mark.parametrize("name", OF_STUDIES)
+def test_checkpoints_of_every_study_are_verified_on_a_second_device(name, monkeypatch):
+    expected = {claim.name: claim.verdict for claim in ari.verify(name, seed=0, n=64)}
+    with second_device(monkeypatch) as device:
+        found = ari.verify(ari.load(name).to(device), seed=0, n=64)
+    assert {claim.name: claim.verdict for claim in found} == expected
+
+
+@pytest.mark.parametrize("name", DESCENDING)
+def test_a_step_of_training_takes_nothing_from_the_cpu(name, monkeypatch):
+    """So that it can be a CUDA graph."""
+    recipe, brought, update = RECIPES[name], [], Descent.update
+
+    def counted(descent):
+        BROUGHT.clear()
+        update(descent)
+        brought.append(len(BROUGHT))
+
+    monkeypatch.setattr(Descent, "update", counted)
+    few = {"steps": 2, "warmup": 0, "n_seeds": 1, "batch": min(recipe.training.batch, 8)}
+    with second_device(monkeypatch) as device:
+        ari.train(recipe.config, recipe.process, replace(recipe.training, device=device, **few), progress=False)
+    assert brought[-1] == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,9 +14,11 @@ from zoo import ForeignDiagonal, GradientStep, augmented
 
 import ar_interp as ari
 from ar_interp.models.features import RegressionConfig
+from ar_interp.models.next_token_config import NextTokenConfig
 from ar_interp.probes import protocol
 from ar_interp.probes.ablations import ablate_heads, ablate_layers, ablate_positions
 from ar_interp.probes.blocks import augmented_blocks
+from ar_interp.probes.chains import attribute, chain_accuracy, read_sources
 from ar_interp.probes.conforming import conformance
 from ar_interp.probes.context import SCORES
 from ar_interp.probes.function import function_deviation
@@ -30,11 +32,13 @@ from ar_interp.probes.readout_efficiency import data_efficiency
 from ar_interp.probes.regression import excess_by_tasks, kernel_structure, risks_by_length, risks_by_order
 from ar_interp.probes.scrubbing import scrub
 from ar_interp.probes.steps import equivalent_steps_of
+from ar_interp.processes import Parity
 from ar_interp.theory import factor_heads, kappa_family, optimal_step_size
 
 DIM, N_CTX = 4, 8
 PAIRS = ari.CommutingOrthogonal(DIM)
 PROMPTS = ari.NonparametricRegression(smoothness=1.0, n_functions=5)
+PARITY = Parity(3, (2, 0), chain_of="joint")
 
 
 class Only:
@@ -97,6 +101,7 @@ def model_of(name):
         "our linear": lambda: augmented(n_layers=2, scale_scores=True),
         "our softmax": lambda: augmented(n_layers=2, attention="softmax"),
         "our prompts": lambda: RegressionConfig(n_features=3, n_ctx=6, n_inputs=2, width=8).build(PROMPTS),
+        "our chains": lambda: NextTokenConfig.of(PARITY).build(PARITY),
     }[name]()
 
 
@@ -176,6 +181,9 @@ USES = {
         ("our prompts",),
         lambda model, name: excess_by_tasks(model, PROMPTS, tasks=[12], repeats=2),
     ),
+    "read_sources": (("our chains",), lambda model, name: read_sources(model, PARITY.contexts(8, seed=0))),
+    "attribute": (("our chains",), lambda model, name: attribute(model, PARITY.contexts(8, seed=0))),
+    "chain_accuracy": (("our chains",), lambda model, name: chain_accuracy(model, PARITY.contexts(8, seed=0))),
     "verify": (("diagonal",), lambda model, name: ari.verify(model, process=PAIRS, seed=0)),
 }
 COMPOSED = "which_layer"  # of other probes: a model that lacks what one of them needs lacks a column
@@ -358,3 +366,17 @@ def test_every_claim_of_this_package_is_about_its_own_models(name):
 def test_a_probe_that_is_not_in_the_table_is_refused():
     with pytest.raises(ValueError, match=r"probe must be one of 'ablate_heads', .*, got 'heads'"):
         missing(nn.Identity(), "heads")
+
+
+@pytest.mark.parametrize(("kind", "task"), [("our prompts", PROMPTS), ("our chains", PARITY)])
+def test_probes_of_sequences_say_nothing_of_other_tasks(kind, task):
+    found = conformance(model_of(kind)).set_index("probe")
+    mine = ("kernel_structure", "risks_by_length") if kind == "our prompts" else ("attribute", "chain_accuracy")
+    assert found.loc[[*mine, "verify"], "usable"].all()
+    theirs = ("outside_errors", "noisy_errors", "replace_last_token", "probe_activations")
+    assert not found.loc[[*theirs, "read_sources" if kind == "our prompts" else "kernel_structure"], "usable"].any()
+    with pytest.raises(ValueError, match=f"for Sequences, and the task of this model, '{task.kind}', makes"):
+        ari.outside_errors(model_of(kind), n=4)
+    contexts = HAAR.contexts(3, 4, seed=0)
+    with pytest.raises(ValueError, match="contexts must be Chains, got Sequences"):
+        attribute(model_of("our chains"), contexts)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens import HookedRootModule
 
+from ar_interp._resident import resident
 from ar_interp.models.hooks import HookPoint
 from ar_interp.models.next_token_config import NextTokenConfig
 from ar_interp.processes.chains import ChainTask, check_ids
@@ -90,7 +91,7 @@ class HookedNextToken(HookedRootModule):
 
     def _logits(self, tokens: Tensor, maps: tuple[Tensor, Tensor], *, first_step: int) -> Tensor:
         """[batch step symbol], of the steps from the first on."""
-        sources = self.config.sources(tokens.shape[1])[first_step:].to(tokens.device)  # [step source]
+        sources = resident(self.config.sources(tokens.shape[1]), tokens.device)[first_step:]  # [step source]
         W, constant = maps
         source = torch.arange(sources.shape[1], device=tokens.device)
         seen = tokens[:, sources.clamp(min=0)]  # [batch step source]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from math import prod
 from typing import Any, ClassVar
@@ -110,11 +111,7 @@ class NextTokenConfig(Config):
 
     def sources(self, n_pos: int) -> Int[Tensor, "step source"]:
         """The places among n_pos tokens that each step of the chain sees, in the order of W; -1 where there is none."""
-        n_steps, n_sources = n_pos - self.n_prompt + 1, self.window or n_pos
-        step, source = torch.arange(n_steps, device="cpu")[:, None], torch.arange(n_sources, device="cpu")
-        if self.window:
-            return (self.n_prompt - 1 + step - source).clamp(min=-1)
-        return torch.where(source < self.n_prompt + step, source, -1)
+        return _sources(self.n_prompt, self.window, n_pos)
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -208,3 +205,12 @@ class NextTokenConfig(Config):
 
     def build(self, process: Any = None, *, device: str | torch.device = "cpu") -> Any:
         return import_module("ar_interp.models.next_token").HookedNextToken(self, process).to(device)
+
+
+@cache
+def _sources(n_prompt: int, window: int | None, n_pos: int) -> Tensor:
+    n_steps, n_sources = n_pos - n_prompt + 1, window or n_pos
+    step, source = torch.arange(n_steps, device="cpu")[:, None], torch.arange(n_sources, device="cpu")
+    if window:
+        return (n_prompt - 1 + step - source).clamp(min=-1)
+    return torch.where(source < n_prompt + step, source, -1)

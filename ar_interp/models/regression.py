@@ -87,7 +87,7 @@ class HookedRegression(StrictHooks):
 
     def features(self, x: Float[Tensor, "*points"]) -> Float[Tensor, "*points feature"]:
         """phi at these x."""
-        return self._features_of(self.config.encoded(x))
+        return self._features_of(self.config.encoded(x.to(self.Gamma.device)))
 
     def _features_of(self, waves: Float[Tensor, "*points wave"]) -> Float[Tensor, "*points feature"]:
         names = [name for name in self.config.parameter_shapes if name.startswith("phi.")]

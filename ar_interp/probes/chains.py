@@ -14,13 +14,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_number, check_several
-from ar_interp.models.next_token import HookedNextToken
+from ar_interp.models.opened import Model
+from ar_interp.probes.protocol import RUN, needs
 from ar_interp.probes.results import Result, long_frame
 from ar_interp.processes.chains import Chains
 from ar_interp.seeds import generator_of
 
 HOOK = "hook_contributions"
 AT_ONCE = 2**24  # numbers of the hook
+CHAINS = "next-token predictors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +58,9 @@ class ReadSources(Result):
         return int(small.int().argmax()) + 1 if small.any() else len(values)
 
 
-@torch.no_grad()
+@needs("config", "maps", scope=CHAINS)
 def read_sources(
-    model: HookedNextToken,
+    model: Model,
     contexts: Chains,
     *,
     prompt_only: bool = False,
@@ -68,7 +70,7 @@ def read_sources(
     """Norms and singular values of the centred maps, over the symbols that occur at each source.
 
     Args:
-        model: a linear next-token predictor.
+        model: a linear next-token predictor, or the checkpoint, run, name or folder that it is in.
         contexts: of its task; they say which symbols occur where.
         prompt_only: leave the chain's own tokens out (absolute version only).
         symbols: count these alone as read; all that occur if left out.
@@ -77,14 +79,15 @@ def read_sources(
         ValueError: `prompt_only` for a window, no symbols or one that the vocabulary does not have, chains of other
             sizes, or a model with an MLP.
     """
-    _check(model, contexts)
-    W = _sums(model).maps.detach()
-    W = W if model.config.window is None else W[None]
-    if prompt_only and model.config.window is not None:
+    module = _sums(model)
+    _check(module, contexts)
+    config, W = module.config, module.maps.detach()
+    W = W if config.window is None else W[None]
+    if prompt_only and config.window is not None:
         raise ValueError("prompt_only goes with the absolute version: a window's sources are offsets.")
-    occurring = _occurring(model, contexts) & _chosen("symbols", symbols, contexts).to(W.device)
+    occurring = _occurring(module, contexts) & _chosen("symbols", symbols, contexts).to(W.device)
     centred = _centred(W[..., _chosen("written", written, contexts).to(W.device)], occurring)
-    centred = centred[:, : model.config.n_prompt] if prompt_only else centred
+    centred = centred[:, : config.n_prompt] if prompt_only else centred
     norms = centred.norm(dim=(2, 3))
     largest = norms.sort(dim=1, descending=True).values  # noqa: PD011 - of torch
     second = largest[:, 1] if norms.shape[1] > 1 else torch.zeros_like(largest[:, 0])
@@ -120,19 +123,20 @@ class Attributions(Result):
         return max((a - b).abs().max().item() for a, b in pairs)
 
 
-@torch.no_grad()
-def attribute(model: HookedNextToken, contexts: Chains) -> Attributions:
+@needs("config", *RUN, HOOK, scope=CHAINS)
+def attribute(model: Model, contexts: Chains) -> Attributions:
     """Direct logit attribution beside ablation and patching, each by its own forward passes through the hook.
 
     Args:
-        model: a linear next-token predictor.
+        model: a linear next-token predictor, or the checkpoint, run, name or folder that it is in.
         contexts: chains of its task.
     Raises:
         ValueError: a model with an MLP, whose logits are no sums over tokens, or chains of another task.
     """
-    _check(model, contexts)
-    _check_task(model, contexts)
-    first = _sums(model).config.n_prompt - 1
+    module = _sums(model)
+    _check(module, contexts)
+    _check_task(module, contexts)
+    first = module.config.n_prompt - 1
     right = contexts.targets[:, first:, None]
 
     def score(logits: Tensor) -> Tensor:
@@ -140,11 +144,12 @@ def attribute(model: HookedNextToken, contexts: Chains) -> Attributions:
         return (logits - logits.mean(-1, keepdim=True)).gather(-1, right).squeeze(-1)
 
     def with_hook(change: Callable[..., Tensor]) -> Tensor:
-        return score(model.run_with_hooks(contexts.inputs, fwd_hooks=[(HOOK, change)])[:, first:])
+        with module.hooks(fwd_hooks=[(HOOK, change)]):
+            return score(module(contexts.inputs)[:, first:])
 
-    terms = model.run_with_cache(contexts.inputs)[1][HOOK]
+    terms = module.run_with_cache(contexts.inputs, names_filter=HOOK)[1][HOOK]
     direct = torch.stack([score(term) for term in terms.unbind(2)], dim=2)
-    whole, empty = score(model(contexts.inputs)[:, first:]), with_hook(lambda value, hook: torch.zeros_like(value))
+    whole, empty = score(module(contexts.inputs)[:, first:]), with_hook(lambda value, hook: torch.zeros_like(value))
     ablated, patched = [], []
     for source in range(terms.shape[2]):
         kept = torch.arange(terms.shape[2], device=terms.device)[:, None] == source
@@ -175,33 +180,33 @@ class ChainAccuracy(Result):
     n: int
 
 
-@torch.no_grad()
-def chain_accuracy(model: HookedNextToken, contexts: Chains, *, without: tuple[int, ...] = ()) -> ChainAccuracy:
+@needs("config", "forward", "hooks", "generate", scope=CHAINS)
+def chain_accuracy(model: Model, contexts: Chains, *, without: tuple[int, ...] = ()) -> ChainAccuracy:
     """Exact match with the right tokens before each, and with the model's own.
 
     Args:
-        model: a linear next-token predictor.
+        model: a linear next-token predictor, or the checkpoint, run, name or folder that it is in.
         contexts: fresh chains of its task.
         without: sources whose contribution is set to 0: positions from 0, or for a window offsets from 1.
     Raises:
         ValueError: a source that there is not, or chains of other sizes.
     """
-    _check(model, contexts)
-    low = 0 if model.config.window is None else 1
-    sources = check_several("without", without, low=low, high=model.config.n_sources - 1 + low) if without else ()
+    module, config = model.module, model.module.config
+    _check(module, contexts)
+    low = 0 if config.window is None else 1
+    sources = check_several("without", without, low=low, high=config.n_sources - 1 + low) if without else ()
     places = [source - low for source in sources]
 
     def cut(value: Tensor, hook: object) -> Tensor:
-        value = value.clone()
-        value[:, :, [place for place in places if place < value.shape[2]]] = 0
-        return value
+        there = [place for place in places if place < value.shape[2]]
+        return value.index_fill(2, torch.tensor(there, dtype=torch.int64, device=value.device), 0)
 
-    config, correct, written = model.config, [], []
+    correct, written = [], []
     parts: Any = contexts.split(max(1, AT_ONCE // (config.n_chain * config.n_sources * config.dim)))
-    with model.hooks(fwd_hooks=[(HOOK, cut)] if places else []):
+    with module.hooks(fwd_hooks=[(HOOK, cut)] if places else []):
         for part in parts:
-            correct.append(part.correct(model(part.inputs)))
-            written.append(model.generate(part.tokens[:, : part.n_prompt]))
+            correct.append(part.correct(module(part.inputs)))
+            written.append(module.generate(part.tokens[:, : part.n_prompt]))
     correct, written = torch.cat(correct), torch.cat(written)
     right = written == contexts.tokens
     by_token = pd.DataFrame({"token": range(1, correct.shape[1] + 1), "correct": correct.double().mean(0).tolist()})
@@ -214,13 +219,9 @@ def chain_accuracy(model: HookedNextToken, contexts: Chains, *, without: tuple[i
     )
 
 
-def _check(model: HookedNextToken, contexts: Chains) -> None:
+def _check(module: Any, contexts: Chains) -> None:
     """Whether the contexts are chains of the model's sizes, one or more."""
-    if not isinstance(model, HookedNextToken):
-        raise ValueError(f"model must be a HookedNextToken, got a {type(model).__name__}.")
-    if not isinstance(contexts, Chains):
-        raise ValueError(f"contexts must be chains, as process.contexts(n, seed=0) gives them, got {contexts!r:.60}.")
-    config = model.config
+    config = module.config
     wanted = (config.dim, config.n_prompt, config.n_ctx + 1)
     found = (len(contexts.vocabulary), contexts.n_prompt, contexts.tokens.shape[1])
     if found != wanted:
@@ -232,9 +233,9 @@ def _check(model: HookedNextToken, contexts: Chains) -> None:
         raise ValueError("contexts must be one chain or more, got none.")
 
 
-def _check_task(model: HookedNextToken, contexts: Chains) -> None:
+def _check_task(module: Any, contexts: Chains) -> None:
     """Whether the contexts are chains of the model's own task, where it knows one that says which are right."""
-    config, task = model.config, model.process
+    config, task = module.config, getattr(module, "process", None)
     if task is None:
         return
     prompts, chains = contexts.tokens.cpu().tensor_split([config.n_prompt], dim=1)
@@ -244,14 +245,14 @@ def _check_task(model: HookedNextToken, contexts: Chains) -> None:
         raise ValueError(f"contexts must be of the model's own task, {task!r}: their chains are others.")
 
 
-def _sums(model: HookedNextToken) -> HookedNextToken:
+def _sums(model: Model) -> Any:
     """The model, whose logits are sums over tokens."""
-    if model.config.mlp:
+    if model.module.config.mlp:
         raise ValueError(
             "the logits of this model are no sums over tokens: it has an MLP, so that attribution is not exact and no "
             "map of a token is defined. Take a model with mlp=False."
         )
-    return model
+    return model.module
 
 
 def _chosen(argument: str, names: Sequence[str] | None, contexts: Chains) -> Bool[Tensor, "symbol"]:
@@ -264,9 +265,9 @@ def _chosen(argument: str, names: Sequence[str] | None, contexts: Chains) -> Boo
     return torch.tensor(chosen, dtype=torch.bool, device="cpu")
 
 
-def _occurring(model: HookedNextToken, contexts: Chains) -> Bool[Tensor, "source symbol"]:
+def _occurring(module: Any, contexts: Chains) -> Bool[Tensor, "source symbol"]:
     """Which symbols stand at a position, or for a window anywhere before a token of the chain at that offset."""
-    config, inputs = model.config, contexts.inputs
+    config, inputs = module.config, contexts.inputs
     seen = torch.zeros(config.n_sources, config.dim, dtype=torch.bool, device=inputs.device)
     for source in range(config.n_sources):
         where = inputs[:, source]

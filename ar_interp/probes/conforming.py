@@ -25,6 +25,7 @@ from ar_interp.probes.protocol import (
     kinds,
     missing,
     needed,
+    other_task,
 )
 from ar_interp.processes import Contexts
 from ar_interp.seeds import generator_of
@@ -83,6 +84,8 @@ def _why_not(model: Model, probe: str, row: Needs, fault: str, wrong: Mapping[st
     """
     if model.has_config and row.scope in KINDS and row.scope not in kinds(model):
         return f"{probe} is for {row.scope}, and this model has {kinds(model)[1]}"
+    if said := other_task(probe, row.about, task):
+        return said
     if lacking := missing(model, probe):
         return f"it lacks {', '.join(lacking)}"
     names = needed(model, probe)
@@ -130,17 +133,18 @@ def _tried(model: Model, sequences: Contexts | None) -> tuple[str, dict[str, str
 
 
 def _tokens(model: Model, sequences: Contexts | None) -> tuple[Tensor | None, tuple[int, ...]]:
-    """A few of the sequences, or of those that the model is about, and the shape of their targets.
+    """A few of the sequences, or of those that the model is about, and the shape of predictions: logits of ids.
 
     None where their size is not known.
     """
     length = model.n_ctx or SHORT
+    dim: Any = getattr(model.config, "dim", None)
     if sequences is None and model.process is not None:
         sequences = model.process.contexts(N_TRIED, length, seed=0)
     if sequences is not None:
         few = sequences[:N_TRIED].to(model.device, model.dtype)
-        return few.inputs[:, : model.n_ctx], tuple(few.targets[:, : model.n_ctx].shape)
-    dim: Any = getattr(model.config, "dim", None)
+        targets = few.targets[:, : model.n_ctx]
+        return few.inputs[:, : model.n_ctx], (*targets.shape, *([dim] if targets.ndim == 2 else []))
     with suppress(ValueError, AttributeError):
         dim = dim or model.W_Q.shape[2] if not model.has_config else dim
     if dim is None:

@@ -15,7 +15,8 @@ from ar_interp.models.opened import Model
 from ar_interp.probes.positional import positional_structure
 from ar_interp.probes.protocol import length_option, needs
 from ar_interp.probes.results import Result
-from ar_interp.processes import Process, Sequences
+from ar_interp.processes import Sequences
+from ar_interp.processes.base import AutoregressiveProcess
 from ar_interp.seeds import EXHIBITS
 from ar_interp.setting import NoisyHeads
 from ar_interp.theory import bent_ratio, last_token_error, noisy_keys, noisy_mixing, noisy_step_size
@@ -55,7 +56,7 @@ def _options(model: Model) -> str:
 @needs("forward", options=_options)
 def noisy_errors(
     model: Model,
-    process: Process | None = None,
+    process: AutoregressiveProcess | None = None,
     *,
     beside: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     n_ctx: int | None = None,

@@ -16,14 +16,14 @@ changes memory and time, not the result.
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ from ar_interp._checks import check_choice, check_integer
 from ar_interp._moods import calm
 from ar_interp.checkpoints import model_of
 from ar_interp.models.opened import Model, as_model
-from ar_interp.processes.contexts import Contexts, brought
+from ar_interp.processes.base import Process
+from ar_interp.processes.contexts import Contexts, Sequences, brought
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -50,7 +51,10 @@ NAMES: dict[str, str] = {
     "P": "[query key], row T - 2 for the context of length T",
     "features": "(x [points]) -> [points feature], the functions of x that a layer on prompts attends with",
     "Gamma": "[feature feature], their form between a query (rows) and the examples",
-    "config": "a RegressionConfig, of which theory of prompts speaks",
+    "config": "a RegressionConfig or NextTokenConfig, of which theory speaks",
+    "maps": "[*step source symbol out], what each symbol adds at each source",
+    "generate": "(prompts [batch prompt]) -> prompts with the chains that the model writes [batch pos]",
+    "hook_contributions": "[batch step source symbol], what each token adds to the logits",
     "config.encoding": "'plain' for tokens s_t, 'augmented' for (0, s_t, s_{t-1})",
     "config.dim": "size of s_t",
     "config.d_model": "width of the residual stream",
@@ -99,6 +103,7 @@ class Needs:
         fits: raises the `ValueError` with which the probe refuses a model for its weights.
         reads_any: it reads whatever hooks it is asked to.
         compares: with the one W of each sequence.
+        about: the kind of contexts that it, or its process, is about.
     """
 
     always: tuple[str, ...] = ()
@@ -109,6 +114,7 @@ class Needs:
     fits: Callable[[Model], object] = lambda model: None
     reads_any: bool = False
     compares: bool = False
+    about: type[Contexts] = Contexts
 
 
 WEIGHTS = ("W_Q", "W_K", "W_V", "W_O")
@@ -176,6 +182,7 @@ def needs(
             for p in arguments_of.parameters.values()
             if p.default is p.empty
         ][1:]
+        about = _about([p.annotation for p in arguments_of.parameters.values()])
         _TABLE[name] = Needs(
             always=always,
             when=when or {},
@@ -185,6 +192,7 @@ def needs(
             fits=fits,
             reads_any=bool({"hook", "hooks"} & set(arguments_of.parameters)),
             compares=compares,
+            about=about,
         )
 
         @wraps(probe)
@@ -194,6 +202,10 @@ def needs(
                 check(found, name)
                 found.check_finite()
                 given = arguments_of.bind(found, *arguments, **options)
+                contexts = any(isinstance(value, Contexts) for value in given.arguments.values())
+                task = None if contexts else given.arguments.get("process") or found.process
+                if why_not := other_task(name, about, task):
+                    raise ValueError(f"{why_not}.")
                 for argument, value in given.arguments.items():
                     _check_kind(argument, value, arguments_of.parameters[argument].annotation)
                     if isinstance(value, Contexts):
@@ -222,13 +234,31 @@ def _opened(model: object) -> Model:
     return as_model(model_of(model))
 
 
+def _about(annotations: Sequence[object]) -> type[Contexts]:
+    """The kind of contexts that the arguments of a probe are annotated with, or that their processes make."""
+    named = [kind for annotation in annotations for kind in (annotation, *get_args(annotation))]
+    kinds = [kind for kind in named if isinstance(kind, type)]
+    made = (kind.makes if issubclass(kind, Process) else kind for kind in kinds if issubclass(kind, Contexts | Process))
+    return next((kind for kind in made if kind is not Contexts), Contexts)
+
+
+def other_task(probe: str, about: type[Contexts], task: Any) -> str:
+    """Why a probe says nothing of contexts or a process; empty where it does, or where none are known."""
+    makes = getattr(task, "makes", type(task))
+    if about is Contexts or makes is Contexts or not issubclass(makes, Contexts) or issubclass(makes, about):
+        return ""
+    named = f"the task of this model, {task.kind!r}, makes" if hasattr(task, "kind") else "these are"
+    return f"{probe} is for {about.__name__}, and {named} {makes.__name__}"
+
+
 def _check_kind(argument: str, value: object, wanted: object) -> None:
     """Refuse another kind of data where sequences or tokens are wanted."""
-    if isinstance(wanted, type) and issubclass(wanted, Contexts) and not isinstance(value, Contexts):
-        tokens = "they hold W beside the tokens, " if isinstance(value, Tensor) else ""
+    if isinstance(wanted, type) and issubclass(wanted, Contexts) and not isinstance(value, wanted):
+        tokens = "they hold W beside the tokens, " if isinstance(value, Tensor) and wanted is Sequences else ""
+        own = ", or ari.Sequences(tokens=tokens, W=W) of your own" if wanted is Sequences else ""
         raise ValueError(
             f"{argument} must be {wanted.__name__}, got {type(value).__name__}: {tokens}make them with "
-            "process.contexts(n, length, seed=0), or ari.Sequences(tokens=tokens, W=W) of your own."
+            f"process.contexts(n, length, seed=0) of the model's task{own}."
         )
     if isinstance(value, Contexts) and not (isinstance(wanted, type) and issubclass(wanted, Contexts)):
         raise ValueError(f"{argument} must be tokens [batch pos dim], got {type(value).__name__}: pass its .inputs.")

@@ -6,6 +6,7 @@ changes nothing, and nothing here depends on it. All is exact, by means over a g
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,16 @@ from ar_interp.seeds import ESTIMATES, REFERENCES, generator_of
 from ar_interp.setting import SoftmaxPrompts, setting_of
 from ar_interp.theory import FeatureMoments, linear_attention_weights, pretraining_excess
 
-OF_PROMPTS, PROMPTS = ("config", "features", "Gamma"), "prompts of examples"
+
+def _fits(model: Model) -> None:
+    """Refuse a model of whose own task theory says nothing."""
+    if model.process is not None:
+        _setting_of(model, None)
+
+
+of_prompts = partial(
+    needs, "config", "features", "Gamma", scope="prompts of examples", options=process_option, fits=_fits
+)
 EXAMPLES = 2**20  # of all tasks that are sampled
 
 
@@ -65,7 +75,7 @@ class KernelStructure(Result):
         return float(np.hypot(real - gamma, imaginary).max())
 
 
-@needs(*OF_PROMPTS, scope=PROMPTS, options=process_option)
+@of_prompts()
 def kernel_structure(model: Model, process: Process | None = None) -> KernelStructure:
     """Compare features and kernel with the reduced-rank theorem, free of gauge.
 
@@ -79,7 +89,7 @@ def kernel_structure(model: Model, process: Process | None = None) -> KernelStru
     return of_features(*_weights(model, setting), setting)
 
 
-@needs(*OF_PROMPTS, scope=PROMPTS, options=process_option)
+@of_prompts()
 def risks_by_length(
     model: Model,
     process: Process | None = None,
@@ -127,7 +137,7 @@ def risks_by_length(
     return pd.DataFrame(rows, columns=["predictor", "n", "risk", "half_width"])
 
 
-@needs(*OF_PROMPTS, scope=PROMPTS, options=process_option)
+@of_prompts()
 def risks_by_order(
     model: Model,
     process: Process | None = None,
@@ -163,7 +173,7 @@ def risks_by_order(
     return pd.DataFrame(rows, columns=["predictor", "n", "risk"])
 
 
-@needs(*OF_PROMPTS, scope=PROMPTS, options=process_option)
+@of_prompts()
 def excess_by_tasks(
     model: Model,
     process: Process | None = None,

@@ -46,4 +46,5 @@ def middle_of(name: str, values: Float[Tensor, "row batch"]) -> dict[str, Any]:
 def long_frame(axes: Mapping[str, Sequence[Any]], columns: Mapping[str, Tensor]) -> pd.DataFrame:
     """A row per entry of tensors that have these axes, by name, with these labels."""
     index = pd.MultiIndex.from_product(list(axes.values()), names=list(axes))
-    return pd.DataFrame({name: values.flatten().numpy() for name, values in columns.items()}, index=index).reset_index()
+    flat = {name: values.flatten().cpu().numpy() for name, values in columns.items()}
+    return pd.DataFrame(flat, index=index).reset_index()

@@ -30,11 +30,11 @@ class Process(Kind, ABC, root=True):
         has_eigenbasis: it is autoregressive and all W share their eigenvectors, so that tokens are drawn in the basis
             where W is diagonal.
         real_tokens: whether tokens are real unless another basis is asked for.
-        makes_sequences: contexts are `Sequences`, of which probes of an in-context W can be asked.
+        makes: the kind of its contexts, if it says: probes of an in-context W are for `Sequences`.
     """
 
     meaning: ClassVar[str] = ""
-    makes_sequences: ClassVar[bool] = False
+    makes: ClassVar[type[Contexts]] = Contexts
     has_eigenbasis: ClassVar[bool] = False
     real_tokens: ClassVar[bool] = True
 
@@ -119,7 +119,7 @@ class AutoregressiveProcess(Process, ABC):
         n_matrices: how many make the next token of the latest ones.
     """
 
-    makes_sequences: ClassVar[bool] = True
+    makes: ClassVar[type[Contexts]] = Sequences
 
     dim: int
     first_token: FirstToken | str = field(default=FirstToken(), kw_only=True)

@@ -138,6 +138,7 @@ class ChainTask(Process, ABC):
     `chain`. `dim` is the size of the vocabulary; `follows` says whether the chain follows from the prompt.
     """
 
+    makes: ClassVar[type[Contexts]] = Chains
     follows: ClassVar[bool] = True
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer
 from ar_interp._files import check_text
+from ar_interp._resident import resident
 from ar_interp.processes.chains import MAX_TOKENS, ChainTask, without_repetition
 from ar_interp.processes.text import check_string, python_help
 
@@ -80,14 +81,13 @@ class Characters(ChainTask):
         Raises:
             ValueError: the package has another text.
         """
-        ids, found = _ids()
+        ids, found = _ids(self.part)
         if found != self.sha256:
             raise ValueError(
                 f"sha256 must be that of the text that this version of ar_interp has, {found[:12]}..., got "
                 f"{self.sha256[:12]}...: leave it out, or use the version that the process was made with."
             )
-        cut = int(SHARE * len(ids))
-        return {"all": ids, "train": ids[:cut], "held-out": ids[cut:]}[self.part]
+        return ids
 
     @property
     def n_windows(self) -> int:
@@ -95,7 +95,7 @@ class Characters(ChainTask):
         return (len(self.ids) - self.n_prompt) // self.n_chain
 
     def draw(self, n: int, generator: torch.Generator) -> Int[Tensor, "batch pos"]:
-        windows = self.ids.to(generator.device).unfold(0, self.n_prompt + self.n_chain, self.n_chain)
+        windows = resident(self.ids, generator.device).unfold(0, self.n_prompt + self.n_chain, self.n_chain)
         return windows[without_repetition(len(windows), n, generator)]
 
     def draw_prompts(self, n: int, generator: torch.Generator) -> Int[Tensor, "batch prompt"]:
@@ -111,8 +111,10 @@ class Characters(ChainTask):
 
 
 @cache
-def _ids() -> tuple[Tensor, str]:
-    """The whole text, and its SHA-256."""
+def _ids(part: str) -> tuple[Tensor, str]:
+    """A part of the text, and the SHA-256 of the whole."""
     text, sha256 = python_help()
     place = {character: i for i, character in enumerate(CHARACTERS)}
-    return torch.tensor([place[c] for c in characters_of(text)], dtype=torch.int64, device="cpu"), sha256
+    ids = torch.tensor([place[c] for c in characters_of(text)], dtype=torch.int64, device="cpu")
+    cut = int(SHARE * len(ids))
+    return {"all": ids, "train": ids[:cut], "held-out": ids[cut:]}[part], sha256

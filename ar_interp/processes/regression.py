@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from math import log2, sqrt
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ar_interp._checks import as_real_array, check_choice, check_integer, check_number
 from ar_interp._moods import calm
+from ar_interp._resident import resident
 from ar_interp.processes.base import Process, cast_to, source_of_randomness
 from ar_interp.processes.contexts import Contexts, Pairs
 
@@ -88,6 +90,7 @@ class NonparametricRegression(Process):
     """
 
     kind: ClassVar[str] = "nonparametric-regression"
+    makes: ClassVar[type[Contexts]] = Prompts
     meaning: ClassVar[str] = (
         "a random function with independent Gaussian coefficients in a fixed basis, seen at random x"
     )
@@ -130,20 +133,12 @@ class NonparametricRegression(Process):
     @property
     def frequencies(self) -> Float[Tensor, "function"]:
         """m of every function, 2^level of wavelets, 0 of the constant."""
-        n = len(self.variances or ()) or self.n_functions or BASES[self.basis]
-        j = torch.arange(n, dtype=torch.float64, device="cpu")
-        if self.basis == "haar":
-            return torch.where(j > 0, 2 ** j.clamp(min=1).log2().floor(), 0)
-        return (j / 2).ceil() if self.basis == "fourier" else j
+        return _frequencies(self.basis, len(self.variances or ()) or self.n_functions or BASES[self.basis])
 
     @property
     def prior(self) -> Float[Tensor, "function"]:
         """The variance of every coefficient."""
-        if self.variances is not None:
-            return torch.tensor(self.variances, dtype=torch.float64, device="cpu")
-        assert self.smoothness is not None  # one of the two is given
-        decaying = self.frequencies.clamp(min=1) ** -(2 * self.smoothness + 1)
-        return decaying / decaying.sum()
+        return _prior(self.variances or self.smoothness, self.basis, self.n_functions or BASES[self.basis])
 
     @property
     def constant_variance(self) -> bool:
@@ -167,7 +162,7 @@ class NonparametricRegression(Process):
 
     def functions(self, x: Float[Tensor, "*points"]) -> Float[Tensor, "*points function"]:
         """Every function of the basis at x; Haar's are periodic."""
-        m, x = self.frequencies.to(x), x[..., None]
+        m, x = resident(self.frequencies, x.device, x.dtype), x[..., None]
         if self.basis == "haar":
             j = torch.arange(len(m), dtype=x.dtype, device=x.device)
             within = x.remainder(1) * m - (j - m)  # of the wavelet's interval
@@ -197,7 +192,7 @@ class NonparametricRegression(Process):
         source = source_of_randomness(seed, generator, device)
         options: dict[str, Any] = {"generator": source, "device": source.device, "dtype": torch.float64}
         x = torch.rand(n, length, **options)
-        coefficients = torch.randn(n, len(self.prior), **options) * self.prior.sqrt().to(source.device)
+        coefficients = torch.randn(n, len(self.prior), **options) * resident(self.prior, source.device).sqrt()
         noise = sqrt(self.noise_variance) * torch.randn(n, length, **options)
         size = max(1, AT_ONCE // (length * len(self.prior)))
         parts = zip(x.split(size), coefficients.split(size), strict=True)
@@ -210,3 +205,20 @@ class NonparametricRegression(Process):
     def facts(self) -> str:
         law = f"smoothness {self.smoothness:g}" if self.smoothness else "variances of its own"
         return f", {len(self.prior)} {self.basis} functions with {law}, noise of variance {self.noise_variance:g}"
+
+
+@cache
+def _frequencies(basis: str, n: int) -> Tensor:
+    j = torch.arange(n, dtype=torch.float64, device="cpu")
+    if basis == "haar":
+        return torch.where(j > 0, 2 ** j.clamp(min=1).log2().floor(), 0)
+    return (j / 2).ceil() if basis == "fourier" else j
+
+
+@cache
+def _prior(law: tuple[float, ...] | float, basis: str, n: int) -> Tensor:
+    """Of given variances, or of a smoothness."""
+    if isinstance(law, tuple):
+        return torch.tensor(law, dtype=torch.float64, device="cpu")
+    decaying = _frequencies(basis, n).clamp(min=1) ** -(2 * law + 1)
+    return decaying / decaying.sum()

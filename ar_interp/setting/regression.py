@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from ar_interp._resident import resident
 from ar_interp.models.features import GAMMA, RegressionConfig, feature_map
 from ar_interp.processes import NonparametricRegression
 from ar_interp.setting.base import EXACT, ExpectedLoss, Parameters, Setting
@@ -95,7 +96,7 @@ class RegressionPrompts(Setting):
     def moments(self, features: Float[Tensor, "*member grid feature"], *, n: float | None = None) -> FeatureMoments:
         """The moments of features on the grid, for prompts of n examples, as trained if left out."""
         sizes = self.sizes | ({} if n is None else {"n": n})
-        tensors = (value.to(features) for value in (self.functions, self.process.prior))
+        tensors = (resident(x, features.device, features.dtype) for x in (self.functions, self.process.prior))
         return feature_moments(features, *tensors, **sizes)
 
     @property
@@ -103,14 +104,18 @@ class RegressionPrompts(Setting):
         return None
 
     def exact_loss(self, parameters: Parameters) -> Float[Tensor, "ensemble"]:
-        features = feature_map(parameters, self._waves.to(parameters[GAMMA]))
+        features = self._features(parameters)
         return self.n * self.moments(features).risk(parameters[GAMMA])
 
     def solved(self, parameters: Parameters) -> dict[str, Tensor]:
         """Gamma is the best for the features."""
         with torch.no_grad():
-            features = feature_map(parameters, self._waves.to(parameters[GAMMA]))
+            features = self._features(parameters)
             return {**parameters, GAMMA: self.moments(features).best}
+
+    def _features(self, parameters: Parameters) -> Float[Tensor, "ensemble grid feature"]:
+        Gamma = parameters[GAMMA]
+        return feature_map(parameters, resident(self._waves, Gamma.device, Gamma.dtype))
 
     def expected_loss(self, model: Any) -> ExpectedLoss:
         parameters = {name: W.detach()[None] for name, W in model.state_dict().items()}

@@ -7,6 +7,7 @@ import torch
 
 from ar_interp import seeds
 from ar_interp.claims import Claim, Estimate, Measured, Subject, claim
+from ar_interp.processes import Sequences
 from ar_interp.studies.base import Exhibit, Structure, Study
 
 PARTS = {
@@ -65,7 +66,7 @@ def _of_sequences(exhibit: Exhibit) -> Exhibit:
     """The exhibit, of models of sequences alone: it shows tokens and the W that made them."""
 
     def applies(subject: Subject) -> bool:
-        return bool(subject.process is not None and subject.process.makes_sequences and exhibit.applies(subject))
+        return bool(subject.process is not None and subject.process.makes is Sequences and exhibit.applies(subject))
 
     return replace(exhibit, applies=applies)
 

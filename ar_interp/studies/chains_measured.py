@@ -91,7 +91,13 @@ class ChainsMeasured(Measured):
     @cached_property
     def contexts(self) -> Chains:
         """Fresh chains, of what training has not seen."""
-        return self.process.unseen.contexts(self.subject.size(self.needed), seed=self.subject.seed_of(seeds.CLAIMS))
+        drawn = self.process.unseen.contexts(self.subject.size(self.needed), seed=self.subject.seed_of(seeds.CLAIMS))
+        return drawn.to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
 
     @property
     def needed(self) -> int:
@@ -204,7 +210,7 @@ class ChainsMeasured(Measured):
     def training_loss(self) -> float:
         """Nats per character of all that is trained on."""
         task = self.process
-        return self._losses(task.contexts(task.n_windows, seed=0)).mean().item()
+        return self._losses(task.contexts(task.n_windows, seed=0).to(self.device)).mean().item()
 
     @torch.no_grad()
     def _losses(self, contexts: Chains) -> Float[Tensor, "batch"]:
@@ -235,7 +241,7 @@ class ChainsMeasured(Measured):
         model = self.config.build(self.process).requires_grad_(False)
         for W in model.state_dict().values():
             W.copy_(torch.randn(W.shape, generator=generator, dtype=torch.float64, device="cpu"))
-        return model.to(next(self.model.parameters()).device)
+        return model.to(self.device)
 
     @cached_property
     def newest(self) -> Float[Tensor, "in_ out"]:
@@ -251,7 +257,7 @@ class ChainsMeasured(Measured):
     @property
     def angles(self) -> Float[Tensor, "eigenvalue"]:
         """Angles of the eigenvalues of the map of the newest token, but for 0, that of the gauge; sorted."""
-        return _angles(self.newest)
+        return _angles(self.newest.cpu())
 
     def angles_of(self, permutation: tuple[int, ...]) -> Float[Tensor, "eigenvalue"]:
         """Those of the permutation, less one eigenvalue of 1."""

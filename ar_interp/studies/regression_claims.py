@@ -52,7 +52,8 @@ class PromptsMeasured(Measured):
         """The structure of the same features with another Gamma."""
         from ar_interp.probes.regression import of_features
 
-        return of_features(self.model.features(self.setting.grid).detach().double(), Gamma, self.setting)
+        phi = self.model.features(self.setting.grid).detach().double().cpu()
+        return of_features(phi, Gamma.cpu(), self.setting)
 
     @cached_property
     def query_losses(self) -> Float[Tensor, "batch"]:
@@ -122,8 +123,9 @@ class PromptsMeasured(Measured):
             phi = of(part.x)
             z = (part.y[:, :-1, None] * phi[:, :-1]).mean(1)
             design = (phi[:, -1, :, None] * z[:, None, :]).flatten(1)
-            Gamma = torch.linalg.lstsq(design, part.y[:, -1:].double(), driver="gelsd").solution
-            excess.append(moments.risk(Gamma.view_as(moments.Q)) - moments.risk(moments.best))
+            answers = part.y[:, -1:].double()
+            Gamma = torch.linalg.lstsq(design.cpu(), answers.cpu(), driver="gelsd").solution  # a GPU has no such driver
+            excess.append(moments.risk(Gamma.view_as(moments.Q).to(moments.Q)) - moments.risk(moments.best))
         return Estimate.mean(torch.stack(excess), SEEDS).over(self.excess_of("noisy", n_tasks))
 
     def functions(self, x: Float[Tensor, "*points"]) -> Float[Tensor, "*points feature"]:

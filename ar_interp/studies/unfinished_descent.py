@@ -102,7 +102,7 @@ def _path_claims(run: TrainingRun, setting: Any) -> Iterator[Claim]:
         return
 
     def deviation(factor: int) -> float:
-        found = ((m.P.detach(), setting.filters(run.training, factor * k)) for k, m in run.models_along.items())
+        found = ((m.P.detach().cpu(), setting.filters(run.training, factor * k)) for k, m in run.models_along.items())
         return max(_largest_deviation(P, filters or []) for P, filters in found)
 
     yield claim(

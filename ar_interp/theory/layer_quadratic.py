@@ -19,6 +19,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from ar_interp._checks import as_real_array, check_integer
+from ar_interp._resident import resident
 from ar_interp._shown import shown, shown_html
 
 GLOBAL = 4  # angles of a common phase: the degrees of features differ by three at most
@@ -45,7 +46,7 @@ class LayerQuadratic(NamedTuple):
     ) -> Float[Tensor, "*member"]:
         """The loss of these blocks: queries and keys, then values, in (x_t, x_{t-1}); differentiable."""
         g = torch.einsum("...vo,...qk->...ovkq", OV, QK).flatten(-3)
-        G, h = self.G.to(g), self.h.to(g)
+        G, h = (resident(value, g.device, g.dtype) for value in (self.G, self.h))
         return ((g @ G - 2 * h) * g).sum((-2, -1)) + self.constant
 
 

@@ -6,12 +6,14 @@ Source: Sander et al. 2024, positional encoding only; the filter by diagonalisin
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._checks import check_integer, check_number
+from ar_interp._resident import resident
 from ar_interp._shown import Shown
 
 
@@ -46,10 +48,15 @@ def positional_population_loss(P: Float[Tensor, "*ensemble query key"], *, mu: f
     K is Toeplitz, so the kernel of a shorter context is a leading block, and padding with zeros changes nothing.
     """
     n_ctx = P.shape[-1]
-    K = positional_kernel(mu=mu, length=n_ctx).to(P)
+    K = resident(_kernel(mu, n_ctx), P.device, P.dtype)
     target = torch.eye(n_ctx, dtype=P.dtype, device=P.device)[1:]
     error = (P[..., :-1, :] - target) * torch.ones_like(target).tril(1)
     return ((error @ K) * error).sum((-1, -2))
+
+
+@cache
+def _kernel(mu: float, length: int) -> Tensor:
+    return positional_kernel(mu=mu, length=length)
 
 
 @dataclass(frozen=True, kw_only=True)

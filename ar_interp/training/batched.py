@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy, embedding_bag, gelu, pad
 
+from ar_interp._resident import resident
 from ar_interp.models.attention_types import AttentionType, LinearAttention
 from ar_interp.models.base import Config
 from ar_interp.models.config import ModelConfig, is_plain_full, is_preset
@@ -126,7 +127,7 @@ class SumOfTokens(Form):
         self, products: Products, tokens: Int[Tensor, "member batch pos"]
     ) -> Float[Tensor, "member batch pos symbol"]:
         config = self.config
-        sources = config.sources(tokens.shape[2]).to(tokens.device)  # [step source], -1 for none
+        sources = resident(config.sources(tokens.shape[2]), tokens.device)  # [step source], -1 for none
         if config.alphabets:
             logits = self._of_alphabets(products, tokens)
         else:

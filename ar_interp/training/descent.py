@@ -172,7 +172,8 @@ def as_graph(
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
+        with warnings.catch_warnings(), torch.cuda.graph(graph):
+            warnings.filterwarnings("ignore", "The CUDA Graph is empty")  # beside the error that says why
             update()
         run, captured = graph.replay, True
     except (RuntimeError, AttributeError) as error:  # an operation that waits for the host, or an old torch

@@ -180,7 +180,11 @@ def mean_errors(form: Form, parameters: Parameters, tokens: Tokens, first_length
     if fast is not None:
         collapse, step = fast
         return _known(lambda held: step(held, tokens, first_length), collapse(parameters, length - 1))
-    piece = max(1, AT_ONCE[tokens.device.type] // (members * form.elements(length - 1) * tokens.element_size()))
+    piece = max(
+        1,
+        AT_ONCE.get(tokens.device.type, AT_ONCE["cuda"])
+        // (members * form.elements(length - 1) * tokens.element_size()),
+    )
     if piece >= batch:
         return at_once(form, parameters, tokens, first_length)
 
