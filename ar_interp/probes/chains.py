@@ -220,7 +220,7 @@ def chain_accuracy(model: Model, contexts: Chains, *, without: tuple[int, ...] =
 
 
 def _check(module: Any, contexts: Chains) -> None:
-    """Whether the contexts are chains of the model's sizes, one or more."""
+    """Whether the contexts are chains of the model's sizes."""
     config = module.config
     wanted = (config.dim, config.n_prompt, config.n_ctx + 1)
     found = (len(contexts.vocabulary), contexts.n_prompt, contexts.tokens.shape[1])
@@ -229,8 +229,6 @@ def _check(module: Any, contexts: Chains) -> None:
             f"contexts must have {wanted[0]} symbols and {wanted[1]} tokens of a prompt among {wanted[2]}, got "
             f"{found[0]}, {found[1]} and {found[2]}: draw them from the process of the model."
         )
-    if not len(contexts):
-        raise ValueError("contexts must be one chain or more, got none.")
 
 
 def _check_task(module: Any, contexts: Chains) -> None:
