@@ -13,18 +13,19 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformer_lens", "plotly", "sklearn", "streamlit")
 
 
-def loaded_by(statement: str) -> set[str]:
-    """Which of HEAVY a fresh Python has loaded after the statement."""
-    code = f"{statement}\nimport sys\nprint(*(name for name in {HEAVY} if name in sys.modules))"
+def loaded_by(*statements: str) -> list[set[str]]:
+    """Which of HEAVY a fresh Python has loaded after each of the statements."""
+    shown = f"\nimport sys\nprint(*(name for name in {HEAVY} if name in sys.modules))\n"
+    code = "".join(statement + shown for statement in statements)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(result.stdout.splitlines()[-1].split())
+    return [set(line.split()) for line in result.stdout.splitlines()[-len(statements) :]]
 
 
 def test_the_bare_import_loads_nothing_heavy():
-    assert loaded_by("import ar_interp") == set()
+    assert loaded_by("import ar_interp") == [set()]
 
 
-def test_what_needs_no_model_waits_for_transformer_lens():
+def test_what_needs_no_model_waits_for_transformer_lens_which_a_model_loads():
     uses = """
 import ar_interp as ari
 ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=8)
@@ -37,17 +38,15 @@ ari.available()
 ari.load("diagonal-unitary-h5").history
 ari.train
 """
-    assert loaded_by(uses) == {"torch"}
+    without, with_model = loaded_by(uses, "ari.HookedARTransformer")
+    assert without == {"torch"}
+    assert "transformer_lens" in with_model
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["--help"], ["verify", "--help"]])
 def test_what_only_speaks_of_checkpoints_loads_nothing_heavy(arguments):
     code = f"from ar_interp.cli import main\ntry: main({arguments})\nexcept SystemExit: pass\nprint()"
-    assert loaded_by(code) == set()
-
-
-def test_a_model_loads_transformer_lens():
-    assert "transformer_lens" in loaded_by("import ar_interp as ari\nari.HookedARTransformer")
+    assert loaded_by(code) == [set()]
 
 
 @pytest.mark.parametrize("name", ar_interp.__all__)

@@ -25,8 +25,11 @@ def trapped_matrix(
     left = np.vstack([np.eye(plus), np.full((minus, plus), z)])
     right = np.hstack([np.eye(plus), np.full((plus, minus), y)])
     sums = left @ (np.eye(plus) + gamma) @ right
-    differences = np.diag([0.0] * plus + [beta] * minus)
-    return np.kron(sums, np.ones((2, 2))) + np.kron(differences, [[1, -1], [-1, 1]])
+    C = sums.repeat(2, 0).repeat(2, 1)
+    j = np.arange(2 * plus, len(C))  # coordinates of '-' pairs
+    C[j, j] += beta
+    C[j, j ^ 1] -= beta
+    return C
 
 
 def trapped_levels(*, dim: int, n_heads: int, max_length: int) -> Float[np.ndarray, "n_minus"]:
