@@ -204,7 +204,8 @@ class Report(Shown):
     @property
     def introduction(self) -> tuple[str, ...]:
         """What the models are for, in paragraphs."""
-        return (*(words.SEQUENCES if self.of_sequences else words.PROMPTS), *words.INTRODUCTION)
+        others = not all(one.checkpoint.process.makes_sequences for one in self.examined)
+        return words.SEQUENCES * self.of_sequences + words.PROMPTS * others + words.INTRODUCTION
 
     @property
     def studies(self) -> tuple[Study, ...]:
