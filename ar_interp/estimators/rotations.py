@@ -27,16 +27,17 @@ def solved(
         tolerance: smallest singular value, relative to the largest, that counts; an m is trusted if |X| |X^+|, both
             Frobenius, is smaller than its inverse.
     """
-    n_few = min(past.shape[1:])
+    (batch, n_pairs, dim), out = past.shape, future.shape[-1]
+    n_few = min(n_pairs, dim)
     energy = _energy(past).sum(-1).cumsum(1)
+    estimate = past.new_zeros(n_pairs + 1, out, dim, batch).permute(3, 0, 1, 2)  # contexts innermost
     few, few_inverse = _few(past[:, :n_few], future[:, :n_few])
-    estimates, inverses = [few.new_zeros(len(few), 1, *few.shape[2:]), few], [few_inverse]
-    if past.shape[1] > n_few:
-        many, many_inverse = _many(past, future)
-        estimates.append(many)
-        inverses.append(many_inverse)
+    estimate[:, 1 : n_few + 1] = few
+    inverses = [few_inverse]
+    if n_pairs > n_few:
+        inverses.append(_many(past, future, estimate[:, n_few + 1 :]))
     trusted = energy * torch.cat(inverses, dim=1) * tolerance**2 < 1
-    return Solved(torch.cat(estimates, dim=1), torch.cat([torch.ones_like(trusted[:, :1]), trusted], dim=1))
+    return Solved(estimate, torch.cat([torch.ones_like(trusted[:, :1]), trusted], dim=1))
 
 
 def _few(past: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,39 +50,41 @@ def _few(past: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
     return estimate, _energy(inverse).sum(-2).cumsum(1)
 
 
-def _many(past: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:
-    """W_m, and |X^+|^2, for m = dim + 1..pairs."""
+def _many(past: Tensor, future: Tensor, estimate: Tensor) -> Tensor:
+    """|X^+|^2 for m = dim + 1..pairs, and W_m, written into `estimate`.
+
+    The rotation of pair m with row j of the triangle waits for those of (m, j - 1) and (m - 1, j): all with the same
+    m + j are done at once.
+    """
     (batch, n_pairs, dim), out = past.shape, future.shape[-1]
-    rows = torch.cat([past, future], dim=-1).permute(1, 2, 0).contiguous()
-    triangles = rows.new_zeros(n_pairs - dim + 1, dim, dim + out, batch)  # R and Z, of m = dim first
-    for m in range(n_pairs):
-        before, after = triangles[max(m - dim, 0)], triangles[max(m + 1 - dim, 0)]
-        for j in range(dim):
-            _rotate(before[j, j:], rows[m, j:], after[j, j:])
-    return _substituted(triangles[1:], dim)
+    n_steps = n_pairs + dim - 1
+    pairs = torch.cat([past.permute(1, 2, 0), future.permute(1, 2, 0)], dim=1)
+    pairs = torch.cat([pairs, pairs.new_zeros(dim, dim + out, batch)])
+    triangles = pairs.new_zeros(n_steps + 1, dim, dim + out, batch)  # [m + j, j]: row j of (R Z) of the first m pairs
+    rows, following = pairs.new_zeros(2, dim + 1, dim + out, batch)  # what meets row j, of the pair m - j
+    rows[0] = pairs[0]
+    smallest = torch.finfo(pairs.dtype).tiny
+    for step in range(n_steps):
+        upper, lower = triangles[step], rows[:-1]
+        a, b = upper.diagonal().mT, lower.diagonal().mT
+        inverse = (_energy(a) + _energy(b)).clamp_(min=smallest).rsqrt_()
+        c, s = (a * inverse)[:, None], (b * inverse)[:, None]
+        torch.mul(upper, c, out=triangles[step + 1]).addcmul_(lower, s.conj())
+        torch.mul(lower, c, out=following[1:]).addcmul_(upper, s, value=-1)
+        following[0] = pairs[step + 1]
+        rows, following = following, rows
+    return _substituted([triangles[dim + 1 + j : n_pairs + 1 + j, j] for j in range(dim)], estimate)
 
 
-def _rotate(upper: Tensor, row: Tensor, into: Tensor) -> None:
-    """Make the first number of a row zero by a rotation with the row of the triangle that begins there."""
-    a, b = upper[0], row[0].clone()
-    size = (_energy(a) + _energy(b)).sqrt()
-    inverse = torch.where(size > 0, 1 / size, 0)
-    c, s = a * inverse, b * inverse
-    rotated = torch.addcmul(c * upper, s.conj(), row)
-    row.mul_(c).addcmul_(s, upper, value=-1)
-    into.copy_(rotated)
-
-
-def _substituted(triangles: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """W^T = R^{-1} Z and |R^{-1}|^2 of triangles [step row column batch], from the last row up."""
-    steps, _, columns, batch = triangles.shape
-    estimate = triangles.new_empty(batch, steps, columns - dim, dim)
-    energy = triangles.real.new_zeros(steps, batch)
+def _substituted(triangles: list[Tensor], estimate: Tensor) -> Tensor:
+    """|R^{-1}|^2, and W^T = R^{-1} Z into `estimate`, from the last row up; rows [step column batch] of triangles."""
+    dim = len(triangles)
+    energy = torch.zeros_like(triangles[0][:, 0].real)
     rows: dict[int, Tensor] = {}
     inverse: dict[tuple[int, int], Tensor] = {}
     for j in reversed(range(dim)):
-        entry = {k: triangles[:, j, k] for k in range(j, dim)}
-        own, scale = triangles[:, j, dim:].clone(), 1 / entry[j]
+        entry = {k: triangles[j][:, k] for k in range(j, dim)}
+        own, scale = triangles[j][:, dim:].clone(), 1 / entry[j]
         for k in range(j + 1, dim):
             own.addcmul_(entry[k][:, None], rows[k], value=-1)
             column = entry[j + 1] * inverse[j + 1, k]
@@ -92,7 +95,7 @@ def _substituted(triangles: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         inverse[j, j], rows[j] = scale, own.mul_(scale[:, None])
         energy += _energy(scale)
         estimate[..., j] = rows[j].permute(2, 0, 1)
-    return estimate, energy.T
+    return energy.T
 
 
 def _energy(x: Tensor) -> Tensor:

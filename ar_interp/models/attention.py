@@ -112,7 +112,8 @@ class Attention(Part):
         q, k, v = self.project(resid)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         z = (self._by_states if self._is_long(resid.shape[1]) else self._by_scores)(*self.compared(q, k), v, positions)
-        result = self.hook_result(self.output(self.hook_z(z))).sum(dim=2)
+        result = self.hook_result(self.output(self.hook_z(z)))
+        result = result.squeeze(2) if result.shape[2] == 1 else result.sum(dim=2)  # a sum of one is a slow copy
         return result if self.b_O is None else result + self.b_O.to(result.dtype)
 
     def compared(self, q: PerHead, k: PerHead) -> tuple[PerHead, PerHead]:
@@ -157,7 +158,7 @@ class Attention(Part):
         self._check_pattern(batch * n_heads * pos**2 * k.element_size())
         scores = torch.einsum("bthi,bshi->bhts", asked, k)
         future = torch.ones(pos, pos, dtype=torch.bool, device=scores.device).triu(1)
-        scores = self.hook_attn_scores(scores.masked_fill(future, self.attention_type.future))
+        scores = self.hook_attn_scores(scores.masked_fill_(future, self.attention_type.future))
         weights = self._weights(pos, positions, scores.real.dtype)
         pattern = self.attention_type.pattern(scores)
         pattern = pattern if weights is None else pattern * weights

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from math import prod
 from typing import Any
 
+from jaxtyping import Inexact
 from torch import Tensor
 
 from ar_interp.models.attention import CHUNK, LONG, WEIGHING
@@ -13,6 +14,7 @@ from ar_interp.processes import Contexts
 NUMBERS = 2**25  # held at a time, about: 256 MiB in double precision
 MOST = 256  # contexts at a time: more are no faster
 MANY = 8192  # contexts, from which on what serves many at once is worth it
+IN_CACHE = 2**23  # numbers held at a time where all is done to many contexts at once: more are slower
 
 
 def at_a_time(batch_size: int | None, numbers: int, *, most: int | None = MOST) -> int:
@@ -55,14 +57,26 @@ def sizes_of(model: Model) -> tuple[int, int, int]:
 
 def in_parts(function: Callable[[Any], Tensor], contexts: Contexts, size: int, *, dim: int = 0) -> Tensor:
     """The function on so many contexts at a time; `dim` is the axis of the contexts in its result."""
+    return side_by_side(map(function, contexts.split(size)), len(contexts), dim=dim)
+
+
+def side_by_side(parts: Iterable[Tensor], n: int, *, dim: int = 0) -> Tensor:
+    """What was found of n contexts in parts, as one tensor; no two copies of the whole are held at a time."""
     found, start = None, 0
-    for part in contexts.split(size):
-        own = function(part)
-        if len(part) == len(contexts):
+    for own in parts:
+        size = own.shape[dim]
+        if size == n:
             return own
         if found is None:
-            found = own.new_empty(*own.shape[:dim], len(contexts), *own.shape[dim + 1 :])
-        found.narrow(dim, start, len(part)).copy_(own)
-        start += len(part)
+            found = own.new_empty(*own.shape[:dim], n, *own.shape[dim + 1 :])
+        found.narrow(dim, start, size).copy_(own)
+        start += size
     assert found is not None  # there is a context
     return found
+
+
+def innermost(values: Inexact[Tensor, "batch *shape"]) -> Inexact[Tensor, "batch *shape"]:
+    """The same numbers, those of all contexts side by side in memory: what is done to many contexts at once, number by
+    number, then reads memory in order."""
+    turned = values.flatten(1).t().contiguous()
+    return turned.reshape(*values.shape[1:], len(values)).movedim(-1, 0)

@@ -1,7 +1,7 @@
 """Recover the in-context estimate of W: by the exact circuit and by Jacobian; `readout` reads it off activations."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from ar_interp.estimators import OLS, DiagonalOLS, Estimator, GradientDescent, Z
 from ar_interp.estimators.least_squares import SHORT
 from ar_interp.models.attention import LONG
 from ar_interp.models.opened import Model
-from ar_interp.probes.batches import MANY, MOST, at_a_time, in_parts, numbers_in_pass
+from ar_interp.probes.batches import IN_CACHE, MANY, MOST, at_a_time, in_parts, innermost, numbers_in_pass, side_by_side
 from ar_interp.probes.jacobian import (
     BY_QUERY,
     BY_VALUE,
@@ -132,45 +132,48 @@ def recover_context(
     maps, own_errors = _maps(model, sequences, layer, kind, size)
     in_context_map, estimate = maps[0], maps[-1]
     step = GradientDescent.of_steps(1, 1.0, per_pair=model.normalises)
-    sums = []
-    for start, part in _starts(sequences, size):
-        gradient, own = step.estimate(part.pairs()), estimate[start : start + len(part)]
-        sums.append(torch.stack([(gradient.conj() * own).real.sum(), gradient.abs().square().sum()]))
-    along, energy = torch.stack(sums).sum(0)
+    arrange: Callable[[Tensor], Tensor] = innermost if many else lambda values: values
+
+    def parts() -> Iterator[tuple[slice, Sequences]]:
+        for start, part in _starts(sequences, size):
+            arranged = {name: arrange(values) for name, values in part.tensors().items()}
+            yield slice(start, start + len(part)), replace(part, **arranged)
+
+    sums = estimate.real.new_empty(-(-len(sequences) // size), 2)
+    to_W = estimate.real.new_empty(estimate.shape[:2])
+    for place, (rows, part) in enumerate(parts()):
+        gradient, own = arrange(step.estimate(part.pairs())), arrange(estimate[rows])
+        sums[place, 0], sums[place, 1] = (gradient.conj() * own).real.sum(), gradient.abs().square().sum()
+        to_W[rows] = _distance(own, part.W[:, None])
+    along, energy = sums.sum(0)
     step_size = (along / energy).item()
+
+    def measured(estimator: Estimator, *, compared: bool) -> Iterator[Tensor]:
+        """Errors of its estimates and predictions and, if compared, distances from the model's: [column batch pos]."""
+        for rows, part in parts():
+            found = arrange(estimator.estimate(part.pairs()))
+            columns = [_distance(found, part.W[:, None]), part.errors(apply(found, part.inputs))]
+            yield torch.stack([*columns, _distance(arrange(estimate[rows]), found)] if compared else columns)
 
     beside: dict[str, Estimator] = {"OLS": OLS(rotations=many)}
     if _diagonal(sequences):
         beside["diagonal OLS"] = DiagonalOLS()
-    if kind == EVERY or not reads_circuit(model, sequences):
-        beside[ONE_STEP] = step.scaled(step_size)
-    beside["zero"] = Zero()
-    distances: dict[str, list[Tensor]] = {name: [] for name in ("W", ONE_STEP, "OLS")}
-    errors: dict[str, tuple[list[Tensor], list[Tensor]]] = {"model": ([], [own_errors])}
-    errors |= {name: ([], []) for name in beside}
-    for start, part in _starts(sequences, size):
-        rows, W, pairs = slice(start, start + len(part)), part.W[:, None], part.pairs()
-        found = {name: estimator.estimate(pairs) for name, estimator in beside.items()}
-        one_step = found[ONE_STEP] if ONE_STEP in found else step.scaled(step_size).estimate(pairs)
-        references = {"W": W, ONE_STEP: one_step, "OLS": found["OLS"]}
-        for name, reference in references.items():
-            distances[name].append(_distance(estimate[rows], reference))
-        errors["model"][0].append(distances["W"][-1])
-        for name, own in found.items():
-            errors[name][0].append(_distance(own, W))
-            errors[name][1].append(part.errors(apply(own, pairs.x)))
-    by_estimator = [
-        _by_length("estimator", name, context_error_per_row=context, error_per_token=prediction)
-        for name, (context, prediction) in errors.items()
-    ]
-    by_reference = [_by_length("reference", name, distance_per_row=found) for name, found in distances.items()]
+    beside |= {ONE_STEP: step.scaled(step_size), "zero": Zero()}
+    errors = [_by_length("estimator", "model", context_error_per_row=to_W, error_per_token=own_errors)]
+    distances = {"W": _by_length("reference", "W", distance_per_row=to_W), ONE_STEP: None, "OLS": None}
+    for name, estimator in beside.items():  # one after another: the numbers of each take much room
+        found = side_by_side(measured(estimator, compared=name in distances), len(sequences), dim=1)
+        if name != ONE_STEP or kind == EVERY or not reads_circuit(model, sequences):
+            errors.append(_by_length("estimator", name, context_error_per_row=found[0], error_per_token=found[1]))
+        if name in distances:
+            distances[name] = _by_length("reference", name, distance_per_row=found[2])
     return RecoveredContext(
         in_context_map=in_context_map,
         estimate=estimate,
         W=sequences.W,
         step_size=step_size,
-        errors=pd.concat(by_estimator, ignore_index=True),
-        distances=pd.concat(by_reference, ignore_index=True),
+        errors=pd.concat(errors, ignore_index=True),
+        distances=pd.concat(distances.values(), ignore_index=True),
         readouts=() if probe_hook is None else _readouts(model, sequences, probe_hook, untrained, batch_size),
     )
 
@@ -182,7 +185,8 @@ def _maps(model: Model, sequences: Sequences, layer: int | None, kind: str, size
         estimate, errors = like.new_empty(n, pos, dim, dim), like.real.new_empty(n, pos)
         for start, part in _starts(sequences, size):
             own = slice(start, start + len(part))
-            estimate[own], predictions = jacobian_by_sums(model, part.inputs)
+            found, predictions = jacobian_by_sums(model, part.inputs)
+            estimate[own].flatten(1).copy_(found.flatten(1))  # a matrix turned, which is fast
             errors[own] = part.errors(predictions)
         return estimate[None], errors
     maps = estimates_of(model, sequences, layer=layer, kind=kind, batch_size=size)
@@ -258,8 +262,8 @@ def estimates_at_a_time(batch_size: int | None, model: Model, sequences: Sequenc
     length, dim = sequences.length, sequences.inputs.shape[-1]
     by_pairs = length * dim * (min(length, SHORT) + 4 * dim)
     by_keys = (length * dim) ** 2 if model.is_diagonal and length < LONG else 0
-    most = None if len(sequences) >= MANY else MOST
-    return at_a_time(batch_size, numbers_in_pass(model, length) + by_pairs + by_keys, most=most)
+    numbers = numbers_in_pass(model, length) + by_pairs + by_keys
+    return at_a_time(batch_size, numbers, most=max(1, IN_CACHE // numbers) if len(sequences) >= MANY else MOST)
 
 
 def predictions_by_layer(model: Model, contexts: Sequences, *, batch_size: int | None = None) -> list[Tensor]:
@@ -302,13 +306,15 @@ def _circuit(model: Model, inputs: Inexact[Tensor, "batch pos dim"]) -> Inexact[
 def _distance(estimate: Tensor, reference: Tensor) -> Float[Tensor, "batch pos"]:
     apart = estimate - reference
     apart = apart.abs().square() if apart.is_complex() else apart.square_()
+    if apart.stride(0) == 1:  # contexts innermost in memory
+        return apart.movedim(0, -1).sum((1, 2)).mT / estimate.shape[-1]
     return apart.sum((-1, -2)) / estimate.shape[-1]
 
 
-def _by_length(kind: str, label: str, **values: list[Tensor]) -> pd.DataFrame:
-    """Columns: the label, T, n, and of each value, [batch pos] in parts, what `over_contexts` says."""
+def _by_length(kind: str, label: str, **values: Float[Tensor, "batch pos"]) -> pd.DataFrame:
+    """Columns: the label, T, n, and of each value what `over_contexts` says."""
     columns: dict[str, Any] = {kind: label}
-    for name, parts in values.items():
-        found = torch.cat(parts).cpu().numpy()
+    for name, of_contexts in values.items():
+        found = of_contexts.cpu().numpy()
         columns |= {"T": np.arange(1, found.shape[1] + 1), "n": len(found), **over_contexts(name, found)}
     return pd.DataFrame(columns)

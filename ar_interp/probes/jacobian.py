@@ -5,6 +5,7 @@ matrices of all positions at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ar_interp._checks import check_integer
 from ar_interp.models.opened import Model
-from ar_interp.probes.batches import at_a_time, numbers_in, numbers_in_pass
+from ar_interp.probes.batches import at_a_time, innermost, numbers_in, numbers_in_pass
 from ar_interp.probes.protocol import AUGMENTED, LINEAR, PATTERNS, PLAIN, needs
 
 Hook = tuple[str | Callable[[str], bool], Callable]
@@ -65,7 +66,7 @@ def jacobian_by_sums(model: Model, tokens: Inexact[Tensor, "batch pos dim"]) -> 
     """`query_jacobian` of a model that `sums_up`, and its predictions.
 
     Ŵ_T = share(T) sum_{t <= T} sum_h (v_t W_O W_U)^T (W_Q conj(k_t))^T, rows of W_Q those of s_T, in one forward pass
-    and no backward one.
+    and no backward one. Contexts are innermost in memory.
     """
     config, dtype = model.config, tokens.dtype
     names = [f"blocks.0.attn.hook_{name}" for name in "kv"]
@@ -75,7 +76,8 @@ def jacobian_by_sums(model: Model, tokens: Inexact[Tensor, "batch pos dim"]) -> 
     scale = config.head_width**-0.5 if config.scale_scores else 1.0
     asked = torch.einsum("bthi,hmi->hbtm", found[names[0]].conj(), scale * W_Q)
     written = torch.einsum("bthi,hij->hbtj", found[names[1]], W_O @ W_U)
-    sums = (written[..., :, None] * asked[..., None, :]).sum(0).cumsum_(1)
+    heads = zip(map(innermost, written), map(innermost, asked), strict=True)
+    sums = reduce(Tensor.add_, (w[..., :, None] * a[..., None, :] for w, a in heads)).cumsum_(1)
     share = model.module.blocks[0].attn.share(tokens.shape[1], tokens.real.dtype)
     sums = sums if share is None else sums.mul_(share[..., None])
     return sums.add_(W_U[current].mT) if config.residual else sums, predictions

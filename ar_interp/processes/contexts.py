@@ -91,8 +91,8 @@ class Contexts(Shown, ABC):
                 f"predictions must have the targets' shape {list(self.targets.shape)}, got {list(predictions.shape)}: "
                 "one for each position of `inputs`."
             )
-        targets = self.targets if observed else self.clean_targets
-        return (predictions - targets).abs().square().sum(-1)
+        apart = predictions - (self.targets if observed else self.clean_targets)
+        return (apart.abs() if apart.is_complex() else apart).square().sum(-1)
 
     def losses(
         self, predictions: Inexact[Tensor, "batch pos dim"], *, first_length: int = 2, observed: bool = False
