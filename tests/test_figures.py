@@ -342,6 +342,9 @@ def test_training_figures_draw_the_loss_above_the_minimum_and_the_levels(results
     assert given.setting.minimum == 2
     figure = ari.figures.training_history(given.run.history, given.setting)
     assert list(trace(figure, "best seed").y) == list(given.run.history["loss_min"] - 2)
+    sparse = pd.DataFrame({"step": [0, 40, 80], "loss_min": [10, 3, 2.5], "loss_median": 9, "loss_max": 9})
+    said = ari.figures.training_history(sparse, given.setting).layout.title.subtitle.text.replace("<br>", " ")
+    assert "93% of the descent lies between two rows of the log, at steps 0 and 40" in said
     levels = np.array([0.0, 0.4, 0.9])
     histogram = ari.figures.member_levels(given.run.members, levels)
     assert list(histogram.data[0].x) == list(given.run.members["loss"])
