@@ -18,6 +18,7 @@ from ar_interp.models.base import Config
 from ar_interp.models.config import DTYPES, MAX_PARAMETERS, MAX_WIDTH
 from ar_interp.processes.chains import MAX_SYMBOLS, MAX_TOKENS, ChainTask
 
+MODEL_MODULE = "ar_interp.models.next_token"
 NEVER = -100.0  # logit of a symbol that cannot stand at a position: its probability is 0 to rounding
 
 
@@ -204,7 +205,7 @@ class NextTokenConfig(Config):
         return found
 
     def build(self, process: Any = None, *, device: str | torch.device = "cpu") -> Any:
-        return import_module("ar_interp.models.next_token").HookedNextToken(self, process).to(device)
+        return import_module(MODEL_MODULE).HookedNextToken(self, process).to(device)
 
 
 @cache
