@@ -46,6 +46,7 @@ ESTIMATE = {
     AUGMENTED: (*BY_QUERY, "config.attention"),
 }
 OWN, EVERY = KINDS = ("own path", "full")
+EVERYWHERE, LAST = slice(None), slice(-1, None)  # positions
 
 
 class Readout(NamedTuple):
@@ -211,13 +212,18 @@ def estimates_of(
     layer: int | None = None,
     kind: str = OWN,
     batch_size: int | None = None,
+    places: slice = EVERYWHERE,
 ) -> Inexact[Tensor, "kind batch pos dim dim"]:
-    """Γ_T and Ŵ_T, see `recover_context`, or the one matrix that is both; `layer` is that of `query_jacobian`."""
+    """Γ_T and Ŵ_T, see `recover_context`, or the one matrix that is both; `layer` is that of `query_jacobian`.
+
+    Args:
+        places: the positions that are asked for; all if left out.
+    """
     size = estimates_at_a_time(batch_size, model, sequences)
     if check_choice("kind", kind, KINDS) == EVERY:
         jacobian = full_jacobian
     elif reads_circuit(model, sequences):
-        return in_parts(lambda part: _circuit(model, part.inputs), sequences, size, dim=1)
+        return in_parts(lambda part: _circuit(model, part.inputs, places), sequences, size, dim=1)
     elif not model.has_own_path:
         raise ValueError(
             f"{no_own_path(model)}: what s_T's own value is multiplied by says nothing of W. Pass kind='full' for "
@@ -225,7 +231,11 @@ def estimates_of(
         )
     else:
         jacobian = query_jacobian if model.is_augmented else value_jacobian
-    return in_parts(lambda part: jacobian(model, part.inputs, layer=layer, batch_size=size), sequences, size)[None]
+
+    def maps(part: Contexts) -> Tensor:
+        return jacobian(model, part.inputs, layer=layer, batch_size=size)[:, places]
+
+    return in_parts(maps, sequences, size)[None]
 
 
 def no_own_path(model: Model) -> str:
@@ -290,17 +300,19 @@ def _diagonal(sequences: Sequences) -> bool:
     return sequences.inputs.is_complex() and bool((W - torch.diag_embed(W.diagonal(0, -2, -1))).abs().max() <= 1e-9)
 
 
-def _circuit(model: Model, inputs: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "kind=2 batch pos dim dim"]:
+def _circuit(
+    model: Model, inputs: Inexact[Tensor, "batch pos dim"], places: slice
+) -> Inexact[Tensor, "kind=2 batch asked dim dim"]:
     pattern = model.run_with_cache(inputs, names_filter=PATTERN)[1][PATTERN]
     circuits = (model.W_V @ model.W_O)[0].mT.to(inputs.dtype)  # columns act on s_t
     energy = inputs.abs().square()
     inverse = torch.where(energy > 0, inputs.conj() / energy, 0)  # a coordinate that is zero says nothing of W
-    own = torch.einsum("bhtt,hij->btij", pattern, circuits)
+    own = torch.einsum("bhtt,hij->btij", pattern, circuits)[:, places]
     if inputs.shape[1] >= LONG:  # [batch pos key dim dim] would be too large
         mixed = torch.einsum("bhts,bsj->bthj", pattern, inputs) * inverse[:, :, None]
-        return torch.stack([own, torch.einsum("bthj,hij->btij", mixed, circuits)])
-    past = inputs[:, None] * inverse[:, :, None]  # [batch pos key dim]: D for each
-    return torch.stack([own, torch.einsum("bhts,hij,btsj->btij", pattern, circuits, past)])
+        return torch.stack([own, torch.einsum("bthj,hij->btij", mixed, circuits)[:, places]])
+    past = inputs[:, None] * inverse[:, places, None]  # [batch pos key dim]: D for each
+    return torch.stack([own, torch.einsum("bhts,hij,btsj->btij", pattern[:, :, places], circuits, past)])
 
 
 def _distance(estimate: Tensor, reference: Tensor) -> Float[Tensor, "batch pos"]:

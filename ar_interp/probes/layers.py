@@ -13,7 +13,7 @@ from torch import Tensor
 from ar_interp.models.opened import Model
 from ar_interp.probes.ablations import ablate_layers
 from ar_interp.probes.algorithm import STEPS, Spectra, interpolate, spectra_at_a_time, step_sizes, trimmed
-from ar_interp.probes.context import EVERY, OWN, estimates_of, predictions_by_layer
+from ar_interp.probes.context import EVERY, LAST, OWN, estimates_of, predictions_by_layer
 from ar_interp.probes.protocol import RUN, check_one_matrix, needs
 from ar_interp.probes.readout import probe_activations
 from ar_interp.probes.results import Result
@@ -132,7 +132,7 @@ def which_layer(
         check_one_matrix("sequences", sequences, "cosine")
         kind = OWN if own else EVERY
         options: dict[str, Any] = {"kind": kind, "batch_size": batch_size}
-        maps = [estimates_of(model, sequences, layer=layer, **options)[-1][:, -1] for layer in layers]
+        maps = [estimates_of(model, sequences, layer=layer, places=LAST, **options)[-1][:, -1] for layer in layers]
         return _mean_and_error("cosine", torch.stack([_cosines(Ŵ, sequences.W) for Ŵ in maps]))
 
     def swap() -> dict[str, list[float]]:

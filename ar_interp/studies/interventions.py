@@ -13,7 +13,7 @@ from ar_interp.claims.estimate import CONTEXTS
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.estimators import OLS
 from ar_interp.models.opened import as_model
-from ar_interp.probes.context import estimates_of
+from ar_interp.probes.context import LAST, estimates_of
 from ar_interp.probes.paths import Path
 from ar_interp.probes.scrubbing import COMPLEMENT, WRONG_KEYS, scrub
 from ar_interp.probes.swap import SwappedContext
@@ -77,7 +77,7 @@ def estimate_claim(
 
     @torch.no_grad()
     def distance(m: Measured) -> Estimate:
-        off = energy(estimates_of(as_model(m.model), contexts)[-1][:, -1] - W)
+        off = energy(estimates_of(as_model(m.model), contexts, places=LAST)[-1][:, -1] - W)
         return Estimate.ratio(off - beyond, size).less(-known)
 
     return measured.claim(
