@@ -40,13 +40,16 @@ def check_several(name: str, values: Iterable[object] | None, *, low: int, high:
     return found
 
 
-def check_number(name: str, value: object, *, low: float, strict: bool = False) -> float:
-    """`value` as a finite float >= low (> low when `strict`)."""
+def check_number(name: str, value: object, *, low: float, high: float = math.inf, strict: bool = False) -> float:
+    """`value` as a finite float from low (above low when `strict`) to high."""
     if isinstance(value, bool) or not isinstance(value, Real) or not _is_finite(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}.")
     if value < low or (strict and value == low):
         raise ValueError(f"{name} must be {'greater than' if strict else 'at least'} {low}, got {value}.")
-    return float(value)
+    found = float(value)
+    if found > high:
+        raise ValueError(f"{name} must be at most {high:g}, got {value}.")
+    return found
 
 
 def check_boolean(name: str, value: object) -> bool:
@@ -66,7 +69,10 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
 def check_device(name: str, value: object) -> torch.device:
     """`value` as a device that this machine has."""
     try:
-        return torch.empty(0, dtype=torch.float32, device=value).device  # type: ignore[arg-type] - what is tried
+        tried = torch.empty(0, dtype=torch.float32, device=value)  # type: ignore[arg-type] - what is tried
+        if tried.is_meta:
+            raise ValueError("it holds no values")
+        return tried.device
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         said = str(error).partition("\n")[0][:150]
         raise ValueError(f"{name} must be one that this machine has, such as 'cpu', got {value!r}: {said}") from error

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ LONGEST_MESSAGE = 300
 LONGEST_INTEGER = 20  # digits
 LONGEST_TEXT = 200
 _TAIL = 80
+_LIBRARY, _VERSION = re.compile(r"[A-Za-z][\w.-]{,99}", re.ASCII), re.compile(r"\d[\w.+!-]{,99}", re.ASCII)
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)  # no waiting for the other end of a pipe
 
 
@@ -47,7 +49,8 @@ def faults_of(where: str) -> Iterator[None]:
 
 def name_of(path: Path) -> str:
     """Folder and file, as messages name it."""
-    return f"{shortened(path.absolute().parent.name, LONGEST_MESSAGE // 3)}/{path.name}"
+    whole = path.absolute()
+    return f"{shortened(whole.parent.name, LONGEST_MESSAGE // 3)}/{whole.name}"
 
 
 @contextmanager
@@ -116,12 +119,16 @@ def check_text(name: str, value: object, *, longest: int = LONGEST_TEXT) -> str:
     return value
 
 
-def check_versions(values: object, where: str) -> dict[str, str]:
-    """Names of libraries and their versions."""
+def check_versions(values: object, where: str, needed: tuple[str, ...] = ()) -> dict[str, str]:
+    """Names of libraries, those that are needed among them, and their versions."""
     if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
         raise CheckpointError(f"{where}: versions must map names to strings.")
-    with faults_of(where):
-        return {check_text("versions", name): check_text(f"versions[{name!r}]", v) for name, v in values.items()}
+    check_keys(values, set(values), set(needed), f"{where}: versions")
+    for name, value in values.items():
+        if not (_LIBRARY.fullmatch(name) and _VERSION.fullmatch(value)):
+            got = shortened(f"{name!r}: {value!r}", LONGEST_TEXT // 2)
+            raise CheckpointError(f"{where}: versions must be like 'torch': '2.6.0+cpu', got {got}.")
+    return values
 
 
 def _no_constant(constant: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 from inspect import get_annotations
 from pathlib import Path
@@ -19,6 +19,7 @@ from ar_interp.models.config import ModelConfig
 from ar_interp.models.features import RegressionConfig as RegressionConfig  # a kind that files name
 from ar_interp.processes import FirstToken, Process
 
+FIRST_TOKEN_KEYS = ("law", "scale", "n_nonzero")
 MAX_ROW_BYTES = 2**8  # of metrics.jsonl
 MAX_LOGGED = 2**12  # rows of the history
 MAX_SNAPSHOTS = 64
@@ -31,11 +32,15 @@ OPTIONAL_MEMBER_COLUMNS = ("trimmed", "exact", "lr", "init_scale", "diverged", "
 T = TypeVar("T")
 
 
-def build(cls: type[T], values: Any, where: str) -> T:
-    """A dataclass from untrusted JSON: no unknown key, none missing, each value checked by the class."""
+def build(cls: type[T], values: Any, where: str, written: Iterable[str] = ()) -> T:
+    """A dataclass from untrusted JSON: no unknown key, none missing, each value checked by the class.
+
+    Args:
+        written: keys that are always written, also those with a default.
+    """
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     required = {name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING}
-    check_keys(values, set(known), required, where)
+    check_keys(values, set(known), required.union(written), where)
     with faults_of(where):
         return cls(**values)
 
@@ -46,7 +51,10 @@ def build_config(values: Any, where: str) -> Config:
 
 def build_process(values: Any, where: str) -> Process:
     if isinstance(values, dict) and "first_token" in values:
-        values = {**values, "first_token": build(FirstToken, values["first_token"], f"{where}.first_token")}
+        values = {
+            **values,
+            "first_token": build(FirstToken, values["first_token"], f"{where}.first_token", FIRST_TOKEN_KEYS),
+        }
     return build_kind(Process, values, where)
 
 

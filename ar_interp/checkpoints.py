@@ -69,6 +69,10 @@ __all__ = [
 SCHEMA = 1
 MAX_CONFIG_BYTES = 2**20
 KEYS = {"schema", "model", "process", "training", "seed", "steps", "device", "versions"}
+TRAINING_KEYS = {
+    "objective", "optimizer", "lr", "beta2", "schedule", "warmup", "clip", "first_length", "steps", "batch", "seed",
+    "n_seeds", "stop_below", "device",
+}  # fmt: skip
 MORE_KEYS = {"threads", "origin"}  # of later folders
 FILES = ("model.safetensors", "config.json", "metrics.jsonl", "README.md")
 SNAPSHOTS = "snapshots.safetensors"  # of small models
@@ -285,8 +289,8 @@ def _read(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{where}: schema must be {SCHEMA}, got {raw['schema']!r}. Is it from another version?")
     config = build_config(raw["model"], f"{where}: model")
     process = build_process(raw["process"], f"{where}: process")
-    training = build(TrainConfig, raw["training"], f"{where}: training")
-    versions = check_versions(raw["versions"], where)
+    training = build(TrainConfig, raw["training"], f"{where}: training", TRAINING_KEYS)
+    versions = check_versions(raw["versions"], where, VERSIONED)
     with faults_of(where):
         config.check_process(process)
         trained_on, origin = check_text("device", raw["device"]), check_text("origin", raw.get("origin", ""))

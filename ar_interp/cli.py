@@ -442,14 +442,14 @@ def landscapes(
     """
     import torch
 
-    from ar_interp._checks import check_choice
+    from ar_interp._checks import check_choice, check_integer
     from ar_interp.claims.collected import claims_json
     from ar_interp.claims.verdicts import FAILS, UNDECIDED
     from ar_interp.seeds import DRAWN_LIMIT
     from ar_interp.studies.landscapes import LANDSCAPES
 
     torch.set_num_threads(1)  # as for training
-    seed = secrets.randbelow(DRAWN_LIMIT) if seed is None else seed
+    seed = secrets.randbelow(DRAWN_LIMIT) if seed is None else check_integer("seed", seed, low=0, high=DRAWN_LIMIT - 1)
     chosen = [check_choice("names", name, tuple(LANDSCAPES)) for name in names or LANDSCAPES]
     if json_file is not None:
         try_file(json_file)

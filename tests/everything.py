@@ -15,10 +15,15 @@ import ar_interp as ari
 from ar_interp.claims import subject_of
 from ar_interp.models.config import ModelConfig
 from ar_interp.probes.blocks import augmented_blocks
+from ar_interp.probes.chain_edits import continue_chain
+from ar_interp.probes.chains import attribute, chain_accuracy, read_sources
 from ar_interp.probes.edits import available_edits
 from ar_interp.probes.function import function_deviation
 from ar_interp.probes.jacobian import exact_circuit, full_jacobian, query_jacobian, value_jacobian
+from ar_interp.probes.noise import noisy_errors
+from ar_interp.probes.regression import kernel_structure, risks_by_length
 from ar_interp.probes.steps import equivalent_steps_of
+from ar_interp.probes.text import rolled_out
 from ar_interp.studies import exhibits_of
 
 UNITARY, PAIRS, HAAR = ari.CommutingUnitary(4), ari.CommutingOrthogonal(4), ari.HaarOrthogonal(3)
@@ -96,6 +101,29 @@ def probes(model: Any, a: Any, b: Any, **options: Any) -> dict[str, Call]:
             f"estimator {estimator.__class__.__name__}": lambda estimator=estimator: estimator.estimate(a.pairs())
             for estimator in (ari.estimators.OLS(), ari.estimators.DiagonalOLS(), ari.estimators.LastToken())
         },
+    }
+
+
+def neighbours() -> dict[str, Call]:
+    """Probes of chains, prompts, noise, emergence and text, each on a shipped model or text."""
+    chain, prompts, noise = (ari.load(name) for name in ("chain-parity-running", "regression-smooth", "noisy-haar-l1"))
+    few, stages = chain.process.contexts(6, seed=0), ari.load("emergence-anisotropic")
+    embedding = ari.TextEmbedding.glove()
+    words = [embedding.words[k] for k in np.random.default_rng(0).integers(0, 300, 200)]
+    return {
+        "attribute": lambda: attribute(chain.model, few),
+        "chain_accuracy": lambda: chain_accuracy(chain.model, few, without=(0, 1)),
+        "read_sources": lambda: read_sources(chain.model, few),
+        "continue_chain": lambda: continue_chain(chain.model, few.tokens[0, : few.n_prompt].tolist()),
+        "logits": lambda: chain.model(few.inputs).detach(),
+        "kernel_structure": lambda: kernel_structure(prompts.model),
+        "risks_by_length": lambda: risks_by_length(prompts.model, n=8, lengths=[2]),
+        "noisy_errors": lambda: noisy_errors(noise.model, n=4, n_ctx=4),
+        "descent_along": lambda: ari.descent_along(stages),
+        "stage_times": lambda: ari.stage_times(stages),
+        "sign_pattern": lambda: ari.sign_pattern(stages.model),
+        "text_regularity": lambda: ari.text_regularity(embedding.documents(words, length=100), dim=2, n_permutations=2),
+        "rolled_out": lambda: rolled_out(words, embedding, n=20),
     }
 
 

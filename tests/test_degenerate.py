@@ -1,19 +1,22 @@
 """Input without an answer is refused at the door, by every probe in the same words; singular W is no such input."""
 
+from copy import deepcopy
 from dataclasses import replace
 from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
-from everything import MODELS, contexts_of, model_of, outcome, probes
+from everything import MODELS, contexts_of, differences, model_of, outcome, plain, probes
 from safetensors.torch import save_file
 
 import ar_interp as ari
+from ar_interp.probes.chains import attribute, chain_accuracy, read_sources
 
 KINDS = ("diagonal", "augmented", "plain")
 WITHOUT_DATA = {"head_orthogonality", "positional_structure", "augmented_blocks", "circuits", "structure_along"}
 NO_PROBES = ("edit ", "estimator ", "run_with_cache", "outside_errors", *WITHOUT_DATA)
+NORMAL = torch.randn(99, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 SAMPLES = {kind: contexts_of(kind) for kind in KINDS}
 
 
@@ -68,6 +71,68 @@ def test_singular_W_is_answered_or_refused(kind):
         tokens[:, t] = torch.einsum("bij,bj->bi", W, tokens[:, t - 1])
     said = refused(kind, replace(sequences, tokens=tokens, W=W))
     assert not isinstance(said["recover_context"], str)
+
+
+CHAINS, PROMPTS = (ari.load(name) for name in ("chain-parity-running", "regression-smooth"))
+
+
+def with_nan(model):
+    model = deepcopy(model)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = torch.nan
+    return model
+
+
+@pytest.mark.parametrize("probe", [attribute, chain_accuracy, read_sources], ids=lambda probe: probe.__name__)
+@pytest.mark.parametrize(
+    ("model", "contexts", "message"),
+    [
+        (CHAINS, lambda chains: chains[:0], "at least 1 sequence"),
+        (CHAINS, lambda chains: chains.tokens, "contexts must be Chains, got Tensor"),
+        (CHAINS, lambda chains: PROMPTS.process.contexts(2, 4, seed=0), "contexts must be Chains, got Prompts"),
+        (
+            CHAINS,
+            lambda chains: ari.load("chain-counting-q2").process.contexts(2, seed=0),
+            "draw them from the process of the model",
+        ),
+        (PROMPTS, lambda chains: chains, "HookedRegression cannot be probed: it lacks"),
+        (with_nan(CHAINS.model), lambda chains: chains, "HookedNextToken has NaN or infinite entries in W"),
+    ],
+)
+def test_probes_of_chains_refuse_what_they_cannot_read(probe, model, contexts, message, without_type_checks):
+    with pytest.raises(ValueError, match=message):
+        probe(model, contexts(CHAINS.process.contexts(4, seed=0)))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
+def test_ids_of_whatever_integers_are_the_same_ids(dtype, without_type_checks):
+    chains = CHAINS.process.contexts(4, seed=0)
+    found = chain_accuracy("chain-parity-running", replace(chains, tokens=chains.tokens.to(dtype)))
+    assert not differences(plain(found), plain(chain_accuracy(CHAINS, chains)), 0)
+    assert torch.equal(CHAINS.model(chains.inputs.to(dtype)), CHAINS.model(chains.inputs))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ari.recover_context("diagonal-unitary-h5", CHAINS.process.contexts(2, seed=0)), "got Chains"),
+        (lambda: ari.descent_along("diagonal-unitary-h5"), "a record of a and b"),
+        (lambda: ari.stage_times(CHAINS.model), "a record of a and b"),
+        (lambda: ari.sign_pattern(CHAINS.model), "one layer with one head"),
+        (lambda: ari.sign_pattern(with_nan(ari.load("emergence-gaussian").model)), "NaN or infinite entries"),
+        (lambda: ari.text_regularity([torch.ones(99, 4)] * 2, dim=2), r"documents\[0\] has one vector at every place"),
+        (lambda: ari.text_regularity([NORMAL, NORMAL[:, :3]], dim=2), r"vectors of \[3, 4\] numbers"),
+        (lambda: ari.text_regularity([NORMAL, 1e200 * NORMAL], dim=2), r"documents\[1\] must have finite squares"),
+        (lambda: ari.TextEmbedding((1, 2), NORMAL[:2]), "each of words must be"),
+    ],
+)
+def test_the_neighbours_refuse_what_has_no_answer(call, message, without_type_checks):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_every_model_can_be_asked_what_can_be_asked_of_it():
+    assert ari.conformance(CHAINS).set_index("probe")["usable"]["verify"]
 
 
 def exploded(kind, scale):

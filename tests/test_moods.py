@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from everything import contexts_of, differences, judgements, model_of, outcome, probes
+from everything import contexts_of, differences, judgements, model_of, neighbours, outcome, probes
 from other_device import BROUGHT, second_device
 
 import ar_interp as ari
@@ -35,7 +35,7 @@ FACTORIES = (
     "arange", "empty", "eye", "full", "linspace", "logspace", "normal", "ones", "rand", "randint", "randn", "randperm",
     "scalar_tensor", "tensor", "tril_indices", "triu_indices", "zeros",
 )  # fmt: skip
-IN_DEFAULT_DTYPE = ("empty", "eye", "linspace", "logspace", "normal", "ones", "rand", "randn", "zeros")
+IN_DEFAULT_DTYPE = ("empty", "eye", "linspace", "logspace", "normal", "ones", "rand", "randn", "tensor", "zeros")
 
 
 @contextmanager
@@ -87,6 +87,16 @@ def test_a_mood_changes_nothing(kind, mood):
     with mood():
         found = {name: outcome(call) for name, call in calls(kind).items()}
     assert not apart(kind, found, 0)
+
+
+def test_a_mood_changes_nothing_of_the_neighbours():
+    """Numbers, not refusals."""
+    calls = neighbours()
+    expected = {name: outcome(call) for name, call in calls.items()}
+    assert not any(isinstance(said, str) for said in expected.values())
+    with all_at_once():
+        found = {name: outcome(call) for name, call in calls.items()}
+    assert not [line for name in calls for line in differences(found[name], expected[name], 0, name)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

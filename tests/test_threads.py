@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from everything import differences, neighbours, outcome
 from zoo import HAAR, ForeignDiagonal, augmented
 
 import ar_interp as ari
@@ -65,6 +66,13 @@ def test_probes_and_predictions_side_by_side_are_what_they_are_alone(model, jobs
     alone = [job() for job in jobs]
     together = in_threads(lambda i: jobs[i % len(jobs)](), ROUNDS * len(jobs))
     assert all(torch.equal(found, alone[i % len(jobs)]) for i, found in enumerate(together))
+
+
+def test_probes_of_the_neighbours_side_by_side_are_what_they_are_alone():
+    jobs = [call for name, call in neighbours().items() if "text" not in name]
+    alone = [outcome(job) for job in jobs]
+    together = in_threads(lambda i: outcome(jobs[i % len(jobs)]), 3 * len(jobs))
+    assert not [line for i, found in enumerate(together) for line in differences(found, alone[i % len(jobs)], 0)]
 
 
 def test_hooks_of_one_thread_are_not_seen_by_another_nor_copied():

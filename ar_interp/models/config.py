@@ -21,6 +21,7 @@ MAX_HEADS = 4096
 MAX_LAYERS = 256
 MAX_WIDTH = 2**16
 MAX_PARAMETERS = 10**8
+MAX_INIT_SCALE = 1e6  # beyond it products of weights overflow
 HEADS = ("diagonal", "unit", "full", "block-scalar", "merged")
 POSITIONALS = ("none", "multiplicative", "additive", "softmax")
 INITS = ("gaussian", "linear")
@@ -107,7 +108,7 @@ class ModelConfig(Config):
         check_choice("positional", self.positional, POSITIONALS)
         check_choice("init", self.init, INITS)
         check_choice("dtype", self.dtype, tuple(DTYPES))
-        check_number("init_scale", self.init_scale, low=0.0)
+        check_number("init_scale", self.init_scale, low=0.0, high=MAX_INIT_SCALE)
         for name in ("scale_scores", "residual", "layer_norm", "biases", "shared_output", "unembed"):
             check_boolean(name, getattr(self, name))
         self._check_together()

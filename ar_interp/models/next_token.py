@@ -14,15 +14,15 @@ sums over tokens**, so that the arithmetic result of the paper is not that of a 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens import HookedRootModule
 
+from ar_interp._moods import calm
 from ar_interp._resident import resident
-from ar_interp.models.hooks import HookPoint
+from ar_interp.models.hooks import HookPoint, StrictHooks
 from ar_interp.models.next_token_config import NextTokenConfig
 from ar_interp.processes.chains import ChainTask, check_ids
 
 
-class HookedNextToken(HookedRootModule):
+class HookedNextToken(StrictHooks):
     """Logits of the next token as a sum of one term for each token that is seen; hooks show the terms.
 
     Args:
@@ -36,6 +36,7 @@ class HookedNextToken(HookedRootModule):
         hook_sum: [batch step symbol], their sum with the bias.
     """
 
+    @calm()
     def __init__(self, config: NextTokenConfig, process: ChainTask | None = None, *, seed: int = 0) -> None:
         super().__init__()
         if not isinstance(config, NextTokenConfig):

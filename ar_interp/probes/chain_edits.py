@@ -8,7 +8,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ar_interp._checks import check_integer
+from ar_interp._moods import calm
+from ar_interp.checkpoints import model_of
 from ar_interp.models.next_token import HookedNextToken
+from ar_interp.models.opened import as_model
 from ar_interp.probes.results import Result
 from ar_interp.seeds import generator_of
 
@@ -34,20 +37,24 @@ class ContinuedChain(Result):
     n_answer: int = 1
 
 
-@torch.no_grad()
-def continue_chain(model: HookedNextToken, tokens: Sequence[int] | Int[Tensor, "pos"]) -> ContinuedChain:
+@calm()
+def continue_chain(model: object, tokens: Sequence[int] | Int[Tensor, "pos"]) -> ContinuedChain:
     """Give the model a prompt and the beginning of a chain, and let it write the rest.
 
     Args:
-        model: a next-token predictor that knows its task, one whose chains follow from their prompts.
+        model: a next-token predictor that knows its task, one whose chains follow from their prompts; or its
+            checkpoint, run, name or folder.
         tokens: ids of the prompt, then of as many tokens of the chain as are given, at most all but the answer.
     Raises:
         ValueError: another kind of model, too few or too many tokens, ids that the vocabulary does not have, a task
             without one right chain.
     """
-    if not isinstance(model, HookedNextToken):
-        raise ValueError(f"model must be a HookedNextToken, got a {type(model).__name__}.")
-    task, config = model.process, model.config
+    opened = as_model(model_of(model))
+    found = opened.module
+    if not isinstance(found, HookedNextToken):
+        raise ValueError(f"model must be a HookedNextToken, got a {opened.name}.")
+    opened.check_finite()
+    task, config = found.process, found.config
     if task is None or not task.follows:
         raise ValueError(f"model must be about a task whose chains follow from their prompts, got {task!r}.")
     tokens = tokens.tolist() if isinstance(tokens, Tensor) else tokens
@@ -60,12 +67,12 @@ def continue_chain(model: HookedNextToken, tokens: Sequence[int] | Int[Tensor, "
             f"{len(tokens)}."
         )
     ids = [check_integer("tokens", token, low=0, high=config.dim - 1) for token in tokens]
-    given = torch.tensor([ids], device=next(model.parameters()).device)
+    given = torch.tensor([ids], dtype=torch.int64, device=next(found.parameters()).device)
     written = given
     while written.shape[1] < most + 1:
-        written = torch.cat([written, model(written)[:, -1:].argmax(-1)], dim=1)
+        written = torch.cat([written, found(written)[:, -1:].argmax(-1)], dim=1)
     prompt = given[:, :n]
-    alone, right = model.generate(prompt)[:, n:], task.chain(prompt.cpu(), generator_of(0))
+    alone, right = found.generate(prompt)[:, n:], task.chain(prompt.cpu(), generator_of(0))
     chains = {"prompt": prompt, "given": given[:, n:], "written": written[:, n:], "alone": alone, "right": right}
     return ContinuedChain(
         n_answer=task.n_answer, **{name: tuple(task.decode(chain[0])) for name, chain in chains.items()}

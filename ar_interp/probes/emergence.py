@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._moods import calm
-from ar_interp.checkpoints import TrainingRun, model_of
+from ar_interp.checkpoints import TrainingRun, loaded, model_of
 from ar_interp.models.encodings import Augmented
 from ar_interp.models.opened import as_model
 from ar_interp.probes.results import Result
@@ -55,17 +55,18 @@ class DescentAlong(Result):
 
 
 @calm()
-def descent_along(run: TrainingRun, law: FirstToken | None = None) -> DescentAlong:
+def descent_along(run: Any, law: FirstToken | None = None) -> DescentAlong:
     """The recorded training of merged heads by plain descent, and the exact recursion from the same start.
 
     Args:
-        run: a run or checkpoint with a record of a and b, see `Setting.record`.
+        run: a run or checkpoint, or its name or folder, with a record of a and b, see `Setting.record`.
         law: of the first tokens that the recursion is for; those that the run was trained on if left out.
     Raises:
         ValueError: no such record.
     """
-    setting = setting_of(run.config, run.process)
-    if not isinstance(setting, Emergence) or "a" not in run.history:
+    run = loaded(run, "run")
+    setting = setting_of(run.config, run.process) if isinstance(run, TrainingRun) else None
+    if not isinstance(setting, Emergence) or "a" not in run.history or run.history.empty:
         raise ValueError("run must be a training of merged heads with a record of a and b in its history.")
     table, dim, training = run.history.copy(), run.config.dim, run.training
     table = table.rename(columns={"loss_min": "loss"}).drop(columns=["loss_median", "loss_max"])
@@ -115,12 +116,13 @@ class StageTimes(Result):
 
 
 @calm()
-def stage_times(run: TrainingRun) -> StageTimes:
+def stage_times(run: Any) -> StageTimes:
     """The half times of every coordinate, measured, by the recursion, and in closed form.
 
     Raises:
         ValueError: coordinates of one size, or a start that is not balanced, a = b > 0.
     """
+    run = loaded(run, "run")
     along = descent_along(run)
     setting, start, table = setting_of(run.config, run.process), run.training.start, along.by_step
     if not setting.process.initial.scales or len(start) != 2 or not start[0] == start[1] > 0:
@@ -180,14 +182,16 @@ def sign_pattern(model: object, *, seed: int = EXHIBITS) -> SignPattern:
         ValueError: another kind of model.
     """
     opened = as_model(model_of(model))
-    if not opened.is_augmented or opened.n_layers > 1 or len(opened.W_Q[0]) > 1:
+    one_layer = opened.is_augmented and opened.n_layers == 1
+    if not one_layer or opened.W_Q.shape[1] > 1:
         raise ValueError("model must have one layer with one head on augmented tokens: its signs are those of a step.")
+    opened.check_finite()
     W_Q, W_K, W_V, W_O = (W[0] for W in (opened.W_Q, opened.W_K, opened.W_V, opened.W_O))
     dim = W_Q.shape[1] // len(Augmented.blocks)
     blocks = {"blocks.0.attn.QK": W_Q @ W_K.mT, "blocks.0.attn.OV": W_V @ W_O}
     own = {name: W.detach().double().cpu()[None] for name, W in blocks.items()}
     A, B = (block[0].diagonal() for block in main_blocks(own, dim))
-    signs, keys = (torch.where(x < 0, -1.0, 1.0).numpy() for x in (B, A))
+    signs, keys = (np.where(x.numpy() < 0, -1.0, 1.0) for x in (B, A))
     product = float((A * B).abs().mean())
     ones = torch.ones(1, dim, dtype=torch.float64, device="cpu")
     first = torch.cat([ones, ones + (2**0.5 - 1) * torch.diag_embed(ones[0])])

@@ -77,11 +77,11 @@ def noisy_errors(
     if not _has_noise(law):
         raise ValueError(f"process must be one with noise that is not stationary, got {law!r:.150}.")
     check_integer("n", n, low=2)
-    n_ctx = check_integer("n_ctx", n_ctx or model.n_ctx, low=2)
+    n_ctx = check_integer("n_ctx", model.n_ctx if n_ctx is None else n_ctx, low=2)
     contexts = law.contexts(n, n_ctx, seed=seed, device=model.device)
     q, r = law.state_noise**2, law.observation_noise**2
     first = law.initial.mean_square(law.dim)
-    squares = torch.tensor([first + q * law.dim * (T - 1) for T in range(1, n_ctx + 1)], device=contexts.inputs.device)
+    squares = first + q * law.dim * torch.arange(n_ctx, dtype=torch.float64, device=contexts.inputs.device)
     shares = (squares / (squares + law.dim * r))[:, None]
     estimators, rows = predictors(law, n_ctx), []
     estimators[MULTIPLE] = lambda x: shares.to(x.inputs) * torch.einsum("bij,btj->bti", x.W, x.inputs)

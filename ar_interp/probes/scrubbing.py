@@ -305,7 +305,8 @@ def _mix_keys(model: Model, layer: int, kept: Kept, own: Held, other: Held) -> H
     """Scores and values: own at the keys that are kept, the other's elsewhere."""
     _, scores, values = (f"blocks.{layer}.{name}" for name in ACTIVATIONS[BY_KEYS])
     at = torch.arange(own[scores].shape[-1], device=own[scores].device)
-    here = torch.isin(at[:, None] - at, torch.tensor(sorted(kept), device=at.device))  # [query key]
+    apart = torch.tensor(sorted(kept), dtype=at.dtype, device=at.device)
+    here = torch.isin(at[:, None] - at, apart)  # [query key]
     patterns: list[Tensor] = []
     mix_values = partial(torch.einsum, "bhts,bshi->bthi")
 

@@ -207,7 +207,7 @@ def swap_context(
     moving = [name for layer in chosen for name in names[layer]]
     every = [name for layer in names for name in layer]
     generator = generator_of(check_integer("seed", seed, low=0))
-    at = torch.tensor(asked, device=target.inputs.device) - 1
+    at = torch.tensor(asked, dtype=torch.int64, device=target.inputs.device) - 1
 
     size = at_a_time(None, 2 * numbers_in(model, length, every), most=PAIRED)
     large = size < PAIRED or len(target) >= MANY  # too large to have states at every T

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ar_interp import seeds
 from ar_interp._checks import as_real_array, check_integer
+from ar_interp._moods import calm
 from ar_interp._shown import watched
 from ar_interp.probes.results import Result
 from ar_interp.processes.text import TextEmbedding, repeats
@@ -87,6 +88,7 @@ class TextRegularity(Result):
         ])  # fmt: skip
 
 
+@calm()
 def text_regularity(
     documents: Sequence[Tensor], *, dim: int = 8, n_permutations: int = 39, seed: int = 0
 ) -> TextRegularity:
@@ -115,7 +117,9 @@ def text_regularity(
     for place, document in enumerate(tokens):
         if (document == document[0]).all():
             raise ValueError(f"documents[{place}] has one vector at every place: there is no variance to be told.")
-    check_integer("n_permutations", n_permutations, low=1)
+        if not torch.isfinite(document.square().sum()):
+            raise ValueError(f"documents[{place}] must have finite squares: it goes up to {document.abs().max():.2g}.")
+    check_integer("n_permutations", n_permutations, low=2)  # the null has a standard deviation
     shortest = min(map(len, tokens))
     if shortest <= 8 * dim:
         raise ValueError(f"documents must be longer than 8 dim = {8 * dim} words, the shortest has {shortest}.")
@@ -248,6 +252,7 @@ class RolledOut(Result):
         ])  # fmt: skip
 
 
+@calm()
 def rolled_out(words: Sequence[str], embedding: TextEmbedding, *, n: int = 2000, seed: int = 0) -> RolledOut:
     """Figure 4 of Sander et al. 2024 as published, beside the repetitions of words that it measures.
 

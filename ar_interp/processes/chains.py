@@ -419,7 +419,7 @@ class Permuted(ChainTask):
         return torch.randint(0, len(self.permutation), (n, 1), generator=generator, device=generator.device)
 
     def chain(self, prompts: Int[Tensor, "batch prompt"], generator: torch.Generator) -> Int[Tensor, "batch chain"]:
-        image = torch.tensor(self.permutation, device=prompts.device)
+        image = torch.tensor(self.permutation, dtype=torch.int64, device=prompts.device)
         symbols, chain = prompts[:, -1], []
         for _ in range(self.n_chain):
             symbols = image[symbols]

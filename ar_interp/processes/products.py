@@ -98,7 +98,7 @@ class Products(ChainTask):
             ValueError: a number that has more digits.
         """
         numbers = [check_integer(name, x, low=0, high=10**self.n_digits - 1) for name, x in (("a", a), ("b", b))]
-        return torch.cat([_digits(torch.tensor(x, device="cpu"), self.n_digits) for x in numbers])
+        return torch.cat([_digits(torch.tensor(x, dtype=torch.int64, device="cpu"), self.n_digits) for x in numbers])
 
     def product(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch"]:
         """The number that the last digits of prompts with their chains spell.

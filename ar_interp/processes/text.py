@@ -121,8 +121,19 @@ class TextEmbedding(Shown):
                 raise ValueError(f"{path} is larger than {MAX_BYTES} bytes.")
             try:
                 with np.load(file, allow_pickle=False) as arrays:
+                    if sum(part.file_size for part in arrays.zip.infolist()) > MAX_BYTES:
+                        raise ValueError(f"its arrays are larger than {MAX_BYTES} bytes")
                     words, vectors = arrays["words"], arrays["vectors"]
-            except (ValueError, KeyError, EOFError, OSError, BadZipFile, TypeError, AttributeError) as error:
+            except (
+                ValueError,
+                KeyError,
+                EOFError,
+                OSError,
+                BadZipFile,
+                TypeError,
+                AttributeError,
+                MemoryError,
+            ) as error:
                 raise ValueError(
                     f"{path} must be an .npz file with the arrays 'words' (strings) and 'vectors' [word dim], as "
                     f"np.savez(path, words=..., vectors=...) writes it: {error}"

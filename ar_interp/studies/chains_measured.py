@@ -340,12 +340,12 @@ def hardest_margin(task: Parity) -> float:
     check_choice("the chain of the task", task.chain_of, ("and-xor", "digits"))
     whole = Parity(len(task.subset), chain_of=task.chain_of)
     tokens = 2 * all_strings(whole).double() - 1
-    labels = torch.tensor([1, -1], device="cpu").repeat_interleave(len(tokens)).numpy()
+    labels = torch.tensor([1, -1], dtype=torch.int64, device="cpu").repeat_interleave(len(tokens)).numpy()
     found = []
     for place in range(whole.n_bits, tokens.shape[1]):
         x = torch.cat([tokens[:, :place], torch.ones_like(tokens[:, :1])], dim=1) * tokens[:, place, None]
         fit = SVC(kernel="linear", C=1e7, tol=1e-6).fit(torch.cat([x, -x]).numpy(), labels)  # no threshold: x and -x
-        w = torch.tensor(fit.coef_[0], device="cpu")
+        w = torch.tensor(fit.coef_[0], dtype=torch.float64, device="cpu")
         found.append((place + 1) / ((x @ w).min() / w.norm()).item() ** 2)
     return max(found)
 

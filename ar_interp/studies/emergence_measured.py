@@ -205,7 +205,8 @@ class EmergenceMeasured(Measured):
             turned: with its signs on query and prediction.
             flipped: with one sign more there.
         """
-        signs = torch.tensor(self.pattern.by_coordinate["values"].to_numpy(), device=self.parts[0].inputs.device)
+        signs = torch.from_numpy(self.pattern.by_coordinate["values"].to_numpy(copy=True))
+        signs = signs.to(self.parts[0].inputs.device)
         signs = signs if turned or flipped else torch.ones_like(signs)
         signs[0] *= -1 if flipped else 1
         step = self.of(deepcopy(self.model).requires_grad_(False)).model

@@ -132,7 +132,7 @@ class HeadsMeasured(Measured):
         """Largest |c p_T - 1| over T; for c every C_jj that a minimum asks to be c."""
         C, last = self.weights.C, self.positions.P.diagonal(1)
         each = self.setting.pairs or self.setting.rank == self.process.dim
-        scales = C.diagonal() if each else torch.tensor([self.positions.scale], device="cpu")
+        scales = C.diagonal() if each else torch.tensor([self.positions.scale], dtype=torch.float32, device="cpu")
         covered = scales.abs() > RANK_TOLERANCE * scales.abs().max()
         return (scales[covered, None] * last - 1).abs().max().item() if covered.any() else float("nan")
 

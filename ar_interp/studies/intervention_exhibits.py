@@ -37,7 +37,7 @@ def _pairs_code(n: int = N) -> str:
 def _swap_pair(subject: Subject, *, source: int, target: int, position: int) -> tuple[SwappedContext, int]:
     """One pair and, since a swap takes two, the pair before."""
     sources, targets = _pairs(subject)
-    chosen = [torch.tensor([i, i - 1], device="cpu") for i in (source, target)]
+    chosen = [torch.tensor([i, i - 1], dtype=torch.int64, device="cpu") for i in (source, target)]
     return swap_context(subject.model, sources[chosen[0]], targets[chosen[1]], positions=[position]), 0
 
 

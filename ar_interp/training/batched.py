@@ -170,7 +170,7 @@ class SumOfTokens(Form):
     def _logits(self, products: Products, tokens: Tensor, step: int) -> Float[Tensor, "member batch symbol"]:
         """Those of the symbols that can stand at a step."""
         n_seen = self.config.n_prompt + step
-        first, end = torch.tensor(self.config.alphabets[:n_seen], device=tokens.device).T
+        first, end = torch.tensor(self.config.alphabets[:n_seen], dtype=torch.int64, device=tokens.device).T
         starts = (end - first).cumsum(0) - end
         tables, constants = products[f"W.{step}"], products[f"b.{step}"]
         rows = tokens[:, :, :n_seen] + starts
