@@ -35,7 +35,7 @@ def text_regularity(found: TextRegularity) -> go.Figure:
     null = table["null"].mean()
     figure.add_hline(y=null, line={"color": GREY, "dash": "dash"})
     figure.add_annotation(
-        x=1, xref="paper", xanchor="right", y=null, yanchor="top", text="all words permuted", showarrow=False
+        x=0, xref="paper", xanchor="left", y=null, yanchor="top", text="all words permuted", showarrow=False
     )
     gain, error = found.gain
     far = " and ".join(
@@ -46,7 +46,7 @@ def text_regularity(found: TextRegularity) -> go.Figure:
         figure,
         title=f"A matrix tells {100 * (means[0] - null):.1f} % of the variance of the next word",
         measured=f"{len(table)} documents, {found.dim} coordinates; R² is {far}. Beyond the W of all other documents a "
-        f"document's first half adds {number(gain)} ± {number(error)} to the R² of its second",
+        f"document's first half adds {number(gain)} (standard error {number(error)}) to the R² of its second",
         y="R² of the next word, cross-validated",
         wide=True,
     )
