@@ -7,6 +7,8 @@ from cases import HAAR, N_CTX, D
 from zoo import augmented, one_gradient_step, orthogonal_model, unitary_model
 
 import ar_interp as ari
+from ar_interp.models.opened import as_model
+from ar_interp.probes import context
 from ar_interp.probes.context import SCORES
 from ar_interp.probes.jacobian import exact_circuit, query_jacobian, value_jacobian
 from ar_interp.probes.readout import probe_activations
@@ -51,6 +53,16 @@ def test_the_estimate_applied_to_the_last_token_is_the_prediction(recovered):
     inputs = sequences.tokens[:, :-1]
     applied = torch.einsum("btij,btj->bti", result.estimate, inputs)
     torch.testing.assert_close(applied, model(inputs).detach())
+
+
+@pytest.mark.parametrize(("long", "kind"), [(False, "own path"), (True, "own path"), (False, "full")])
+def test_estimates_at_the_longest_context_alone_are_the_last_of_all(recovered, long, kind, monkeypatch):
+    monkeypatch.setattr(context, "LONG", 2 if long else N_CTX + 1)
+    (model, sequences, _), options = recovered, {"kind": kind, "batch_size": 30}
+    every = context.estimates_of(as_model(model), sequences, **options)
+    assert torch.equal(
+        context.estimates_of(as_model(model), sequences, places=context.LAST, **options), every[:, :, -1:]
+    )
 
 
 def test_at_zero_loss_the_estimate_is_W_from_the_second_token_on(recovered):
