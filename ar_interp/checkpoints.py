@@ -151,7 +151,7 @@ class TrainingRun(Shown):
         """The model as a bare torch module with the same predictions, without hooks; `torch.export` takes it."""
         from ar_interp.models.plain import PlainModel
 
-        return PlainModel(self.config, self.parameters)
+        return PlainModel(self.config, self.parameters).eval()  # exporters warn of modules that train
 
     def with_weights(self, weights: Any, *, origin: str = "") -> "TrainingRun":
         """A run with weights that were changed elsewhere: nothing is said of a training that they do not come from.
@@ -238,14 +238,16 @@ def loaded(subject: Any, name: str = "model") -> Any:
         name: of the argument, for messages.
     Raises:
         CheckpointError: no such checkpoint.
-        ValueError: data, which is no subject.
+        ValueError: data, or what cannot be run, which are no subject.
     """
     if isinstance(subject, str | Path):
         return load(subject)
-    if isinstance(subject, Contexts | Tensor | Kind):
+    runs = callable(subject) or isinstance(subject, TrainingRun) or hasattr(subject, "run_with_cache")
+    if isinstance(subject, Contexts | Tensor | Kind) or not runs:
+        first = "" if name == "untrained" else ": it comes first, e.g. ari.recover_context(model, sequences)"
         raise ValueError(
             f"{name} must be a model, a checkpoint or run, or the name or folder of a checkpoint, got "
-            f"{type(subject).__name__}: it comes first, e.g. ari.recover_context(model, sequences)."
+            f"{type(subject).__name__}{first}."
         )
     return subject
 

@@ -107,6 +107,7 @@ def test_one_subject_is_taken_everywhere(checkpoint):
         (lambda c, s: c.model.run_with_cache(s), r"got Sequences: pass its \.inputs"),
         (lambda c, s: ari.recover_context(c, s.tokens), "sequences must be Sequences, got Tensor: they hold W beside"),
         (lambda c, s: ari.recover_context(s, c), r"model must be a model, a checkpoint or run, .* got Sequences"),
+        (lambda c, s: ari.probe_activations(c, s, untrained=...), "untrained must be a model, .* got ellipsis"),
         (lambda c, s: ari.verify(s), "subject must be a model, a checkpoint or run, .* got Sequences"),
         (lambda c, s: ari.verify("diagonal-orthogonal-h6"), "no checkpoint .*Did you mean 'diagonal-orthogonal-h8'"),
         (lambda c, s: ari.load(c), "name_or_path must be a name or a folder, got Checkpoint"),
@@ -216,6 +217,7 @@ def test_weights_are_changed_fine_tuned_and_exported_with_their_provenance(tmp_p
     )
     inputs = checkpoint.process.contexts(4, 10, seed=0).inputs
     plain = again.to_torch()
+    assert not plain.training
     assert (plain(inputs) - again.model(inputs)).abs().max() < 1e-12
     exported = torch.export.export(plain, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=2)},))
     assert (exported.module()(inputs[:3]) - plain(inputs[:3])).abs().max() < 1e-12

@@ -63,10 +63,10 @@ def context_error(
         ValueError: an estimator that was not measured, another band.
     """
     errors = recovered.errors
-    beside = chosen_of("estimators", estimators, [name for name in errors["estimator"] if name != "model"])
+    chosen = chosen_of("estimators", estimators, errors["estimator"])
     figure = go.Figure()
     for name, (colour, dash, symbol) in LINES.items():
-        if name not in ("model", *beside):
+        if name not in ("model", *chosen):
             continue
         rows: Any = errors[errors["estimator"] == name]
         draw(
@@ -83,7 +83,7 @@ def context_error(
     last = at_end.loc["model"]
     others = (
         f", one gradient step by {number(at_end.loc['one gradient step', 'context_error_per_row'])}"
-        if "one gradient step" in beside
+        if "one gradient step" in chosen
         else ""
     )
     return styled(

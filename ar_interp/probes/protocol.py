@@ -208,7 +208,9 @@ def needs(
                     raise ValueError(f"{why_not}.")
                 for argument, value in given.arguments.items():
                     _check_kind(argument, value, arguments_of.parameters[argument].annotation)
-                    if isinstance(value, Contexts):
+                    if argument == "untrained" and value is not None:
+                        given.arguments[argument] = _opened(value, argument)
+                    elif isinstance(value, Contexts):
                         if compares:
                             check_one_matrix(argument, value, name)
                         given.arguments[argument] = _brought(argument, value, found, (sequences, length))
@@ -229,9 +231,9 @@ def needs(
     return declare
 
 
-def _opened(model: object) -> Model:
+def _opened(model: object, name: str = "model") -> Model:
     """The model of a name, a folder, a checkpoint, a run, or as it is."""
-    return as_model(model_of(model))
+    return as_model(model if isinstance(model, Model) else model_of(model, name))
 
 
 def _about(annotations: Sequence[object]) -> type[Contexts]:
