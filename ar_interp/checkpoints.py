@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -238,12 +239,11 @@ def loaded(subject: Any, name: str = "model") -> Any:
         name: of the argument, for messages.
     Raises:
         CheckpointError: no such checkpoint.
-        ValueError: data, or what cannot be run, which are no subject.
+        ValueError: data or a number, which are no subject.
     """
     if isinstance(subject, str | Path):
         return load(subject)
-    runs = callable(subject) or isinstance(subject, TrainingRun) or hasattr(subject, "run_with_cache")
-    if isinstance(subject, Contexts | Tensor | Kind) or not runs:
+    if isinstance(subject, Contexts | Tensor | Kind | float | int | EllipsisType):
         first = "" if name == "untrained" else ": it comes first, e.g. ari.recover_context(model, sequences)"
         raise ValueError(
             f"{name} must be a model, a checkpoint or run, or the name or folder of a checkpoint, got "
