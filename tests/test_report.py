@@ -181,7 +181,7 @@ class TestPage:
         one = replace(report.examined[0], checkpoint=checkpoint)
         text = " ".join(Page(replace(report, examined=(one,)).to_html()).text.split())
         assert re.search(made, text)
-        assert ("A prompt holds all that" in text) != checkpoint.process.makes_sequences
+        assert ("A prompt holds all that" in text) != (checkpoint.process.makes is ari.Sequences)
 
     def test_says_claims_first_then_evidence_then_methods(self, page):
         parts = [attributes["id"] for tag, attributes in page.elements if tag == "section"]

@@ -21,6 +21,7 @@ from ar_interp._shown import Shown, watched
 from ar_interp.checkpoints import VERSIONED, Checkpoint, is_shipped, load
 from ar_interp.claims import Claim, Claims, Evidence, by_model
 from ar_interp.claims.verdicts import VERDICTS
+from ar_interp.processes import Sequences
 from ar_interp.recipes import RECIPES, known_failure
 from ar_interp.report import words
 from ar_interp.report.exhibits import Drawn, draw
@@ -199,12 +200,12 @@ class Report(Shown):
     @property
     def of_sequences(self) -> bool:
         """Whether any of the models predicts sequences, in which a W is found."""
-        return any(one.checkpoint.process.makes_sequences for one in self.examined)
+        return any(one.checkpoint.process.makes is Sequences for one in self.examined)
 
     @property
     def introduction(self) -> tuple[str, ...]:
         """What the models are for, in paragraphs."""
-        others = not all(one.checkpoint.process.makes_sequences for one in self.examined)
+        others = not all(one.checkpoint.process.makes is Sequences for one in self.examined)
         return words.SEQUENCES * self.of_sequences + words.PROMPTS * others + words.INTRODUCTION
 
     @property
