@@ -233,7 +233,7 @@ def test_divergence_keeps_the_last_good_state(tmp_path, capsys):
         (["train"], r"no recipe \(none given\)"),
         (["report", "diagonal-unitary-h11", "-o", "report.html"], "Did you mean 'diagonal-unitary-h10"),
         (["verify", "--sed", "0"], r"Unrecognized options: --sed, 0\. Did you mean --seed\? For full"),
-        (["verify", "positional-mu50", "--device", "meta"], "got 'meta': it holds no values"),
+        (["verify", "positional-mu50", "--device", "meta"], "on the device 'meta', which holds no values"),
         (["landscapes", "--seed", str(2**31)], "seed must be at most 2147483647"),
         (["verfy"], r"Unrecognized options: verfy\. Available subcommands: list, train, verify"),
         (["train", "--seed", "x"], r"parsing --seed: no type .* from \['x'\]\. For full help"),

@@ -174,11 +174,13 @@ class Model:
         return max((W.detach().abs().max().item() for W in self.weights.values() if W.numel()), default=0.0)
 
     def check_finite(self) -> None:
-        """Refuse weights that are NaN or infinite.
+        """Refuse weights that are NaN or infinite, or have no values.
 
         Raises:
             ValueError: it has some; the message names them.
         """
+        if any(W.is_meta for W in self.weights.values()):
+            raise ValueError(f"model of type {self.name} is on the device 'meta', which holds no values.")
         wrong = [name for name, W in self.weights.items() if not torch.isfinite(W).all()]
         if wrong:
             raise ValueError(f"model of type {self.name} has NaN or infinite entries in {', '.join(wrong)}.")
