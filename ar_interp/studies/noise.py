@@ -35,8 +35,9 @@ def _exhibits() -> tuple[Exhibit, ...]:
     from ar_interp.studies.exhibit import Result, exhibit
 
     def measure(subject: Subject) -> tuple[Any]:
-        beside = baselines(subject.config, subject.process)
-        return (noisy_errors(subject.model, subject.process, beside=beside, seed=SEED),)
+        process: Any = subject.process
+        beside = baselines(subject.config, process)
+        return (noisy_errors(subject.model, process, beside=beside, seed=SEED),)
 
     errors = Result(
         before="from ar_interp.probes.noise import noisy_errors\nfrom ar_interp.studies.noise import baselines\n",
