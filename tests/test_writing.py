@@ -4,9 +4,11 @@ import errno
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
-from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 
@@ -82,14 +84,13 @@ def killed_at_call(number, place) -> bool:
 @pytest.mark.parametrize(("there", "in_one_step"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("fault", [fill_disk, interrupt, None], ids=["disk full", "interrupt", "kill"])
 def test_a_fault_between_any_two_system_calls_loses_nothing(fault, there, in_one_step, tmp_path):
-    what = (fault, there, in_one_step, tmp_path / "parent" / "x")
-    if fault is None:
-        process = get_context("spawn").Process(target=nothing_is_lost, args=what)  # a small one, which forks quickly
-        process.start()
-        process.join()
-        assert process.exitcode == 0, "see what the process has printed"
+    place = tmp_path / "parent" / "x"
+    if fault is None:  # in a small process, which forks quickly
+        lines = "from pathlib import Path", "from test_writing import nothing_is_lost"
+        call = f"nothing_is_lost(None, {there}, {in_one_step}, Path({str(place)!r}))"
+        subprocess.run([sys.executable, "-c", "; ".join([*lines, call])], cwd=Path(__file__).parent, check=True)
     else:
-        nothing_is_lost(*what)
+        nothing_is_lost(fault, there, in_one_step, place)
 
 
 def nothing_is_lost(fault, there, in_one_step, place) -> None:
