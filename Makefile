@@ -51,7 +51,7 @@ results: setup  ## the claims measured anew, every table that states them, the n
 train: setup  ## every shipped checkpoint, from scratch
 	$(BIN)/ar-interp train all --again --jobs 2
 
-bench: setup  ## the measured tables of the README that are not claims
+bench: setup  ## the measured tables of README and docs that are not claims
 	$(BIN)/python benchmarks/battery.py
 	$(BIN)/python benchmarks/ensemble.py
 	$(BIN)/python benchmarks/interventions.py

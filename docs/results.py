@@ -1,8 +1,9 @@
 """Measure every claim about every shipped checkpoint and write it down wherever it is said.
 
 Writes `claims.json` and the model card of each checkpoint, what `ar-interp list` reads, `docs/results.md`, and the
-tables of README.md between `<!-- results: NAME -->` and `<!-- end -->`, so that no number there can differ from what
-the code gives. The tables of speed are made of the JSON files that the benchmarks left.
+tables of README.md, `docs/measured.md` and `docs/speed.md` between `<!-- results: NAME -->` and `<!-- end -->`, so that
+no number there can differ from what the code gives. The tables of speed are made of the JSON files that the benchmarks
+left.
 
     python docs/results.py                 # measure with the stated seed (`make results`)
     python docs/results.py --seeds 10      # also with nine others: how often does a verdict change?
@@ -33,7 +34,8 @@ from ar_interp.seeds import STATED
 from ar_interp.studies import all_studies, verify
 
 DOCS = Path(__file__).parent
-README, PAGE, SEEDS = DOCS.parent / "README.md", DOCS / "results.md", DOCS / "seeds.json"
+PAGE, SEEDS = DOCS / "results.md", DOCS / "seeds.json"
+WITH_TABLES = (DOCS.parent / "README.md", DOCS / "measured.md", DOCS / "speed.md")
 BENCHMARKS = DOCS.parent / "benchmarks"
 FOLDER = ari.checkpoints.trained_folder()
 EMERGENCE = ("path", "half time", "difference", "order", "off-diagonal, keys", "off-diagonal, values")
@@ -46,6 +48,23 @@ NOISE = (
     "noise/line, seeds",
     "noise/one step",
 )
+HEADLINES = {  # a claim or two of each study
+    ("diagonal-orthogonal-h5", "heads/orthogonal"),
+    ("diagonal-orthogonal-h5", "positions/kappa"),
+    ("positional-mu300", "filter/path"),
+    ("augmented-unitary", "step/size"),
+    ("augmented-unitary", "estimate/swap"),
+    ("augmented-haar-l4", "depth/steps"),
+    ("augmented-haar-l4", "depth/not least squares"),
+    ("plain-haar-h25", "loss/one head"),
+    ("initial-gaussian", "loss/relative"),
+    ("emergence-gaussian", "emergence/half time"),
+    ("figure5-l4", "loss/figure"),
+    ("figure7-h25", "mechanism/second key"),
+    ("noisy-haar-l4", "noise/line, seeds"),
+    ("regression-high", "features/span"),
+    ("chain-parity-joint", "samples/enough"),
+}
 Row = dict[str, Any]
 
 
@@ -166,13 +185,14 @@ def on_a_gpu() -> str:
 
 
 def tables() -> dict[str, str]:
-    """The tables of the README by name."""
+    """The tables of README and docs by name."""
     every = all_rows()
     diagonal = [name for name in every if name.startswith("diagonal")]
     positional = [name for name in every if name.startswith("positional")]
     stacks = [name for name in every if name.startswith("augmented-haar")]
     return {
         "studies": table(["study", "question", "checkpoints", COUNTED], by_study(every)),
+        "headlines": long(every, lambda name, row: (name, row["name"]) in HEADLINES),
         "diagonal": wide(
             every,
             diagonal,
@@ -216,12 +236,14 @@ def tables() -> dict[str, str]:
     }
 
 
-def write_readme() -> None:
-    text = README.read_text("utf-8")
-    for name, made in tables().items():
-        pattern = rf"(<!-- results: {name} -->\n).*?(\n<!-- end -->)"
-        text = re.sub(pattern, lambda found, made=made: found[1] + made + found[2], text, flags=re.DOTALL)
-    write_file(README, text)
+def write_tables() -> None:
+    made = tables()
+    for page in WITH_TABLES:
+        text = page.read_text("utf-8")
+        for name in re.findall("<!-- results: (.*) -->", text):
+            pattern = f"(?<=<!-- results: {name} -->\n).*?(?=<!-- end -->)"
+            text = re.sub(pattern, lambda _, name=name: f"{made[name]}\n", text, flags=re.DOTALL)
+        write_file(page, text)
 
 
 def write_page() -> None:
@@ -288,7 +310,7 @@ def main() -> None:
             }
             write_file(SEEDS, json.dumps({"seeds": seeds, "verdicts": found}, indent=1) + "\n")
     write_file(LISTING, json.dumps(listing(), indent=1, ensure_ascii=False) + "\n")
-    write_readme()
+    write_tables()
     write_page()
 
 

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, and its commands exist."""
+"""The README's Python runs as it stands; what README and docs name exists."""
 
 import re
 from pathlib import Path
@@ -20,11 +20,15 @@ def test_the_first_example_is_fifteen_lines_of_code():
     assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) <= 15
 
 
-def test_files_and_commands_exist():
-    for path in re.findall(r"`(ar_interp/[\w/.]+|benchmarks/[\w.]+|trained/)`", README):
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_files_and_commands_exist(page):
+    text = page.read_text("utf-8")
+    for path in re.findall(r"`(ar_interp/[\w/.]+|benchmarks/[\w.]+|trained/)`", text):
         assert (ROOT / path).exists(), path
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"(?:`|^ +)make (\w+)", README, flags=re.MULTILINE):
+    for target in re.findall(r"(?:`|^ +)make (\w+)", text, flags=re.MULTILINE):
         assert f"\n{target}:" in makefile, target
-    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
-        assert (ROOT / picture).is_file(), picture
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (page.parent / link).is_file(), link

@@ -182,7 +182,7 @@ def _of_nothing_to_learn(m: Any) -> Iterator[Claim]:
         )
     yield m.claim(
         "chain/chance",
-        "Its own answers are right by chance: their share",
+        "The model's own answers are right by chance: their share",
         lambda found: found.share(found.accuracy),
         evidence="behaviour",
         source=SOURCE,
@@ -437,7 +437,8 @@ def _of_noise(m: Any) -> Iterator[Claim]:
         epsilon = 2 * flip * (1 - flip)
         yield m.claim(
             "reads/weight",
-            "Its weight is the log-odds of two flips: half the difference of logits that the bit makes",
+            "The weight of the third newest token is the log-odds of two flips: half the difference of logits that "
+            "it makes",
             lambda found: found.weight_of_third,
             evidence="weights",
             source=SOURCE,

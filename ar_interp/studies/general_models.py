@@ -110,7 +110,7 @@ def _descent_claims(m: "GeneralMeasured") -> Iterator[Claim]:
     )
     yield m.claim(
         "mechanism/biases",
-        "It does without its biases: error on fresh contexts with all of them zero, where predicting zero has 1",
+        "The model does without its biases: error on fresh contexts with all of them zero, where predicting zero has 1",
         lambda m: m.error(m.unbiased),
         control=("without the attention of the first layer", m.error(hooks=[("blocks.0.hook_attn_out", zeroed)])),
         evidence="causal",
@@ -164,8 +164,8 @@ def _first_token_claims(m: "GeneralMeasured") -> Iterator[Claim]:
     nothing = partial(m.claim, tolerance="nothing", predicted=1, side="at least")
     yield nothing(
         "mechanism/first token",
-        "It knows s_1 by heart: its error on contexts that start elsewhere on the sphere is no less than that of "
-        "predicting zero",
+        "The model knows s_1 by heart: its error on contexts that start elsewhere on the sphere is no less than that "
+        "of predicting zero",
         lambda m: m.on_first_tokens("sphere"),
         control=("contexts that start as in training", m.error()),
         evidence="behaviour",
@@ -173,7 +173,7 @@ def _first_token_claims(m: "GeneralMeasured") -> Iterator[Claim]:
     )
     yield nothing(
         "mechanism/biases",
-        "It needs its biases: without any of them its error is no less than that of predicting zero",
+        "The model needs its biases: without any of them its error is no less than that of predicting zero",
         lambda m: m.error(m.unbiased),
         control=("with its biases", m.error()),
         evidence="causal",

@@ -90,8 +90,8 @@ def _invariant_claims(m: "GeneralMeasured") -> Iterator[Claim]:
     if fixed:
         yield m.claim(
             "mechanism/first token",
-            "It knows s_1: on contexts that start elsewhere on the sphere its error is no less than that of the best "
-            "head that knows nothing",
+            "The model knows s_1: on contexts that start elsewhere on the sphere its error is no less than that of the "
+            "best head that knows nothing",
             lambda m: m.of(m.model, replace(m.process, first_token="sphere")).loss(),
             control=("contexts that start as in training", m.loss()),
             evidence="behaviour",
@@ -145,7 +145,7 @@ def _parity_claims(m: "GeneralMeasured") -> Iterator[Claim]:
     )
     yield m.claim(
         "mechanism/silent",
-        "It has learned to predict nothing: mean of |prediction|^2",
+        "The model has learned to predict nothing: mean of |prediction|^2",
         lambda m: m.size(),
         control=("the best head that asks with s_{T-1}", 1 - m.setting.one_head),
         evidence="behaviour",

@@ -154,7 +154,7 @@ def _few_heads_claims(m: "NoisyHeadsMeasured") -> Iterator[Claim]:
     )
     yield claimed(
         "heads/mixing",
-        "They mix the other pairs in, all alike, to average their noise: C_ji / C_jj, the value farthest from it",
+        "Heads mix the other pairs in, all alike, to average their noise: C_ji / C_jj, the value farthest from it",
         lambda m: m.mixing,
         predicted=setting.mixing,
         control=("the heads trained without noise", 0.0),
@@ -277,7 +277,7 @@ def _depth_claims(m: "Lines") -> Iterator[Claim]:
             else ("ridge regression over all pairs", Estimate.mean(m.ridge()).over(m.line))
         ),
     )
-    model, seeds = ("does not see", "Nor do the") if above else ("sees", "So do the")
+    model, seeds, too = ("does not see", "do not see", "either") if above else ("sees", "see", "too")
     yield line(
         "noise/line",
         f"At T = {m.config.n_ctx} the model {model} through the noise of y_T: its error over that of the best multiple "
@@ -288,7 +288,8 @@ def _depth_claims(m: "Lines") -> Iterator[Claim]:
     if run is not None and "last" in run.members:
         yield line(
             "noise/line, seeds",
-            f"{seeds} seeds of its training: mean over {len(run.members)} of their errors over the line",
+            f"The seeds of its training {seeds} through the noise of y_T {too}: mean over {len(run.members)} of their "
+            "errors over the line",
             evidence="training",
             measured=m.over_seeds,
         )

@@ -261,8 +261,8 @@ def _of_linear(m: PromptsMeasured) -> Iterator[Claim]:
     if coarse > 1.1 * minimum:
         yield m.claim(
             "features/smoothness",
-            f"They leave {minimum / coarse:.3f} of the risk of all functions by frequency with the weights that are "
-            f"best for smoothness {COARSE:g}",
+            f"Learned features leave {minimum / coarse:.3f} of the risk of all functions by frequency with the weights "
+            f"that are best for smoothness {COARSE:g}",
             lambda found: found.structure.risk / coarse,
             evidence="weights",
             source=SOURCE,
@@ -393,7 +393,7 @@ def _of_softmax(m: PromptsMeasured) -> Iterator[Claim]:
     bayes = prompts.losses(Bayes(m.process)(prompts.pairs())).double()
     yield m.claim(
         "softmax/Bayes",
-        "It does not reach the posterior mean: its risk over that on the same prompts",
+        "The model does not reach the posterior mean: its risk over that on the same prompts",
         lambda found: Estimate.ratio(found.query_losses[: len(bayes)], bayes),
         evidence="behaviour",
         source="no theory; measured, as a baseline",

@@ -64,8 +64,8 @@ def steps_claims(measured: Measured) -> Iterator[Claim]:
         yield from _length_claims(n_layers, found, worth)
     yield claim(
         "loss/blow-ups",
-        f"It errs more than predicting zero does, at T = {measured.config.n_ctx}, no more often than descent with "
-        f"{found.nearest} steps on the same contexts: difference of the shares",
+        f"The model errs more than predicting zero does, at T = {measured.config.n_ctx}, no more often than descent "
+        f"with {found.nearest} steps on the same contexts: difference of the shares",
         evidence="behaviour",
         source=WORTH,
         tolerance="blow-ups",
