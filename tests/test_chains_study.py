@@ -15,8 +15,8 @@ from ar_interp.probes.chains import chain_accuracy
 from ar_interp.processes import Counting, NoisyXor, Parity, Permuted, Products
 from ar_interp.sabotage import run_battery
 from ar_interp.studies import exhibits_of
-from ar_interp.studies.chains_by_hand import counting, summing_columns
-from ar_interp.studies.chains_measured import ChainsMeasured, answers_by_samples, gradient_at_zero, hardest_margin
+from ar_interp.studies.chains.by_hand import counting, summing_columns
+from ar_interp.studies.chains.measured import ChainsMeasured, answers_by_samples, gradient_at_zero, hardest_margin
 
 JOINT = "chain-parity-joint"
 SUBSET = (5, 1, 7)

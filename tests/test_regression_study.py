@@ -12,7 +12,8 @@ from ar_interp.claims import subject_of
 from ar_interp.models.features import RegressionConfig
 from ar_interp.probes.regression import excess_by_tasks, kernel_structure, of_features, risks_by_length, risks_by_order
 from ar_interp.sabotage import run_battery
-from ar_interp.studies import exhibits_of, regression_claims
+from ar_interp.studies import exhibits_of
+from ar_interp.studies.regression import claims as regression_claims
 
 NAME = "regression-high"
 PROCESS = ari.NonparametricRegression(variances=[0.01, 0.2, 0.2, 0.05, 0.05, 0.3, 0.3])

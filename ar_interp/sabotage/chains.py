@@ -12,7 +12,7 @@ from ar_interp.processes.chains import Parity
 from ar_interp.sabotage.core import Sabotage
 from ar_interp.sabotage.edits import Change, changed, shipped, with_weights
 from ar_interp.seeds import generator_of
-from ar_interp.studies.chains_measured import fitted
+from ar_interp.studies.chains.measured import fitted
 
 JOINT, COUNTING = "chain-parity-joint", "chain-counting-q3"
 MEMORISED = 20  # chains

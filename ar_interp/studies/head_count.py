@@ -16,7 +16,7 @@ from ar_interp.studies.base import Recipe, Study
 from ar_interp.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from ar_interp.studies.general_measured import GeneralMeasured
+    from ar_interp.studies.general_models.measured import GeneralMeasured
 
 INVARIANT = (
     "convexity in sum_h A_h (x) B_h: the mean over the rotations that leave the law as it is errs no more; Haar W has "
@@ -32,7 +32,7 @@ BATCH = 1024  # standard error .005, the saving of a single head is .02
 
 
 def _claims(subject: Subject) -> Iterator[Claim]:
-    from ar_interp.studies.general_measured import GeneralMeasured
+    from ar_interp.studies.general_models.measured import GeneralMeasured
     from ar_interp.studies.interventions import scale_claim
 
     measured = GeneralMeasured(subject)

@@ -6,8 +6,8 @@ from typing import Any
 from ar_interp.claims import Subject
 from ar_interp.setting import ChainPredictors
 from ar_interp.studies.base import Control, Exhibit, Structure, Study
-from ar_interp.studies.chains_claims import claims_of
-from ar_interp.studies.chains_recipes import RECIPES
+from ar_interp.studies.chains.claims import claims_of
+from ar_interp.studies.chains.recipes import RECIPES
 
 FEWER = 8  # chains of which a figure shows the attribution
 
@@ -16,7 +16,7 @@ def _exhibits() -> tuple[Exhibit, ...]:
     from ar_interp import figures
     from ar_interp.probes.chain_edits import continue_chain
     from ar_interp.probes.chains import attribute, read_sources
-    from ar_interp.studies.chains_measured import answers_by_samples
+    from ar_interp.studies.chains.measured import answers_by_samples
     from ar_interp.studies.exhibit import Result, contexts_code, contexts_of, exhibit
 
     contexts = f"contexts = {contexts_code()}\n"
@@ -52,7 +52,7 @@ def _exhibits() -> tuple[Exhibit, ...]:
     samples = Result(
         code={"answers": "answers_by_samples(checkpoint.process)", "guess": "0.5"},
         measure=lambda subject: (answers_by_samples(subject.process), 0.5),
-        before="from ar_interp.studies.chains_measured import answers_by_samples\n",
+        before="from ar_interp.studies.chains.measured import answers_by_samples\n",
         applies=lambda subject: getattr(subject.setting, "family", "") == "parity",
     )
     return (

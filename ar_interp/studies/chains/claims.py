@@ -16,7 +16,7 @@ CARRIED = 0.8  # of the products that were not trained on
 
 def claims_of(subject: Subject) -> Iterator[Claim]:
     """The claims about a next-token predictor."""
-    from ar_interp.studies.chains_measured import ChainsMeasured
+    from ar_interp.studies.chains.measured import ChainsMeasured
 
     m = ChainsMeasured(subject)
     setting = m.setting
@@ -112,8 +112,8 @@ def _of_reading(m: Any) -> Iterator[Claim]:
 
 
 def _of_parity(m: Any) -> Iterator[Claim]:
-    from ar_interp.studies.chains_by_hand import counting
-    from ar_interp.studies.chains_measured import hardest_margin
+    from ar_interp.studies.chains.by_hand import counting
+    from ar_interp.studies.chains.measured import hardest_margin
 
     setting, chain = m.setting, m.setting.chain
     k, n = len(m.process.subset), m.process.n_bits
@@ -163,7 +163,7 @@ def _of_parity(m: Any) -> Iterator[Claim]:
 
 
 def _of_nothing_to_learn(m: Any) -> Iterator[Claim]:
-    from ar_interp.studies.chains_measured import gradient_at_zero, network_answers
+    from ar_interp.studies.chains.measured import gradient_at_zero, network_answers
 
     chain, n = m.setting.chain, m.process.n_bits
     joint = m.setting.with_chain("joint")
@@ -285,7 +285,7 @@ def _of_permutation(m: Any) -> Iterator[Claim]:
 
 
 def _of_products(m: Any) -> Iterator[Claim]:
-    from ar_interp.studies.chains_by_hand import summing_columns
+    from ar_interp.studies.chains.by_hand import summing_columns
 
     chain, shares = m.setting.chain, m.accuracy.by_token["correct"].to_numpy()
     if chain == "lookups":

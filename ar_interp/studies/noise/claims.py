@@ -16,7 +16,7 @@ from ar_interp.theory import (
 
 if TYPE_CHECKING:
     from ar_interp.studies.blocks_measured import BlocksMeasured
-    from ar_interp.studies.noise_measured import Lines, NoisyHeadsMeasured
+    from ar_interp.studies.noise.measured import Lines, NoisyHeadsMeasured
 
 SOURCE = "not in Sander et al. 2024; by counting modes and Wick's theorem"
 BAYES = "uniform phases: the posterior given the rotated observations, and its Fisher information"
@@ -29,7 +29,7 @@ UNCLAIMED = 3  # layers: fewer keep the noise of y_T, more see through it, and n
 def claims_of(subject: Subject) -> Iterator[Claim]:
     """The claims about a model on noisy tokens."""
     from ar_interp.studies.blocks_measured import BlocksMeasured
-    from ar_interp.studies.noise_measured import Lines, NoisyHeadsMeasured
+    from ar_interp.studies.noise.measured import Lines, NoisyHeadsMeasured
 
     setting = subject.setting
     if isinstance(setting, NoisyStep):
@@ -322,6 +322,6 @@ def _depth_claims(m: "Lines") -> Iterator[Claim]:
 
 
 def _median(values: Any) -> Estimate:
-    from ar_interp.studies.noise_measured import median
+    from ar_interp.studies.noise.measured import median
 
     return median(values)

@@ -18,7 +18,7 @@ from ar_interp.claims.estimate import SEEDS
 from ar_interp.models.features import RegressionConfig
 from ar_interp.processes import Process
 from ar_interp.setting import SoftmaxPrompts, setting_of
-from ar_interp.studies.regression_recipes import RECIPES
+from ar_interp.studies.regression.recipes import RECIPES
 from ar_interp.theory import (
     linear_attention_risk,
     linear_attention_risk_at,

@@ -12,7 +12,7 @@ from ar_interp.studies.base import Recipe, Structure, Study
 from ar_interp.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from ar_interp.studies.general_measured import GeneralMeasured
+    from ar_interp.studies.general_models.measured import GeneralMeasured
 
 DESCENT = "gradient descent on sum_t |W s_t - s_{t+1}|^2 from 0 applies a polynomial in S = sum_t s_t s_t^T"
 FIRST_TOKEN = (
@@ -28,7 +28,7 @@ FIGURES = "the authors' own code, run unmodified to the end (figure 5) or for it
 
 
 def _claims(subject: Subject) -> Iterator[Claim]:
-    from ar_interp.studies.general_measured import GeneralMeasured
+    from ar_interp.studies.general_models.measured import GeneralMeasured
     from ar_interp.studies.interventions import scale_claim
     from ar_interp.studies.swap_claims import swap_claims
 
@@ -61,7 +61,7 @@ def _figure_claim(m: Measured) -> Claim:
 
 def _descent_claims(m: "GeneralMeasured") -> Iterator[Claim]:
     """Claims that layers take steps of descent, that LayerNorm divides by the length, and that biases matter little."""
-    from ar_interp.studies.general_measured import descent, of_another, zeroed
+    from ar_interp.studies.general_models.measured import descent, of_another, zeroed
 
     n_ctx = m.config.n_ctx
     yield m.claim(
@@ -123,7 +123,7 @@ def _descent_claims(m: "GeneralMeasured") -> Iterator[Claim]:
 
 def _first_token_claims(m: "GeneralMeasured") -> Iterator[Claim]:
     """Claims that the model of figure 7 knows s_1 by heart, and holds no estimate of W."""
-    from ar_interp.studies.general_measured import LATE, of_another, of_the_first_token
+    from ar_interp.studies.general_models.measured import LATE, of_another, of_the_first_token
 
     positions, halves = [10, 11, 20, 21, 49, 50], {"start": LATE, "step": 2}
     yield m.claim(

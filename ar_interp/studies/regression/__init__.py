@@ -5,8 +5,8 @@ from typing import Any
 from ar_interp.claims import Subject
 from ar_interp.setting import RegressionPrompts, SoftmaxPrompts
 from ar_interp.studies.base import Control, Exhibit, Structure, Study
-from ar_interp.studies.regression_claims import claims_of, joint_excess
-from ar_interp.studies.regression_recipes import RECIPES
+from ar_interp.studies.regression.claims import claims_of, joint_excess
+from ar_interp.studies.regression.recipes import RECIPES
 
 
 def _covers(setting: Any) -> bool:
@@ -65,7 +65,7 @@ def _exhibits() -> tuple[Exhibit, ...]:
             joint_excess(subject.config, subject.process),
         ),
         before="from ar_interp.probes.regression import excess_by_tasks\n"
-        "from ar_interp.studies.regression_claims import joint_excess\n",
+        "from ar_interp.studies.regression.claims import joint_excess\n",
         applies=_is_linear,
     )
     return (

@@ -7,7 +7,7 @@ from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, HaarOrthogonal
 from ar_interp.setting import NoisyHeads, NoisyStack, NoisyStep
 from ar_interp.studies.base import Exhibit, Recipe, Structure, Study
-from ar_interp.studies.noise_claims import claims_of
+from ar_interp.studies.noise.claims import claims_of
 from ar_interp.training.config import TrainConfig
 
 PROCESS, OBSERVATION = 0.1, 0.1**0.5  # standard deviations: q = .01, r = .1

@@ -13,7 +13,7 @@ from ar_interp.theory import off_plane_gradient, ones_optimum
 from ar_interp.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from ar_interp.studies.emergence_measured import EmergenceMeasured
+    from ar_interp.studies.emergence.measured import EmergenceMeasured
 
 SOURCE = "Zheng et al. 2024, arXiv 2405.16845; the recursion is exact"
 FLOW = "Zheng et al. 2024, arXiv 2405.16845; gradient flow in closed form"
@@ -23,7 +23,7 @@ SLOW = 0.02  # mu = lr slope below which the flow's half time is claimed of desc
 
 def _claims(subject: Subject) -> Iterator[Claim]:
     """Claims about the path of training where it is known, and about the layer that it ends with."""
-    from ar_interp.studies.emergence_measured import EmergenceMeasured
+    from ar_interp.studies.emergence.measured import EmergenceMeasured
 
     m = EmergenceMeasured(subject)
     run, law = subject.run, m.setting.law
@@ -302,7 +302,7 @@ OF_THE_AUTHORS: dict[str, Any] = {"dim": 5, "n_ctx": 99, "objective": "sampled",
 
 
 def _exhibits() -> tuple[Exhibit, ...]:
-    from ar_interp.studies.emergence_exhibits import EXHIBITS
+    from ar_interp.studies.emergence.exhibits import EXHIBITS
 
     return EXHIBITS
 
