@@ -8,7 +8,6 @@ checkers run the imports below; the package reads from them where each name is t
 
 import ast
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +86,8 @@ __all__ = list(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("ar_interp")
     if name not in _MODULES:
         raise AttributeError(f"module 'ar_interp' has no attribute {name!r}")

@@ -8,47 +8,50 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import RLock, Thread
 from typing import TypeVar
 
+from ar_interp._signals import ENDINGS, raising
 from ar_interp._writing import refuge_of, try_file
 
 T = TypeVar("T")
 
 
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM came."""
-
-
 def carried_out(command: Callable[[], int]) -> int:
     """Run a command; an error that a user can act on is one line on standard error, and its exit code comes back."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), raising() as came:
         _speak_plainly()
         try:
-            with _sigterm_raises():
-                try:
-                    return command()
-                finally:
-                    _flush()
+            try:
+                _check_folder()
+                return command()
+            finally:
+                _flush()
         except (KeyboardInterrupt, Exception) as error:
             with suppress(OSError):
                 _flush()
-            code, said = _judged(error)
+            code, said = ENDINGS[signal.Signals(came[0])] if came else _judged(error)
             with suppress(OSError):
                 print(" ".join([f"ar-interp: {said}", *getattr(error, "__notes__", ())]), file=sys.stderr, flush=True)
             return code
 
 
+def _check_folder() -> None:
+    """Refuse to work in a folder that was removed: paths mean nothing there, and libraries end the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise OSError(f"the current folder cannot be used: {said_of(error)} Change to another one.") from error
+
+
 def _judged(error: BaseException) -> tuple[int, str]:
     """The exit code of an error, and what is said of it: one line, or where it came from if it is a fault of ours."""
-    if isinstance(error, _TerminatedError):
-        return 143, "terminated."
     if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted."
+        return ENDINGS[signal.SIGINT]
     of_memory = isinstance(error, RuntimeError) and "memory" in str(error)
     if of_memory or isinstance(error, ValueError | OSError | MemoryError | BrokenExecutor):
         return 2, said_of(error)
@@ -81,24 +84,6 @@ def _flush() -> None:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OSError(error.errno, error.strerror, "standard output") from error
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM ends the block as SIGINT does, so that nothing is left half written."""
-
-    def terminate(*_: object) -> None:
-        raise _TerminatedError
-
-    try:
-        before = signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def each(job: Callable[[str], T], names: Iterable[str], jobs: int) -> Iterator[T]:

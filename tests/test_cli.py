@@ -363,6 +363,25 @@ def test_what_a_terminal_cannot_show_is_escaped(monkeypatch):
     assert b"\\u0175: ?\n  recipe   \\u03bb" in screen.buffer.getvalue()
 
 
+def test_a_current_folder_that_was_removed_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.main(["verify", "positional-mu50"]) == 2
+    assert "the current folder cannot be used: No such file or directory. Change to another one." in said(capsys)
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- 2>&-"])
+def test_streams_that_are_closed_lead_nowhere(closed, tmp_path):
+    """No file takes their number: what libraries print does not end up in it."""
+    code = "import os, ar_interp.__main__ as ours; ours.main(); print(os.open('x', os.O_CREAT), file=open('y', 'w'))"
+    command = f'exec "$0" -c "$1" list {closed}'
+    result = subprocess.run(["sh", "-c", command, sys.executable, code], cwd=tmp_path, capture_output=True, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert bool(result.stdout) == (closed != ">&-")
+    assert int((tmp_path / "y").read_text()) > 2
+
+
 def test_a_full_disk_behind_stdout_is_one_line(monkeypatch, capsys):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)

@@ -1,6 +1,8 @@
-"""Signals wait for the end of a block."""
+"""Signals end the command in one line at any time, or wait for the end of a block."""
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -67,3 +69,34 @@ def test_what_is_ignored_and_what_other_threads_do_is_left_alone(handled):
     thread.start()
     thread.join()
     assert found == [handled]
+
+
+WHILE_IMPORTING = """
+import signal, sys
+
+module, number = sys.argv[1], int(sys.argv[2])
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == module:
+            signal.raise_signal(number)
+
+sys.meta_path.insert(0, Finder())
+from ar_interp.__main__ import main
+sys.argv[1:] = ["verify", "positional-mu50"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "number", "code", "said"),
+    [
+        ("ar_interp.cli", signal.SIGINT, 130, "interrupted"),
+        ("tyro", signal.SIGTERM, 143, "terminated"),
+        ("torch", signal.SIGINT, 130, "interrupted"),
+    ],
+)
+def test_the_command_ends_in_one_line_while_it_imports(module, number, code, said):
+    command = [sys.executable, "-c", WHILE_IMPORTING, module, str(int(number))]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (code, f"ar-interp: {said}.\n")
