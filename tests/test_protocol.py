@@ -18,6 +18,7 @@ from ar_interp.models.next_token_config import NextTokenConfig
 from ar_interp.probes import protocol
 from ar_interp.probes.ablations import ablate_heads, ablate_layers, ablate_positions
 from ar_interp.probes.blocks import augmented_blocks
+from ar_interp.probes.chain_edits import continue_chain
 from ar_interp.probes.chains import attribute, chain_accuracy, read_sources
 from ar_interp.probes.conforming import conformance
 from ar_interp.probes.context import SCORES
@@ -183,6 +184,10 @@ USES = {
     ),
     "read_sources": (("our chains",), lambda model, name: read_sources(model, PARITY.contexts(8, seed=0))),
     "attribute": (("our chains",), lambda model, name: attribute(model, PARITY.contexts(8, seed=0))),
+    "continue_chain": (
+        ("our chains",),
+        lambda model, name: continue_chain(model, PARITY.contexts(1, seed=0).tokens[0, :4], process=PARITY),
+    ),
     "chain_accuracy": (("our chains",), lambda model, name: chain_accuracy(model, PARITY.contexts(8, seed=0))),
     "verify": (("diagonal",), lambda model, name: ari.verify(model, process=PAIRS, seed=0)),
 }
@@ -371,7 +376,7 @@ def test_a_probe_that_is_not_in_the_table_is_refused():
 @pytest.mark.parametrize(("kind", "task"), [("our prompts", PROMPTS), ("our chains", PARITY)])
 def test_probes_of_sequences_say_nothing_of_other_tasks(kind, task):
     found = conformance(model_of(kind)).set_index("probe")
-    mine = ("kernel_structure", "risks_by_length") if kind == "our prompts" else ("attribute", "chain_accuracy")
+    mine = ("kernel_structure", "risks_by_length") if kind == "our prompts" else ("attribute", "continue_chain")
     assert found.loc[[*mine, "verify"], "usable"].all()
     theirs = ("outside_errors", "noisy_errors", "replace_last_token", "probe_activations")
     assert not found.loc[[*theirs, "read_sources" if kind == "our prompts" else "kernel_structure"], "usable"].any()

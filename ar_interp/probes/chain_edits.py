@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from ar_interp._checks import check_integer
-from ar_interp._moods import calm
-from ar_interp.checkpoints import model_of
-from ar_interp.models.next_token import HookedNextToken
-from ar_interp.models.opened import as_model
+from ar_interp.models.opened import Model
+from ar_interp.probes.chains import CHAINS
+from ar_interp.probes.protocol import needs, process_option
 from ar_interp.probes.results import Result
+from ar_interp.processes.chains import ChainTask
 from ar_interp.seeds import generator_of
 
 
@@ -36,27 +38,39 @@ class ContinuedChain(Result):
     right: tuple[str, ...]
     n_answer: int = 1
 
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each token of the chain."""
+        return pd.DataFrame({"written": self.written, "alone": self.alone, "right": self.right})
 
-@calm()
-def continue_chain(model: object, tokens: Sequence[int] | Int[Tensor, "pos"]) -> ContinuedChain:
+
+def _check_follows(task: object) -> None:
+    """Refuse a task without one right chain for each prompt, or none."""
+    if not getattr(task, "follows", False):
+        raise ValueError(f"model must be about a task whose chains follow from their prompts, got {task!r}.")
+
+
+@needs(
+    *("config", "forward", "generate"),
+    scope=CHAINS,
+    options=process_option,
+    fits=lambda model: _check_follows(model.process),
+)
+def continue_chain(
+    model: Model, tokens: Sequence[int] | Int[Tensor, "pos"], *, process: ChainTask | None = None
+) -> ContinuedChain:
     """Give the model a prompt and the beginning of a chain, and let it write the rest.
 
     Args:
-        model: a next-token predictor that knows its task, one whose chains follow from their prompts; or its
-            checkpoint, run, name or folder.
+        model: a next-token predictor, or the checkpoint, run, name or folder that it is in.
         tokens: ids of the prompt, then of as many tokens of the chain as are given, at most all but the answer.
+        process: the task, one whose chains follow from their prompts; the model's own if left out.
     Raises:
         ValueError: another kind of model, too few or too many tokens, ids that the vocabulary does not have, a task
             without one right chain.
     """
-    opened = as_model(model_of(model))
-    found = opened.module
-    if not isinstance(found, HookedNextToken):
-        raise ValueError(f"model must be a HookedNextToken, got a {opened.name}.")
-    opened.check_finite()
-    task, config = found.process, found.config
-    if task is None or not task.follows:
-        raise ValueError(f"model must be about a task whose chains follow from their prompts, got {task!r}.")
+    task: Any = process or model.process
+    _check_follows(task)
+    module, config = model.module, model.module.config
     tokens = tokens.tolist() if isinstance(tokens, Tensor) else tokens
     if not isinstance(tokens, Sequence):
         raise ValueError(f"tokens must be several ids, got {tokens!r}.")
@@ -67,12 +81,12 @@ def continue_chain(model: object, tokens: Sequence[int] | Int[Tensor, "pos"]) ->
             f"{len(tokens)}."
         )
     ids = [check_integer("tokens", token, low=0, high=config.dim - 1) for token in tokens]
-    given = torch.tensor([ids], dtype=torch.int64, device=next(found.parameters()).device)
+    given = torch.tensor([ids], dtype=torch.int64, device=model.device)
     written = given
     while written.shape[1] < most + 1:
-        written = torch.cat([written, found(written)[:, -1:].argmax(-1)], dim=1)
+        written = torch.cat([written, module(written)[:, -1:].argmax(-1)], dim=1)
     prompt = given[:, :n]
-    alone, right = found.generate(prompt)[:, n:], task.chain(prompt.cpu(), generator_of(0))
+    alone, right = module.generate(prompt)[:, n:], task.chain(prompt.cpu(), generator_of(0))
     chains = {"prompt": prompt, "given": given[:, n:], "written": written[:, n:], "alone": alone, "right": right}
     return ContinuedChain(
         n_answer=task.n_answer, **{name: tuple(task.decode(chain[0])) for name, chain in chains.items()}

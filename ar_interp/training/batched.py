@@ -13,7 +13,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,11 @@ ROWS = {"cpu": 10, "cuda": 64}  # positions whose sum over heads is one product
 PART = {"cuda": 4}  # sequences of a product by a small matrix, whose gradient else is one long sum, slow on a GPU
 TAIL = ("b_O", "norm.w", "norm.b")  # of a layer, after its heads
 FEW_HEADS = 8  # from here on the sum over heads is cheaper than the heads one by one
+
+
+def entry_for(device: torch.device, table: Mapping[str, int]) -> int:
+    """The number for a kind of device in a table; that of "cuda" for a kind without one of its own."""
+    return table.get(device.type, table["cuda"])
 
 
 class Form(ABC):
@@ -443,7 +448,7 @@ class SumOfHeads(Form):
         J = (full[:, :, low, high] + off * full[:, :, high, low]).flatten(2)  # [member head feature*(dim + 1)*d_model]
         P = heads["P"].permute(0, 2, 3, 1)  # [member pos key head]
         products = {name: heads[name] for name in ("b_O", "w", "b", "readout")}
-        rows = ROWS.get(P.device.type, ROWS["cuda"])
+        rows = entry_for(P.device, ROWS)
         for start in range(0, n_pos, rows):
             end = min(start + rows, n_pos)
             K = P[:, start:end, :end].flatten(1, 2) @ J  # [member pos*key ...]
@@ -509,7 +514,7 @@ def _causal_sums(asked: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """
     n, pos, width = values.shape[0] * values.shape[1], *values.shape[2:]
     n_heads = asked.shape[2] // pos
-    n_chunks = math.ceil(pos / CHUNK.get(values.device.type, CHUNK["cuda"]))
+    n_chunks = math.ceil(pos / entry_for(values.device, CHUNK))
     chunk = math.ceil(pos / n_chunks)
     fill = n_chunks * chunk - pos
 

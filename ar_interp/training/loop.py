@@ -21,7 +21,7 @@ from ar_interp.models.base import Config
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import Process
 from ar_interp.setting import Setting, setting_of
-from ar_interp.training.batched import Parameters, form_of
+from ar_interp.training.batched import Parameters, entry_for, form_of
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.course import AllDivergedError, Log, descend, minimise
 from ar_interp.training.descent import Layout
@@ -250,7 +250,7 @@ def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfi
             name: torch.stack([own[name] for own in counted]).double().mean(1) for name in counted[0]
         }
     shared = sequences.tokens.expand(training.n_seeds, -1, -1, -1)
-    at_once = min(EVALUATION_PART.get(device.type, EVALUATION_PART["cuda"]), EVALUATION_TOKENS // (4 * config.n_ctx))
+    at_once = min(entry_for(device, EVALUATION_PART), EVALUATION_TOKENS // (4 * config.n_ctx))
     parts = shared.split(max(1, at_once // training.n_seeds), dim=1)
     with torch.no_grad():
         products = form.collapse(parameters, config.n_ctx)

@@ -16,7 +16,7 @@ from ar_interp.models.base import Config
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import Contexts, Process
 from ar_interp.setting import Setting
-from ar_interp.training.batched import Form, Parameters, Tokens, form_of
+from ar_interp.training.batched import Form, Parameters, Tokens, entry_for, form_of
 from ar_interp.training.fast import fast_step
 
 Objective = Callable[[Parameters], Float[Tensor, "member"]]
@@ -180,11 +180,8 @@ def mean_errors(form: Form, parameters: Parameters, tokens: Tokens, first_length
     if fast is not None:
         collapse, step = fast
         return _known(lambda held: step(held, tokens, first_length), collapse(parameters, length - 1))
-    piece = max(
-        1,
-        AT_ONCE.get(tokens.device.type, AT_ONCE["cuda"])
-        // (members * form.elements(length - 1) * tokens.element_size()),
-    )
+    size = members * form.elements(length - 1) * tokens.element_size()
+    piece = max(1, entry_for(tokens.device, AT_ONCE) // size)
     if piece >= batch:
         return at_once(form, parameters, tokens, first_length)
 
