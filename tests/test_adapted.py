@@ -108,8 +108,8 @@ def test_all_that_is_said_to_be_usable_is(adapted):
     frame = ari.conformance(adapted)
     assert frame["usable"].eq(frame["why_not"] == "").all()
     assert set(frame["probe"][~frame["usable"]]) == {
-        "attribute", "augmented_blocks", "chain_accuracy", "exact_circuit", "excess_by_tasks", "head_orthogonality",
-        "kernel_structure", "read_sources",
+        "attribute", "augmented_blocks", "chain_accuracy", "continue_chain", "exact_circuit", "excess_by_tasks",
+        "head_orthogonality", "kernel_structure", "read_sources",
         "path_contributions", "positional_structure", "query_jacobian", "risks_by_length", "risks_by_order",
     }  # fmt: skip
     known = {name: getattr(ari, name) for name in ("verify", "conformance")}

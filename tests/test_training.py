@@ -240,7 +240,7 @@ def test_descent_conserves_what_gradient_flow_conserves(family):
     before = conserved(start[HEAD_A], start[HEAD_B], start[POSITIONAL_P])
     drifts = []
     for lr in (8e-3, 4e-3):
-        run = fit(process=family(4), lr=lr, steps=int(4 / lr))
+        run = fit(process=family(4), lr=lr, steps=int(2 / lr))
         end = run.model.requires_grad_(False)
         after = conserved(end.A, end.B, end.P)
         assert end.A.square().sum() > 10 * start[HEAD_A].square().sum()  # it went somewhere

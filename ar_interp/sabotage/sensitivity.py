@@ -44,7 +44,9 @@ class Sensitivity(Shown):
 
 
 @calm(gradients=True)
-def sensitivity(base: str, scales: Iterable[float] = SCALES, seeds: Iterable[int] = range(4)) -> Sensitivity:
+def sensitivity(
+    base: str, scales: Iterable[float] = SCALES, seeds: Iterable[int] = range(4), *, n: int | None = None
+) -> Sensitivity:
     """Add Gaussian noise to every weight of a shipped model, and verify it.
 
     The noise of a tensor has standard deviation scale times the rms of its weights, so that it does not depend on the
@@ -55,6 +57,7 @@ def sensitivity(base: str, scales: Iterable[float] = SCALES, seeds: Iterable[int
         base: name of a checkpoint of diagonal or block-scalar heads.
         scales: positive, ascending.
         seeds: seeds of the noise.
+        n: how many contexts each measurement takes; as many as each claim was planned with if left out.
     Raises:
         ValueError: scales that do not ascend, no scales or seeds.
     """
@@ -63,10 +66,10 @@ def sensitivity(base: str, scales: Iterable[float] = SCALES, seeds: Iterable[int
     if not scales or not seeds or scales != sorted(set(scales)):
         raise ValueError(f"scales must ascend and seeds must not be empty, got {scales} and {seeds}.")
     checkpoint = checkpoints.load(base)
-    intact = {claim.name: claim for claim in _verdicts(checkpoint, 0.0, 0) if claim.verdict == "holds"}
+    intact = {claim.name: claim for claim in _verdicts(checkpoint, 0.0, 0, n) if claim.verdict == "holds"}
     rows = []
     for scale in scales:
-        found = [_verdicts(checkpoint, scale, seed) for seed in seeds]
+        found = [_verdicts(checkpoint, scale, seed, n) for seed in seeds]
         for name, claim in intact.items():
             share = float(np.mean([claims[name].verdict == "holds" for claims in found]))
             rows.append({"claim": name, "evidence": claim.evidence, "noise": scale, "share": share, "n": len(seeds)})
@@ -74,11 +77,11 @@ def sensitivity(base: str, scales: Iterable[float] = SCALES, seeds: Iterable[int
     return Sensitivity(base=base, frame=frame.reset_index(drop=True))
 
 
-def _verdicts(checkpoint: Checkpoint, scale: float, seed: int) -> Any:
+def _verdicts(checkpoint: Checkpoint, scale: float, seed: int, n: int | None) -> Any:
     """Claims about the noisy model, as a run where it is whole: how closely weights are known depends on training."""
     model = _noisy(healthy(checkpoint), scale, seed)
     subject = model if is_shortened(checkpoint) else with_weights_of(checkpoint, model)
-    return verify(subject, checkpoint.process)
+    return verify(subject, checkpoint.process, n=n)
 
 
 def _noisy(model: Any, scale: float, seed: int) -> HookedARTransformer:
