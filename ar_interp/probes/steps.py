@@ -102,14 +102,9 @@ def equivalent_steps_of(
     errors = torch.cat(own).double().cpu().numpy()  # [batch pos]
     curves = torch.cat(descents).double().cpu().numpy()
     k, T = np.array((0, *COUNTED)), np.arange(2, length + 1)
-
-    def counted(rows: np.ndarray) -> Float[np.ndarray, "mean_and_pos"]:
-        """For the mean over T, then at every T."""
-        values = np.concatenate([errors[rows].mean(1, keepdims=True), errors[rows]], 1)
-        against = np.concatenate([curves[rows].mean(1, keepdims=True), curves[rows]], 1)
-        return count_steps(values, against)
-
-    found, drawn = counted(np.arange(len(errors))), _bootstrap(counted, len(errors), seed)
+    each = [np.concatenate([x.mean(1, keepdims=True), x], 1) for x in (errors, curves)]  # the mean over T first
+    found = count_steps(*each)
+    drawn = _bootstrap(lambda rows: count_steps(*(x[rows] for x in each)), len(errors), seed)
     low, high = np.quantile(drawn, LEVELS, axis=0)
     nearest = int(np.abs(k - found[0]).argmin())
     later = np.concatenate([[False], sequences.inputs.shape[-1] < T])

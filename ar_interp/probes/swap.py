@@ -50,6 +50,7 @@ WHAT = {STATE: "key-value state", PATTERN: "attention pattern", KEYS_AND_VALUES:
 MIXED = ("W_V", "W_O", *READ_PATTERNS)
 WRITTEN = ("W_Q", "W_O", "blocks.{layer}.attn.hook_k", "blocks.{layer}.attn.hook_v")
 PAIRED = 256  # sequences among which each has another one
+AT_ONCE = 64  # pairs: states of more leave the cache
 CERTAIN = 3  # standard errors that a ceiling needs to be divided by
 ROUNDING = 1e-9  # a ceiling below it is none
 FAINTEST = 1e-12  # of the largest: what is read less, squared, is rounding
@@ -242,7 +243,7 @@ def swap_context(
         for group in torch.arange(len(target), device=at.device).chunk(ceil(len(target) / PAIRED)):
             for rows, other in zip(group.split(size), group.roll(1).split(size), strict=True):
                 drawn: dict[str, Tensor] = {}
-                for part in torch.arange(len(rows), device=at.device).split(batch_size or size):
+                for part in torch.arange(len(rows), device=at.device).split(batch_size or min(size, AT_ONCE)):
                     parts.append(swapped(rows[part], other[part], partial(_noise, drawn, generator, len(rows), part)))
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return SwappedContext(
