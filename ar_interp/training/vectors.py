@@ -91,6 +91,10 @@ class Array:
         """From there on."""
         return Array(self.code, self._address(index), self.kind)
 
+    def as_vectors(self) -> "Array":
+        """The same memory in vectors."""
+        return Array(self.code, self.pointer, self.code.vector)
+
     def _address(self, index: Index) -> ir.Value:
         return self.code.build.gep(self.pointer, [_integer(index)], source_etype=self.kind)
 
