@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ def specify(figure: go.Figure) -> dict[str, Any]:
     """A figure as the component wants it: its words as HTML, and what plotly.js draws below them."""
     from ar_interp.report.typeset import figure_text
 
-    found = json.loads(str(figure.to_json()))
+    text = str(figure.to_json())
+    found = json.loads(text)
     layout = found["layout"]
     title = layout.pop("title", {})
     layout.pop("template", None)
@@ -37,6 +39,7 @@ def specify(figure: go.Figure) -> dict[str, Any]:
         "title": figure_text(title.get("text", "")),
         "measured": figure_text(title.get("subtitle", {}).get("text", "")),
         "figure": found,
+        "version": blake2b(text.encode(), digest_size=8).hexdigest(),
     }
 
 

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,23 +118,42 @@ def applicable_pages() -> set[str]:
 
 def selected() -> str:
     """The name or the folder of the checkpoint that is looked at."""
-    names = ari.available()
-    return _recall("checkpoint") or (DEFAULT if DEFAULT in names else (names or [""])[0])
+    return _recall("checkpoint") or (DEFAULT if DEFAULT in (names := ari.available()) else (names or [""])[0])
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint that is looked at, what has been measured of it, and what has been drawn."""
+
+    checkpoint: ari.Checkpoint
+    subject: Subject
+    claims: Sequence[Mapping[str, Any]]
+    results: dict[Any, Any]
+    figures: dict[Any, dict[str, Any]]
 
 
 def show_exhibits(checkpoint: ari.Checkpoint, page: str) -> int:
     """The exhibits that the studies have for a page and this model, in reading order; returns how many."""
     from ar_interp.claims import subject_of
 
-    subject = subject_of(checkpoint)
     exhibits = [exhibit for exhibit in _exhibits(checkpoint) if _page_of(exhibit) == page]
-    shared = {control.name: control for exhibit in exhibits for control in exhibit.controls(subject)}
-    values = _choose_shared([control for control in shared.values() if control.kind == "integer"])
-    places = _places([exhibit.wide for exhibit in exhibits])
-    for exhibit, place in zip(exhibits, places, strict=True):
-        with place, errors_shown(end=False):
-            _show(checkpoint, subject, exhibit, values)
+    claims = measured_claims(checkpoint)
+    _show_all(
+        Opened(checkpoint, subject_of(checkpoint), claims, _results(checkpoint), _figures(checkpoint)), exhibits
+    )
     return len(exhibits)
+
+
+@st.fragment  # what moves several figures leaves the rest of the page as it is
+def _show_all(opened: Opened, exhibits: list[Exhibit]) -> None:
+    """The controls that move several figures, and the figures."""
+    with errors_shown(end=False):
+        shared = {control.name: control for exhibit in exhibits for control in exhibit.controls(opened.subject)}
+        values = _choose_shared([control for control in shared.values() if control.kind == "integer"])
+        places = _places([exhibit.wide for exhibit in exhibits])
+        for exhibit, place in zip(exhibits, places, strict=True):
+            with place:
+                _show(opened, exhibit, values)
 
 
 def _choose_shared(controls: list[Control]) -> dict[str, Any]:
@@ -144,10 +164,17 @@ def _choose_shared(controls: list[Control]) -> dict[str, Any]:
         return {control.name: _choose(control) for control in controls}
 
 
-def _show(checkpoint: ari.Checkpoint, subject: Subject, exhibit: Exhibit, shared: dict[str, Any]) -> None:
+@st.fragment  # what moves one figure leaves the others as they are
+def _show(opened: Opened, exhibit: Exhibit, shared: dict[str, Any]) -> None:
+    """A figure with its own controls, or a sentence where it cannot be drawn."""
+    with errors_shown(end=False):
+        _show_figure(opened, exhibit, shared)
+
+
+def _show_figure(opened: Opened, exhibit: Exhibit, shared: dict[str, Any]) -> None:
     """A figure with the controls that are its own, the claims that it bears on and the lines that reproduce it."""
+    subject, results, figures = opened.subject, opened.results, opened.figures
     values = {c.name: shared[c.name] if c.name in shared else _choose(c) for c in exhibit.controls(subject)}
-    results, figures = _results(checkpoint), _figures(checkpoint)
     key = (exhibit.name, *map(str, values.values()))
     if key not in figures:
         with st.spinner(f"Measuring: {exhibit.title} …"):
@@ -156,7 +183,7 @@ def _show(checkpoint: ari.Checkpoint, subject: Subject, exhibit: Exhibit, shared
     for cache in (results, figures):
         for old in list(cache)[:-N_KEPT]:
             cache.pop(old, None)
-    about = [row for row in measured_claims(checkpoint) if _bears_on(exhibit, row)]
+    about = [row for row in opened.claims if _bears_on(exhibit, row)]
     verdicts = [row["verdict"] for row in about]
     kept = plots.show(
         figure,
@@ -166,10 +193,10 @@ def _show(checkpoint: ari.Checkpoint, subject: Subject, exhibit: Exhibit, shared
         claims=[claim_line(row) for row in about],
         verdict=worst(verdicts),
         summary=f"Claims that this bears on: {counted(verdicts)}",
-        kept=(checkpoint.name, *key) in basket(),
+        kept=(opened.checkpoint.name, *key) in basket(),
     )
     if kept:
-        basket()[(checkpoint.name, *key)] = kept
+        basket()[(opened.checkpoint.name, *key)] = kept
         st.rerun()
 
 
@@ -418,7 +445,8 @@ def _recall(name: str) -> str:
 
 def _remember(name: str, value: str) -> str:
     st.session_state[f"remembered {name}"] = value
-    st.query_params[name] = value
+    if st.query_params.get(name) != value:  # each write is a message to the browser, and a change of its history
+        st.query_params[name] = value
     return value
 
 

@@ -1,5 +1,5 @@
 // A figure of the package in the page: its words are text, its plot follows the theme and the width, and it can be taken away.
-// data: {id, name, title, measured, look, code, verdict, summary, claims, plotly, figure: {data, layout}}, see plots.py.
+// data: {id, name, title, measured, look, code, verdict, summary, claims, plotly, version, figure: {data, layout}}, see plots.py.
 
 const LEAST = { square: 150, other: 250 };  // pixels that a panel needs
 const GAP = { x: 64, y: 78 };  // between panels, pixels
@@ -7,6 +7,8 @@ const GREYS = { "#e4e4e4": "grid", "#aaaaaa": "axis", "#bbbbbb": "axis", "#22222
 const COLOUR = /#[0-9a-f]{6}\b|rgb\(\s*\d+\s*,\s*\d+\s*,\s*\d+\s*\)/gi;
 const AXIS = { automargin: true, title: { font: { size: 13 } }, linecolor: "rgba(128,128,128,.5)" };
 const mounted = new WeakMap();
+const waiting = new Set();  // figures to draw
+let called = false;  // for the next of them
 
 export default function ({ parentElement, data, setTriggerValue }) {
   const figure = parentElement.querySelector(".ar-figure");
@@ -15,14 +17,14 @@ export default function ({ parentElement, data, setTriggerValue }) {
     state = { figure, plot: figure.querySelector(".ar-plot"), drawn: "" };
     mounted.set(figure, state);
     takeAway(state);
-    state.observer = new ResizeObserver(() => draw(state));
+    state.observer = new ResizeObserver(() => soon(state));
     state.observer.observe(state.plot);
   }
   Object.assign(state, { data, keep: () => setTriggerValue("keep", true) });
   write(state);
   if (!state.plot.children.length) state.plot.style.minHeight = `${data.figure.layout.height}px`;
-  load(data.plotly).then(() => draw(state)).catch(error => { figure.setAttribute("aria-busy", "false"); state.plot.textContent = `This figure cannot be drawn: ${error.message ?? "plotly.js did not load"}. Reload the page.`; });
-  return () => { if (!figure.isConnected) { state.observer.disconnect(); window.Plotly?.purge(state.plot); } };
+  load(data.plotly).then(() => soon(state), () => giveUp(state, "plotly.js did not load"));
+  return () => { if (!figure.isConnected) { waiting.delete(state); state.observer.disconnect(); window.Plotly?.purge(state.plot); } };
 }
 
 function load(source) {
@@ -33,40 +35,66 @@ function load(source) {
   return window.arPlotly;
 }
 
+function giveUp({ figure, plot }, reason) {
+  figure.setAttribute("aria-busy", "false");
+  plot.textContent = `This figure cannot be drawn: ${reason}. Reload the page.`;
+}
+
 function write({ figure, plot, data }) {
   const part = name => figure.querySelector(`.ar-${name}`);
+  const put = (node, html) => { if (node.said !== html) node.innerHTML = node.said = html; };
   figure.id = data.id;
   for (const button of figure.querySelectorAll(".ar-take button")) if (button.textContent === "Keep") button.hidden = data.kept;
-  part("title").innerHTML = data.title;  // escaped by Python but for indices
-  part("measured").innerHTML = data.measured;
-  part("look").innerHTML = data.look;
+  put(part("title"), data.title);  // escaped by Python but for indices
+  put(part("measured"), data.measured);
+  put(part("look"), data.look);
   part("code").textContent = data.code;
   plot.setAttribute("aria-label", `${part("title").textContent}. ${part("measured").textContent}`);
   const claims = part("claims");
   claims.hidden = !data.claims.length;
   claims.dataset.verdict = data.verdict;
   claims.querySelector("summary").textContent = data.summary;
-  claims.querySelector("ul").innerHTML = data.claims.map(claim => `<li>${claim}</li>`).join("");
+  put(claims.querySelector("ul"), data.claims.map(claim => `<li>${claim}</li>`).join(""));
+}
+
+// Words come first, then the plots one by one: those in sight, and the others when nothing else is to be done.
+function soon(state) {
+  waiting.add(state);
+  if (called) return;
+  called = true;
+  requestAnimationFrame(() => setTimeout(next));
+}
+
+function next() {
+  called = false;
+  const inSight = ({ plot }) => { const { top, bottom } = plot.getBoundingClientRect(); return bottom > 0 && top < innerHeight; };
+  const state = [...waiting].find(inSight) ?? [...waiting][0];
+  if (!state) return;
+  waiting.delete(state);
+  try { draw(state); } catch (error) { giveUp(state, error.message); }
+  if (!waiting.size) return;
+  called = true;
+  if ([...waiting].some(inSight) || !window.requestIdleCallback) setTimeout(next);
+  else requestIdleCallback(next, { timeout: 500 });
 }
 
 function draw(state) {
   const { plot, data, figure } = state, width = plot.clientWidth;
   if (!width || !window.Plotly) return;
   const theme = themeOf(plot), columns = panelsAcross(data.figure.layout, width);
-  const key = JSON.stringify([data.figure, theme, Math.min(columns, 12), width < 480]);
-  if (key === state.drawn) return fit(plot);
+  const key = JSON.stringify([data.version, theme, Math.min(columns, 12), width < 480]);
+  if (key === state.drawn) {
+    if (plot._fullLayout && plot._fullLayout.width !== width) window.Plotly.relayout(plot, { width });
+    return;
+  }
   [state.drawn, state.columns] = [key, columns];
   if (data.figure.data[0]?.type === "table") return tabulate(plot, figure, data.figure.data[0]);
   const adapted = adapt(data.figure, theme, width, columns);
   plot.style.minHeight = `${adapted.layout.height}px`;
-  window.Plotly.react(plot, adapted.data, adapted.layout, { responsive: true, displayModeBar: false, doubleClick: "reset" })
-    .then(() => { fit(plot); figure.setAttribute("aria-busy", "false"); if (location.hash === `#${data.id}` && !state.seen) { state.seen = true; figure.scrollIntoView(); } });
-}
-
-// plotly.js itself follows the window alone, and draws a figure anew at the width that it had.
-function fit(plot) {
-  const { clientWidth: width, _fullLayout: drawn } = plot;
-  if (width && drawn && Math.abs(drawn.width - width) > 1) window.Plotly.Plots.resize(plot);
+  window.Plotly.react(plot, adapted.data, { ...adapted.layout, width }, { displayModeBar: false, doubleClick: "reset" }).then(() => {
+    figure.setAttribute("aria-busy", "false");
+    if (location.hash === `#${data.id}` && !state.seen) { state.seen = true; figure.scrollIntoView(); }
+  });
 }
 
 // A table is a table of the page.
