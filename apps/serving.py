@@ -113,6 +113,8 @@ def import_all() -> None:
     with _IMPORTING:
         if "ready" in _STATE:
             return
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(usual / 20)  # pages and their files are served meanwhile, in many short turns
         gc.disable()  # a sixth of the time goes into looking for garbage, of which imports leave little
         for name in ("models.transformer", "figures", "studies"):
             import_module(f"ar_interp.{name}")
@@ -121,6 +123,7 @@ def import_all() -> None:
 
         plotly.io.templates.default = None  # figures name their own, and copying the default takes a third of a drawing
         torch.set_num_threads(1)  # two fall over each other when another session or process is busy
+        sys.setswitchinterval(usual)
         gc.enable()
         gc.collect()
         gc.freeze()

@@ -138,9 +138,7 @@ def show_exhibits(checkpoint: ari.Checkpoint, page: str) -> int:
 
     exhibits = [exhibit for exhibit in _exhibits(checkpoint) if _page_of(exhibit) == page]
     claims = measured_claims(checkpoint)
-    _show_all(
-        Opened(checkpoint, subject_of(checkpoint), claims, _results(checkpoint), _figures(checkpoint)), exhibits
-    )
+    _show_all(Opened(checkpoint, subject_of(checkpoint), claims, _results(checkpoint), _figures(checkpoint)), exhibits)
     return len(exhibits)
 
 
