@@ -42,7 +42,7 @@ check: setup  ## style, types, import contracts
 
 verify: setup  ## the claims about every shipped checkpoint and landscape
 	$(BIN)/ar-interp verify --seed 0 --jobs 2
-	$(BIN)/ar-interp landscapes --seed 0
+	$(BIN)/ar-interp landscapes --seed 0 --jobs 2
 
 results: setup  ## the claims measured anew, every table that states them, the numbers of the story
 	$(BIN)/python docs/results.py

@@ -18,7 +18,7 @@ from typing import TypeVar
 from ar_interp._signals import ENDINGS, raising
 from ar_interp._writing import refuge_of, try_file
 
-T = TypeVar("T")
+S, T = TypeVar("S"), TypeVar("T")
 
 
 def carried_out(command: Callable[[], int]) -> int:
@@ -86,14 +86,14 @@ def _flush() -> None:
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
-def each(job: Callable[[str], T], names: Iterable[str], jobs: int) -> Iterator[T]:
-    """The results of a job for every name, in order, as they come."""
+def each(job: Callable[[S], T], subjects: Iterable[S], jobs: int) -> Iterator[T]:
+    """The results of a job for every subject, in order, as they come."""
     if jobs == 1:
-        yield from map(job, names)
+        yield from map(job, subjects)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
         try:
-            yield from pool.map(job, names)
+            yield from pool.map(job, subjects)
         except (KeyboardInterrupt, GeneratorExit):
             for worker in active_children():
                 worker.terminate()

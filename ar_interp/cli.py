@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ar_interp.checkpoints import Checkpoint
     from ar_interp.claims import Claim, Claims
     from ar_interp.studies import Recipe
+    from ar_interp.studies.landscapes import Opened
 
 T = TypeVar("T")
 Names = Positional[tuple[str, ...]]
@@ -428,6 +429,7 @@ def landscapes(
     folder: Path | None = None,
     seed: int | None = None,
     strict: bool = False,
+    jobs: int = 1,
 ) -> int:
     """Measure the claims about the shipped sweeps; exit code 1 when one fails.
 
@@ -439,26 +441,26 @@ def landscapes(
         folder: of the TOML and Parquet files, the shipped ones if left out.
         seed: that the rows to be trained anew are drawn with, below 2**31; drawn if left out, and printed.
         strict: exit code 1 also when a claim is undecided.
+        jobs: landscapes to measure at once, each in a process of its own.
     """
-    import torch
-
     from ar_interp._checks import check_choice, check_integer
     from ar_interp.claims.collected import claims_json
     from ar_interp.claims.verdicts import FAILS, UNDECIDED
     from ar_interp.seeds import DRAWN_LIMIT
     from ar_interp.studies.landscapes import LANDSCAPES
 
-    torch.set_num_threads(1)  # as for training
     seed = secrets.randbelow(DRAWN_LIMIT) if seed is None else check_integer("seed", seed, low=0, high=DRAWN_LIMIT - 1)
+    check_integer("jobs", jobs, low=1)
     chosen = [check_choice("names", name, tuple(LANDSCAPES)) for name in names or LANDSCAPES]
     if json_file is not None:
         try_file(json_file)
     opened = {name: LANDSCAPES[name].open(folder) for name in chosen}
     measured = {}
-    for name, landscape in opened.items():
-        print(f"\n{name}: {len(landscape.rows):,} trainings, rows {landscape.fingerprint}", flush=True)
-        measured[name] = landscape.verify(seed=seed)
-        for claim in measured[name]:
+    verified = each(partial(_verify_landscape, seed=seed), opened.values(), jobs)
+    for landscape, claims in zip(opened.values(), verified, strict=True):
+        print(f"\n{claims.name}: {len(landscape.rows):,} trainings, rows {landscape.fingerprint}", flush=True)
+        measured[claims.name] = claims
+        for claim in claims:
             _show_claim(claim)
     if json_file is not None:
         rows = {name: landscape.fingerprint for name, landscape in opened.items()}
@@ -467,6 +469,13 @@ def landscapes(
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     print(f"\n{counts.total()} claims about {len(measured)} landscape(s), seed {seed}: {said}")
     return 1 if counts[FAILS] or (strict and counts[UNDECIDED]) else 0
+
+
+def _verify_landscape(landscape: "Opened", *, seed: int) -> "Claims":
+    import torch
+
+    torch.set_num_threads(1)  # as for training
+    return landscape.verify(seed=seed)
 
 
 def _duration(seconds: float) -> str:

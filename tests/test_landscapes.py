@@ -1,5 +1,6 @@
 """Landscapes: sweeps that are kept hold what their files ask for, and what they show is measured of their rows."""
 
+import pickle
 import re
 from dataclasses import replace
 from functools import cache
@@ -58,6 +59,7 @@ def test_the_shipped_rows_show_what_is_claimed(name):
     check_titles(figures)
     drawn = {path.name for path in (ROOT / "docs" / "landscapes").glob(f"{name}-*.svg")}
     assert drawn == {f"{name}-{figure}.svg" for figure in figures}
+    assert pickle.loads(pickle.dumps(opened(name))).fingerprint == opened(name).fingerprint  # for another process
 
 
 def counting(name, change):
