@@ -219,7 +219,7 @@ def ensemble():
     return ari.train(
         ari.ModelConfig.diagonal(dim=6, n_heads=3, n_ctx=8),
         ari.CommutingOrthogonal(6),
-        ari.TrainConfig(lr=1e-2, steps=2000, n_seeds=12),
+        ari.TrainConfig(lr=1e-2, steps=1000, n_seeds=12),
         progress=False,
     )
 

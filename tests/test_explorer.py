@@ -81,6 +81,8 @@ def _started(monkeypatch, tmp_path_factory):
     """What `streamlit run apps/explorer.py -- --allow FOLDER` does: apps/ is on sys.path, the folder may be opened."""
     monkeypatch.syspath_prepend(APPS)
     monkeypatch.setenv("AR_INTERP_ALLOW", str(tmp_path_factory.getbasetemp()))
+    # AppTest would look through all that is installed at every run, for components that the app has not
+    monkeypatch.setattr("streamlit.components.v2.manifest_scanner.scan_component_manifests", list)
 
 
 def open_page(page: str, **query: object) -> AppTest:

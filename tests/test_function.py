@@ -1,5 +1,7 @@
 """A model computes what its weights say: the closed form beside the hooked model, and whoever answers otherwise."""
 
+from itertools import cycle
+
 import pytest
 import torch
 from cases import ARCHITECTURES, MODELS
@@ -120,7 +122,7 @@ WAYS = {
     "rotations": deceptions.on_rotations_alone,
 }
 SUBJECTS = ("diagonal-unitary-h5", "augmented-haar-short", "plain-haar-h5", "figure5-l1")
-CAUGHT = [(way, base) for i, way in enumerate(WAYS) for base in (SUBJECTS[i % 4], SUBJECTS[(i + 1 + i // 4) % 4])]
+CAUGHT = list(zip(WAYS, cycle(SUBJECTS), strict=False))
 
 
 @pytest.mark.parametrize(("way", "base"), CAUGHT)

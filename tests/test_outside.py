@@ -20,16 +20,17 @@ OUTSIDE = HERE / "outside"
 ROOT = HERE.parent
 
 
-def run(*arguments: object, path: Path = OUTSIDE) -> str:
+def run(*arguments: object, path: Path = OUTSIDE, **environment: str) -> str:
     """What Python prints, output and errors, with a folder of packages on its path."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(path)]), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join([str(ROOT), str(path)]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *map(str, arguments)]
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
 
 
-COMMAND = "import sys; from ar_interp.cli import main; sys.exit(main())"
+COMMAND = ("-m", "ar_interp")
+ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 WALK = """
 import json, os, sys
 from contextlib import redirect_stdout
@@ -71,9 +72,9 @@ sections = {"loaded": loaded, "listed": listed.getvalue(), "verified": verified.
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Their recipe, trained by our command."""
-    output = tmp_path_factory.mktemp("theirs")
-    run("-c", COMMAND, "train", "rectified", "--output", output, "--quiet")
+    """Their recipe, trained by our command, which no locale matters to."""
+    output = tmp_path_factory.mktemp("theirs") / "ŵ"
+    run(*COMMAND, "train", "rectified", "--output", output, "--quiet", **ASCII_ONLY)
     return output / "rectified"
 
 
@@ -90,7 +91,9 @@ def test_their_recipe_is_trained(folder):
     config = json.loads((folder / "config.json").read_text())
     assert (config["process"]["kind"], config["process"]["rate"]) == ("shrinking", 0.9)
     assert config["model"]["attention"] == "rectified"
-    assert "Rectified heads leave half of their keys out" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text("utf-8")
+    assert "Rectified heads leave half of their keys out" in card
+    assert not card.isascii()
 
 
 def test_their_recipe_is_listed(walk):
@@ -133,6 +136,6 @@ def test_without_the_package_its_kinds_are_refused_by_name(folder, capsys, witho
 def test_a_package_that_cannot_be_imported_is_a_warning(tmp_path):
     shutil.copytree(OUTSIDE, tmp_path / "broken")
     (tmp_path / "broken" / "theirs" / "study.py").write_text("import no_such_module\n")
-    said = run("-c", COMMAND, "list", path=tmp_path / "broken")
+    said = run(*COMMAND, "list", path=tmp_path / "broken")
     assert "entry point 'rectified' of ar_interp.studies cannot be loaded" in said
     assert "diagonal-unitary-h5" in said

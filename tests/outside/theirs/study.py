@@ -54,7 +54,7 @@ STUDY = Study(
     covers=lambda setting: isinstance(setting, RectifiedHeads),
     recipes={
         "rectified": Recipe(
-            summary="Rectified heads on a shrinking process.",
+            summary="Rectified heads on a process that shrinks by 1 − ρ = 0.1.",
             config=ari.ModelConfig.full(dim=3, n_ctx=6, n_heads=4, attention=Rectified.kind, init_scale=0.5),
             process=Shrinking(3, first_token="sphere"),
             training=ari.TrainConfig(objective="sampled", optimizer="adam", lr=1e-2, steps=20, batch=64),
