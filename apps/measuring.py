@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,20 +25,23 @@ import ar_interp as ari
 from ar_interp import records
 from ar_interp.seeds import DRAWN_LIMIT
 
-MOST = 2  # at once, for all visitors
+MOST = 2  # at once, for all visitors; the others stand in line
 EVERY = 1.0  # seconds between two looks at the progress
+PATIENCE = 10.0  # seconds after which a visitor who has not looked is passed over
 
 
 @dataclass
 class Job:
-    """A process that measures, and the file in which it says how far it is."""
+    """A measurement: the process that makes it, once its turn has come, and the file that says how far it is."""
 
-    process: subprocess.Popen[bytes]
+    command: list[str]
     folder: tempfile.TemporaryDirectory[str] = field(repr=False)
+    process: subprocess.Popen[bytes] | None = None
+    seen: float = field(default_factory=time.monotonic)  # when its visitor last looked
 
     @property
     def runs(self) -> bool:
-        return self.process.poll() is None
+        return self.process is not None and self.process.poll() is None
 
     @property
     def state(self) -> dict[str, Any]:
@@ -46,28 +50,42 @@ class Job:
         except (OSError, ValueError):
             return {"done": 0}
 
+    def begin(self) -> None:
+        """Start the process."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            self.command, start_new_session=True, env=environment, stderr=subprocess.DEVNULL
+        )
+
     def end(self) -> None:
         """End the process, if it runs."""
-        if self.runs:
+        if self.process is not None and self.runs:
             os.killpg(self.process.pid, signal.SIGTERM)
             self.process.wait(5)
 
 
-_jobs: dict[str, Job] = {}  # by session and folder; they outlive pages
+_jobs: dict[str, Job] = {}  # by session and folder, in the order asked for; they outlive pages
 _lock = threading.Lock()
 
 
-def start(key: str, checkpoint: ari.Checkpoint, seed: int) -> str:
-    """Start to measure; returns why not, or nothing."""
+def start(key: str, checkpoint: ari.Checkpoint, seed: int) -> None:
+    """Measure as soon as there is room, see `place`."""
+    folder = tempfile.TemporaryDirectory(prefix="ar-interp-")
+    command = [sys.executable, __file__, str(checkpoint.path), str(seed), str(Path(folder.name) / "state.json")]
     with _lock:
-        if sum(job.runs for job in _jobs.values()) >= MOST:
-            return f"{MOST} measurements run for other visitors; try again when one has ended."
-        folder = tempfile.TemporaryDirectory(prefix="ar-interp-")
-        command = [sys.executable, __file__, str(checkpoint.path), str(seed), str(Path(folder.name) / "state.json")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, start_new_session=True, env=environment, stderr=subprocess.DEVNULL)
-        _jobs[key] = Job(process, folder)
-    return ""
+        _jobs[key] = Job(command, folder)
+    place(key)
+
+
+def place(key: str) -> int:
+    """The place in line of a job, from 1, or 0 once it has begun; the first one begins as soon as there is room."""
+    with _lock:
+        job, now = _jobs[key], time.monotonic()
+        job.seen = now
+        line = [one for one in _jobs.values() if one.process is None and now - one.seen < PATIENCE]
+        if line and line[0] is job and sum(one.runs for one in _jobs.values()) < MOST:
+            job.begin()
+        return line.index(job) + 1 if job.process is None else 0
 
 
 @atexit.register
@@ -105,11 +123,17 @@ def _panel(checkpoint: ari.Checkpoint, key: str) -> None:
                 f"ari.verify(checkpoint, seed={found_here['seed']})"
             )
         if st.button("Measure every claim again, on fresh contexts", help="In the background; it takes a while."):
-            refused = start(key, checkpoint, secrets.randbelow(DRAWN_LIMIT))
-            if refused:
-                st.warning(refused)
-            else:
-                st.rerun()
+            start(key, checkpoint, secrets.randbelow(DRAWN_LIMIT))
+            st.rerun()
+        return
+    if in_line := place(key):
+        st.info(
+            f"{MOST} measurements run for other visitors. Yours is number {in_line} in line and begins by itself while "
+            "this page is open."
+        )
+        if st.button("Leave the line"):
+            _forget(key)
+            st.rerun()
         return
     state = job.state
     if job.runs:

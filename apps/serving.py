@@ -39,6 +39,7 @@ POLICY = (
 )
 STYLE = f"<style>{(Path(__file__).with_name('assets') / 'page.css').read_text('utf-8')}</style>".encode()
 SOON = b'<link rel="preload" as="script" href="/plotly/plotly.min.js">'
+CLOSES = (b"connection", b"close")  # of a refusal: else what is still sent, without end perhaps, is read to no purpose
 FIRST_PAGE = "story"
 PAGES = {file.stem for file in Path(__file__).with_name("pages").glob("*.py")} - {FIRST_PAGE}
 _IMPORTING, _STATE = threading.Lock(), set[str]()
@@ -163,12 +164,14 @@ class OwnPagesOnly:
         if not is_own(headers.get(b"host", ""), headers.get(b"origin")):
             if scope["type"] == "websocket":
                 return await send({"type": "websocket.close", "code": 1008})
-            await send({"type": "http.response.start", "status": 403, "headers": []})
+            await send({"type": "http.response.start", "status": 403, "headers": [CLOSES]})
             return await send({"type": "http.response.body", "body": b"This explorer answers its own pages only.\n"})
 
         async def send_with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
+                if message["status"] >= 400 and scope["method"] != "GET":
+                    message["headers"].append(CLOSES)
             await send(message)
 
         return await self.app(scope, receive, send_with_policy)

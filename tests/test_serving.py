@@ -90,6 +90,21 @@ def test_own_pages_alone_are_answered(serving, host, origin, own, kind):
         assert (sent[0].get("status"), sent[0].get("code")) in ((403, None), (None, 1008))
 
 
+@pytest.mark.parametrize(("method", "status", "ends"), [("PUT", 403, True), ("PUT", 204, False), ("GET", 404, False)])
+def test_a_refused_upload_ends_with_its_connection(serving, method, status, ends):
+    sent = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": status, "headers": []})
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "headers": [(b"host", HERE.encode())]}
+    asyncio.run(serving.OwnPagesOnly(app)(scope, None, send))
+    assert ((b"connection", b"close") in sent[0]["headers"]) is ends
+
+
 def test_the_settings_lie_beside_the_explorer_and_keep_it_on_this_machine():
     import tomllib
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import claimed
 import measuring
 import serving
@@ -17,7 +19,7 @@ def show_facts(checkpoint: ari.Checkpoint) -> None:
     """What the model is, what it learned and how."""
     config, process, training = checkpoint.config, checkpoint.process, checkpoint.training
     seeds = len(checkpoint.members)
-    rate = "" if training.optimizer == "lbfgs" else f", lr {training.lr:.4g}"
+    ends = f"L-BFGS, {checkpoint.steps:,} iterations" if training.optimizer == "lbfgs" else ""
     facts = {
         "Model": {
             "architecture": config.summary,
@@ -28,20 +30,26 @@ def show_facts(checkpoint: ari.Checkpoint) -> None:
         "Process": {
             "family": process.kind,
             "law": process.meaning,
-            "options": process.facts.removeprefix(", "),
+            "options": process.facts.removeprefix(", ") or "none",
         },
         "Training": {
             "loss": training.objective,
-            "optimizer": f"{training.optimizer}, {checkpoint.steps:,} steps{rate}",
+            "optimizer": ends or f"{training.optimizer}, {checkpoint.steps:,} steps, lr {training.lr:.4g}",
             "seed": f"{checkpoint.seed}, the best of {seeds:,}" if seeds > 1 else checkpoint.seed,
             "device": checkpoint.device,
         },
     }
     parts = []
     for name, rows in facts.items():
-        lines = "<br>".join(f"{key}: {typeset(str(value))}" for key, value in rows.items())
+        lines = "<br>".join(f"{key}: {named(str(value))}" for key, value in rows.items())
         parts.append(f"<div><b>{name}</b><br>{lines}</div>")
     st.html(f'<div class="ar-facts">{"".join(parts)}</div>')
+
+
+def named(text: str) -> str:
+    """Text as HTML, with the names of parameters as one types them in Python."""
+    parts = re.split(r"\b(\w+) = ", text)
+    return "".join(f"<code>{part}</code> = " if i % 2 else typeset(part) for i, part in enumerate(parts))
 
 
 def show_record(checkpoint: ari.Checkpoint) -> None:
@@ -76,6 +84,8 @@ with view.errors_shown(end=False):
     view.show_ways(checkpoint)
 st.subheader("Training")
 if checkpoint.training.optimizer == "lbfgs":
-    st.markdown("L-BFGS minimises each seed at once and keeps no history of steps.")
+    st.markdown(
+        "L-BFGS chooses its own step lengths. A step is one iteration; a seed that has ended keeps its last loss."
+    )
 with view.errors_shown():
     view.show_exhibits(checkpoint, "Overview")
