@@ -144,7 +144,7 @@ def test_it_is_seen_through_its_own_hooks(mine, adapted):
 
 
 def test_verify_has_the_row_of_every_model(adapted):
-    claims = ari.verify(adapted, seed=0)
+    claims = ari.verify(adapted, seed=0, n=32)
     assert claims["model/function"].verdict == "holds"
     assert "no part of theory" in claims.why_not
 

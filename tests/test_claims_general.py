@@ -149,7 +149,7 @@ def test_first_token_law_holds_at_the_formula_and_fails_beside_it(law):
     process = ari.CommutingUnitary(DIM, first_token=law)
     moments = first_token_moments(law.law, dim=DIM, n_nonzero=law.n_nonzero)
     product = initial_token_product(moments, max_length=N_CTX + 1)
-    claims = ari.verify(scalar_layer([0, product, 0, 0], process=process, attention="linear/pairs"), seed=0)
+    claims = ari.verify(scalar_layer([0, product, 0, 0], process=process, attention="linear/pairs"), seed=0, n=512)
     assert [claim.verdict for claim in claims] == ["holds"] * len(claims)
     claims = verify(scalar_layer([0.1 * product, 1.1 * product, 0, 0], process=process, attention="linear/pairs"))
     assert claims["step/size"].verdict == claims["step/others"].verdict == "fails"

@@ -189,7 +189,7 @@ USES = {
         lambda model, name: continue_chain(model, PARITY.contexts(1, seed=0).tokens[0, :4], process=PARITY),
     ),
     "chain_accuracy": (("our chains",), lambda model, name: chain_accuracy(model, PARITY.contexts(8, seed=0))),
-    "verify": (("diagonal",), lambda model, name: ari.verify(model, process=PAIRS, seed=0)),
+    "verify": (("diagonal",), lambda model, name: ari.verify(model, process=PAIRS, seed=0, n=32)),
 }
 COMPOSED = "which_layer"  # of other probes: a model that lacks what one of them needs lacks a column
 READERS = ("probe_activations", "data_efficiency")
