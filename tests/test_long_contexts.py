@@ -15,8 +15,8 @@ HAAR, UNITARY = ari.HaarOrthogonal(3), ari.CommutingUnitary(3)
 T = 2 * attention.CHUNK + 7
 
 
-def model_of(process, **options) -> ari.HookedARTransformer:
-    config = ari.ModelConfig.augmented(dim=3, n_ctx=T, n_layers=2, n_heads=2, init_scale=0.05, **options)
+def model_of(process, n_layers=2, **options) -> ari.HookedARTransformer:
+    config = ari.ModelConfig.augmented(dim=3, n_ctx=T, n_layers=n_layers, n_heads=2, init_scale=0.05, **options)
     return ari.HookedARTransformer(config, process=process, seed=1)
 
 
@@ -96,19 +96,23 @@ def test_least_squares_by_chunks_are_those_of_all_pairs(process, monkeypatch):
     assert_close(found, estimators.OLS().estimate(pairs), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("long", [2, attention.LONG])
-def test_large_states_are_moved_at_the_positions_asked_for_alone(long, monkeypatch):
-    model, (source, target) = model_of(HAAR, attention="linear/keys"), [HAAR.contexts(3, 40, seed=s) for s in (0, 1)]
-    options = {"positions": [17, 40], "layers": [1], "batch_size": 2}
+@pytest.mark.parametrize(("long", "n_layers"), [(2, 2), (attention.LONG, 1), (attention.LONG, 2)])
+def test_large_states_are_moved_at_the_positions_asked_for_alone(long, n_layers, monkeypatch):
+    model, (source, target) = (
+        model_of(HAAR, n_layers, attention="linear/keys"),
+        [HAAR.contexts(3, 40, seed=s) for s in (0, 1)],
+    )
+    options = {"positions": [17, 40], "layers": [n_layers - 1], "batch_size": 2}
     expected = ari.swap_context(model, source, target, **options).by_position
     monkeypatch.setattr(attention, "LONG", long)
     monkeypatch.setattr("ar_interp.probes.batches.NUMBERS", 2)
-    sizes = []
-    with model.hooks([("blocks.1.attn.hook_kv_state", lambda value, hook: sizes.append(value.shape[1]))]):
-        found = ari.swap_context(model, source, target, **options).by_position
-    drawn = (found["condition"] == "random state").to_numpy()  # one by one here
-    ours, theirs = (table.iloc[:, 1:].to_numpy()[~drawn] for table in (found, expected))
-    assert_close(ours, theirs, rtol=1e-9, atol=1e-11, equal_nan=True)
+    drawn = (expected["condition"] == "random state").to_numpy()  # one by one here
+    hook, sizes = f"blocks.{n_layers - 1}.attn.hook_kv_state", []
+    for looked_at in (False, True):  # in contexts of two tokens, or in the whole ones
+        with model.hooks([(hook, lambda value, hook: sizes.append(value.shape[1]))] if looked_at else []):
+            found = ari.swap_context(model, source, target, **options).by_position
+        ours, theirs = (table.iloc[:, 1:].to_numpy()[~drawn] for table in (found, expected))
+        assert_close(ours, theirs, rtol=1e-9, atol=1e-11, equal_nan=True)
     assert set(sizes) == {2}
 
 
@@ -140,7 +144,9 @@ def _least_norm(tokens: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("process", [HAAR, UNITARY], ids=lambda process: process.kind)
-@pytest.mark.parametrize("options", [{}, {"n_layers": 1, "heads": "full", "n_heads": 2, "attention": "linear/keys"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"heads": "block-scalar", "attention": "linear/keys"}, {"n_heads": 2, "unembed": True}]
+)
 def test_many_contexts_are_recovered_as_few_are(process, options, monkeypatch):
     config = ari.ModelConfig.augmented(dim=3, n_ctx=9, init_scale=0.3, **options)
     model, contexts = ari.HookedARTransformer(config, process=process, seed=1), process.contexts(7, 9, seed=0)
@@ -158,7 +164,15 @@ def test_many_contexts_are_recovered_as_few_are(process, options, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [{"n_layers": 2}, {"attention": "softmax"}, {"d_mlp": 4}, {"positional": "multiplicative"}]
+    "options",
+    [
+        {"n_layers": 2},
+        {"attention": "softmax"},
+        {"d_mlp": 4},
+        {"biases": True},
+        {"positional": "additive"},
+        {"positional": "multiplicative"},
+    ],
 )
 def test_other_layers_are_no_running_sum(options):
     model = ari.HookedARTransformer(ari.ModelConfig.augmented(dim=3, n_ctx=9, **options))

@@ -346,16 +346,19 @@ def moments(context: Context, *, per_pair: bool = False) -> tuple[Tensor, Tensor
     return _moment(past, past, per_pair), moment(context, per_pair=per_pair)
 
 
-def moment(context: Context, *, per_pair: bool = False) -> Inexact[Tensor, "batch pos out dim"]:
-    """R_T alone."""
+def moment(context: Context, *, per_pair: bool = False, together: bool = False) -> Inexact[Tensor, "batch pos out dim"]:
+    """R_T alone; `together` as `running_products` has it."""
     _, past, future = known(context)
-    return _moment(future, past, per_pair)
+    return _moment(future, past, per_pair, together)
 
 
-def _moment(left: Tensor, right: Tensor, per_pair: bool) -> Tensor:
+def _moment(left: Tensor, right: Tensor, per_pair: bool, together: bool = False) -> Tensor:
     """sum_{t<T} left_t right_t^* for every T."""
-    total = running_sum(left[..., :, None] * right.conj()[..., None, :])
-    return total / torch.arange(total.shape[1], device=total.device).clamp(min=1)[:, None, None] if per_pair else total
+    right = right.conj()
+    total = running_products(left, right) if together else running_sum(left[..., :, None] * right[..., None, :])
+    return (
+        total.div_(torch.arange(len(total[0]), device=total.device).clamp(min=1)[:, None, None]) if per_pair else total
+    )
 
 
 def _duals(x: Tensor) -> Tensor:
@@ -368,6 +371,18 @@ def running_sum(products: Tensor) -> Tensor:
     """Sum over the pairs before T, for T = 1..pos; nothing at T = 1."""
     first = products.new_zeros(len(products), 1, *products.shape[2:])
     return torch.cat([first, products.cumsum(1)], dim=1)
+
+
+def running_products(
+    left: Inexact[Tensor, "batch pair out"], right: Inexact[Tensor, "batch pair dim"]
+) -> Inexact[Tensor, "batch pair+1 out dim"]:
+    """`running_sum` of left_t right_t^T, faster for thousands of contexts: they are innermost in memory, T by T."""
+    (batch, n_pairs, out), dim = left.shape, right.shape[-1]
+    total = left.new_empty(n_pairs + 1, out, dim, batch)
+    total[0] = 0
+    for t, (x, y) in enumerate(zip(left.movedim(0, -1), right.movedim(0, -1), strict=True)):
+        torch.addcmul(total[t], x[:, None], y, out=total[t + 1])
+    return total.movedim(-1, 0)
 
 
 def _tuning_contexts(process: AutoregressiveProcess, batch: int, length: int, seed: int) -> Contexts:

@@ -30,7 +30,8 @@ def solved(
     (batch, n_pairs, dim), out = past.shape, future.shape[-1]
     n_few = min(n_pairs, dim)
     energy = _energy(past).sum(-1).cumsum(1)
-    estimate = past.new_zeros(n_pairs + 1, out, dim, batch).permute(3, 0, 1, 2)  # contexts innermost
+    estimate = past.new_empty(n_pairs + 1, out, dim, batch).permute(3, 0, 1, 2)  # contexts innermost
+    estimate[:, 0] = 0
     few, few_inverse = _few(past[:, :n_few], future[:, :n_few])
     estimate[:, 1 : n_few + 1] = few
     inverses = [few_inverse]
@@ -60,7 +61,8 @@ def _many(past: Tensor, future: Tensor, estimate: Tensor) -> Tensor:
     n_steps = n_pairs + dim - 1
     pairs = torch.cat([past.permute(1, 2, 0), future.permute(1, 2, 0)], dim=1)
     pairs = torch.cat([pairs, pairs.new_zeros(dim, dim + out, batch)])
-    triangles = pairs.new_zeros(n_steps + 1, dim, dim + out, batch)  # [m + j, j]: row j of (R Z) of the first m pairs
+    triangles = pairs.new_empty(n_steps + 1, dim, dim + out, batch)  # [m + j, j]: row j of (R Z) of the first m pairs
+    triangles[0] = 0
     rows, following = pairs.new_zeros(2, dim + 1, dim + out, batch)  # what meets row j, of the pair m - j
     rows[0] = pairs[0]
     smallest = torch.finfo(pairs.dtype).tiny

@@ -171,6 +171,12 @@ class Attention(Part):
             return self._edited(z, asked, self._states(k, v, weights))
         return z
 
+    def states(self, resid: Resid, at: Integer[Tensor, "asked"]) -> Inexact[Tensor, "batch asked head d_head d_head"]:
+        """`hook_kv_state` at these positions, ascending, of attention that is `key_blind`: without scores or hooks."""
+        q, k, v = self.project(resid)
+        state, share = _sums_at(at, self.compared(q, k)[1], v), self.share(resid.shape[1], resid.real.dtype)
+        return state if share is None else state * share[at, :, None, None]
+
     def _check_pattern(self, size: int) -> None:
         if size > self.pattern_limit:
             raise ValueError(

@@ -226,6 +226,11 @@ class Model:
         """Every hook."""
         return tuple(getattr(self.module, "hook_dict", ()))
 
+    @property
+    def is_hooked(self) -> bool:
+        """Whether somebody's hooks act on a model of this package, or look at it."""
+        return any(hook.has_hooks() for hook in self.module.hook_dict.values())
+
     def run_with_cache(
         self, tokens: Tokens, names_filter: str | Sequence[str] | None
     ) -> tuple[Tensor, Any]:  # an ActivationCache, or a mapping like it

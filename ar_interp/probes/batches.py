@@ -14,7 +14,7 @@ from ar_interp.processes import Contexts
 NUMBERS = 2**25  # held at a time, about: 256 MiB in double precision
 MOST = 256  # contexts at a time: more are no faster
 MANY = 8192  # contexts, from which on what serves many at once is worth it
-IN_CACHE = 2**23  # numbers held at a time where all is done to many contexts at once: more are slower
+TOGETHER = 512  # contexts at a time where all is done to many at once: more leave the cache
 
 
 def at_a_time(batch_size: int | None, numbers: int, *, most: int | None = MOST) -> int:
@@ -78,5 +78,7 @@ def side_by_side(parts: Iterable[Tensor], n: int, *, dim: int = 0) -> Tensor:
 def innermost(values: Inexact[Tensor, "batch *shape"]) -> Inexact[Tensor, "batch *shape"]:
     """The same numbers, those of all contexts side by side in memory: what is done to many contexts at once, number by
     number, then reads memory in order."""
+    if values.stride(0) <= 1:  # they are, or all are one
+        return values
     turned = values.flatten(1).t().contiguous()
     return turned.reshape(*values.shape[1:], len(values)).movedim(-1, 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +12,11 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer
-from ar_interp.estimators import OLS, DiagonalOLS, Estimator, GradientDescent, Zero, apply
-from ar_interp.estimators.least_squares import SHORT
+from ar_interp.estimators import OLS, DiagonalOLS, Zero, apply
+from ar_interp.estimators.least_squares import SHORT, moment
 from ar_interp.models.attention import LONG
 from ar_interp.models.opened import Model
-from ar_interp.probes.batches import IN_CACHE, MANY, MOST, at_a_time, in_parts, innermost, numbers_in_pass, side_by_side
+from ar_interp.probes.batches import MANY, MOST, TOGETHER, at_a_time, in_parts, innermost, numbers_in_pass, side_by_side
 from ar_interp.probes.jacobian import (
     BY_QUERY,
     BY_VALUE,
@@ -30,6 +31,7 @@ from ar_interp.probes.protocol import AUGMENTED, BARE, DIAGONAL, FULL, PLAIN, SP
 from ar_interp.probes.readout import probe_activations
 from ar_interp.probes.results import Result, over_contexts
 from ar_interp.processes import Contexts, Sequences
+from ar_interp.processes.contexts import Pairs
 
 PATTERN = "blocks.0.attn.hook_pattern"
 SCORES = "blocks.0.attn.hook_attn_scores"
@@ -132,7 +134,7 @@ def recover_context(
     size, many = estimates_at_a_time(batch_size, model, sequences), len(sequences) >= MANY
     maps, own_errors = _maps(model, sequences, layer, kind, size)
     in_context_map, estimate = maps[0], maps[-1]
-    step = GradientDescent.of_steps(1, 1.0, per_pair=model.normalises)
+    gradient = partial(moment, per_pair=model.normalises, together=many)
     arrange: Callable[[Tensor], Tensor] = innermost if many else lambda values: values
 
     def parts() -> Iterator[tuple[slice, Sequences]]:
@@ -141,31 +143,38 @@ def recover_context(
             yield slice(start, start + len(part)), replace(part, **arranged)
 
     sums = estimate.real.new_empty(-(-len(sequences) // size), 2)
-    to_W = estimate.real.new_empty(estimate.shape[:2])
+    n, pos = estimate.shape[:2]
+    to_W = estimate.real.new_empty(pos, n).mT if many else estimate.real.new_empty(n, pos)
     for place, (rows, part) in enumerate(parts()):
-        gradient, own = arrange(step.estimate(part.pairs())), arrange(estimate[rows])
-        sums[place, 0], sums[place, 1] = (gradient.conj() * own).real.sum(), gradient.abs().square().sum()
+        step, own = gradient(part.pairs()), arrange(estimate[rows])
+        sums[place, 0] = (step.conj() * own).real.sum()
+        sums[place, 1] = (step.abs() if step.is_complex() else step).square().sum()
         to_W[rows] = _distance(own, part.W[:, None])
     along, energy = sums.sum(0)
     step_size = (along / energy).item()
 
-    def measured(estimator: Estimator, *, compared: bool) -> Iterator[Tensor]:
-        """Errors of its estimates and predictions and, if compared, distances from the model's: [column batch pos]."""
+    def measured(estimate_of: Callable[[Pairs], Tensor], *, compared: bool) -> Iterator[Tensor]:
+        """Errors of its estimates and predictions and, if compared, distances from the model's: [column pos batch]."""
         for rows, part in parts():
-            found = arrange(estimator.estimate(part.pairs()))
-            columns = [_distance(found, part.W[:, None]), part.errors(apply(found, part.inputs))]
-            yield torch.stack([*columns, _distance(arrange(estimate[rows]), found)] if compared else columns)
+            found = arrange(estimate_of(part.pairs()))
+            columns = [part.errors(apply(found, part.inputs)), _distance(found, part.W[:, None])]
+            columns += [_distance(arrange(estimate[rows]), found)] if compared else []
+            yield torch.stack([column.mT for column in columns])
 
-    beside: dict[str, Estimator] = {"OLS": OLS(rotations=many)}
+    beside: dict[str, Callable[[Pairs], Tensor]] = {"OLS": OLS(rotations=many).estimate}
     if _diagonal(sequences):
-        beside["diagonal OLS"] = DiagonalOLS()
-    beside |= {ONE_STEP: step.scaled(step_size), "zero": Zero()}
+        beside["diagonal OLS"] = DiagonalOLS().estimate
+    beside |= {ONE_STEP: lambda pairs: gradient(pairs).mul_(step_size), "zero": Zero().estimate}
+    if many:
+        beside["zero"] = lambda pairs: pairs.x.new_zeros(1).expand(*pairs.x.shape, pairs.y.shape[-1])
     errors = [_by_length("estimator", "model", context_error_per_row=to_W, error_per_token=own_errors)]
     distances = {"W": _by_length("reference", "W", distance_per_row=to_W), ONE_STEP: None, "OLS": None}
-    for name, estimator in beside.items():  # one after another: the numbers of each take much room
-        found = side_by_side(measured(estimator, compared=name in distances), len(sequences), dim=1)
+    del to_W, own_errors
+    for name, estimate_of in beside.items():  # one after another: the numbers of each take much room
+        found = side_by_side(measured(estimate_of, compared=name in distances), len(sequences), dim=2).mT
+        found = found if many else found.contiguous()
         if name != ONE_STEP or kind == EVERY or not reads_circuit(model, sequences):
-            errors.append(_by_length("estimator", name, context_error_per_row=found[0], error_per_token=found[1]))
+            errors.append(_by_length("estimator", name, context_error_per_row=found[1], error_per_token=found[0]))
         if name in distances:
             distances[name] = _by_length("reference", name, distance_per_row=found[2])
     return RecoveredContext(
@@ -183,12 +192,12 @@ def _maps(model: Model, sequences: Sequences, layer: int | None, kind: str, size
     """Γ_T and Ŵ_T as of `estimates_of`, and the errors of the predictions after the layer."""
     if len(sequences) >= MANY and kind == OWN and sums_up(model):
         (n, pos, dim), like = sequences.inputs.shape, sequences.inputs
-        estimate, errors = like.new_empty(n, pos, dim, dim), like.real.new_empty(n, pos)
+        estimate = like.new_empty(pos, dim, dim, n).movedim(-1, 0)  # contexts innermost in memory
+        errors = like.real.new_empty(pos, n).mT
         for start, part in _starts(sequences, size):
-            own = slice(start, start + len(part))
-            found, predictions = jacobian_by_sums(model, part.inputs)
-            estimate[own].flatten(1).copy_(found.flatten(1))  # a matrix turned, which is fast
-            errors[own] = part.errors(predictions)
+            rows = slice(start, start + size)
+            estimate[rows], predictions = jacobian_by_sums(model, part.inputs)
+            errors[rows] = part.errors(predictions)
         return estimate[None], errors
     maps = estimates_of(model, sequences, layer=layer, kind=kind, batch_size=size)
     if layer is not None:
@@ -273,7 +282,7 @@ def estimates_at_a_time(batch_size: int | None, model: Model, sequences: Sequenc
     by_pairs = length * dim * (min(length, SHORT) + 4 * dim)
     by_keys = (length * dim) ** 2 if model.is_diagonal and length < LONG else 0
     numbers = numbers_in_pass(model, length) + by_pairs + by_keys
-    return at_a_time(batch_size, numbers, most=max(1, IN_CACHE // numbers) if len(sequences) >= MANY else MOST)
+    return at_a_time(batch_size, numbers, most=TOGETHER if len(sequences) >= MANY else MOST)
 
 
 def predictions_by_layer(model: Model, contexts: Sequences, *, batch_size: int | None = None) -> list[Tensor]:

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from jaxtyping import Inexact
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ar_interp._checks import check_integer
+from ar_interp.estimators import apply
+from ar_interp.estimators.least_squares import running_products
 from ar_interp.models.opened import Model
 from ar_interp.probes.batches import at_a_time, innermost, numbers_in, numbers_in_pass
 from ar_interp.probes.protocol import AUGMENTED, LINEAR, PATTERNS, PLAIN, needs
@@ -53,34 +56,37 @@ def query_jacobian(
 
 
 def sums_up(model: Model) -> bool:
-    """Whether the `query_jacobian` is a running sum: one layer of linear attention that nothing
-    else acts on, neither weights of positions, LayerNorm or an MLP nor hooks."""
+    """Whether the `query_jacobian` is a running sum: one layer of linear attention that nothing else acts on,
+    neither positions, biases, LayerNorm or an MLP nor hooks."""
     if not (model.is_ours and model.is_augmented and model.is_linear and model.n_layers == 1):
         return False
-    config, attn = model.config, model.module.blocks[0].attn
-    plain = not (config.layer_norm or config.d_mlp or any(hook.has_hooks() for hook in model.module.hook_dict.values()))
-    return plain and attn.key_blind
+    config = model.config
+    dressed = config.layer_norm or config.d_mlp or config.biases or config.positional != "none"
+    return model.module.blocks[0].attn.key_blind and not (dressed or model.is_hooked)
 
 
 def jacobian_by_sums(model: Model, tokens: Inexact[Tensor, "batch pos dim"]) -> tuple[Maps, Tensor]:
-    """`query_jacobian` of a model that `sums_up`, and its predictions.
+    """`query_jacobian` of a model that `sums_up`, and its predictions, from its weights.
 
-    Ŵ_T = share(T) sum_{t <= T} sum_h (v_t W_O W_U)^T (W_Q conj(k_t))^T, rows of W_Q those of s_T, in one forward pass
-    and no backward one. Contexts are innermost in memory.
+    e_t = (s_t, s_{t-1}), S_T = share(T) sum_{t <= T} sum_h (e_t W_V W_O W_U)^T (W_Q W_K^T conj(e_t))^T and what a
+    residual stream adds: prediction_T = S_T e_T, and Ŵ_T are the columns of s_T. Contexts are innermost in memory.
     """
-    config, dtype = model.config, tokens.dtype
-    names = [f"blocks.0.attn.hook_{name}" for name in "kv"]
-    predictions, found = model.run_with_cache(tokens, names)
-    current = slice(config.dim, 2 * config.dim)
-    W_Q, W_O, W_U = model.W_Q[0][:, current].to(dtype), model.W_O[0].to(dtype), model.W_U.to(dtype)
+    config, attn = model.config, model.module.blocks[0].attn
+    x = innermost(tokens).movedim(0, -1)  # [pos dim batch]
+    e = torch.cat([x, pad(x[:-1], (0, 0, 0, 0, 1, 0))], dim=1)
+    W_Q, W_K, W_V, W_O = (W.detach().to(e.dtype) for W in (attn.W_Q, attn.W_K, attn.W_V, attn.W_O))
+    W_U = model.W_U.detach().to(e.dtype)
     scale = config.head_width**-0.5 if config.scale_scores else 1.0
-    asked = torch.einsum("bthi,hmi->hbtm", found[names[0]].conj(), scale * W_Q)
-    written = torch.einsum("bthi,hij->hbtj", found[names[1]], W_O @ W_U)
-    heads = zip(map(innermost, written), map(innermost, asked), strict=True)
-    sums = reduce(Tensor.add_, (w[..., :, None] * a[..., None, :] for w, a in heads)).cumsum_(1)
-    share = model.module.blocks[0].attn.share(tokens.shape[1], tokens.real.dtype)
+    own = slice(config.dim, None)  # e_t without the read-out, which is 0
+    asked, written = scale * (W_Q @ W_K.mT)[:, own, own], (W_V @ W_O @ W_U).mT[..., own]
+    heads = ((w @ e, a @ e.conj()) for w, a in zip(written, asked, strict=True))
+    sums = reduce(Tensor.add_, (running_products(w.movedim(-1, 0), a.movedim(-1, 0))[:, 1:] for w, a in heads))
+    share = attn.share(len(e), e.real.dtype)
     sums = sums if share is None else sums.mul_(share[..., None])
-    return sums.add_(W_U[current].mT) if config.residual else sums, predictions
+    sums = sums.add_(W_U[own].mT) if config.residual and config.unembed else sums
+    predictions = apply(sums, e.movedim(-1, 0))
+    ending = model.module.unembed
+    return sums[..., : config.dim], predictions if ending is None else predictions + ending.b_U.detach().to(e.dtype)
 
 
 @needs(*BY_VALUE, scope=PLAIN)

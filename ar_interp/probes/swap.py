@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer, check_several
 from ar_interp.models.attention import states_at
+from ar_interp.models.encodings import encode
 from ar_interp.models.opened import Model
-from ar_interp.probes.batches import MANY, at_a_time, numbers_in
+from ar_interp.probes.batches import MANY, TOGETHER, at_a_time, numbers_in
 from ar_interp.probes.context import DRESS, no_own_path, reads_circuit
 from ar_interp.probes.paths import in_place_of
 from ar_interp.probes.protocol import (
@@ -210,37 +211,45 @@ def swap_context(
     generator = generator_of(check_integer("seed", seed, low=0))
     at = torch.tensor(asked, dtype=torch.int64, device=target.inputs.device) - 1
 
-    size = at_a_time(None, 2 * numbers_in(model, length, every), most=PAIRED)
-    large = size < PAIRED or len(target) >= MANY  # too large to have states at every T
+    many = len(target) >= MANY
+    n_paired = TOGETHER if many else PAIRED
+    size = at_a_time(None, 2 * numbers_in(model, length, every), most=n_paired)
+    large = size < PAIRED or many  # too large to have states at every T
     sparse = large and model.is_ours and hooks == STATE
+    alone = sparse and model.config.positional == "none" and not model.is_hooked  # T needs s_{T-1}, s_T and its states
     if sparse:
-        size = at_a_time(None, 2 * numbers_in(model, len(asked), every), most=PAIRED)
+        size = at_a_time(None, 2 * numbers_in(model, len(asked), every), most=n_paired)
+    activations = partial(_states_of, model, at) if alone else model.activations
 
     def swapped(rows: Tensor, other: Tensor, noise: Noise) -> Held:
         inputs, W = target.inputs[rows], source.W[rows]
         needed = torch.cat([rows, other]).unique()
-        read = model.activations(source.inputs[needed], every)
+        read = activations(source.inputs[needed], every)
         held = {name: value[torch.searchsorted(needed, rows)] for name, value in read.items()}
         same = _orbit(target.W[rows], source.targets[other, -1], length)
-        frozen = model.activations(inputs, [name for name in every if name not in moving])
+        own = activations(inputs, every if alone else [name for name in every if name not in moving])
         states = {
             SWAP: held,
-            SAME: model.activations(same, moving),
+            SAME: activations(same, moving),
             OTHER: {name: read[name][torch.searchsorted(needed, other)] for name in moving},
             RANDOM: {name: _random_like(held[name], name, model, at, noise) for name in moving},
         }
-        moved = {
-            condition: _run(model, inputs, frozen | {name: state[name] for name in moving})[:, at]
-            for condition, state in states.items()
-        }
-        moved[CEILING] = _through(model, inputs, W, held, asked, augmented=model.is_augmented)
-        moved["own"] = model(inputs)[:, at]
+        every_state = {condition: own | {name: state[name] for name in moving} for condition, state in states.items()}
+        if alone:
+            asking, before = inputs[:, at], _before(W, inputs)[:, at]
+            moved = {name: _run_alone(model, inputs[:, at - 1], asking, state) for name, state in every_state.items()}
+            moved[CEILING] = _run_alone(model, before, asking, held)
+            moved["own"] = _run_alone(model, inputs[:, at - 1], asking, own)
+        else:
+            moved = {name: _run(model, inputs, state)[:, at] for name, state in every_state.items()}
+            moved[CEILING] = _through(model, inputs, W, held, asked, augmented=model.is_augmented)
+            moved["own"] = model(inputs)[:, at]
         moved["goal"] = torch.einsum("bij,btj->bti", W, inputs[:, at])
         return moved
 
     parts = []
     with states_at(at) if sparse else nullcontext():
-        for group in torch.arange(len(target), device=at.device).chunk(ceil(len(target) / PAIRED)):
+        for group in torch.arange(len(target), device=at.device).chunk(ceil(len(target) / n_paired)):
             for rows, other in zip(group.split(size), group.roll(1).split(size), strict=True):
                 drawn: dict[str, Tensor] = {}
                 for part in torch.arange(len(rows), device=at.device).split(batch_size or min(size, AT_ONCE)):
@@ -296,6 +305,26 @@ def _run(model: Model, tokens: Predictions, held: Held, *more: tuple[str, Callab
     """The predictions with these activations in place of the model's own."""
     with model.hooks(fwd_hooks=[*in_place_of(held), *more]):
         return model(tokens)
+
+
+def _run_alone(
+    model: Model,
+    before: Inexact[Tensor, "batch place dim"],
+    asking: Inexact[Tensor, "batch place dim"],
+    held: Held,
+) -> Inexact[Tensor, "batch place dim"]:
+    """The predictions of s_T after s_{T-1} with these states in every layer, each in a context of the two alone."""
+    tokens = torch.stack([before, asking], dim=2).flatten(0, 1)
+    with states_at(torch.ones(1, dtype=torch.int64, device=tokens.device)):
+        predictions = _run(model, tokens, {name: state.flatten(0, 1)[:, None] for name, state in held.items()})
+    return predictions[:, 1].reshape(asking.shape)
+
+
+def _states_of(model: Model, at: Integer[Tensor, "asked"], tokens: Predictions, names: list[str]) -> Held:
+    """States at these positions; of one layer from its keys and values, without scores."""
+    if model.n_layers > 1:
+        return model.activations(tokens, names)
+    return {name: model.module.blocks[0].attn.states(encode(model.config, tokens), at) for name in names}
 
 
 def _noise(
@@ -372,15 +401,24 @@ def _orbit(W: Inexact[Tensor, "batch dim dim"], first: Inexact[Tensor, "batch di
     return torch.stack(tokens, dim=1)
 
 
+def _inverse(W: Inexact[Tensor, "batch dim dim"]) -> Inexact[Tensor, "batch dim dim"]:
+    inverse, singular = torch.linalg.inv_ex(W)
+    if singular.any():
+        raise ValueError("source.W must be invertible: the ceiling follows it backwards from the target's tokens.")
+    return inverse
+
+
+def _before(W: Inexact[Tensor, "batch dim dim"], tokens: Predictions) -> Predictions:
+    """What W takes to each token."""
+    return torch.einsum("bij,btj->bti", _inverse(W), tokens)
+
+
 def _through(
     model: Model, inputs: Predictions, W: Tensor, held: Held, positions: tuple[int, ...], *, augmented: bool
 ) -> Inexact[Tensor, "batch asked dim"]:
     """The swap into the sequences of W that pass through s_T of the inputs, for every T asked for."""
-    inverse, singular = torch.linalg.inv_ex(W)
-    if singular.any():
-        raise ValueError("source.W must be invertible: the ceiling follows it backwards from the target's tokens.")
     if augmented:  # of which the query alone is left, and in it s_{T-1}
-        before = torch.einsum("bij,btj->bti", inverse, inputs)
+        before = _before(W, inputs)
 
         def ask(embedded: Tensor, hook: Any) -> Tensor:
             return torch.cat([embedded[..., : -before.shape[-1]], before.to(embedded.dtype)], dim=-1)
@@ -388,7 +426,7 @@ def _through(
         return _run(model, inputs, held, ("hook_embed", ask))[:, [T - 1 for T in positions]]
     found = []
     for T in positions:
-        tokens = _orbit(inverse, inputs[:, T - 1], T).flip(1)
+        tokens = _orbit(_inverse(W), inputs[:, T - 1], T).flip(1)
         shorter = {name: x[..., :T, :T] if name.endswith(PATTERN) else x[:, :T] for name, x in held.items()}
         found.append(_run(model, tokens, shorter)[:, -1])
     return torch.stack(found, dim=1)
