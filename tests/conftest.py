@@ -40,6 +40,17 @@ def without_type_checks():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture(scope="module")
+def known_function():
+    """Claims without the comparison of a model with its weights, half of their time: test_function is about that."""
+    from ar_interp.probes.function import FunctionDeviation
+
+    known = FunctionDeviation(checks={"closed form": 0.0}, changed=1e9, n=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ar_interp.probes.function.function_deviation", lambda *_, **__: known)
+        yield
+
+
 @pytest.fixture(scope="session")
 def assert_mean():
     """assert_mean(samples, truth): the mean over the first axis is `truth` to within four standard errors."""

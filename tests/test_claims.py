@@ -18,6 +18,7 @@ from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.models.transformer import HookedARTransformer
 
 verify = partial(ari.verify, seed=0, n=256)
+pytestmark = pytest.mark.usefixtures("known_function")
 
 
 def within(value: float, half_width: float) -> Estimate:
@@ -219,7 +220,7 @@ def ensemble():
     return ari.train(
         ari.ModelConfig.diagonal(dim=6, n_heads=3, n_ctx=8),
         ari.CommutingOrthogonal(6),
-        ari.TrainConfig(lr=1e-2, steps=1000, n_seeds=12),
+        ari.TrainConfig(lr=1e-2, steps=2000, n_seeds=12),
         progress=False,
     )
 

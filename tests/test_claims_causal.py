@@ -16,6 +16,7 @@ from ar_interp.studies.interventions import best_scale
 DIM, N_CTX = 4, 10
 UNITARY = ari.CommutingUnitary(DIM)
 verify = partial(ari.verify, n=64)
+pytestmark = pytest.mark.usefixtures("known_function")
 
 
 class Copying(ari.HookedARTransformer):

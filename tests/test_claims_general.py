@@ -25,6 +25,7 @@ from ar_interp.theory.initial_token import first_token_moments
 DIM, N_CTX = 4, 10
 HAAR = ari.HaarOrthogonal(5)
 verify = partial(ari.verify, n=128)
+pytestmark = pytest.mark.usefixtures("known_function")
 
 
 def run_of(model, training, members):

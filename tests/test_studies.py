@@ -6,7 +6,7 @@ import pytest
 from zoo import unitary_model
 
 import ar_interp as ari
-from ar_interp import _kinds, recipes, studies
+from ar_interp import _kinds, cli, recipes, studies
 from ar_interp.claims import Measured, Tolerance, claim
 from ar_interp.setting import Silent, setting_of
 
@@ -102,7 +102,8 @@ def installed(monkeypatch):
         studies.all_studies.cache_clear()
 
     def install(*entries):
-        monkeypatch.setattr(_kinds, "entry_points", lambda group: entries if group == "ar_interp.studies" else ())
+        for module in (_kinds, cli):
+            monkeypatch.setattr(module, "entry_points", lambda group: entries if group == "ar_interp.studies" else ())
         forget()
 
     yield install
@@ -119,6 +120,16 @@ def test_a_study_that_cannot_be_loaded_is_a_warning(installed):
     installed(Entry("broken", lambda: 1 / 0), Entry("whole", lambda: MINE))
     with pytest.warns(UserWarning, match="entry point 'broken' of ar_interp.studies cannot be loaded: ZeroDivision"):
         assert studies.all_studies() == (*studies.STUDIES, MINE)
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_command_says_so_and_goes_on(installed, capsys):
+    installed(Entry("broken", lambda: 1 / 0), Entry("whole", lambda: MINE))
+    assert cli.main(["list"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith("ar-interp: entry point 'broken' of ar_interp.studies cannot be loaded: ZeroDivision")
+    assert "mine: Is it loud?" in printed.out
+    assert "diagonal-unitary-h5" in printed.out
 
 
 @pytest.mark.parametrize("named", [MINE.claims, (MINE, 3), None])
