@@ -67,7 +67,7 @@ def test_members_draw_their_own_batches():
 
 
 def test_the_best_member_becomes_the_model():
-    run = fit(process=CommutingOrthogonal(4), n_seeds=8, steps=600)
+    run = fit(process=CommutingOrthogonal(4), n_seeds=8, steps=200)
     losses = run.members["loss"]
     assert losses.max() - losses.min() > 0.1
     assert run.seed == run.members["seed"][losses.argmin()]
@@ -176,8 +176,8 @@ def test_optimizers_reach_the_minimum(how, tolerance):
 
 
 def test_training_stops_below():
-    stopped, full = (fit(n_seeds=3, lr=0.03, steps=400, stop_below=stop) for stop in (1.5, None))
-    assert 0 < stopped.steps < full.steps == 400
+    stopped = fit(n_seeds=3, lr=0.03, steps=400, stop_below=1.5)
+    assert 0 < stopped.steps < 400
     last, before = stopped.history.iloc[-1], stopped.history.iloc[-2]
     assert last["step"] == stopped.steps
     assert last["loss_max"] < 1.5 <= before["loss_max"]
