@@ -14,6 +14,8 @@ import streamlit as st
 from plotly.offline import get_plotlyjs
 from streamlit.components.v2 import component
 
+from ar_interp.report.typeset import figure_text, typeset
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
@@ -24,8 +26,6 @@ PLOTLY = "/plotly/plotly.min.js"  # see serving.ROUTES
 
 def specify(figure: go.Figure) -> dict[str, Any]:
     """A figure as the component wants it: its words as HTML, and what plotly.js draws below them."""
-    from ar_interp.report.typeset import figure_text
-
     text = str(figure.to_json())
     found = json.loads(text)
     layout = found["layout"]
@@ -68,8 +68,6 @@ def show(
     Returns:
         What is to be kept of it, if the visitor has just asked for that.
     """
-    from ar_interp.report.typeset import typeset
-
     words = {"look": typeset(look), "code": code, "claims": list(claims), "verdict": verdict, "summary": summary}
     data = {"id": id, "name": id, "plotly": PLOTLY, "kept": kept, **words, **figure}
     with st.container():  # what follows it waits until its height is known, see page.css

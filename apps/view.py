@@ -24,6 +24,8 @@ from streamlit.errors import StreamlitAPIException
 
 import ar_interp as ari
 from ar_interp import records
+from ar_interp.report.typeset import measured, typeset
+from ar_interp.report.words import VERBS
 
 if TYPE_CHECKING:
     from ar_interp.claims import Subject
@@ -51,11 +53,19 @@ PAGES = {  # of the exhibits of one model: title -> file, icon, what it asks
 def show_page(title: str, summary: str) -> None:
     """A page of exhibits; a model that has none of them is told so, and where to find them."""
     checkpoint = open_page(title, summary)
-    serving.import_all()
+    wait_for_imports()
     with errors_shown():
         if not show_exhibits(checkpoint, title):
-            st.info(f"Nothing on this page applies to this model: {plain(checkpoint.config.summary)}.")
+            st.info("Nothing on this page applies to this model.")
+            st.html(f"<p>It is {typeset(checkpoint.config.summary)}.</p>")
             _lead_on(title)
+
+
+def wait_for_imports() -> None:
+    """Go on once figures can be drawn; by then the menu knows which pages apply, and is drawn anew."""
+    if not serving.is_ready():
+        serving.import_all()
+        st.rerun()
 
 
 def open_page(title: str, summary: str) -> ari.Checkpoint:
@@ -235,8 +245,6 @@ def measured_claims(checkpoint: ari.Checkpoint) -> Sequence[Mapping[str, Any]]:
 
 def counted(verdicts: Iterable[str]) -> str:
     """How many claims hold, fail and so on, in words and signs."""
-    from ar_interp.report.words import VERBS
-
     counts = Counter(verdicts)
     return " · ".join(
         f"{SIGNS[verdict]} {counts[verdict]} {VERBS[verdict][counts[verdict] > 1]}"
@@ -252,8 +260,6 @@ def worst(verdicts: Sequence[str]) -> str:
 
 def claim_line(row: Mapping[str, Any]) -> str:
     """A claim as HTML: its verdict, its statement, and the numbers."""
-    from ar_interp.report.typeset import typeset
-
     side = "" if row["side"] == "equal to" else f"{typeset(row['side'])} "
     return (
         f"<b>{SIGNS[row['verdict']]} {row['verdict']}</b> {typeset(row['statement'])}: "
@@ -263,8 +269,6 @@ def claim_line(row: Mapping[str, Any]) -> str:
 
 def numeral(value: Any, uncertainty: Any = 0.0) -> str:
     """A number of a record as HTML; one that is not finite is a text there."""
-    from ar_interp.report.typeset import measured
-
     if isinstance(value, str):
         return "not a number" if value == "nan" else value.replace("inf", "∞")
     if isinstance(uncertainty, str):
@@ -295,13 +299,13 @@ def _choose(control: Control) -> Any:
     if control.kind == "choice":
         labels = {str(option): option for option in (control.default, *control.options)}
         chosen = text if text in labels else str(control.default)
-        st.session_state[name] = chosen
+        _set(name, chosen)
         st.selectbox(control.label, list(labels), format_func=lambda text: _in_words(labels[text]), **widget)
         return labels[_remember(name, chosen)]
     if control.kind == "sequence":
         numbers = re.findall(r"-?\d+(?:\.\d+)?", text)
         values = [float(n) if "." in n else int(n) for n in numbers] or list(control.default)
-        st.session_state[name] = _remember(name, ", ".join(map(str, values)))
+        _set(name, _remember(name, ", ".join(map(str, values))))
         st.text_input(control.label, **widget)
         return values
     if control.kind == "integer":
@@ -312,10 +316,16 @@ def _choose(control: Control) -> Any:
         asked = _number(text)
     value = min(max(asked, low), high) if math.isfinite(asked) else control.default
     if low < high:
-        st.session_state[name] = value
+        _set(name, value)
         st.slider(control.label, low, high, step=step, **widget)
     _remember(name, f"{value:g}")
     return value
+
+
+def _set(widget: str, value: Any) -> None:
+    """Give a widget another value; one that has it already keeps what its visitor has done to it since."""
+    if st.session_state.get(widget) != value:
+        st.session_state[widget] = value
 
 
 def _in_words(option: Any) -> str:

@@ -75,7 +75,7 @@ function next() {
   if (!waiting.size) return;
   called = true;
   if ([...waiting].some(inSight) || !window.requestIdleCallback) setTimeout(next);
-  else requestIdleCallback(next, { timeout: 500 });
+  else requestIdleCallback(next, { timeout: 200 });
 }
 
 function draw(state) {

@@ -6,7 +6,6 @@ from importlib import import_module
 from typing import Any
 
 import plots
-import serving
 import streamlit as st
 import view
 
@@ -31,7 +30,7 @@ st.markdown(
     "Every other page looks at one trained model. Here are the rows of whole sweeps: hundreds of random beginnings at "
     "each point of a grid, and where training took them. `ar-interp landscapes` trains some of the rows anew."
 )
-serving.import_all()
+view.wait_for_imports()
 for name, landscape in import_module("ar_interp.studies.landscapes").LANDSCAPES.items():
     st.subheader(landscape.title)
     st.markdown(landscape.question)

@@ -6,7 +6,6 @@ import re
 
 import claimed
 import measuring
-import serving
 import streamlit as st
 import view
 
@@ -78,7 +77,7 @@ show_facts(checkpoint)
 st.subheader("Claims")
 with view.errors_shown(end=False):
     show_record(checkpoint)
-serving.import_all()
+view.wait_for_imports()
 st.subheader("Look inside")
 with view.errors_shown(end=False):
     view.show_ways(checkpoint)
