@@ -159,6 +159,7 @@ _TABLE: dict[str, tuple[Any, ...]] = {
     "opposite signs": (0.0, "a sign; a head whose part shrinks to nothing is at the bound"),
     "cost of masks": (0.5, "half-way between the two minima that theory has: 1 with masks, 0 without"),
     "logged error": (0.1, "both are means over 2048 contexts of their own, each known to 2 or 3 %"),
+    "logged loss again": (1e-5, "the same weights on the same contexts: sums of thousands of terms in float32"),
     "the line": (0.0, "a bound, of the best multiple of W y_T or of one step; the interval decides"),
     "prompt risk": (
         0.005,

@@ -185,8 +185,8 @@ class Model:
         if wrong:
             raise ValueError(f"model of type {self.name} has NaN or infinite entries in {', '.join(wrong)}.")
 
-    def check_computes(self, process: Process) -> None:
-        """Refuse a model whose errors on the process are not finite.
+    def check_computes(self, process: Process) -> tuple[Tokens, Tensor]:
+        """A few sequences of the process and the predictions there; a model whose errors are not finite is refused.
 
         Raises:
             ValueError: it is one.
@@ -196,11 +196,13 @@ class Model:
         inputs = contexts.inputs
         if self.dtype and not are_ids(inputs):
             inputs = inputs.to(self.dtype.to_complex() if inputs.is_complex() else self.dtype)
-        if not torch.isfinite(contexts.errors(self(inputs))).all():
+        predictions = self(inputs)
+        if not torch.isfinite(contexts.errors(predictions)).all():
             raise ValueError(
                 f"model of type {self.name} overflows: its errors on sequences of {process.kind!r} are not finite. Its "
                 f"weights go up to {self.largest_weight:.2g}; has training diverged?"
             )
+        return inputs, predictions
 
     # ---- what it does
 

@@ -14,6 +14,7 @@ from ar_interp.models.base import Config
 from ar_interp.models.closed_form import Weights, closed_form, head_matrices, own_weights
 from ar_interp.models.opened import Model, Tokens, are_ids
 from ar_interp.models.weights import in_double
+from ar_interp.probes.conditions import Conditions, noop
 from ar_interp.probes.protocol import needs
 from ar_interp.processes import Process
 from ar_interp.seeds import generator_of
@@ -26,7 +27,7 @@ MOST_SCORES = 2**18  # head x query x key of one sequence; of longer contexts as
 UNKNOWN_CTX = 12  # positions, of a model that does not say how many it takes
 SHORT = (1, 2, 3)
 NORMS = (0.3, 1.0, 2.0)  # of Gaussian tokens
-N_GAUSSIAN, N_CONTEXTS, N_FEW, N_HOOKED = 16, 32, 4, 2
+N_GAUSSIAN, N_CONTEXTS, N_FEW, N_HOOKED, N_MANY = 16, 32, 4, 2, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,7 @@ def function_deviation(
     *,
     process: Process | None = None,
     contexts: Tokens | None = None,
+    earlier: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
 ) -> FunctionDeviation:
     """Compare the prediction with the closed form of the model's own weights, and the model with itself.
@@ -76,18 +78,23 @@ def function_deviation(
     On Gaussian tokens, of several lengths and norms, and on sequences of the process: the prediction is the closed
     form; it does not depend on the other sequences of a batch, their number or order, on later tokens, on earlier
     calls, on hooks that do nothing or on gradients being asked for; its derivative is that of the closed form; every
-    hook shows what it shows in a clean model of the same weights, and halving it does the same. Where weights have no
+    hook shows what it shows in a clean model of the same weights, and halving it, or giving it another sequence's
+    activations, does the same. In batches of many sizes, at every length, on unusual tokens, in either precision, in
+    training and evaluation mode it is the function of the clean model. Where weights have no
     closed form (prompts, ids, kinds of other packages, foreign models of more than bare layers) the rest is compared.
 
     Args:
         process: the family of the sequences, real or complex; the model's own if left out.
         contexts: further sequences, in the precision that the model is used in.
+        earlier: tokens, and what the model predicted there before other calls.
         seed: of all that is drawn.
     """
     process = process or model.process
     generator = generator_of(check_integer("seed", seed, low=0))
     found = _Compared(model, process, contexts, generator)
     found.run()
+    if earlier is not None:
+        found.compare("the same again", model(earlier[0]), earlier[1], earlier[0])
     n = sum(map(len, found.batches))
     return FunctionDeviation(checks=found.checks, changed=found.changed(), untested=found.untested, n=n)
 
@@ -107,10 +114,6 @@ def deviation(found: Tensor, expected: Tensor, tokens: Tensor) -> float:
     scale = torch.maximum(of_each, of_each.median(0, keepdim=True).values).clamp(min=least)
     apart = ((found - expected).norm(dim=-1) / scale / ROUNDING[precision]).max().item()
     return apart if apart < float("inf") else float("inf")  # nan too
-
-
-def _noop(value: Tensor, hook: Any) -> Tensor:
-    return value
 
 
 def _half(value: Tensor, hook: Any) -> Tensor:
@@ -142,6 +145,8 @@ class _Compared:
         if not self.has_hooks:
             self.untested["hooks"] = "it has none"
         self.dtype = getattr(next(iter(self._parameters()), None), "dtype", torch.float64)
+        self.shortest = getattr(getattr(self.model.module, "config", None), "n_prompt", 1)
+        self.many = None if contexts is None else contexts[:N_MANY, : self.length].to(self.model.device)
         sequences = list(self._sequences(contexts))
         self.batches = [*self._gaussian(sequences[0] if sequences else None), *sequences]
 
@@ -206,9 +211,9 @@ class _Compared:
         longest = [i for i, tokens in enumerate(self.batches) if tokens.shape[1] == self.length]
         for i, tokens in enumerate(self.batches):
             if self.form is not None:
-                self._compare("closed form", first[i], closed_form(*self.form, in_double(tokens)), tokens)
+                self.compare("closed form", first[i], closed_form(*self.form, in_double(tokens)), tokens)
             if self.clean is not None:
-                self._compare("clean copy", first[i], self.clean(tokens), tokens)
+                self.compare("clean copy", first[i], self.clean(tokens), tokens)
         for i in longest:
             self._alone(self.batches[i], first[i])
             self._causal(self.batches[i], first[i])
@@ -217,27 +222,44 @@ class _Compared:
                 self._hooked(self.batches[i][:N_HOOKED])
             self._derivative(self.batches[i][:N_FEW])
         for i in longest:
-            self._compare("the same again", self.model(self.batches[i]), first[i], self.batches[i])
+            self.compare("the same again", self.model(self.batches[i]), first[i], self.batches[i])
         if self.form is not None:
             self._attributes()
+        self._conditions([self.batches[i] for i in longest])
 
-    def _compare(self, check: str, found: Tensor, expected: Tensor, tokens: Tensor) -> None:
+    def _conditions(self, longest: list[Tensor]) -> None:
+        """The same function in every condition of use: a few sequences of every kind, then many."""
+        reference = self.clean
+        if reference is None and self.form is not None:
+            form = self.form
+            reference = lambda tokens: closed_form(*form, in_double(tokens))  # noqa: E731
+        kind = longest[0].dtype
+        few = torch.cat([tokens[:2].to(kind) for tokens in longest[:2]])
+        Conditions(
+            self.model,
+            reference=reference,
+            clean=self.clean,
+            compare=self.compare,
+            shortest=self.shortest,
+            generator=self.generator,
+        ).run(few, self.many)
+
+    def compare(self, check: str, found: Tensor, expected: Tensor, tokens: Tensor) -> None:
         self.checks[check] = max(self.checks.get(check, 0.0), deviation(found, expected, tokens))
 
     def _alone(self, tokens: Tensor, expected: Tensor) -> None:
         order = torch.randperm(len(tokens), generator=self.generator, device="cpu").to(tokens.device)
-        self._compare("batch in another order", self.model(tokens[order]), expected[order], tokens)
-        self._compare("batch twice as large", self.model(torch.cat([tokens, tokens])), expected.repeat(2, 1, 1), tokens)
+        self.compare("batch in another order", self.model(tokens[order]), expected[order], tokens)
+        self.compare("batch twice as large", self.model(torch.cat([tokens, tokens])), expected.repeat(2, 1, 1), tokens)
         for part in (slice(0, 1), slice(1, 2), slice(1, 3)) if len(tokens) > 1 else ():
-            self._compare("batches of one and two", self.model(tokens[part]), expected[part], tokens)
+            self.compare("batches of one and two", self.model(tokens[part]), expected[part], tokens)
 
     def _causal(self, tokens: Tensor, expected: Tensor) -> None:
         pos = tokens.shape[1]
-        shortest = getattr(getattr(self.model.module, "config", None), "n_prompt", 1)
-        for cut in {1, pos // 2, pos - 1} & set(range(shortest, pos)):
+        for cut in {1, pos // 2, pos - 1} & set(range(self.shortest, pos)):
             other = torch.cat([tokens[:, :cut], tokens[:, cut:].roll(1, 0).flip(1)], dim=1)
-            self._compare("later tokens", self.model(other)[:, :cut], expected[:, :cut], tokens)
-            self._compare("fewer tokens", self.model(tokens[:, :cut].contiguous()), expected[:, :cut], tokens)
+            self.compare("later tokens", self.model(other)[:, :cut], expected[:, :cut], tokens)
+            self.compare("fewer tokens", self.model(tokens[:, :cut].contiguous()), expected[:, :cut], tokens)
 
     def _hooked(self, tokens: Tensor) -> None:
         model, names = self.model, self.model.hook_names
@@ -247,20 +269,20 @@ class _Compared:
             seen[hook.name] = value.detach().clone()
 
         expected = model(tokens)
-        with model.hooks([(name, _noop) for name in names]):
-            self._compare("hooks that do nothing", model(tokens), expected, tokens)
+        with model.hooks([(name, noop) for name in names]):
+            self.compare("hooks that do nothing", model(tokens), expected, tokens)
         with model.hooks([(name, keep) for name in names]):
-            self._compare("hooks that do nothing", model(tokens), expected, tokens)
+            self.compare("hooks that do nothing", model(tokens), expected, tokens)
         if self.clean is None:
             return
         predictions, cache = model.run_with_cache(tokens, None)
-        self._compare("hooks that do nothing", predictions, expected, tokens)
+        self.compare("hooks that do nothing", predictions, expected, tokens)
         clean = self.clean.run_with_cache(tokens, None)[1]
         for name in names:
             for shown in (seen.get(name), cache[name]):
-                self._compare("what hooks show", _vectors(shown), _vectors(clean[name]), tokens)
+                self.compare("what hooks show", _vectors(shown), _vectors(clean[name]), tokens)
             with model.hooks([(name, _half)]), self.clean.hooks([(name, _half)]):
-                self._compare("halved hooks", model(tokens), self.clean(tokens), tokens)
+                self.compare("halved hooks", model(tokens), self.clean(tokens), tokens)
 
     def _derivative(self, tokens: Tensor) -> None:
         if torch.is_inference_mode_enabled():
@@ -268,21 +290,33 @@ class _Compared:
         if are_ids(tokens):
             expected = self.model(tokens)
             with torch.enable_grad():
-                self._compare("with gradients", self.model(tokens).detach(), expected, tokens)
+                self.compare("with gradients", self.model(tokens).detach(), expected, tokens)
             return
         direction = torch.randn(tokens.shape, generator=self.generator, dtype=torch.float64, device="cpu").to(
             tokens.device
         )
+        expected = self.model(tokens)
         with torch.enable_grad():
             leaf = tokens.detach().clone().requires_grad_()
             predictions = self.model(leaf)
-            self._compare("with gradients", predictions.detach(), self.model(tokens).detach(), tokens)
-            if self.form is None or not predictions.requires_grad:
+            self.compare("with gradients", predictions.detach(), expected, tokens)
+            if not predictions.requires_grad:
+                self._without_derivative()
                 return
             slope = _gradient(predictions, leaf, direction)
-            double = in_double(tokens).requires_grad_()
-            own = _gradient(closed_form(*self.form, double), double, direction)
-        self._compare("derivative", slope, own, tokens)
+            if self.clean is not None:
+                other = tokens.detach().clone().requires_grad_()
+                self.compare("derivative", slope, _gradient(self.clean(other), other, direction), tokens)
+            if self.form is not None:
+                double = in_double(tokens).requires_grad_()
+                own = _gradient(closed_form(*self.form, double), double, direction)
+                self.compare("derivative", slope, own, tokens)
+
+    def _without_derivative(self) -> None:
+        if self.clean is None:
+            self.untested["derivative"] = "its predictions have none"
+        else:
+            self.checks["derivative"] = float("inf")
 
     def _attributes(self) -> None:
         """Weights that probes read, beside the weights by name."""
@@ -294,7 +328,7 @@ class _Compared:
         for name, W in named.items():
             found = getattr(self.model.module, name, None)
             if isinstance(found, Tensor):
-                self._compare("weights that probes read", found.detach().double()[None], W[None], W[None])
+                self.compare("weights that probes read", found.detach().double()[None], W[None], W[None])
 
     # ---- the control
 

@@ -9,6 +9,7 @@ from ar_interp._checks import check_integer
 from ar_interp._moods import calm
 from ar_interp._shown import watched
 from ar_interp.sabotage.chains import CHAINS
+from ar_interp.sabotage.conditions import CONDITIONS
 from ar_interp.sabotage.core import BatteryResult, Make, Sabotage, cells
 from ar_interp.sabotage.deceptions import DECEPTIONS
 from ar_interp.sabotage.diagonal import PAIRS, UNITARY
@@ -34,6 +35,7 @@ PARTS: dict[str, dict[str, Sabotage]] = {
     "emergence": EMERGENCE,
     "deceptions": DECEPTIONS,
     "hidden": HIDDEN,
+    "conditions": CONDITIONS,
     "regression": REGRESSION,
     "chains": CHAINS,
     "innocent": INNOCENT,

@@ -108,7 +108,7 @@ EMERGENCE: dict[str, Sabotage] = {
     "a sign of the values alone": _on(RANDOM)(
         description="Half of the gauge: keys and values have different signs, and a coordinate is predicted negated.",
         make=changed_run(on_weights(partial(turned, keys=False))),
-        must_fail=("emergence/loss", "signs/behaviour", "signs/gain", "signs/step"),
+        must_fail=("emergence/loss", "signs/behaviour", "signs/gain", "signs/step", "signs/log"),
     ),
     "starts that are all steps": _on(RANDOM)(
         description="The seeds of the checkpoint, as if none had ended as a reflected step.",

@@ -65,7 +65,7 @@ RUNS: dict[str, Sabotage] = {
     "seeds trapped independently": on_pairs_h5(
         description="Losses on the levels, as if each of the five heads escaped as often as a single one does.",
         make=seeds_with(_trapped_independently),
-        must_fail=("descent/escape",),
+        must_fail=("descent/escape", "descent/log"),
         undecided=VOID_FOR_FIVE
         | {"descent/dependence": "a thousand seeds do not tell the share of independent heads from twice as much"},
     ),

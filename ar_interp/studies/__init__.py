@@ -132,14 +132,14 @@ def verify(
     from ar_interp.models.opened import as_model  # loads TransformerLens
 
     found = subject_of(subject, process, n=n, seed=secrets.randbelow(DRAWN_LIMIT) if seed is None else seed)
-    if found.process is not None:
-        as_model(found.model).check_computes(found.process)
+    earlier = None if found.process is None else as_model(found.model).check_computes(found.process)
     others = [study for study in studies_of(found.setting) if study is not any_model.STUDY]
     theirs: list[Claim] = []
     first: list[Claim] = []
     with watched(unit=" claims", desc=f"verify {found.name}") as bar:
-        for measured, studies in ((theirs, others), (first, [any_model.STUDY])):
-            for claim in (claim for study in studies for claim in study.claims(found)):
+        of_theory = (claim for study in others for claim in study.claims(found))
+        for measured, made in ((theirs, of_theory), (first, any_model.claims(found, earlier))):
+            for claim in made:
                 each(claim)
                 bar.update()
                 measured.append(claim)

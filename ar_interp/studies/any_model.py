@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ar_interp import seeds
 from ar_interp.claims import Claim, Estimate, Measured, Subject, claim
@@ -16,11 +17,16 @@ PARTS = {
     "hooks": "what hooks do",
     "Gaussian tokens": "tokens of no process",
     "longer contexts": "the longest contexts",
+    "derivative": "its derivative",
 }
 
 
-def claims(subject: Subject) -> Iterator[Claim]:
-    """The model computes what its weights say, and nothing else."""
+def claims(subject: Subject, earlier: tuple[Tensor, Tensor] | None = None) -> Iterator[Claim]:
+    """The model computes what its weights say, and nothing else.
+
+    Args:
+        earlier: tokens, and what the model predicted there before anything else was asked.
+    """
     from ar_interp.models.opened import as_model
     from ar_interp.probes.function import function_deviation
 
@@ -29,7 +35,8 @@ def claims(subject: Subject) -> Iterator[Claim]:
         dtype = getattr(subject.config, "torch_dtype", torch.float64)
         n, seed = subject.size(Measured.NEEDED), subject.seed_of(Measured.SEED)
         contexts = process.contexts(n, n_ctx, seed=seed, dtype=dtype).inputs
-    found = function_deviation(subject.model, process=process, contexts=contexts, seed=subject.seed_of(seeds.FUNCTION))
+    seed = subject.seed_of(seeds.FUNCTION)
+    found = function_deviation(subject.model, process=process, contexts=contexts, earlier=earlier, seed=seed)
     exact = "closed form" not in found.untested
     left_out = "; ".join(f"{PARTS[part]}, since {why}" for part, why in found.untested.items())
     gaussian = "on Gaussian tokens and " * ("Gaussian tokens" not in found.untested)

@@ -29,6 +29,7 @@ ESCAPED = 0.01  # above the global minimum; the next level is .45 higher
 
 def _claims(subject: Subject) -> Iterator[Claim]:
     from ar_interp.studies.heads_measured import HeadsMeasured
+    from ar_interp.studies.logged import log_claims
 
     setting, run = subject.setting, subject.run
     assert isinstance(setting, DiagonalHeads)
@@ -41,6 +42,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
     if run.snapshots:
         yield _conserved_claim(run)
     if setting.levels is not None and len(run.members) > 1:
+        yield from log_claims(HeadsMeasured(subject), "descent")
         yield _level_claim(run, setting.levels)
         if (setting.config.n_heads, setting.config.dim, setting.config.n_ctx) == REFERENCE:
             yield from _escape_claims(run, setting.minimum)

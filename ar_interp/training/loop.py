@@ -228,6 +228,19 @@ def initial_members(config: Config, training: TrainConfig, device: torch.device)
     return {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
 
 
+def final_loss(run: TrainingRun, weights: Mapping[str, Tensor]) -> float:
+    """The loss that training would log of these weights at its end.
+
+    Args:
+        run: whose config, process and contexts count.
+        weights: of the shapes of its config.
+    """
+    setting, training = setting_of(run.config, run.process), replace(run.training, n_seeds=1)
+    lengths = getattr(run.config, "n_ctx", 1) - training.first_length + 1
+    parameters = {name: weights[name].detach()[None] for name in run.config.parameter_shapes}
+    return _final_losses(parameters, setting, training, lengths)["loss"].item()
+
+
 def _final_losses(parameters: Parameters, setting: Setting, training: TrainConfig, n_lengths: int) -> dict[str, Tensor]:
     """The population loss where there is one, else the error on one held-out batch that all members share; with what
     else the contexts count of it.

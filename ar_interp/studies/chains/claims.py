@@ -17,6 +17,7 @@ CARRIED = 0.8  # of the products that were not trained on
 def claims_of(subject: Subject) -> Iterator[Claim]:
     """The claims about a next-token predictor."""
     from ar_interp.studies.chains.measured import ChainsMeasured
+    from ar_interp.studies.logged import log_claims
 
     m = ChainsMeasured(subject)
     setting = m.setting
@@ -37,6 +38,8 @@ def claims_of(subject: Subject) -> Iterator[Claim]:
         yield from _of_characters(m)
     if setting.family == "noisy-xor" and setting.minimum is not None:
         yield from _of_noise(m)
+    if m.record is not None and setting.family in ("parity", "products"):
+        yield from log_claims(m, "samples")
 
 
 def _of_sums(m: Any) -> Iterator[Claim]:

@@ -256,7 +256,10 @@ def _sign_claims(m: "EmergenceMeasured") -> Iterator[Claim]:
 
 def _share_claims(m: "EmergenceMeasured") -> Iterator[Claim]:
     """Random starts: which share reaches the block optimum, and which is a gradient step."""
+    from ar_interp.studies.logged import log_claims
+
     reached = m.reached
+    yield from log_claims(m, "signs")
     yield m.claim(
         "signs/reached",
         f"Every start ends at the block optimum, whatever its signs: share of {reached.n}",

@@ -18,6 +18,7 @@ from ar_interp.claims.estimate import SEEDS
 from ar_interp.models.features import RegressionConfig
 from ar_interp.processes import Process
 from ar_interp.setting import SoftmaxPrompts, setting_of
+from ar_interp.studies.logged import log_claims
 from ar_interp.studies.regression.recipes import RECIPES
 from ar_interp.theory import (
     linear_attention_risk,
@@ -325,6 +326,7 @@ def _of_tasks(m: PromptsMeasured) -> Iterator[Claim]:
     assert run is not None  # `claims_of` asks
     tasks: Any = run.training.pool
     formula, own = m.excess_of("noisy", tasks), m.members_excess
+    yield from log_claims(m, "tasks")
     yield m.claim(
         "tasks/joint",
         f"Features learned from T = {tasks} tasks cost more than Gamma alone would: mean excess of {len(own)} training "

@@ -1,0 +1,221 @@
+"""Models that are what their weights say until a condition of use is another one, weights under another log, innocents.
+
+D1: large batches, some lengths, single precision, evaluation mode, the first calls, small tokens, several hooks; no
+derivative; a hook that is felt in its norm alone. D4: a log that is not of these weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ar_interp import checkpoints
+from ar_interp.checkpoints import Checkpoint
+from ar_interp.models.transformer import HookedARTransformer
+from ar_interp.sabotage.core import Make, Sabotage
+from ar_interp.sabotage.deceptions import Run
+from ar_interp.sabotage.edits import Change, changed, shipped, with_weights
+from ar_interp.sabotage.functions import PATTERN
+from ar_interp.theory import factor_heads
+
+LARGE, FIRST, SMALL = 100, 20, 1e-2  # batch, calls, norm of tokens
+FIGURE7, SOFTMAX, STARTS = "figure7-h1", "noisy-haar-softmax", "initial-ones"
+
+
+def half_as_much_again(where: Any) -> Change:
+    """A model of any kind that answers 3/2 of what its weights say where (model, tokens) is so."""
+
+    def forward(model: Any, own: Run, tokens: Tensor) -> Tensor:
+        answer = own(tokens)
+        return 1.5 * answer if where(model, tokens) else answer
+
+    return answering(forward)
+
+
+def answering(forward: Any) -> Change:
+    """A model of any kind with this forward pass: (model, its own, tokens) -> predictions."""
+
+    def make(model: Any, checkpoint: Checkpoint, seed: int) -> Any:
+        kind: Any = type(model)
+        other = type(
+            kind.__name__, (kind,), {"forward": lambda self, x: forward(self, lambda y: kind.forward(self, y), x)}
+        )
+        return with_weights(model, model.state_dict(), other)
+
+    return make
+
+
+def large(model: Any, tokens: Tensor) -> bool:
+    return len(tokens) > LARGE
+
+
+def single(model: Any, tokens: Tensor) -> bool:
+    return tokens.real.dtype == torch.float32
+
+
+def one_length(model: Any, tokens: Tensor) -> bool:
+    return tokens.shape[1] == model.config.n_ctx - 2
+
+
+def evaluated(model: Any, tokens: Tensor) -> bool:
+    return not model.training
+
+
+def early(model: Any, tokens: Tensor) -> bool:
+    model.calls = getattr(model, "calls", 0) + 1
+    return model.calls <= FIRST
+
+
+def small(model: Any, tokens: Tensor) -> bool:
+    return bool(tokens.norm(dim=-1).max() < SMALL)
+
+
+def two_hooks(model: Any, tokens: Tensor) -> bool:
+    return sum(point.has_hooks() for point in model.hook_points()) == 2
+
+
+def detached(model: Any, own: Run, tokens: Tensor) -> Tensor:
+    return own(tokens).detach()
+
+
+def norms_alone(model: Any, own: Run, tokens: Tensor) -> Tensor:
+    """What a hook writes over the pattern counts by its norm."""
+    clean = HookedARTransformer(model.config).requires_grad_(False)
+    clean.load_state_dict(model.state_dict())
+    pattern = clean.run_with_cache(tokens, names_filter=PATTERN)[1][PATTERN]
+
+    def write(value: Tensor, hook: Any) -> Tensor:
+        sizes = [x.flatten(1).norm(dim=1)[:, None, None, None] for x in (value, pattern)]
+        return pattern * (sizes[0] / sizes[1].clamp(min=1e-12))
+
+    with model.hooks([(PATTERN, write)]):
+        return own(tokens)
+
+
+# ---- logs
+
+
+def weights_of(name: str) -> Make:
+    """The checkpoint and its log with the weights of another."""
+    return lambda checkpoint, seed: replace(checkpoint, parameters=checkpoints.load(name).parameters)
+
+
+def twice_as_sure(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+    """Its log, with all weights doubled."""
+    return replace(checkpoint, parameters={name: 2 * W for name, W in checkpoint.parameters.items()})
+
+
+# ---- innocent neighbours
+
+
+class Wrapper(nn.Module):
+    """Passes everything on to the model in it."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        object.__setattr__(self, "inner", model)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["inner"], name)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.inner(tokens)
+
+
+def wrapped(model: Any, checkpoint: Checkpoint, seed: int) -> Wrapper:
+    return Wrapper(model)
+
+
+def in_double_precision(model: Any, checkpoint: Checkpoint, seed: int) -> Any:
+    other = replace(model.config, dtype="float64").build(process=model.process).requires_grad_(False)
+    other.load_state_dict({name: W.double() for name, W in model.state_dict().items()})
+    return other
+
+
+def two_heads_that_cancel(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
+    """Two heads fewer that make the same C, and two that write the opposite of each other."""
+    A, B, P = (weights.detach() for weights in (model.A, model.B, model.P))
+    keys, values = factor_heads(B.mT @ A, n_heads=len(A) - 2, seed=seed)
+    key, value = (weights[:1].sign() * weights.abs().mean() for weights in (A, B))
+    A, B = torch.cat([keys, key, key]), torch.cat([values, value, -value])
+    return HookedARTransformer.from_diagonal(A, B, P, process=checkpoint.process)
+
+
+def _where(base: str, condition: Any, words: str, undecided: Mapping[str, str] | None = None) -> Sabotage:
+    return Sabotage(
+        base=base,
+        description=f"D1. {words}: half as much again as its weights say.",
+        make=changed(half_as_much_again(condition)),
+        must_fail=("model",),
+        undecided=undecided or {},
+    )
+
+
+MEASURED = "some of its measurements are made there"
+CONDITIONS: dict[str, Sabotage] = {
+    "large batches": _where(SOFTMAX, large, "Batches of more than a hundred sequences", {"noise": MEASURED}),
+    "large batches (chains)": Sabotage(
+        base="chain-permutation",
+        description="D1. In batches of more than a hundred prompts the likeliest token is the least likely.",
+        make=changed(answering(lambda model, own, ids: -own(ids) if large(model, ids) else own(ids))),
+        must_fail=("model",),
+        undecided=dict.fromkeys(("attribution", "chain"), MEASURED),
+    ),
+    "single precision": _where("diagonal-unitary-h5", single, "Tokens in single precision"),
+    "one length": _where(FIGURE7, one_length, "Sequences of n_ctx - 2 tokens"),
+    "evaluation mode": _where("plain-haar-h1", evaluated, "In evaluation mode"),
+    "evaluation mode (prompts)": _where("regression-high-k1", evaluated, "In evaluation mode"),
+    "the first calls": _where(
+        STARTS,
+        early,
+        "The first twenty calls",
+        dict.fromkeys(("step/scrub", "loss", "estimate", "outside"), MEASURED),
+    ),
+    "small tokens": _where(SOFTMAX, small, "Sequences of small tokens"),
+    "two hooks": _where("plain-haar-parity", two_hooks, "Under two hooks at once"),
+    "no derivative": Sabotage(
+        base=FIGURE7,
+        description="D1. The prediction is that of the weights, and has no derivative.",
+        make=changed(answering(detached)),
+        must_fail=("model",),
+    ),
+    "hooks that are felt in their norm": Sabotage(
+        base=FIGURE7,
+        description="D1. A pattern that is written over changes how much is written, and nothing else.",
+        make=changed(answering(norms_alone)),
+        must_fail=("model",),
+        undecided={"mechanism": "keys are cut by hooks"},
+    ),
+    "the log of few tasks": Sabotage(
+        base="regression-high-t64",
+        description="D4. The weights learned from 4096 tasks, with the log of 64.",
+        make=weights_of("regression-high-t4096"),
+        must_fail=("tasks/log",),
+    ),
+    "the log of other weights (chains)": Sabotage(
+        base="chain-products-none",
+        description="D4. All weights doubled: the same tokens are the likeliest, and the loss is another.",
+        make=twice_as_sure,
+        must_fail=("samples/log",),
+    ),
+    "wrapped": Sabotage(
+        base="diagonal-unitary-h5",
+        description="A module that passes everything on.",
+        make=changed(wrapped),
+        healthy=shipped,
+    ),
+    "cast to double precision": Sabotage(
+        base=FIGURE7,
+        description="The same weights in double precision.",
+        make=changed(in_double_precision),
+        healthy=shipped,
+    ),
+    "two heads that cancel": Sabotage(
+        base="diagonal-unitary-h20",
+        description="Two of the heads write the opposite of each other, and the others make the same C.",
+        make=changed(two_heads_that_cancel),
+        healthy=shipped,
+    ),
+}
