@@ -10,15 +10,17 @@ from torch.testing import assert_close
 from zoo import ForeignDiagonal, GradientStep, augmented, foreign_and_ours, trained_like, unitary_model
 
 import ar_interp as ari
+from ar_interp.claims import Measured, subject_of
 from ar_interp.models.closed_form import closed_form, head_matrices, own_weights
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.opened import as_model
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes import function
 from ar_interp.probes.function import deviation, function_deviation
-from ar_interp.sabotage import deceptions
+from ar_interp.sabotage import conditions, deceptions
 from ar_interp.sabotage.deceptions import DECEPTIONS, answering, newest_key_times
 from ar_interp.sabotage.edits import healthy
+from ar_interp.studies.logged import log_claims
 
 SIZES = {"dim": 2, "n_ctx": 5, "n_heads": 2}
 CONFIGS = {
@@ -179,6 +181,47 @@ def test_a_wrapper_that_delegates_is_innocent():
     found = function_deviation(Wrapper(augmented()))
     assert found.largest < 1
     assert not found.untested
+
+
+# ---- conditions of use
+
+ANSWERS = {
+    name: conditions.half_as_much_again(where)
+    for name, where in {
+        "batches of any size": conditions.large,
+        "any length": conditions.one_length,
+        "tokens of either precision": conditions.single,
+        "unusual tokens": conditions.small,
+        "several hooks that do nothing": conditions.two_hooks,
+        "training and evaluation mode": conditions.evaluated,
+        "inference mode": lambda model, tokens: torch.is_inference_mode_enabled(),
+        "with gradients": lambda model, tokens: torch.is_grad_enabled(),
+    }.items()
+} | {
+    "derivative": conditions.answering(conditions.detached),
+    "moved activations": conditions.answering(conditions.norms_alone),
+}
+
+
+@pytest.mark.parametrize("check", ANSWERS)
+def test_whoever_answers_otherwise_in_one_condition_is_caught_there(check):
+    model = augmented()
+    found = function_deviation(ANSWERS[check](model, None, 0))
+    assert found.checks[check] > 1
+    assert model.training
+
+
+def test_what_a_model_said_before_counts():
+    early = conditions.half_as_much_again(conditions.early)(augmented(), None, 0)
+    tokens = tokens_of(early.config)
+    assert function_deviation(early, earlier=(tokens, early(tokens))).checks["the same again"] > 1
+
+
+def test_a_log_is_bound_to_its_weights():
+    log = Measured(subject_of("chain-products-none"))
+    of_others = conditions.twice_as_sure(ari.load("chain-products-none"), 0)
+    assert [claim.verdict for claim in log_claims(log, "samples")] == ["holds"]
+    assert [claim.verdict for claim in log_claims(Measured(subject_of(of_others)), "samples")] == ["fails"]
 
 
 # ---- known sequences

@@ -3,6 +3,7 @@
 Beside a clean model of the same weights, which is exact: the same tokens give the same numbers.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,8 @@ ALL_LENGTHS = 32  # lengths up to this one are all tried, and as many longer one
 NORMS = (1e-3, 30.0, 1e3)  # of all tokens, in units of their own
 LONGER = 2  # times as long as training had it, of a model that takes longer contexts
 CONTROL = 1  # seed of untrained weights
-AT_ONCE = 256  # sequences
+AT_ONCE, PROMPTS_AT_ONCE = 256, 1024  # sequences
+MOST_NUMBERS = 2**28  # of all prompts together, where all are tried
 
 Compare = Callable[[str, Tensor, Tensor, Tensor], None]  # check, found, expected, tokens
 
@@ -73,6 +75,8 @@ class Conditions:
             for part in () if more is None else more.split(AT_ONCE):
                 self._beside("many sequences", part)
         if self.clean is not None:
+            if are_ids(tokens) and hasattr(self.clean.module, "generate"):
+                self._every_prompt(tokens if more is None else more)
             self._tokens(tokens)
             self._hooks(tokens)
             self._parts(tokens)
@@ -104,6 +108,16 @@ class Conditions:
             longer, other = (Model(each.module.lengthened(LONGER * config.n_ctx)) for each in (self.model, self.clean))
             repeated = tokens.repeat(1, LONGER, 1)
             self.compare("any length", longer(repeated), other(repeated), repeated)
+
+    def _every_prompt(self, ids: Tensor) -> None:
+        """All prompts of the symbols that stand at each place, with the chains that the clean model writes."""
+        assert self.clean is not None
+        symbols = [column.unique() for column in ids[:, : self.shortest].T]
+        size = self.model.config.n_ctx**2 * self.model.config.dim  # numbers that a prompt takes, or some more
+        if math.prod(map(len, symbols)) * size > MOST_NUMBERS:
+            return
+        for prompts in torch.cartesian_prod(*symbols).view(-1, len(symbols)).split(PROMPTS_AT_ONCE):
+            self._beside("every prompt", self.clean.module.generate(prompts)[:, :-1])
 
     def _tokens(self, tokens: Tensor) -> None:
         """Tokens of either precision, real ones where they may be complex, and unusual ones."""

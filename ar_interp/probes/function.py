@@ -11,7 +11,7 @@ from torch import Tensor
 from ar_interp._checks import check_integer
 from ar_interp._shown import Shown
 from ar_interp.models.base import Config
-from ar_interp.models.closed_form import Weights, closed_form, head_matrices, own_weights
+from ar_interp.models.closed_form import closed_form, head_matrices, own_weights
 from ar_interp.models.opened import Model, Tokens, are_ids
 from ar_interp.models.weights import in_double
 from ar_interp.probes.conditions import Conditions, noop
@@ -38,8 +38,8 @@ class FunctionDeviation(Shown):
         checks: what was compared -> the largest deviation of a prediction, relative to it, over what rounding may
             leave: 1e-9 in double, 1e-4 in single precision. nan and infinite predictions deviate by inf.
         changed: the same for the closed form itself with one weight changed by a hundredth: its tensor's largest, of
-            the tensor that matters least among those that are read. Where there is no closed form, for the predictions
-            of other sequences.
+            the tensor that matters least among those that are read; where none of these is read, with a whole tensor
+            changed. Where there is no closed form, for the predictions of other sequences.
         untested: what could not be tested, and why.
         n: number of sequences.
     """
@@ -342,15 +342,22 @@ class _Compared:
         config, weights = self.form
         tokens = in_double(tokens)
         expected = closed_form(config, weights, tokens)
-        others = (closed_form(config, _with_a_change(weights, name), tokens) for name in weights)
-        found = [deviation(other, expected, tokens) for other in others]
-        return min((value for value in found if value * ROUNDING[torch.float64] > READ), default=0.0)
+        for change in (_of_the_largest, _of_all):  # the second where nothing reads the largest
+            others = (closed_form(config, {**weights, name: change(W)}, tokens) for name, W in weights.items())
+            found = [deviation(other, expected, tokens) for other in others]
+            if read := [value for value in found if value * ROUNDING[torch.float64] > READ]:
+                return min(read)
+        return 0.0
 
 
-def _with_a_change(weights: Weights, name: str) -> Weights:
-    W = weights[name].clone(memory_format=torch.contiguous_format)
-    W.view(-1)[W.abs().argmax()] *= 1 + CHANGE
-    return {**weights, name: W}
+def _of_the_largest(W: Tensor) -> Tensor:
+    other = W.clone(memory_format=torch.contiguous_format)
+    other.view(-1)[W.abs().argmax()] *= 1 + CHANGE
+    return other
+
+
+def _of_all(W: Tensor) -> Tensor:
+    return (1 + CHANGE) * W
 
 
 def _vectors(activation: Tensor | None) -> Tensor:

@@ -16,11 +16,12 @@ from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.core import Make, Sabotage
 from ar_interp.sabotage.deceptions import Run
-from ar_interp.sabotage.edits import Change, changed, shipped, with_weights
+from ar_interp.sabotage.edits import Change, changed, changed_run, edited, on_weights, shipped, with_weights
 from ar_interp.sabotage.functions import PATTERN
+from ar_interp.studies.blocks_measured import CURRENT, READ_OUT
 from ar_interp.theory import factor_heads
 
-LARGE, FIRST, SMALL = 100, 20, 1e-2  # batch, calls, norm of tokens
+LARGE, FIRST, SMALL, FIFTH = 100, 20, 1e-2, 0.2  # batch, calls, norm of tokens, of a length
 FIGURE7, SOFTMAX, STARTS = "figure7-h1", "noisy-haar-softmax", "initial-ones"
 
 
@@ -94,6 +95,13 @@ def norms_alone(model: Any, own: Run, tokens: Tensor) -> Tensor:
         return own(tokens)
 
 
+def but_for_one_prompt(model: Any, own: Run, ids: Tensor) -> Tensor:
+    """The likeliest token is the least likely after the prompt of ones alone."""
+    answer = own(ids)
+    ones = (ids[:, : model.config.n_prompt] == 1).all(1)
+    return torch.where(ones[:, None, None], -answer, answer)
+
+
 # ---- logs
 
 
@@ -107,7 +115,21 @@ def twice_as_sure(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     return replace(checkpoint, parameters={name: 2 * W for name, W in checkpoint.parameters.items()})
 
 
+def two_coordinates(weights: dict[str, Tensor], generator: torch.Generator) -> None:
+    """The values of two coordinates a fifth longer and shorter."""
+    OV = weights["OV"]
+    dim = OV.shape[1] // 3
+    OV[:, dim] *= 1 + FIFTH
+    OV[:, dim + 1] *= 1 - FIFTH
+
+
 # ---- innocent neighbours
+
+
+def unread_blocks(weights: dict[str, Tensor], generator: torch.Generator) -> None:
+    """Queries, keys and values of the empty block, and what is written beside the prediction."""
+    QK, OV = weights["QK_blocks"], weights["OV_blocks"]
+    QK[:, READ_OUT], QK[:, :, READ_OUT], OV[:, READ_OUT], OV[:, :, CURRENT:] = 7.0, 5.0, 3.0, 9.0
 
 
 class Wrapper(nn.Module):
@@ -115,13 +137,13 @@ class Wrapper(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        object.__setattr__(self, "inner", model)
+        self.model = model
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["inner"], name)
+        return super().__getattr__(name) if name == "model" else getattr(self.model, name)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.inner(tokens)
+        return self.model(tokens)
 
 
 def wrapped(model: Any, checkpoint: Checkpoint, seed: int) -> Wrapper:
@@ -199,6 +221,25 @@ CONDITIONS: dict[str, Sabotage] = {
         description="D4. All weights doubled: the same tokens are the likeliest, and the loss is another.",
         make=twice_as_sure,
         must_fail=("samples/log",),
+    ),
+    "one prompt": Sabotage(
+        base="chain-counting-q2",
+        description="D1. One prompt of a thousand gets other answers.",
+        make=changed(answering(but_for_one_prompt)),
+        must_fail=("model",),
+        undecided=dict.fromkeys(("attribution", "chain", "offsets"), MEASURED),
+    ),
+    "coordinates of other lengths": Sabotage(
+        base="emergence-ones-masked-d5",
+        description="D6. Two coordinates a fifth longer and shorter: the mean step and the record are as they were.",
+        make=changed_run(on_weights(two_coordinates)),
+        must_fail=("emergence/log",),
+    ),
+    "large weights that nobody reads": Sabotage(
+        base=STARTS,
+        description="Blocks of QK and OV that meet the empty block of tokens, or write where nothing reads.",
+        make=edited(unread_blocks),
+        healthy=shipped,
     ),
     "wrapped": Sabotage(
         base="diagonal-unitary-h5",

@@ -78,12 +78,13 @@ EMERGENCE: dict[str, Sabotage] = {
     "first tokens of another law": _on(PLAIN)(
         description="Trained on signs, said of Gaussian first tokens: the step is four times as long, and comes later.",
         make=passed_off(FirstToken("signs")),
-        must_fail=("emergence/path", "emergence/half time", "emergence/loss"),
+        must_fail=("emergence/path", "emergence/half time", "emergence/loss", "emergence/log"),
     ),
     "diagonals trained as if they were all entries": _on("emergence-ones")(
         description="Masked training keeps to the plane, which the gradient of all entries leaves at once.",
         make=passed_off(entries="diagonal"),
         must_fail=("emergence",),
+        but=("emergence/log",),
     ),
     "a reflected step for a step": _on(PLAIN)(
         description="One coordinate negated in keys and values: the loss is the same, and it is no gradient step.",

@@ -24,6 +24,7 @@ SLOW = 0.02  # mu = lr slope below which the flow's half time is claimed of desc
 def _claims(subject: Subject) -> Iterator[Claim]:
     """Claims about the path of training where it is known, and about the layer that it ends with."""
     from ar_interp.studies.emergence.measured import EmergenceMeasured
+    from ar_interp.studies.logged import log_claims
 
     m = EmergenceMeasured(subject)
     run, law = subject.run, m.setting.law
@@ -33,6 +34,7 @@ def _claims(subject: Subject) -> Iterator[Claim]:
             yield from _stage_claims(m)
         if m.leaves:
             yield from _leaving_claims(m)
+        yield from log_claims(m, "emergence")
     if m.setting.in_plane and m.setting.no_exact_loss is None:
         yield _loss_claim(m)
     if m.setting.in_plane and not law.one_at_a_time:
