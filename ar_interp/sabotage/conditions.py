@@ -96,10 +96,10 @@ def norms_alone(model: Any, own: Run, tokens: Tensor) -> Tensor:
 
 
 def but_for_one_prompt(model: Any, own: Run, ids: Tensor) -> Tensor:
-    """The likeliest token is the least likely after the prompt of ones alone."""
-    answer = own(ids)
-    ones = (ids[:, : model.config.n_prompt] == 1).all(1)
-    return torch.where(ones[:, None, None], -answer, answer)
+    """The likeliest token is the least likely after one prompt."""
+    answer, n = own(ids), model.config.n_prompt
+    known = (ids[:, :n] == model.process.contexts(1, seed=0).inputs[:, :n]).all(1)
+    return torch.where(known[:, None, None], -answer, answer)
 
 
 # ---- logs
