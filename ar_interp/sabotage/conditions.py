@@ -188,7 +188,12 @@ CONDITIONS: dict[str, Sabotage] = {
     "single precision": _where("diagonal-unitary-h5", single, "Tokens in single precision"),
     "one length": _where(FIGURE7, one_length, "Sequences of n_ctx - 2 tokens"),
     "evaluation mode": _where("plain-haar-h1", evaluated, "In evaluation mode"),
-    "evaluation mode (prompts)": _where("regression-high-k1", evaluated, "In evaluation mode"),
+    "evaluation mode (prompts)": _where(
+        "regression-high-k1",
+        evaluated,
+        "In evaluation mode",
+        dict.fromkeys(("loss/minimum", "features", "kernel/spectrum", "prompts/longer"), "the shipped model fails too"),
+    ),
     "the first calls": _where(
         STARTS,
         early,
