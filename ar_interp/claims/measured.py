@@ -1,6 +1,6 @@
 """`Measured`: a model with what claims read of it, each once, beside an untrained one that is read in the same way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -83,12 +83,22 @@ class Measured:
     @torch.no_grad()
     def errors_of(self, predict: Callable[[Tensor], Tensor]) -> Float[Tensor, "batch pos"]:
         """|prediction - target|^2 for T = 1..n_ctx on the same contexts, on the CPU."""
-        return torch.cat([part.errors(predict(part.inputs)) for part in self.parts]).double().cpu()
+        return self._errors(predict(part.inputs) for part in self.parts)
+
+    def _errors(self, predictions: Iterable[Tensor]) -> Float[Tensor, "batch pos"]:
+        found = zip(self.parts, predictions, strict=True)
+        return torch.cat([part.errors(made) for part, made in found]).double().cpu()
+
+    @cached_property
+    @torch.no_grad()
+    def predicted(self) -> tuple[Tensor, ...]:
+        """The predictions of the model for each of `parts`."""
+        return tuple(self.model(part.inputs) for part in self.parts)
 
     @cached_property
     def errors(self) -> Float[Tensor, "batch pos"]:
-        """Those of the model."""
-        return self.errors_of(self.model)
+        """Those of the predictions of the model."""
+        return self._errors(self.predicted)
 
     def losses(self, first_length: int = 2) -> Float[Tensor, "batch"]:
         """Mean of the errors over T >= first_length, of every context."""

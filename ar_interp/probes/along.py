@@ -43,11 +43,8 @@ def structure_along(models: Mapping[int, object], process: CommutingProcess) -> 
     """
     if len(models) < 2:
         raise ValueError(f"models must hold two steps or more, got {len(models)}.")
-    weights = {step: diagonal_weights(models[step]) for step in sorted(models)}
-    grams = {step: (one.A @ one.A.mT, one.B @ one.B.mT) for step, one in weights.items()}
-    (A0, B0), (A_end, _) = grams[min(grams)], grams[max(grams)]
     rows = []
-    for step, (A, B) in grams.items():
+    for step, changes in changes_of_grams(models).items():
         model = models[step]
         setting = setting_of(model.config, process)  # type: ignore[attr-defined]
         positions = positional_structure(model, process=process)
@@ -60,11 +57,21 @@ def structure_along(models: Mapping[int, object], process: CommutingProcess) -> 
                 "scale": positions.scale_error,
                 "previous": float("nan") if ratio is None else abs(positions.ratio - ratio),
                 "older": positions.off_mass,
-                "conserved": _share(A - B - (A0 - B0), A_end),
-                "formed": _share(A - A0, A_end),
+                **changes,
             }
         )
     return AlongTraining(by_step=pd.DataFrame(rows))
+
+
+def changes_of_grams(models: Mapping[int, object]) -> dict[int, dict[str, float]]:
+    """Step -> `conserved` and `formed` of `AlongTraining`, which the weights alone say."""
+    weights = {step: diagonal_weights(models[step]) for step in sorted(models)}
+    grams = {step: (one.A @ one.A.mT, one.B @ one.B.mT) for step, one in weights.items()}
+    (A0, B0), (A_end, _) = grams[min(grams)], grams[max(grams)]
+    return {
+        step: {"conserved": _share(A - B - (A0 - B0), A_end), "formed": _share(A - A0, A_end)}
+        for step, (A, B) in grams.items()
+    }
 
 
 def _share(X: Float[Tensor, "head head"], of: Float[Tensor, "head head"]) -> float:

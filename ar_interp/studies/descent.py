@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -84,19 +84,19 @@ def _balance_claim(measured: "HeadsMeasured") -> Claim:
 
 def _conserved_claim(run: TrainingRun) -> Claim:
     """Balance is there from the start, and stays, while all else forms."""
-    from ar_interp.probes.along import structure_along
+    from ar_interp.probes.along import changes_of_grams
 
-    process: Any = run.process
-    along = structure_along(run.models_along, process).by_step
+    along = changes_of_grams(run.models_along)
+    conserved, formed = np.array([(each["conserved"], each["formed"]) for each in along.values()]).max(0)
     return claim(
         "descent/conserved",
-        f"A A^T - B B^T is conserved along training, at {len(along)} steps from {along['step'].iloc[0]} to "
-        f"{along['step'].iloc[-1]}: largest change over |A A^T| of the end",
+        f"A A^T - B B^T is conserved along training, at {len(along)} steps from {min(along)} to {max(along)}: "
+        "largest change over |A A^T| of the end",
         evidence="training",
         source=BALANCE,
         tolerance="conserved",
-        measured=along["conserved"].to_numpy().max(),
-        control=("the change of A A^T itself", along["formed"].to_numpy().max()),
+        measured=conserved,
+        control=("the change of A A^T itself", formed),
     )
 
 

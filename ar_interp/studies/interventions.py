@@ -116,8 +116,8 @@ def best_scale(measured: Measured) -> Estimate:
     hook = f"blocks.{measured.config.n_layers - 1}.hook_attn_out"
     stand_in = measured.stand_in
     terms, beyond = [], []
-    for part in measured.parts:
-        predictions, targets = measured.model(part.inputs), part.targets
+    for part, predictions in zip(measured.parts, measured.predicted, strict=True):
+        targets = part.targets
         with measured.model.hooks(fwd_hooks=[(hook, lambda value, hook: torch.zeros_like(value))]):
             rest = measured.model(part.inputs)
         terms.append(_terms(predictions - rest, targets - rest))

@@ -193,10 +193,10 @@ class StackMeasured(Measured):
     def wrong_parity(self) -> Estimate:
         """E|half the difference of prediction and its mirror image|^2 over the error, T >= 2."""
         parts = []
-        for part in self.parts:
+        for part, predictions in zip(self.parts, self.predicted, strict=True):
             signs = (-1.0) ** torch.arange(part.length, device=part.inputs.device)[:, None]
             mirrored = -signs * self.model(part.inputs * signs)
-            parts.append(((self.model(part.inputs) - mirrored) / 2).abs().square().sum(-1)[:, 1:].mean(1))
+            parts.append(((predictions - mirrored) / 2).abs().square().sum(-1)[:, 1:].mean(1))
         return Estimate.ratio(torch.cat(parts), self.losses())
 
     def _ratio(self, model: Any) -> Estimate:

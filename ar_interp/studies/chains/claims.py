@@ -48,7 +48,7 @@ def _of_sums(m: Any) -> Iterator[Claim]:
             "attribution/exact",
             "Logits are sums over tokens, so that direct attribution, ablation and patching agree on every token of "
             "every chain: their largest difference",
-            lambda found: found.attribution_error,
+            lambda found: found.attributed.largest_difference,
             evidence="causal",
             source="the definition of the model",
             tolerance="attribution",

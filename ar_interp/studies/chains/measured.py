@@ -18,7 +18,7 @@ from ar_interp.claims import Estimate, Measured
 from ar_interp.claims.estimate import SEEDS
 from ar_interp.models.next_token import HookedNextToken
 from ar_interp.models.next_token_config import NextTokenConfig
-from ar_interp.probes.chains import ChainAccuracy, ReadSources, attribute, chain_accuracy, read_sources
+from ar_interp.probes.chains import Attributions, ChainAccuracy, ReadSources, attribute, chain_accuracy, read_sources
 from ar_interp.processes.chains import Chains, ChainTask, Parity
 from ar_interp.theory import noisy_xor_loss
 from ar_interp.training.config import TrainConfig
@@ -146,10 +146,10 @@ class ChainsMeasured(Measured):
         model = next(fitted(task, FEW, n_seeds=1))
         return ChainsMeasured(replace(self.subject, model=model, config=model.config, process=task, run=None))
 
-    @property
-    def attribution_error(self) -> float:
-        """The largest difference between direct attribution, ablation and patching of a logit."""
-        return attribute(self.in_double, self.few).largest_difference
+    @cached_property
+    def attributed(self) -> Attributions:
+        """Direct attribution, ablation and patching of every logit."""
+        return attribute(self.in_double, self.few)
 
     @cached_property
     def in_double(self) -> HookedNextToken:
@@ -162,7 +162,6 @@ class ChainsMeasured(Measured):
     def attribution_of_probabilities(self) -> float:
         """The same of log-probabilities, which are no sums: the loss without a source less what its logits add."""
         contexts, first = self.few, self.config.n_prompt - 1
-        found = attribute(self.in_double, contexts)
         whole = contexts.errors(self.in_double(contexts.inputs))[:, first:]
         place = 0
 
@@ -173,7 +172,7 @@ class ChainsMeasured(Measured):
 
         with self.in_double.hooks(fwd_hooks=[("hook_contributions", cut)]):
             without = contexts.errors(self.in_double(contexts.inputs))[:, first:]
-        return ((without - whole) - found.direct[:, :, place]).abs().max().item()
+        return ((without - whole) - self.attributed.direct[:, :, place]).abs().max().item()
 
     @cached_property
     @torch.no_grad()
