@@ -18,7 +18,8 @@ from typing import TypeVar
 from ar_interp._signals import ENDINGS, raising
 from ar_interp._writing import refuge_of, try_file
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def carried_out(command: Callable[[], int]) -> int:
