@@ -216,11 +216,11 @@ def test_weights_that_are_zero_are_measured_all_the_same(process, n_heads):
 
 @pytest.fixture(scope="module")
 def ensemble():
-    """A small run with traps: three heads on three pairs."""
+    """A small run with traps: two heads on two pairs."""
     return ari.train(
-        ari.ModelConfig.diagonal(dim=6, n_heads=3, n_ctx=8),
-        ari.CommutingOrthogonal(6),
-        ari.TrainConfig(lr=1e-2, steps=2000, n_seeds=12),
+        ari.ModelConfig.diagonal(dim=4, n_heads=2, n_ctx=8),
+        ari.CommutingOrthogonal(4),
+        ari.TrainConfig(lr=1e-2, steps=800, n_seeds=12),
         progress=False,
     )
 
