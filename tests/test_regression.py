@@ -23,6 +23,8 @@ CONFIG = RegressionConfig(n_features=3, n_ctx=6, n_inputs=2, width=8)
 @PROCESSES
 def test_functions_are_orthonormal_and_prompts_are_made_of_them(process):
     functions = process.functions(process.grid)
+    some = torch.tensor([2, 0])
+    assert torch.equal(process.functions(process.grid, of=some), functions[..., some])
     identity = torch.eye(functions.shape[1], dtype=torch.float64)
     assert torch.allclose(functions.mT @ functions / len(functions), identity, atol=1e-12)
     prompts = process.contexts(2000, 5, seed=0)

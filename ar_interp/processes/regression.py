@@ -7,7 +7,7 @@ from math import log2, sqrt
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from ar_interp._checks import as_real_array, check_choice, check_integer, check_number
@@ -160,19 +160,25 @@ class NonparametricRegression(Process):
         finest = max(LEAST_GRID, 2 ** int(log2(max(self.frequencies.max().item(), 1)) + 2))
         return (torch.arange(finest, dtype=torch.float64, device="cpu") + 0.5) / finest
 
-    def functions(self, x: Float[Tensor, "*points"]) -> Float[Tensor, "*points function"]:
-        """Every function of the basis at x; Haar's are periodic."""
-        m, x = resident(self.frequencies, x.device, x.dtype), x[..., None]
+    def functions(
+        self, x: Float[Tensor, "*points"], *, of: Integer[Tensor, "function"] | None = None
+    ) -> Float[Tensor, "*points function"]:
+        """The functions of the basis at x; Haar's are periodic.
+
+        Args:
+            of: indices of those that are asked for; all if left out.
+        """
+        j = torch.arange(len(self.frequencies), device=x.device) if of is None else of.to(x.device)
+        m, x = resident(self.frequencies, x.device, x.dtype)[j], x[..., None]
         if self.basis == "haar":
-            j = torch.arange(len(m), dtype=x.dtype, device=x.device)
             within = x.remainder(1) * m - (j - m)  # of the wavelet's interval
             signs = torch.where(within < 0.5, 1.0, -1.0) * ((within >= 0) & (within < 1))
             return torch.where(j > 0, m.sqrt() * signs, 1.0).to(x.dtype)
         if self.basis == "cosine":
             waves = (torch.pi * m * x).cos()
         else:
-            angle, odd = 2 * torch.pi * m * x, torch.arange(len(m), device=x.device) % 2 > 0
-            waves = torch.where(odd, angle.cos(), angle.sin())
+            angle = 2 * torch.pi * m * x
+            waves = torch.where(j % 2 > 0, angle.cos(), angle.sin())
         return torch.where(m > 0, sqrt(2) * waves, 1.0)
 
     @calm()

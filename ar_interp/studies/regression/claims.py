@@ -75,7 +75,7 @@ class PromptsMeasured(Measured):
         from ar_interp.estimators.regression import linear_attention
 
         x, y = prompts.pairs()
-        phi = self.process.functions(x[..., 0])[..., self.setting.largest]
+        phi = self.process.functions(x[..., 0], of=self.setting.largest)
         return linear_attention(phi, y, torch.diag(torch.from_numpy(self.setting.weights).to(phi)))
 
     @cached_property
@@ -131,7 +131,7 @@ class PromptsMeasured(Measured):
 
     def functions(self, x: Float[Tensor, "*points"]) -> Float[Tensor, "*points feature"]:
         """The N functions of largest variance."""
-        return self.process.functions(x.double())[..., self.setting.largest]
+        return self.process.functions(x.double(), of=self.setting.largest)
 
     @property
     def curve_deviation(self) -> float:
