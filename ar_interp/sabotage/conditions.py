@@ -239,6 +239,7 @@ CONDITIONS: dict[str, Sabotage] = {
         description="D6. Two coordinates a fifth longer and shorter: the mean step and the record are as they were.",
         make=changed_run(on_weights(two_coordinates)),
         must_fail=("emergence/log",),
+        undecided={"emergence/masked loss": "what it adds to the loss is next to the tolerance"},
     ),
     "large weights that nobody reads": Sabotage(
         base=STARTS,
