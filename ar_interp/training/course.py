@@ -13,9 +13,9 @@ from ar_interp._files import check_keys
 from ar_interp._parts import MAX_LOGGED, STEP_COLUMNS
 from ar_interp._tensors import Likes
 from ar_interp.setting import Setting
-from ar_interp.training.batched import Parameters
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.descent import Descent, Layout, loss_and_gradient
+from ar_interp.training.form import Parameters
 from ar_interp.training.objectives import Objective
 from ar_interp.training.states import Facts, States
 

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ar_interp.training.batched import Parameters
 from ar_interp.training.config import TrainConfig
-from ar_interp.training.objectives import Objective, compiled_where_possible
+from ar_interp.training.form import Parameters
+from ar_interp.training.objectives import Objective, compiled_where_possible, value_and_gradients
 
 BETA1, EPS = 0.9, 1e-8  # of Adam
 WARM_UP = 3  # steps before a graph is captured, whose effects are undone
@@ -43,11 +43,9 @@ class Layout:
 def loss_and_gradient(
     objective: Objective, layout: Layout, flat: Float[Tensor, "member number"]
 ) -> tuple[Float[Tensor, "member"], Float[Tensor, "member number"]]:
-    """Each member's loss and its gradient with respect to its own row, by differentiating the sum of losses."""
-    leaf = flat.detach().requires_grad_()
-    losses = objective(layout.named(leaf))
-    (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-    return losses.detach(), gradient
+    """Each member's loss and its gradient with respect to its own row."""
+    losses, gradients = value_and_gradients(lambda rows: objective(layout.named(rows["flat"])), {"flat": flat})
+    return losses, gradients["flat"]
 
 
 class Descent:

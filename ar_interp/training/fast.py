@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ar_interp.models.config import ModelConfig
-from ar_interp.training.batched import Form, Parameters, Products, Stack, SumOfHeads, Tokens, is_paper_figure7
+from ar_interp.training.batched import Stack, SumOfHeads, is_paper_figure7
+from ar_interp.training.form import Form, Parameters, Products, Tokens
 
-MOST_HEADS = 80  # beyond, their sum in `SumOfHeads` is cheaper than one after another
+MOST_HEADS = 128  # beyond, their sum in `SumOfHeads` is cheaper than one after another
 
 Errors = Callable[[Products, Tensor, Tensor, Tensor], tuple[Tensor, Products]]
 Step = Callable[[Products, Tokens, int], tuple[Tensor, Products]]

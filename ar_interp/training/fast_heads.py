@@ -8,8 +8,8 @@ from operator import mul
 
 from torch import Tensor
 
-from ar_interp.training.batched import Products
 from ar_interp.training.fast_stack import errors_of, normalised, through_norm, token
+from ar_interp.training.form import Products
 from ar_interp.training.vectors import (
     LANES,
     Array,

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ar_interp.training.batched import LAYER_NORM_EPS, Products, Stack
+from ar_interp.training.batched import LAYER_NORM_EPS, Stack
+from ar_interp.training.form import Products
 from ar_interp.training.vectors import (
     Array,
     Code,

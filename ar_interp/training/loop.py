@@ -21,10 +21,11 @@ from ar_interp.models.base import Config
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import Process
 from ar_interp.setting import Setting, setting_of
-from ar_interp.training.batched import Parameters, entry_for, form_of
+from ar_interp.training.batched import entry_for, form_of
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.course import AllDivergedError, Log, descend, minimise
 from ar_interp.training.descent import Layout
+from ar_interp.training.form import Parameters
 from ar_interp.training.objectives import (
     Objective,
     compiled_where_possible,
@@ -64,7 +65,8 @@ def train(
     """Train one model, or an ensemble of seeds of which the best is kept.
 
     The same arguments on the same machine with the same number of threads (`torch.get_num_threads()`, recorded as
-    `threads` of the run) give the same result bit for bit.
+    `threads` of the run) give the same result bit for bit. The last bits of L-BFGS are those of SciPy's OpenBLAS, which
+    chooses its kernels by the processor (OPENBLAS_CORETYPE).
 
     Args:
         config: the model.
@@ -133,17 +135,8 @@ def _train(
 
     in_turn = training.optimizer == "lbfgs"
     objectives = [objective_of(own) for own in ([[own] for own in generators] if in_turn else [generators])]
-    origin = ""
-    if init is None:
-        parameters = initial_members(config, training, device)
-    else:
-        begun = loaded(init, "init") if not isinstance(init, Mapping) else init
-        parameters = {
-            name: value.to(device).expand(training.n_seeds, *value.shape).clone()
-            for name, value in weights_of(begun, config, "init").items()
-        }
-        origin = f"training began from the weights of {getattr(begun, 'name', type(begun).__name__)}"
-    parameters = {name: value * trained[name] for name, value in parameters.items()} if trained else parameters
+    parameters, origin = _beginning(config, training, init)
+    parameters = {name: value.to(device) * trained.get(name, 1) for name, value in parameters.items()}
     layout = Layout(parameters)
     log = Log(setting, training, progress, layout)
     if states is not None:
@@ -205,27 +198,33 @@ def member_of(parameters: Parameters, member: int) -> Parameters:
     return {name: tensor[member].detach().cpu().clone() for name, tensor in parameters.items()}
 
 
-def initial_members(config: Config, training: TrainConfig, device: torch.device) -> Parameters:
-    """The initial weights of every member, stacked.
+def _beginning(config: Config, training: TrainConfig, init: Any) -> tuple[Parameters, str]:
+    """The initial weights of every member, stacked, and what they come from if they are not drawn.
 
     Raises:
         ValueError: init_scales where the config has none, or does not use it; a start that it has not.
     """
-    configs = [config] * training.n_seeds
-    if training.start:
+    origin, configs = "", [config] * training.n_seeds
+    if init is not None:
+        begun = init if isinstance(init, Mapping) else loaded(init, "init")
+        members = [weights_of(begun, config, "init")] * training.n_seeds
+        origin = f"training began from the weights of {getattr(begun, 'name', type(begun).__name__)}"
+    elif training.start:
         if not hasattr(config, "gradient_step"):
             raise ValueError(
                 f"start goes with ModelConfig.augmented(...), not with {type(config).__name__}: a and b are "
                 "of a gradient step."
             )
-        begun = config.gradient_step(*training.start)  # type: ignore[attr-defined]
-        return {name: value.to(device).expand(training.n_seeds, *value.shape).clone() for name, value in begun.items()}
-    if training.init_scales:
-        if getattr(config, "init_scale", None) is None or getattr(config, "init", "gaussian") != "gaussian":
-            raise ValueError("init_scales needs a config with init='gaussian': its init_scale is what they replace.")
-        configs = [replace(config, init_scale=scale) for scale in training.init_scales]  # type: ignore[type-var]
-    members = [own.initial_parameters(seed=training.seed + k) for k, own in enumerate(configs)]
-    return {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
+        members = [config.gradient_step(*training.start)] * training.n_seeds  # type: ignore[attr-defined]
+    else:
+        if training.init_scales:
+            if getattr(config, "init_scale", None) is None or getattr(config, "init", "gaussian") != "gaussian":
+                raise ValueError(
+                    "init_scales needs a config with init='gaussian': its init_scale is what they replace."
+                )
+            configs = [replace(config, init_scale=scale) for scale in training.init_scales]  # type: ignore[type-var]
+        members = [own.initial_parameters(seed=training.seed + k) for k, own in enumerate(configs)]
+    return {name: torch.stack([own[name] for own in members]) for name in members[0]}, origin
 
 
 def final_loss(run: TrainingRun, weights: Mapping[str, Tensor]) -> float:

@@ -5,7 +5,6 @@ All are the sum of squared errors over coordinates and over the context lengths 
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from ar_interp.models.base import Config
 from ar_interp.models.config import ModelConfig
-from ar_interp.processes import Contexts, Process
 from ar_interp.setting import Setting
-from ar_interp.training.batched import Form, Parameters, Tokens, entry_for, form_of
+from ar_interp.training.batched import entry_for, form_of
 from ar_interp.training.fast import fast_step
+from ar_interp.training.form import Form, Parameters, Tokens
 
 Objective = Callable[[Parameters], Float[Tensor, "member"]]
 
@@ -60,77 +59,42 @@ def sampled_objective(
         pool: contexts of each member that batches are taken from; None for no end of them.
         compiled: tokens and loss go through `torch.compile` as one.
     """
-    sizes = {"batch": batch, "generators": generators, "fresh": fresh, "pool": pool}
-    if type(config) is not ModelConfig:
-        return _of_contexts(config, process, first_length=first_length, **sizes)
-    form, dtype = form_of(config, process.real_tokens), config.torch_dtype
-    fused = compiled and process.real_tokens
-    errors = at_once if fused else mean_errors
+    n_ctx, dtype = config.n_ctx, config.torch_dtype
+    fused = compiled and type(config) is ModelConfig and process.real_tokens
+    if type(config) is ModelConfig:
+        form, errors = form_of(config, process.real_tokens), at_once if fused else mean_errors
 
-    def of_drawn(parameters: Parameters, drawn: tuple[Tensor, ...]) -> Float[Tensor, "member"]:
-        return errors(form, parameters, process.from_drawn(drawn, config.n_ctx + 1, dtype), first_length)
+        def drawn(n: int) -> Any:
+            return process.drawn(n, n_ctx + 1, generators, dtype)
 
-    losses = compiled_where_possible(of_drawn) if fused else of_drawn
+        def taken(whole: Any, rows: Tensor) -> Any:
+            members = torch.arange(len(rows), device=rows.device)[:, None]
+            return tuple(part.expand(len(rows), *part.shape[1:])[members, rows] for part in whole)
 
-    def drawn(n: int) -> tuple[Tensor, ...]:
-        return process.drawn(n, config.n_ctx + 1, generators, dtype)
+        def losses(parameters: Parameters, drawn: Any) -> Float[Tensor, "member"]:
+            return errors(form, parameters, process.from_drawn(drawn, n_ctx + 1, dtype), first_length)
+    else:  # the loss of what is observed, as the contexts count it, times the number of context lengths
+        form = form_of(config)
 
-    def taken(whole: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
-        members = torch.arange(len(rows), device=rows.device)[:, None]
-        return tuple(part.expand(len(rows), *part.shape[1:])[members, rows] for part in whole)
+        def drawn(n: int) -> Any:
+            return [process.contexts(n, n_ctx, generator=g, dtype=dtype) for g in generators]
 
-    draw = _drawing(drawn, taken, **sizes)
-    return lambda parameters: losses(parameters, draw())
+        def taken(whole: Any, rows: Tensor) -> Any:
+            return [own[mine] for own, mine in zip(whole, rows, strict=True)]
 
+        def losses(parameters: Parameters, drawn: Any) -> Float[Tensor, "member"]:
+            return (n_ctx - first_length + 1) * form.mean_losses(parameters, drawn, first_length)
 
-def _of_contexts(
-    config: Config,
-    process: Process,
-    *,
-    batch: int,
-    generators: Sequence[torch.Generator],
-    first_length: int,
-    fresh: bool,
-    pool: int | None,
-) -> Objective:
-    """The loss of what is observed, as the contexts of the task count it, times the number of context lengths."""
-    form, n_lengths = form_of(config), config.n_ctx - first_length + 1
-    options: dict[str, Any] = {"dtype": config.torch_dtype}
+    losses_on = compiled_where_possible(losses) if fused else losses
+    kept = None if fresh and pool is None else drawn(pool or batch)
 
-    def drawn(n: int) -> list[Contexts]:
-        return [process.contexts(n, config.n_ctx, generator=g, **options) for g in generators]
+    def draw() -> Any:
+        if pool is None:
+            return drawn(batch) if fresh else kept
+        orders = [torch.randperm(pool, generator=g, device=g.device) for g in generators]
+        return taken(kept, torch.stack(orders)[:, :batch])
 
-    def taken(whole: list[Contexts], rows: Tensor) -> list[Contexts]:
-        return [own[mine] for own, mine in zip(whole, rows, strict=True)]
-
-    draw = _drawing(drawn, taken, batch=batch, generators=generators, fresh=fresh, pool=pool)
-
-    return lambda parameters: n_lengths * form.mean_losses(parameters, draw(), first_length)
-
-
-def _drawing(
-    drawn: Callable[[int], Any],
-    taken: Callable[[Any, Tensor], Any],
-    *,
-    batch: int,
-    generators: Sequence[torch.Generator],
-    fresh: bool,
-    pool: int | None,
-) -> Callable[[], Any]:
-    """Draws a batch at each call: a new one, the first again and again, or other rows of a pool.
-
-    Args:
-        drawn: number of contexts -> as many for every member.
-        taken: (a pool, rows [member batch]) -> these rows of it.
-    """
-    if pool is not None:
-        whole = drawn(pool)
-        permuted = partial(torch.randperm, pool)
-        return lambda: taken(whole, torch.stack([permuted(generator=g, device=g.device)[:batch] for g in generators]))
-    if fresh:
-        return lambda: drawn(batch)
-    kept = drawn(batch)
-    return lambda: kept
+    return lambda parameters: losses_on(parameters, draw())
 
 
 def of_entries(objective: Objective, trained: Parameters) -> Objective:

@@ -22,7 +22,7 @@ import torch
 from llvmlite import binding, ir
 from torch import Tensor
 
-from ar_interp.training.batched import Parameters
+from ar_interp.training.form import Parameters
 
 LANES = 16
 TILE = 4  # rows and columns of a product whose sums stay in registers
