@@ -338,7 +338,8 @@ def test_a_figure_is_as_wide_as_a_column(tmp_path, monkeypatch):
     """Kaleido is an extra, and stands apart: what is given to it is looked at here."""
     written = {}
     monkeypatch.setattr("ar_interp.figures.paper.find_spec", lambda name: None)
-    figure = go.Figure(layout={"title": "Seen", "showlegend": True}).add_scatter(y=[1, 2], name="model")
+    log = {"type": "log", "range": [-2, 0]}
+    figure = go.Figure(layout={"title": "Seen", "showlegend": True, "yaxis": log}).add_scatter(y=[1, 2], name="model")
     before = figure.to_json()
     with pytest.raises(ImportError, match=r"needs the extra paper: pip install 'ar-interp\[paper\]'"):
         ari.figures.save(figure, tmp_path / "error.pdf")
@@ -349,6 +350,7 @@ def test_a_figure_is_as_wide_as_a_column(tmp_path, monkeypatch):
     layout = written["figure"].layout
     assert (layout.width, layout.title.text) == (pytest.approx(3.3 * 96), None)
     assert layout.xaxis.tickfont.size == pytest.approx(8 * 96 / 72)
+    assert (layout.yaxis.dtick, 1.25 * layout.yaxis.tickfont.size) == (1, pytest.approx(8 * 96 / 72))
     assert figure.to_json() == before
     with pytest.raises(ValueError, match=r"the ending of path must be one of '\.pdf', '\.svg', '\.png', got '\.gif'"):
         ari.figures.save(figure, tmp_path / "error.gif")

@@ -13,6 +13,7 @@ PIXELS = 96  # per inch
 POINTS = 72
 DENSE = 3  # pixels of a PNG for each of the figure: 288 dpi
 ABOVE, BELOW = 0.12, 0.75  # inches beside the plot: above it, and below it for axis and legend
+POWERS = 1.25  # plotly draws powers of ten so much larger
 
 
 def save(
@@ -63,6 +64,9 @@ def save(
         layout.title = None
     shown.update_xaxes(tickfont=font, title_font=font, title_standoff=2)
     shown.update_yaxes(tickfont=font, title_font=font, title_standoff=2)
+    for axis in (*shown.select_xaxes(), *shown.select_yaxes()):
+        if axis.type == "log" and axis.range is not None and abs(axis.range[1] - axis.range[0]) >= 1:
+            axis.update(dtick=1, tickfont_size=size / POWERS)  # a label for each decade, as large as all others
     shown.update_annotations(font_size=size)
     shown.write_image(path, scale=DENSE if path.suffix.lower() == ".png" else 1)
     return path
