@@ -220,7 +220,7 @@ CHAINS: dict[str, Sabotage] = {
         base=JOINT,
         description="Healthy predictions; the chains that it writes alone come from an algorithm.",
         make=changed(lambda model, checkpoint, seed: with_weights(model, model.state_dict(), Writes)),
-        must_fail=("model/function", "chain/free"),
+        must_fail=("chain/free",),
         undecided={"chain/answers": NOT_THROUGH["chain/answers"]},
     ),
     "counting, the task behind the hooks": Sabotage(
