@@ -64,7 +64,8 @@ def save(
         layout.title = None
     shown.update_xaxes(tickfont=font, title_font=font, title_standoff=2)
     shown.update_yaxes(tickfont=font, title_font=font, title_standoff=2)
-    for axis in (*shown.select_xaxes(), *shown.select_yaxes()):
+    axes: list[Any] = [*shown.select_xaxes(), *shown.select_yaxes()]
+    for axis in axes:
         if axis.type == "log" and axis.range is not None and abs(axis.range[1] - axis.range[0]) >= 1:
             axis.update(dtick=1, tickfont_size=size / POWERS)  # a label for each decade, as large as all others
     shown.update_annotations(font_size=size)
