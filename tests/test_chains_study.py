@@ -14,6 +14,7 @@ from ar_interp.probes.chain_edits import continue_chain
 from ar_interp.probes.chains import chain_accuracy
 from ar_interp.processes import Counting, NoisyXor, Parity, Permuted, Products
 from ar_interp.sabotage import run_battery
+from ar_interp.sabotage.chains import gauge
 from ar_interp.studies import exhibits_of
 from ar_interp.studies.chains.by_hand import counting, summing_columns
 from ar_interp.studies.chains.measured import ChainsMeasured, answers_by_samples, gradient_at_zero, hardest_margin
@@ -168,6 +169,12 @@ def test_ids_of_another_vocabulary_are_refused(symbol):
     model = ari.load(JOINT).model
     with pytest.raises(ValueError, match=r"tokens must be ids 0 to 5, got .* are they of another task"):
         model(torch.full((2, 16), symbol))
+
+
+@pytest.mark.parametrize("seed", [2, 5])
+def test_a_token_and_its_copy_are_read_alike_but_for_rounding(seed):
+    subject = subject_of(gauge(ari.load(JOINT).model, ari.load(JOINT), seed), ari.load(JOINT).process, n=500, seed=0)
+    assert ChainsMeasured(subject).reads_where_exact == 1
 
 
 def test_answers_by_samples_tell_chains_apart():
