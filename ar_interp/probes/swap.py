@@ -252,7 +252,9 @@ def swap_context(
         for group in torch.arange(len(target), device=at.device).chunk(ceil(len(target) / n_paired)):
             for rows, other in zip(group.split(size), group.roll(1).split(size), strict=True):
                 drawn: dict[str, Tensor] = {}
-                for part in torch.arange(len(rows), device=at.device).split(batch_size or min(size, AT_ONCE)):
+                for part in torch.arange(len(rows), device=at.device).split(
+                    batch_size or (size if alone else min(size, AT_ONCE))
+                ):
                     parts.append(swapped(rows[part], other[part], partial(_noise, drawn, generator, len(rows), part)))
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return SwappedContext(
