@@ -8,6 +8,13 @@ from io import StringIO
 
 import tyro
 
+from ar_interp._files import LONGEST_MESSAGE, shortened
+
+KINDS = {"int": "an integer", "float": "a number", "yyyy-mm-dd": "a date, year-month-day"}
+_UNREADABLE = re.compile(
+    rf"Error parsing (--[\w-]+): .*?({'|'.join(KINDS)})(?:eger)?\b.*?(?:[\[ ]((['\"]).*\4)\]?|has (\d+ digits).*)", re.I
+)
+
 
 def parsed(commands: dict[str, Callable[..., int]], argv: list[str] | None) -> Callable[[], int]:
     """The command that the arguments ask for.
@@ -38,7 +45,7 @@ def _line_of(box: str) -> str:
     if not others:
         return " ".join(box.split())
     fault = fault[: fault.index("")] if "" in fault else fault  # what tyro tried comes after it
-    told = [f"{' '.join(fault).rstrip('.')}."]
+    told = [_plainly(" ".join(fault).rstrip(".")) + "."]
     for first, *rest in others:
         offered = dict.fromkeys(line.split()[0].rstrip(",") for line in rest if line.startswith("--"))
         if first.startswith("Perhaps"):
@@ -46,3 +53,12 @@ def _line_of(box: str) -> str:
         elif not first.startswith("Argument"):
             told.append(f"{' '.join([first, *rest])}.")
     return " ".join(told)
+
+
+def _plainly(fault: str) -> str:
+    """The fault in at most 300 letters, in plain words where a number or a date was asked for."""
+    found = _UNREADABLE.fullmatch(fault)
+    if found:
+        option, kind, value, _, digits = found.groups()
+        fault = f"{option} must be {KINDS[kind.lower()]}, got {value or digits}"
+    return shortened(fault, LONGEST_MESSAGE)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ar_interp._shown import brief
+
 WRAPPERS = (  # prefix of the names of weights, who puts it there, where the model is
     ("_orig_mod.", "torch.compile", "model._orig_mod"),
     ("module.", "DataParallel", "model.module"),
@@ -15,25 +17,34 @@ WRAPPERS = (  # prefix of the names of weights, who puts it there, where the mod
     ("model.", "a module around the model", "wrapper.model"),
 )
 
+MOST = 10**9  # of things to be counted, where nothing else is said: more would never end, or fit no memory
 
-def check_integer(name: str, value: object, *, low: int, high: int | None = None) -> int:
-    """`value` as an int within [low, high]; a ValueError that names the argument otherwise."""
+
+def check_integer(name: str, value: object, *, low: int, high: int | None = MOST) -> int:
+    """`value` as an int within [low, high], for None without an upper end; a ValueError that names it otherwise."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ValueError(f"{name} must be an integer, got {value!r}.")
+        raise ValueError(f"{name} must be an integer, got {brief(value)}.")
     value = int(value)
     if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}.")
+        raise ValueError(f"{name} must be at least {low}, got {brief(value)}.")
     if high is not None and value > high:
-        raise ValueError(f"{name} must be at most {high}, got {value}.")
+        raise ValueError(f"{name} must be at most {high}, got {brief(value)}.")
     return value
+
+
+def check_seed(value: object) -> int:
+    """`value` as a seed: an integer >= 0 of any size."""
+    return check_integer("seed", value, low=0, high=None)
 
 
 def check_several(name: str, values: Iterable[object] | None, *, low: int, high: int) -> tuple[int, ...]:
     """Distinct integers within [low, high], ascending; all of them for None."""
     if values is None:
         return tuple(range(low, high + 1))
-    if not isinstance(values, Iterable):
-        raise ValueError(f"{name} must be several integers, such as [{values!r}], got {values!r}.")
+    try:
+        values = list(values)
+    except TypeError as error:
+        raise ValueError(f"{name} must be several integers, such as [0, 1], got {brief(values)}.") from error
     found = tuple(sorted({check_integer(name, value, low=low, high=high) for value in values}))
     if not found:
         raise ValueError(f"{name} is empty; leave it out for all.")
@@ -43,7 +54,7 @@ def check_several(name: str, values: Iterable[object] | None, *, low: int, high:
 def check_number(name: str, value: object, *, low: float, high: float = math.inf, strict: bool = False) -> float:
     """`value` as a finite float from low (above low when `strict`) to high."""
     if isinstance(value, bool) or not isinstance(value, Real) or not _is_finite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}.")
+        raise ValueError(f"{name} must be a finite number, got {brief(value)}.")
     if value < low or (strict and value == low):
         raise ValueError(f"{name} must be {'greater than' if strict else 'at least'} {low}, got {value}.")
     found = float(value)
@@ -55,14 +66,14 @@ def check_number(name: str, value: object, *, low: float, high: float = math.inf
 def check_boolean(name: str, value: object) -> bool:
     """`value` when it is True or False."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}.")
+        raise ValueError(f"{name} must be True or False, got {brief(value)}.")
     return value
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     """`value` when it is one of `choices`."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {brief(value)}.")
     return str(value)
 
 

@@ -88,8 +88,10 @@ def _flush() -> None:
 
 
 def each(job: Callable[[S], T], subjects: Iterable[S], jobs: int) -> Iterator[T]:
-    """The results of a job for every subject, in order, as they come."""
-    if jobs == 1:
+    """The results of a job for every subject, in order, as they come; no more processes than subjects."""
+    subjects = list(subjects)
+    jobs = min(jobs, len(subjects))
+    if jobs <= 1:
         yield from map(job, subjects)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:

@@ -53,6 +53,8 @@ def brief(value: Any) -> str:
     elif isinstance(value, Sequence | Set) and not isinstance(value, str | bytes):
         plain = len(value) <= FEW and all(isinstance(entry, int | float | str) for entry in value)
         text = f"({', '.join(map(brief, value))})" if plain else f"{len(value)} of {type(next(iter(value))).__name__}"
+    elif isinstance(value, int) and abs(value) > 10**LONGEST:
+        text = f"an integer of {value.bit_length()} bits"
     else:
         text = repr(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."

@@ -397,9 +397,11 @@ def sweep(
         dry_run: say how many trainings are left, how long they take and how much memory; write nothing.
         quiet: no progress bar.
     """
+    from ar_interp._checks import check_integer
     from ar_interp.sweeps.run import SweepError, forecast
     from ar_interp.sweeps.run import sweep as rows_of
 
+    check_integer("jobs", jobs, low=1)
     if dry_run:
         found = forecast(file, output)
         memory = "" if found.memory is None else f", {found.memory / 1e9:.1f} GB of memory each"

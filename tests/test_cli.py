@@ -16,6 +16,7 @@ from zoo import claim
 
 import ar_interp as ari
 from ar_interp import cli
+from ar_interp._command import each
 from ar_interp._shipped import LISTING
 from ar_interp.claims import Claims
 from ar_interp.claims.rows import MAX_BYTES
@@ -236,7 +237,13 @@ def test_divergence_keeps_the_last_good_state(tmp_path, capsys):
         (["verify", "positional-mu50", "--device", "meta"], "on the device 'meta', which holds no values"),
         (["landscapes", "--seed", str(2**31)], "seed must be at most 2147483647"),
         (["verfy"], r"Unrecognized options: verfy\. Available subcommands: list, train, verify"),
-        (["train", "--seed", "x"], r"parsing --seed: no type .* from \['x'\]\. For full help"),
+        (["train", "--seed", "x"], r"--seed must be an integer, got 'x'\. For full help"),
+        (["verify", "--jobs", "2.5"], r"--jobs must be an integer, got '2\.5'\."),
+        (["verify", "--seed", "9" * 5000], r"--seed must be an integer, got '9.{,350}$"),
+        (["text", "--dim", "9" * 5000], r"--dim must be an integer, got 5000 digits\."),
+        (["train", "--lr", "", "x"], r"--lr must be a number, got ''\."),
+        (["report", "x", "-o", "x.html", "--date", "1"], r"--date must be a date, year-month-day, got '1'\."),
+        (["sweep", "x.toml", "-o", "x", "--dry-run", "--jobs", "0"], "jobs must be at least 1, got 0"),
         ([], r"Expected one of \{list, train, verify"),
     ],
 )
@@ -353,6 +360,11 @@ def test_a_signal_is_one_line_and_keeps_what_was_measured(number, code, tmp_path
     assert re.search(rf"(interrupted|terminated)\. What was measured until then is in {file}\.", said(capsys))
     assert list(json.loads(file.read_text())["checkpoints"]) == ["positional-mu50"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_there_are_no_more_processes_than_things_to_do():
+    assert list(each(len, ["ab"], 10**23)) == [2]
+    assert list(each(len, [], 10**23)) == []
 
 
 def test_what_a_terminal_cannot_show_is_escaped(monkeypatch):

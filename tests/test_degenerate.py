@@ -163,3 +163,43 @@ def test_weights_that_overflow_are_refused_at_load(tmp_path):
         ari.load(folder)
     with pytest.raises(ValueError, match="the weights overflow"):
         replace(run, parameters=huge).save(tmp_path / "saved")
+
+
+ABSURD = {
+    "negative": -1, "broken": 2.5, "large": 10**23, "endless": 10**5000, "nan": float("nan"), "infinite": float("inf"),
+    "empty": "", "word": "x", "tensor": torch.tensor(3), "numpy": np.float32(0.5), "object": object(),
+}  # fmt: skip
+FINE = {"seed": ("large", "endless"), "lr": ("broken", "large", "numpy")}
+
+
+def with_numbers():
+    """Functions by the argument that is to be absurd."""
+    model, a = model_of("augmented"), SAMPLES["augmented"][0]
+    hook = "blocks.0.hook_attn_out"
+    return {
+        "seed": lambda value: ari.ablate_heads(model, a, method="resample", seed=value),
+        "process": lambda value: ari.ablate_heads(model, a, process=value),
+        "layers": lambda value: ari.ablate_heads(model, a, layers=value),
+        "estimators": lambda value: ari.identify_algorithm(model, a, estimators=value),
+        "hypothesis": lambda value: ari.scrub(model, a, value),
+        "positions": lambda value: ari.probe_activations(model, a, hooks=[hook], positions=value),
+        "target": lambda value: ari.probe_activations(model, a, hooks=[hook], target=value),
+        "n_untrained": lambda value: ari.circuits(model, n_untrained=value),
+        "n": lambda value: ari.verify(model, n=value),
+        "batch": lambda value: ari.HaarOrthogonal(3).sample(value, 2, seed=0),
+        "length": lambda value: ari.HaarOrthogonal(3).sample(2, value, seed=0),
+        "steps": lambda value: ari.TrainConfig(steps=value),
+        "lr": lambda value: ari.TrainConfig(lr=value),
+    }
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("name", with_numbers())
+def test_absurd_arguments_are_named_in_a_line(name):
+    call = with_numbers()[name]
+    for label, value in ABSURD.items():
+        if label not in FINE.get(name, ()):
+            with pytest.raises(ValueError, match=name) as found:
+                call(value)
+            assert len(str(found.value)) < 300
+            assert "\n" not in str(found.value)

@@ -127,14 +127,26 @@ def test_rows_that_were_made_up_fail(own, tmp_path, capsys):
     assert re.search(r"fails .*4 seeds drawn at random, trained anew at dim = 2, n_heads = \d", capsys.readouterr().out)
 
 
-def other_rows(table):
-    return table.set_column(table.schema.get_field_index("seed"), "seed", pa.array(range(16)))
+def with_column(name, values):
+    def change(table):
+        return table.set_column(table.schema.get_field_index(name), name, values)
+
+    return change
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (other_rows, r"own\.parquet holds other trainings than .*own\.toml: see 'seed'"),
+        (with_column("loss", pa.array([None] * 16, pa.float64())), r"own\.parquet lacks losses"),
+        (with_column("device", pa.array(["x" * 10**6] * 16)), r"own\.parquet: 'device' holds texts longer than 200"),
+        (
+            with_column("device", pa.array([f"{k:x}" * 5 * 10**6 for k in range(16)])),
+            r"own\.parquet is larger than 67108864 bytes once it",
+        ),
+        (
+            with_column("seed", pa.array(range(16))),
+            r"holds other trainings than those asked for: see 'seed'",
+        ),
         (lambda table: table.slice(1), r"own\.parquet holds 15 rows, and 16 are asked for"),
         (lambda table: table.drop_columns("kappa"), r"own\.parquet has other columns than what was asked for"),
         (None, r"own\.parquet is damaged"),
@@ -143,7 +155,9 @@ def other_rows(table):
 def test_files_from_anybody_are_checked(change, said, own, tmp_path):
     path = tmp_path / "own.parquet"
     table = pq.read_table(path)
-    path.write_bytes(path.read_bytes()[:-9]) if change is None else pq.write_table(change(table), path)
+    path.write_bytes(path.read_bytes()[:-9]) if change is None else pq.write_table(
+        change(table), path, compression="zstd"
+    )
     with pytest.raises(ValueError, match=said):
         own.open(tmp_path)
 

@@ -175,6 +175,10 @@ def test_files_of_vectors_and_of_text_are_read_and_what_is_none_is_refused(tmp_p
         (lambda: ari.text_regularity(planted(0.0), dim=5), "dim must be at most 4"),
         (lambda: ari.text_regularity([d[:30] for d in planted(0.0)], dim=4), "longer than 8 dim = 32 words"),
         (lambda: ari.text_regularity(planted(0.0), dim=2, n_permutations=0), "n_permutations must be at least 2"),
+        (
+            lambda: ari.text_regularity(planted(0.0), dim=2, n_permutations=10**23),
+            "n_permutations must be at most 1000000",
+        ),
         (lambda: TextEmbedding.glove().documents(["zzzzz", "the"], length=2), "known words, 1 of 2 here, got 2"),
         (lambda: TextEmbedding.trained(["a", "b"], window=4), "words in the text must be at least 5"),
         (lambda: TextEmbedding(("a",), torch.zeros(2, 2)), "must have shape"),

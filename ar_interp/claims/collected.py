@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ar_interp._checks import check_integer
+from ar_interp._checks import check_seed
 from ar_interp._files import faults_of, name_of, read_text
 from ar_interp._writing import write_file
 from ar_interp.claims.core import Claim, check_words
@@ -51,7 +51,7 @@ class Claims:
         if twice:
             raise ValueError(f"claims must have names of their own, got {twice[0]!r} {names.count(twice[0])} times.")
         if self.seed is not None:
-            check_integer("seed", self.seed, low=0)
+            check_seed(self.seed)
 
     def __add__(self, other: "Claims") -> "Claims":
         """The claims of both about the same model.

@@ -34,7 +34,7 @@ class Estimate:
     bounds: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        check_integer("n", self.n, low=1)
+        check_integer("n", self.n, low=1, high=None)
         for source, width in self.spread.items():
             if width < 0:
                 raise ValueError(f"half-width of {source!r} must not be negative, got {width}.")

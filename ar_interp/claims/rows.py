@@ -4,7 +4,7 @@ from collections.abc import Collection
 from math import inf, isfinite
 from typing import Any
 
-from ar_interp._checks import check_integer
+from ar_interp._checks import check_seed
 from ar_interp._files import CheckpointError, check_keys, check_text, faults_of, parse
 
 SCHEMA = 1
@@ -36,7 +36,7 @@ def parsed(text: str, where: str, *, needed: Collection[str] = NEEDED) -> dict[s
     check(known, where, "checkpoints must map names to lists of claims")
     if raw["seed"] is not None:
         with faults_of(where):
-            check_integer("seed", raw["seed"], low=0)
+            check_seed(raw["seed"])
     return raw
 
 

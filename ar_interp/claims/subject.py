@@ -9,6 +9,7 @@ from ar_interp._checks import check_integer
 from ar_interp.checkpoints import Checkpoint, TrainingRun, loaded
 from ar_interp.models.base import Config
 from ar_interp.processes import Process
+from ar_interp.processes.base import check_process
 from ar_interp.seeds import DRAWN_LIMIT, drawn
 from ar_interp.setting import Setting, setting_of
 
@@ -62,6 +63,7 @@ def subject_of(subject: Any, process: Process | None = None, *, n: int | None = 
     """
     if n is not None:
         check_integer("n", n, low=2)
+    check_process(process)
     check_integer("seed", seed, low=0, high=DRAWN_LIMIT - 1)
     subject = loaded(subject, "subject")
     run = subject if isinstance(subject, TrainingRun) else None

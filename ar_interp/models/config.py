@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ar_interp import seeds
-from ar_interp._checks import check_boolean, check_choice, check_integer, check_number
+from ar_interp._checks import check_boolean, check_choice, check_integer, check_number, check_seed
 from ar_interp.models.attention_types import AttentionType
 from ar_interp.models.base import Config
 from ar_interp.models.encodings import Augmented, Encoding
@@ -344,7 +344,7 @@ class ModelConfig(Config):
         Blocks that cannot matter start at 0: of the first layer those that read the zero block of a token, of the last
         those that write where nothing reads.
         """
-        generator = seeds.generator_of(check_integer("seed", seed, low=0))
+        generator = seeds.generator_of(check_seed(seed))
         parameters = {}
         for name, shape in self.parameter_shapes.items():
             if ".ln1_post." in name:

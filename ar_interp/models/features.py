@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from ar_interp import seeds
-from ar_interp._checks import check_choice, check_integer
+from ar_interp._checks import check_choice, check_integer, check_seed
 from ar_interp.models.base import Config
 from ar_interp.models.config import DTYPES, MAX_CTX, MAX_WIDTH
 from ar_interp.processes import NonparametricRegression, Process
@@ -102,7 +102,7 @@ class RegressionConfig(Config):
 
     def initial_parameters(self, *, seed: int) -> dict[str, Tensor]:
         """Uniform within 1 / sqrt(inputs), in the order of `parameter_shapes`; Gamma is the identity."""
-        generator = seeds.generator_of(check_integer("seed", seed, low=0))
+        generator = seeds.generator_of(check_seed(seed))
         found, rows = {}, 1
         for name, shape in self.parameter_shapes.items():
             if name == GAMMA:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from ar_interp import seeds
-from ar_interp._checks import check_boolean, check_choice, check_integer
+from ar_interp._checks import check_boolean, check_choice, check_integer, check_seed
 from ar_interp.models.base import Config
 from ar_interp.models.config import DTYPES, MAX_PARAMETERS, MAX_WIDTH
 from ar_interp.processes.chains import MAX_SYMBOLS, MAX_TOKENS, ChainTask
@@ -196,7 +196,7 @@ class NextTokenConfig(Config):
         dtype, shapes = self.torch_dtype, self.parameter_shapes
         if self.rank is None:
             return {name: torch.zeros(shape, dtype=dtype, device="cpu") for name, shape in shapes.items()}
-        generator = seeds.generator_of(check_integer("seed", seed, low=0))
+        generator = seeds.generator_of(check_seed(seed))
         summed = {"E": 1, "L": self.rank * self.n_sources, "M": self.rank, "U": self.rank}
         found = {}
         for name, shape in shapes.items():

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from ar_interp._checks import check_choice, check_integer, check_several
+from ar_interp._checks import check_choice, check_integer, check_seed, check_several
 from ar_interp.models.opened import Model
 from ar_interp.probes.batches import at_a_time
 from ar_interp.probes.protocol import PATTERNS as READ_PATTERNS
@@ -201,7 +201,7 @@ def _ablate(
     n, dim = len(sequences), sequences.inputs.shape[-1]
     if process is not None and process.dim != dim:
         raise ValueError(f"process has dim {process.dim} but the sequences have dim {dim}; they must agree.")
-    generator = generator_of(check_integer("seed", seed, low=0))
+    generator = generator_of(check_seed(seed))
     cycle = torch.randperm(
         n, generator=generator, device="cpu"
     )  # everybody's other sequence is the one before it on the cycle

@@ -17,8 +17,8 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ar_interp._checks import check_integer, check_number
-from ar_interp._shown import watched
+from ar_interp._checks import check_integer, check_number, check_seed
+from ar_interp._shown import brief, watched
 from ar_interp.estimators import (
     OLS,
     DiagonalOLS,
@@ -151,6 +151,8 @@ def identify_algorithm(
     descents = {choice: _descents(process, length, choice) for choice in (False, True)}
     if estimators is None:
         estimators = default_estimators(process, length=length, per_pair=per_pair)
+    if not isinstance(estimators, Mapping):
+        raise ValueError(f"estimators must map names to estimators, such as {{'OLS': OLS()}}, got {brief(estimators)}.")
     kind = OWN if model.has_own_path else EVERY
     named = {**descents[False], **descents[True], **estimators}
     size = estimates_at_a_time(batch_size, model, sequences)
@@ -274,7 +276,7 @@ def gradient_descent_curve(
     check_integer("n", n, low=2)
     check_number("trim", trim, low=0.0)
     errors = _curve(process, per_pair, steps, step_sizes(process, length=length, per_pair=per_pair, steps=steps),
-                    length, n, check_integer("seed", seed, low=0))  # fmt: skip
+                    length, n, check_seed(seed))  # fmt: skip
     return pd.DataFrame(
         {"k": (0, *steps), "error_per_token": trimmed(errors, trim), "se": errors.std(0, ddof=1) / n**0.5}
     )

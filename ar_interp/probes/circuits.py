@@ -14,7 +14,7 @@ from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 from transformer_lens import FactoredMatrix
 
-from ar_interp._checks import check_integer
+from ar_interp._checks import check_integer, check_seed
 from ar_interp._shown import Shown
 from ar_interp.models.opened import Model
 from ar_interp.models.weights import DIAGONAL_TOLERANCE, in_double
@@ -26,6 +26,7 @@ from ar_interp.seeds import UNTRAINED, generator_of
 CIRCUITS = ("QK", "OV")
 COMPOSITIONS = ("Q", "K", "V")
 N_UNTRAINED = 200
+MOST_UNTRAINED = 10**6
 NILPOTENT = 1e-8  # of |X|_F^2: rounding makes the zero eigenvalues of 3 x 3 Jordan blocks 1e-16^(1/3), squared 1e-11
 
 
@@ -215,7 +216,7 @@ def circuits(
         ValueError: weights that are missing, of shapes that do not fit or not finite; a d_model that is not 3 dim.
     """
     W_Q, W_K, W_V, W_O = _weights(model)
-    n_untrained = check_integer("n_untrained", n_untrained, low=2)
+    n_untrained = check_integer("n_untrained", n_untrained, low=2, high=MOST_UNTRAINED)
     d_model, d_head = W_Q.shape[-2:]
     dim = _token_dim(model, dim, d_model)
     QK, OV = FactoredMatrix(W_Q, W_K.mH), FactoredMatrix(W_V, W_O)
@@ -307,7 +308,7 @@ def _scores(
 
 def _untrained_composition(d_model: int, d_head: int, dtype: torch.dtype, n: int, seed: int) -> tuple[float, float]:
     """Composition of two Gaussian heads, one draw at a time so that large models need little memory."""
-    generator = generator_of(check_integer("seed", seed, low=0))
+    generator = generator_of(check_seed(seed))
 
     def score() -> Tensor:
         A, C = torch.randn(2, 1, d_model, d_head, generator=generator, dtype=dtype, device="cpu")

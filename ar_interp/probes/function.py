@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ar_interp._checks import check_integer
+from ar_interp._checks import check_seed
 from ar_interp._shown import Shown
 from ar_interp.models.base import Config
 from ar_interp.models.closed_form import closed_form, head_matrices, own_weights
@@ -90,7 +90,7 @@ def function_deviation(
         seed: of all that is drawn.
     """
     process = process or model.process
-    generator = generator_of(check_integer("seed", seed, low=0))
+    generator = generator_of(check_seed(seed))
     found = _Compared(model, process, contexts, generator)
     found.run()
     if earlier is not None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Inexact
 from torch import Tensor
 
-from ar_interp._checks import check_integer, check_several
+from ar_interp._checks import check_seed, check_several
 from ar_interp.models.opened import Model
 from ar_interp.probes.batches import at_a_time, numbers_in_pass
 from ar_interp.probes.protocol import needs
@@ -58,7 +58,7 @@ def replace_last_token(
     """
     asked = check_several("positions", positions, low=2, high=sequences.length)
     inputs, W = sequences.inputs, sequences.W
-    generator = generator_of(check_integer("seed", seed, low=0))
+    generator = generator_of(check_seed(seed))
     u = torch.randn(inputs[:, 0].shape, generator=generator, dtype=inputs.dtype, device="cpu").to(inputs.device)
     rows, found = [], []
     for T in asked:

@@ -28,11 +28,11 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 import torch
 from torch import Tensor
 
-from ar_interp._checks import check_choice, check_integer
+from ar_interp._checks import check_choice, check_integer, check_seed
 from ar_interp._moods import calm
 from ar_interp.checkpoints import model_of
 from ar_interp.models.opened import Model, as_model
-from ar_interp.processes.base import Process
+from ar_interp.processes.base import Process, check_process
 from ar_interp.processes.contexts import Contexts, Sequences, brought
 
 Arguments = ParamSpec("Arguments")
@@ -207,8 +207,12 @@ def needs(
                 if why_not := other_task(name, about, task):
                     raise ValueError(f"{why_not}.")
                 for argument, value in given.arguments.items():
+                    if argument == "process":
+                        check_process(value)
                     _check_kind(argument, value, arguments_of.parameters[argument].annotation)
-                    if argument == "untrained" and value is not None:
+                    if argument == "seed":
+                        given.arguments[argument] = check_seed(value)
+                    elif argument == "untrained" and value is not None:
                         given.arguments[argument] = _opened(value, argument)
                     elif isinstance(value, Contexts):
                         if compares:
@@ -217,7 +221,7 @@ def needs(
                     elif isinstance(value, Tensor):
                         given.arguments[argument] = _brought_tokens(argument, value, found)
                     elif argument == "batch_size" and value is not None:
-                        given.arguments[argument] = min(check_integer(argument, value, low=1), sys.maxsize)
+                        given.arguments[argument] = min(check_integer(argument, value, low=1, high=None), sys.maxsize)
                 try:
                     return probe(*given.args, **given.kwargs)
                 except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]

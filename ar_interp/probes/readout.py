@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ar_interp._checks import check_integer
-from ar_interp._shown import watched
+from ar_interp._checks import check_several
+from ar_interp._shown import brief, watched
 from ar_interp.models.opened import Model, as_model
 from ar_interp.probes.batches import at_a_time, numbers_in
 from ar_interp.probes.protocol import control_option, needs
@@ -115,8 +115,10 @@ def probe_activations(
     length, given = sequences.length, positions
     split = Split.of(len(sequences), seed=seed)
     positions = [*(T for T in POSITIONS if length > T), length] if given is None else given
-    positions = sorted({check_integer("positions", T, low=2, high=length) for T in positions})
+    positions = list(check_several("positions", positions, low=2, high=length))
     targets = [target] if isinstance(target, str) or callable(target) else target
+    if not isinstance(targets, list | tuple) or not targets:
+        raise ValueError(f"target must be a name, a function, or a list of these, got {brief(target)}.")
     names = [resolve(wanted)[0] for wanted in targets]
     if len(set(names)) < len(names):
         raise ValueError(f"target must hold each name once, got {names}; functions go by their __name__.")

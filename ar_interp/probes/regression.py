@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp._checks import check_integer
+from ar_interp._shown import brief
 from ar_interp.estimators import Bayes
 from ar_interp.models.config import MAX_CTX
 from ar_interp.models.opened import Model
@@ -273,8 +274,12 @@ PROTOCOLS = {
 
 def _integers(name: str, given: Sequence[int] | None, otherwise: Iterable[int]) -> list[int]:
     """Numbers of examples or tasks in ascending order, each once."""
-    chosen = sorted({check_integer(f"{name}[{k}]", x, low=1, high=MAX_CTX) for k, x in enumerate(given or otherwise)})
-    if given is not None and not given:
+    if given is None:
+        return sorted(otherwise)
+    if not isinstance(given, Sequence):
+        raise ValueError(f"{name} must be several integers, such as [2, 4], got {brief(given)}.")
+    chosen = sorted({check_integer(f"{name}[{k}]", x, low=1, high=MAX_CTX) for k, x in enumerate(given)})
+    if not given:
         raise ValueError(f"{name} must not be empty: leave it out for {sorted(otherwise)}.")
     return chosen
 

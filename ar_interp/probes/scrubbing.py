@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from ar_interp._checks import check_choice, check_integer
+from ar_interp._checks import check_choice, check_integer, check_seed
+from ar_interp._shown import brief
 from ar_interp.models.opened import Model
 from ar_interp.probes.blocks import BLOCK_NAMES, BLOCKS
 from ar_interp.probes.paths import BY_PATHS as READ_BY_PATHS
@@ -210,7 +211,12 @@ def _default(model: Model) -> Iterable[Any]:
 
 
 def _kept(hypothesis: Iterable[Any], length: int) -> Kept:
-    kept = frozenset(hypothesis)
+    try:
+        kept = frozenset(hypothesis)
+    except TypeError as error:
+        raise ValueError(
+            f"hypothesis must be paths or offsets of keys, e.g. [0, 1], got {brief(hypothesis)}."
+        ) from error
     if not kept:
         raise ValueError("hypothesis is empty; the row `everything` of any result is what keeps nothing.")
     if kept.issubset(PATHS):
@@ -263,7 +269,7 @@ def _in_words(kept: Kept) -> str:
 
 def _donors(n: int, n_resamples: int, seed: int) -> Integer[Tensor, "resample batch"]:
     """Which sequence stands in: the next ones on a circle in random order, so that no two meet twice."""
-    circle = np.random.default_rng(check_integer("seed", seed, low=0)).permutation(n)
+    circle = np.random.default_rng(check_seed(seed)).permutation(n)
     donors = np.empty((n_resamples, n), dtype=np.int64)
     for resample in range(n_resamples):
         donors[resample, circle] = np.roll(circle, -1 - resample)

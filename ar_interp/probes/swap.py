@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Inexact, Integer
 from torch import Tensor
 
-from ar_interp._checks import check_choice, check_integer, check_several
+from ar_interp._checks import check_choice, check_seed, check_several
 from ar_interp.models.attention import states_at
 from ar_interp.models.encodings import encode
 from ar_interp.models.opened import Model
@@ -208,7 +208,7 @@ def swap_context(
     asked = check_several("positions", positions, low=2, high=length)
     moving = [name for layer in chosen for name in names[layer]]
     every = [name for layer in names for name in layer]
-    generator = generator_of(check_integer("seed", seed, low=0))
+    generator = generator_of(check_seed(seed))
     at = torch.tensor(asked, dtype=torch.int64, device=target.inputs.device) - 1
 
     many = len(target) >= MANY

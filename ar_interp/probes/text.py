@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ar_interp import seeds
-from ar_interp._checks import as_real_array, check_integer
+from ar_interp._checks import as_real_array, check_integer, check_seed
 from ar_interp._moods import calm
 from ar_interp._shown import watched
 from ar_interp.probes.results import Result
@@ -29,6 +29,7 @@ PRIOR = 2000.0  # words that W of all other documents counts for, where a docume
 BLOCK = 10  # words that are permuted among themselves, or kept together
 RANDOM_DIM = 256  # of random vectors: of which any four are linearly independent
 SPANNED = 1e-12  # of the largest variance: less is rounding
+MOST_PERMUTATIONS = 10**6
 KEPT = 1e-12  # error of a roll-out, as the published script has it
 KINDS = {  # column: what it is
     "R2": "W fitted on the rest of the same document",
@@ -119,11 +120,11 @@ def text_regularity(
             raise ValueError(f"documents[{place}] has one vector at every place: there is no variance to be told.")
         if not torch.isfinite(document.square().sum()):
             raise ValueError(f"documents[{place}] must have finite squares: it goes up to {document.abs().max():.2g}.")
-    check_integer("n_permutations", n_permutations, low=2)  # the null has a standard deviation
+    check_integer("n_permutations", n_permutations, low=2, high=MOST_PERMUTATIONS)  # the null has a standard deviation
     shortest = min(map(len, tokens))
     if shortest <= 8 * dim:
         raise ValueError(f"documents must be longer than 8 dim = {8 * dim} words, the shortest has {shortest}.")
-    generator = seeds.generator_of(check_integer("seed", seed, low=0))
+    generator = seeds.generator_of(check_seed(seed))
     with watched(total=len(tokens), desc="documents") as bar:
         rows = []
         for place in range(len(tokens)):
@@ -273,7 +274,7 @@ def rolled_out(words: Sequence[str], embedding: TextEmbedding, *, n: int = 2000,
     check_integer("the dim of embedding", embedding.vectors.shape[1], low=5)
     ids = np.array(embedding.ids(words))
     check_integer("the number of known words", len(ids), low=5)
-    rng = np.random.default_rng(check_integer("seed", seed, low=0))
+    rng = np.random.default_rng(check_seed(seed))
     random = TextEmbedding.random(embedding.words, dim=RANDOM_DIM, seed=seed)
     rows = []
     for order, text in (("as written", ids), ("permuted", rng.permutation(ids))):

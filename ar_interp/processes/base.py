@@ -11,9 +11,10 @@ from jaxtyping import Inexact
 from torch import Tensor
 
 from ar_interp import seeds
-from ar_interp._checks import check_integer, check_number
+from ar_interp._checks import check_integer, check_number, check_seed
 from ar_interp._kinds import Kind
 from ar_interp._moods import calm
+from ar_interp._shown import brief
 from ar_interp.processes.contexts import Contexts, Sequences
 from ar_interp.processes.first_token import MAX_DIM, FirstToken
 
@@ -78,6 +79,12 @@ class Process(Kind, ABC, root=True):
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload] - a dataclass
 
 
+def check_process(process: object) -> None:
+    """Refuse what is no process; None stands for one that is not known."""
+    if process is not None and not isinstance(process, Process):
+        raise ValueError(f"process must be one such as ari.HaarOrthogonal(5), got {brief(process)}.")
+
+
 @dataclass(frozen=True)
 class AutoregressiveProcess(Process, ABC):
     """s_{t+1} = W s_t + noise with a fresh random W for every sequence, observed as y_t = s_t + noise.
@@ -134,6 +141,8 @@ class AutoregressiveProcess(Process, ABC):
         check_integer("dim", self.dim, low=1, high=MAX_DIM)
         if isinstance(self.first_token, str):
             object.__setattr__(self, "first_token", FirstToken(self.first_token))
+        if not isinstance(self.first_token, FirstToken):
+            raise ValueError(f"first_token must be a FirstToken or its name, got {brief(self.first_token)}.")
         for name in ("noise", "process_noise", "observation_noise"):
             object.__setattr__(self, name, check_number(name, getattr(self, name), low=0.0))
         if not isinstance(self.stationary, bool):
@@ -271,7 +280,7 @@ def source_of_randomness(
     if (seed is None) == (generator is None):
         raise ValueError("sample needs its randomness from exactly one of seed and generator; pass e.g. seed=0.")
     if generator is None:
-        return seeds.generator_of(check_integer("seed", seed, low=0), device or "cpu")
+        return seeds.generator_of(check_seed(seed), device or "cpu")
     if device is not None and torch.device(device).type != generator.device.type:
         raise ValueError(f"device is {device} but the generator lives on {generator.device}.")
     return generator

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ar_interp._checks import as_real_array, check_integer
+from ar_interp._checks import as_real_array, check_integer, check_seed
 from ar_interp._files import opened, read_text
 from ar_interp._shown import Shown
 
@@ -182,9 +182,7 @@ class TextEmbedding(Shown):
             ValueError: no words, or a size or seed out of range.
         """
         known = sorted(set(several_words(words)))
-        draws = np.random.default_rng(check_integer("seed", seed, low=0)).normal(
-            size=(len(known), check_integer("dim", dim, low=1))
-        )
+        draws = np.random.default_rng(check_seed(seed)).normal(size=(len(known), check_integer("dim", dim, low=1)))
         return cls(tuple(known), torch.from_numpy(draws / np.linalg.norm(draws, axis=1, keepdims=True)))
 
     @cached_property
@@ -210,7 +208,7 @@ class TextEmbedding(Shown):
         Raises:
             ValueError: fewer known words than one document takes.
         """
-        check_integer("length", length, low=2)
+        length = check_integer("length", length, low=2)
         tokens = self(words)
         if len(tokens) < length:
             raise ValueError(

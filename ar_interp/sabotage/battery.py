@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from ar_interp import checkpoints
-from ar_interp._checks import check_integer
+from ar_interp._checks import check_seed
 from ar_interp._moods import calm
 from ar_interp._shown import watched
 from ar_interp.sabotage.chains import CHAINS
@@ -61,7 +61,7 @@ def run_battery(
     Raises:
         ValueError: an unknown name, no name; an expectation of a claim that is not made of the model.
     """
-    check_integer("seed", seed, low=0)
+    check_seed(seed)
     chosen = list(battery) if names is None else list(names)
     unknown = [name for name in chosen if name not in battery]
     if unknown or not chosen:

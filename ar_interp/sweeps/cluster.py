@@ -76,7 +76,7 @@ def on_dask(shards: Sequence[Shard], *, jobs: int, scheduler: str | None) -> Ite
                     quiet = {"silence_logs": logging.CRITICAL, **LOOPBACK}
                     stack.enter_context(dask.config.set(OF_PROCESSES))
                     cluster: Any = distributed.LocalCluster(
-                        n_workers=jobs, threads_per_worker=1, processes=True, **quiet
+                        n_workers=min(jobs, len(left)), threads_per_worker=1, processes=True, **quiet
                     )
                     address = stack.enter_context(cluster).scheduler_address
                 client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)

@@ -72,18 +72,8 @@ def read_rows(source: str | Path) -> SweptRows:
     plan, path = read_plan(source), Path(source).with_suffix(".parquet")
     if plan.n_seeds > MAX_ROWS:
         raise CheckpointError(f"{name_of(Path(source))} asks for {plan.n_seeds:,} rows, at most {MAX_ROWS:,} are read.")
-    table = parts.read_table(path, parts.schema_of(plan.shards[0]), plan.n_seeds)
-    asked: dict[str, list[Any]] = {name: [] for name in (*plan.axes, "seed")}
-    for shard in plan.shards:
-        first, n = shard.training.seed, shard.training.n_seeds
-        for name, value in shard.point.items():
-            asked[name] += [value] * n
-        asked["seed"] += range(first, first + n)
-    for name, values in asked.items():
-        if table[name].to_pylist() != values:
-            raise CheckpointError(f"{name_of(path)} holds other trainings than {name_of(Path(source))}: see {name!r}.")
-    rows = table.to_pandas()
-    return SweptRows(plan=plan, table=rows.assign(device=rows["device"].str[:64]))
+    table = parts.read_table(path, plan.shards)
+    return SweptRows(plan=plan, table=table.to_pandas())
 
 
 def write_rows(source: str | Path, folder: str | Path, path: str | Path) -> None:

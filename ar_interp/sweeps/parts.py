@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ar_interp._files import CheckpointError, name_of, opened
+from ar_interp._files import LONGEST_TEXT, CheckpointError, name_of, opened
 from ar_interp._writing import write_file
 from ar_interp.sweeps.columns import Column
 from ar_interp.sweeps.plan import Shard, Value
 from ar_interp.sweeps.shards import Table
 
-MAX_BYTES = 2**26  # of a part
+MAX_BYTES = 2**26  # of a part, also unpacked
 TEXT, VERSIONS = b"ar_interp.shard", b"ar_interp.versions"  # metadata
 LIBRARIES = ("ar_interp", "torch", "numpy", "pyarrow")
 TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
@@ -46,33 +46,65 @@ def read(folder: Path, shard: Shard) -> list[dict[str, Any]]:
         if metadata.get(TEXT) != shard.text.encode():
             raise CheckpointError(f"{name_of(path)} holds another shard than its name says.")
 
-    return read_table(path, schema_of(shard), shard.training.n_seeds, check).to_pylist()
+    return read_table(path, [shard], check).to_pylist()
 
 
 def read_table(
-    path: Path, schema: pa.Schema, n_rows: int, check: Callable[[dict[bytes, bytes]], None] = lambda metadata: None
+    path: Path, shards: Sequence[Shard], check: Callable[[dict[bytes, bytes]], None] = lambda metadata: None
 ) -> pa.Table:
-    """The table in a file that may come from anybody.
+    """The rows of shards, in their order, in a file that may come from anybody.
 
     Args:
+        shards: with the same columns.
         check: raises an error where its metadata are not as they must be.
     Raises:
-        CheckpointError: it is damaged or too large, or has other columns or another number of rows.
+        CheckpointError: it is damaged or too large, has other columns, or holds other trainings.
     """
+    where, schema, n_rows = name_of(path), schema_of(shards[0]), sum(shard.training.n_seeds for shard in shards)
     with opened(path) as (file, size):
         content = file.read(MAX_BYTES + 1) if size <= MAX_BYTES else b""
     if max(size, len(content)) > MAX_BYTES:
-        raise CheckpointError(f"{name_of(path)} is larger than {MAX_BYTES} bytes.")
+        raise CheckpointError(f"{where} is larger than {MAX_BYTES} bytes.")
     try:
         found = pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True)
         check(found.schema_arrow.metadata or {})
         if found.metadata.num_rows != n_rows:
-            raise CheckpointError(f"{name_of(path)} holds {found.metadata.num_rows} rows, and {n_rows} are asked for.")
+            raise CheckpointError(f"{where} holds {found.metadata.num_rows} rows, and {n_rows} are asked for.")
         if found.schema_arrow != schema:
-            raise CheckpointError(f"{name_of(path)} has other columns than what was asked for.")
-        return found.read()
+            raise CheckpointError(f"{where} has other columns than what was asked for.")
+        table = _unpacked(content, found, where)
     except (pa.ArrowException, OSError) as error:
-        raise CheckpointError(f"{name_of(path)} is damaged: {error}") from error
+        raise CheckpointError(f"{where} is damaged: {error}") from error
+    if table["loss"].null_count:
+        raise CheckpointError(f"{where} lacks losses.")
+    for name, values in _asked(shards).items():
+        if table[name].to_pylist() != values:
+            raise CheckpointError(f"{where} holds other trainings than those asked for: see {name!r}.")
+    return table
+
+
+def _unpacked(content: bytes, found: pq.ParquetFile, where: str) -> pa.Table:
+    """The table; a small file of a large one is refused, also where a long text stands in many rows."""
+    size = sum(found.metadata.row_group(k).total_byte_size for k in range(found.num_row_groups))
+    if size > MAX_BYTES:
+        raise CheckpointError(f"{where} is larger than {MAX_BYTES} bytes once it is unpacked.")
+    texts = [field.name for field in found.schema_arrow if field.type == pa.string()]
+    once = pq.ParquetFile(io.BytesIO(content), read_dictionary=texts, page_checksum_verification=True).read()
+    for name in texts:
+        if any(len(text or "") > LONGEST_TEXT for chunk in once[name].chunks for text in chunk.dictionary.to_pylist()):
+            raise CheckpointError(f"{where}: {name!r} holds texts longer than {LONGEST_TEXT} letters.")
+    return once.cast(found.schema_arrow)
+
+
+def _asked(shards: Sequence[Shard]) -> dict[str, list[Any]]:
+    """What stands in the columns that say which training a row is of."""
+    asked: dict[str, list[Any]] = {name: [] for name in (*shards[0].point, "seed")}
+    for shard in shards:
+        first, n = shard.training.seed, shard.training.n_seeds
+        for name, value in shard.point.items():
+            asked[name] += [value] * n
+        asked["seed"] += range(first, first + n)
+    return asked
 
 
 def as_bytes(table: pa.Table) -> bytes:

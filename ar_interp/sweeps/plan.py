@@ -12,7 +12,7 @@ from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
-from ar_interp._checks import check_choice, check_integer
+from ar_interp._checks import check_choice, check_integer, check_seed
 from ar_interp._files import CheckpointError, check_keys, check_text, faults_of, name_of, read_text
 from ar_interp._parts import build, build_config, build_process
 from ar_interp._shown import Shown
@@ -157,7 +157,7 @@ def _planned(values: Mapping[str, Any], where: str) -> Plan:
     check_keys(common, of_training, set(), f"{where}: training")
     common = {key: _typed(TrainConfig, key, value) for key, value in common.items()}
     with faults_of(f"{where}: training"):
-        first = check_integer("seed", common.pop("seed", 0), low=0)
+        first = check_seed(common.pop("seed", 0))
     grids = values["grid"] if isinstance(values["grid"], list) else [values["grid"]]
     model_fields = _fields_of(preset)
     tables = [

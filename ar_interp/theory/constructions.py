@@ -1,5 +1,6 @@
 """Weights by hand that sit exactly at the closed forms: known answers for probes, and starting points."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ from ar_interp._checks import as_real_array, check_integer, check_number
 from ar_interp._shown import shown, shown_html
 from ar_interp.seeds import generator_of
 from ar_interp.theory.diagonal import check_even, check_scale, kappa_to_ratio
+
+LARGEST = 2**14  # rows of a matrix, which then takes 2 GB
 
 
 class KappaFamily(NamedTuple):
@@ -27,7 +30,8 @@ def positional_weights(*, n_ctx: int, previous: float, last: float) -> Float[Ten
 
     Row r holds T = r + 2, so `previous` is on the diagonal and `last` right of it; the last row is unused.
     """
-    check_integer("n_ctx", n_ctx, low=2)
+    check_integer("n_ctx", n_ctx, low=2, high=LARGEST)
+    previous, last = (check_number(name, x, low=-math.inf) for name, x in (("previous", previous), ("last", last)))
     P = previous * torch.eye(n_ctx, dtype=torch.float64, device="cpu")
     P[-1] = 0
     P.diagonal(1).fill_(last)
@@ -112,7 +116,7 @@ def factor_heads(
 
 def _on_pairs(dim: int, n_pairs: int | None, block: Tensor) -> tuple[Float[Tensor, "dim dim"], int]:
     """The block on each of the first pairs, all if None; zero elsewhere; and the number of coordinates covered."""
-    check_even(dim)
+    check_even(check_integer("dim", dim, low=1, high=LARGEST))
     n_pairs = check_integer("n_pairs", dim // 2 if n_pairs is None else n_pairs, low=1, high=dim // 2)
     C = torch.zeros(dim, dim, dtype=torch.float64, device="cpu")
     C[: 2 * n_pairs, : 2 * n_pairs] = torch.block_diag(*[block] * n_pairs)
