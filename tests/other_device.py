@@ -77,7 +77,10 @@ def _compute(function, args, kwargs):
         there = isinstance(args[0], There)
     bare, *options = _mapped(lambda x: x.here if isinstance(x, There) else x, (args, *kwargs.values()))
     found = function(*bare, **dict(zip(kwargs, options, strict=True)))
-    return return_and_correct_aliasing(function, args, kwargs, _mapped(There, found)) if there else found
+    if not there:
+        return found
+    with torch.inference_mode(False):  # in which a view cannot be told its base
+        return return_and_correct_aliasing(function, args, kwargs, _mapped(There, found))
 
 
 class _Factories(TorchDispatchMode):
