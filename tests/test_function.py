@@ -211,6 +211,20 @@ def test_whoever_answers_otherwise_in_one_condition_is_caught_there(check):
     assert model.training
 
 
+def test_a_precision_that_is_refused_is_no_other_function():
+    class Strict(HookedARTransformer):
+        def forward(self, tokens):
+            if tokens.dtype != self.W_Q.dtype:
+                raise RuntimeError("expected m1 and m2 to have the same dtype")
+            return super().forward(tokens)
+
+    model = augmented()
+    model.__class__ = Strict
+    found = function_deviation(model)
+    assert found.largest < 1
+    assert "tokens of either precision" in found.checks
+
+
 def test_what_a_model_said_before_counts():
     early = conditions.half_as_much_again(conditions.early)(augmented(), None, 0)
     tokens = tokens_of(early.config)

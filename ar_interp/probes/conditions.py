@@ -5,7 +5,7 @@ Beside a clean model of the same weights, which is exact: the same tokens give t
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -123,9 +123,11 @@ class Conditions:
         """Tokens of either precision, real ones where they may be complex, and unusual ones."""
         if are_ids(tokens):
             return
-        for part in (tokens, tokens.real) if tokens.is_complex() else (tokens,):
-            for dtype in (torch.float32, torch.float64):
-                self._beside("tokens of either precision", part.to(dtype.to_complex() if part.is_complex() else dtype))
+        kinds = (torch.float32, torch.float64, *((torch.complex64, torch.complex128) if tokens.is_complex() else ()))
+        for kind in kinds:
+            part = tokens if kind.is_complex == tokens.is_complex() else tokens.real
+            with suppress(RuntimeError, TypeError, ValueError):  # to refuse them is no other function
+                self._beside("tokens of either precision", part.to(kind))
         for other in _unusual(tokens):
             self._beside("unusual tokens", other)
 
