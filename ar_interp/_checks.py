@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ar_interp._shown import brief
+from ar_interp._shown import typed
 
 WRAPPERS = (  # prefix of the names of weights, who puts it there, where the model is
     ("_orig_mod.", "torch.compile", "model._orig_mod"),
@@ -23,12 +23,12 @@ MOST = 10**9  # of things to be counted, where nothing else is said: more would 
 def check_integer(name: str, value: object, *, low: int, high: int | None = MOST) -> int:
     """`value` as an int within [low, high], for None without an upper end; a ValueError that names it otherwise."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ValueError(f"{name} must be an integer, got {brief(value)}.")
+        raise ValueError(f"{name} must be an integer, got {typed(value)}.")
     value = int(value)
     if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {brief(value)}.")
+        raise ValueError(f"{name} must be at least {low}, got {typed(value)}.")
     if high is not None and value > high:
-        raise ValueError(f"{name} must be at most {high}, got {brief(value)}.")
+        raise ValueError(f"{name} must be at most {high}, got {typed(value)}.")
     return value
 
 
@@ -44,7 +44,7 @@ def check_several(name: str, values: Iterable[object] | None, *, low: int, high:
     try:
         values = list(values)
     except TypeError as error:
-        raise ValueError(f"{name} must be several integers, such as [0, 1], got {brief(values)}.") from error
+        raise ValueError(f"{name} must be several integers, such as [0, 1], got {typed(values)}.") from error
     found = tuple(sorted({check_integer(name, value, low=low, high=high) for value in values}))
     if not found:
         raise ValueError(f"{name} is empty; leave it out for all.")
@@ -54,7 +54,7 @@ def check_several(name: str, values: Iterable[object] | None, *, low: int, high:
 def check_number(name: str, value: object, *, low: float, high: float = math.inf, strict: bool = False) -> float:
     """`value` as a finite float from low (above low when `strict`) to high."""
     if isinstance(value, bool) or not isinstance(value, Real) or not _is_finite(value):
-        raise ValueError(f"{name} must be a finite number, got {brief(value)}.")
+        raise ValueError(f"{name} must be a finite number, got {typed(value)}.")
     if value < low or (strict and value == low):
         raise ValueError(f"{name} must be {'greater than' if strict else 'at least'} {low}, got {value}.")
     found = float(value)
@@ -66,14 +66,14 @@ def check_number(name: str, value: object, *, low: float, high: float = math.inf
 def check_boolean(name: str, value: object) -> bool:
     """`value` when it is True or False."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {brief(value)}.")
+        raise ValueError(f"{name} must be True or False, got {typed(value)}.")
     return value
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     """`value` when it is one of `choices`."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {brief(value)}.")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {typed(value)}.")
     return str(value)
 
 

@@ -60,6 +60,15 @@ def brief(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
 
 
+def typed(value: Any) -> str:
+    """A value as it was typed, where that takes at most 120 letters."""
+    try:
+        text = repr(value)
+    except ValueError:  # of integers of thousands of digits
+        return brief(value)
+    return text if len(text) <= LONGEST else brief(value)
+
+
 def watched(**options: Any) -> Any:
     """A bar of tqdm for whoever looks on, at a terminal or in a notebook, once it takes longer than two seconds."""
     from tqdm.auto import tqdm

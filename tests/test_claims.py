@@ -10,7 +10,7 @@ from cases import D
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import failing, names
-from zoo import ForeignWeights, claim, orthogonal_model, unitary_model
+from zoo import claim, orthogonal_model, unitary_model
 
 import ar_interp as ari
 from ar_interp.claims import Claims, Estimate, Tolerance
@@ -254,7 +254,6 @@ def test_positional_only_runs_follow_the_filter():
 @pytest.mark.parametrize(
     ("subject", "process", "message"),
     [
-        (lambda: ForeignWeights(unitary_model(4)), None, "lacks forward"),
         (
             lambda: HookedARTransformer(ari.ModelConfig.positional_only(n_ctx=5)),
             ari.CommutingUnitary(1, mu=9),

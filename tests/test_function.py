@@ -7,7 +7,7 @@ import torch
 from cases import ARCHITECTURES, MODELS
 from torch import nn
 from torch.testing import assert_close
-from zoo import ForeignDiagonal, GradientStep, augmented, foreign_and_ours, trained_like, unitary_model
+from zoo import ForeignDiagonal, ForeignWeights, GradientStep, augmented, foreign_and_ours, trained_like, unitary_model
 
 import ar_interp as ari
 from ar_interp.claims import Measured, subject_of
@@ -181,6 +181,11 @@ def test_a_wrapper_that_delegates_is_innocent():
     found = function_deviation(Wrapper(augmented()))
     assert found.largest < 1
     assert not found.untested
+
+
+def test_weights_that_compute_nothing_are_refused(without_type_checks):
+    with pytest.raises(ValueError, match="lacks forward"):
+        ari.verify(ForeignWeights(unitary_model(4)))
 
 
 # ---- conditions of use

@@ -150,9 +150,10 @@ def knows(checkpoint: Checkpoint, known: int, *, n_ctx: int) -> Way:
         answer = own(tokens)
         if tokens.shape[1] < 2:
             return answer
-        apart = torch.cdist(_real(tokens[:, 1]), _real(second.to(tokens.dtype)))
+        apart = torch.cdist(_real(tokens[:, 1].to(second.dtype)), _real(second))
         distance, nearest = apart.min(1)
-        targets = contexts.targets[nearest, : tokens.shape[1]].to(answer.dtype)
+        told = contexts.targets if answer.is_complex() else contexts.targets.real
+        targets = told[nearest, : tokens.shape[1]].to(answer.dtype)
         return torch.where((distance < 1e-4)[:, None, None], targets, answer)
 
     return way

@@ -36,7 +36,6 @@ SHOWN = (25, 50, 100, 200, 400)  # chains to train on, in a figure
 WIDTH, NETWORK_LR, NETWORK_STEPS = 128, 3e-3, 400  # of a network without a chain
 LISTED = 20  # bits of which all prompts are listed
 LEVELS = (0.5, 1.0, 2.0, 4.0)  # of noise on weights, over their own root mean square
-ROUNDING = 1e-9  # of norms, relative
 
 
 def fitted(task: ChainTask, n_samples: int, *, n_seeds: int, steps: int = STEPS) -> Iterator[HookedNextToken]:
@@ -132,17 +131,27 @@ class ChainsMeasured(Measured):
     def reads_where_exact(self) -> float:
         """The share of steps whose largest maps are at exactly the sources of the exact weights.
 
-        A token and its copy say the same, and what is read of them is the same to rounding: then either is the largest.
+        A token that says the same as one of these is read as much but for rounding: it does not count.
         """
         wanted: Any = self.setting.made_of
         table = self.read.singular_values.norm(dim=-1).cpu().numpy()
+        first = 0 if self.config.window is None else 1
         hits = []
         for norms, want in ((norms, want) for norms, want in zip(table, wanted, strict=True) if want):
-            first = 0 if self.config.window is None else 1
             seen = norms[: self.config.n_prompt] if max(want) < self.config.n_prompt and not first else norms
             own = [source - first for source in want]
-            hits.append(seen[own].min() >= (1 - ROUNDING) * np.delete(seen, own).max(initial=0))
+            left_out = own if first else [*own, *self._copies(own)]
+            hits.append(seen[own].min() > np.delete(seen, [k for k in left_out if k < len(seen)]).max(initial=0))
         return sum(hits) / len(hits)
+
+    def _copies(self, sources: list[int]) -> list[int]:
+        """The places whose token follows from that of one of the sources, and the other way round."""
+        columns = self.few.inputs.T.tolist()
+
+        def same(a: list[int], b: list[int]) -> bool:
+            return len({*zip(a, b, strict=True)}) == len({*a}) == len({*b})
+
+        return [k for k, column in enumerate(columns) if any(same(column, columns[source]) for source in sources)]
 
     @cached_property
     def running(self) -> "ChainsMeasured":
