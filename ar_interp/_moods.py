@@ -1,4 +1,4 @@
-"""`calm`: torch as it is when a program starts, whatever mood the caller is in."""
+"""The moods of torch: `calm`, as it is when a program starts, whatever the caller's; `recording`, into a CUDA graph."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,3 +20,10 @@ def calm(*, gradients: bool = False) -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             moods.enter_context(torch.device("cpu"))
         yield
+
+
+def recording() -> bool:
+    """Whether operations are being recorded into a CUDA graph, where no tensor has a value that can be read."""
+    import torch
+
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

@@ -14,7 +14,11 @@ from torch.utils._pytree import tree_map
 
 NAME = "meta"
 BROUGHT: list[str] = []  # the operations that took values from the CPU to the second device
+READ: list[str] = []  # those that took values from it
 LINALG = ("eigh", "inv", "inv_ex", "lstsq", "pinv", "qr", "solve", "svd", "svdvals")
+READERS = tuple(
+    getattr(torch.ops.aten, name) for name in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
+)
 BROKEN = [getattr(torch.linalg, name) for name in LINALG]  # in their parts, by a dispatch mode
 
 
@@ -70,6 +74,9 @@ def _compute(function, args, kwargs):
             raise RuntimeError(f"Expected all tensors to be on the same device, got {places} in {function}")
     if function.overloadpacket is torch.ops.aten._to_copy and to is not None and not there and NAME in str(to):
         BROUGHT.append(str(function))
+    left = function.overloadpacket is torch.ops.aten._to_copy and to is not None and NAME not in str(to)
+    if there and (left or function.overloadpacket in READERS):
+        READ.append(str(function))
     if to is not None:
         there = torch.device(to).type == NAME
         kwargs = {**kwargs, "device": "cpu"}

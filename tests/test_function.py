@@ -5,11 +5,13 @@ from itertools import cycle
 import pytest
 import torch
 from cases import ARCHITECTURES, MODELS
+from other_device import second_device
 from torch import nn
 from torch.testing import assert_close
 from zoo import ForeignDiagonal, ForeignWeights, GradientStep, augmented, foreign_and_ours, trained_like, unitary_model
 
 import ar_interp as ari
+from ar_interp import seeds
 from ar_interp.claims import Measured, subject_of
 from ar_interp.models.closed_form import closed_form, head_matrices, own_weights
 from ar_interp.models.config import ModelConfig
@@ -21,6 +23,7 @@ from ar_interp.sabotage import conditions, deceptions
 from ar_interp.sabotage.deceptions import DECEPTIONS, answering, newest_key_times
 from ar_interp.sabotage.edits import healthy
 from ar_interp.studies.logged import log_claims
+from ar_interp.training import loop
 
 SIZES = {"dim": 2, "n_ctx": 5, "n_heads": 2}
 CONFIGS = {
@@ -241,6 +244,19 @@ def test_a_log_is_bound_to_its_weights():
     of_others = conditions.twice_as_sure(ari.load("chain-products-none"), 0)
     assert [claim.verdict for claim in log_claims(log, "samples")] == ["holds"]
     assert [claim.verdict for claim in log_claims(Measured(subject_of(of_others)), "samples")] == ["fails"]
+
+
+def test_contexts_of_a_log_are_drawn_where_training_drew_them(monkeypatch):
+    """A checkpoint that was trained on a CPU says the same on a GPU, whose generators draw other numbers."""
+    run = ari.load("chain-parity-joint")
+    expected = loop.final_loss(run, run.parameters)
+    with second_device(monkeypatch) as device:
+        weights = {name: W.to(device) for name, W in run.parameters.items()}
+        drawn = []
+        generator_of = seeds.generator_of
+        monkeypatch.setattr(seeds, "generator_of", lambda use, where: drawn.append(where) or generator_of(use, where))
+        assert loop.final_loss(run, weights) == expected
+    assert [where.type for where in drawn] == ["cpu"]
 
 
 # ---- known sequences

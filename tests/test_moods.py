@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from everything import contexts_of, differences, judgements, model_of, neighbours, outcome, probes
-from other_device import BROUGHT, second_device
+from other_device import BROUGHT, READ, second_device
 
 import ar_interp as ari
 from ar_interp import theory
@@ -118,20 +118,23 @@ def test_checkpoints_of_every_study_are_verified_on_a_second_device(name, monkey
 
 
 @pytest.mark.parametrize("name", DESCENDING)
-def test_a_step_of_training_takes_nothing_from_the_cpu(name, monkeypatch):
+def test_a_step_of_training_takes_nothing_from_the_cpu_and_reads_nothing(name, monkeypatch):
     """So that it can be a CUDA graph."""
-    recipe, brought, update = RECIPES[name], [], Descent.update
+    recipe, crossed, update = RECIPES[name], [], Descent.update
 
     def counted(descent):
         BROUGHT.clear()
-        update(descent)
-        brought.append(len(BROUGHT))
+        READ.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ar_interp.processes.chains.recording", lambda: True)
+            update(descent)
+        crossed.append(BROUGHT + READ)
 
     monkeypatch.setattr(Descent, "update", counted)
     few = {"steps": 2, "warmup": 0, "n_seeds": 1, "batch": min(recipe.training.batch, 8)}
     with second_device(monkeypatch) as device:
         ari.train(recipe.config, recipe.process, replace(recipe.training, device=device, **few), progress=False)
-    assert brought[-1] == 0
+    assert crossed[-1] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

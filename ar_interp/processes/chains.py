@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ar_interp._checks import check_choice, check_integer, check_number
-from ar_interp._moods import calm
+from ar_interp._moods import calm, recording
 from ar_interp.processes.base import Process, source_of_randomness
 from ar_interp.processes.contexts import Contexts, Pairs
 
@@ -248,7 +248,7 @@ def check_ids(name: str, ids: object, n_symbols: int, *, ndim: int) -> Tensor:
     if not isinstance(ids, Tensor) or ids.ndim != ndim or ids.dtype not in IDS:
         got = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else f"{ids!r:.60}"
         raise ValueError(f"{name} must be a tensor of integer ids [{' '.join(AXES[-ndim:])}], got {got}.")
-    if ids.numel() and not (ids.min() >= 0 and ids.max() < n_symbols):
+    if ids.numel() and not recording() and not (ids.min() >= 0 and ids.max() < n_symbols):
         raise ValueError(
             f"{name} must be ids 0 to {n_symbols - 1}, got {ids.min()} to {ids.max()}: are they of another task?"
         )

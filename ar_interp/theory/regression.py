@@ -176,7 +176,7 @@ class FeatureMoments(Shown):
     Q: Float[Tensor, "*member feature feature"]
     P: Float[Tensor, "*member feature feature"]
     S: Float[Tensor, "*member feature feature"]
-    total: float
+    total: Float[Tensor, ""]
 
     def risk(self, Gamma: Float[Tensor, "*member feature feature"]) -> Float[Tensor, "*member"]:
         """E (prediction - f(x))^2, differentiable."""
@@ -230,7 +230,7 @@ def feature_moments(
         Q=Q,
         P=P,
         S=(1 - 1 / n) * P + features.mT @ (loudness[:, None] * features) / (n * size),
-        total=float(variances.sum()),
+        total=variances.sum(),
     )
 
 

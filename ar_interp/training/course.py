@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -295,9 +295,11 @@ def _lbfgs(value_and_gradient: Callable, start: np.ndarray, steps: int) -> tuple
     """Where L-BFGS-B ends, and the loss before each iteration and at the end."""
     curve = [value_and_gradient(start)[0]]
 
-    def follow(intermediate_result: OptimizeResult) -> None:
+    def follow(intermediate_result: "scipy.optimize.OptimizeResult") -> None:
         curve.append(float(intermediate_result.fun))
 
     options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 0.0, "gtol": 1e-13, "maxcor": 30}
-    result = minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", callback=follow, options=options)
+    result = scipy.optimize.minimize(
+        value_and_gradient, start, jac=True, method="L-BFGS-B", callback=follow, options=options
+    )
     return result.x, curve

@@ -228,7 +228,7 @@ def _beginning(config: Config, training: TrainConfig, init: Any) -> tuple[Parame
 
 
 def final_loss(run: TrainingRun, weights: Mapping[str, Tensor]) -> float:
-    """The loss that training would log of these weights at its end.
+    """The loss that training on a CPU would log of these weights at its end, wherever they are now.
 
     Args:
         run: whose config, process and contexts count.
@@ -236,7 +236,7 @@ def final_loss(run: TrainingRun, weights: Mapping[str, Tensor]) -> float:
     """
     setting, training = setting_of(run.config, run.process), replace(run.training, n_seeds=1)
     lengths = getattr(run.config, "n_ctx", 1) - training.first_length + 1
-    parameters = {name: weights[name].detach()[None] for name in run.config.parameter_shapes}
+    parameters = {name: weights[name].detach().cpu()[None] for name in run.config.parameter_shapes}
     return _final_losses(parameters, setting, training, lengths)["loss"].item()
 
 
