@@ -92,9 +92,13 @@ def test_contexts_on_the_cpu_are_brought_to_the_model():
 
 @pytest.mark.parametrize("name", available())
 def test_shipped_checkpoints_hold_there_what_they_hold_here(name):
+    """On other contexts, which its generators draw: what is decided barely may be undecided, and no more."""
     recorded = records.read(ari.load(name))
-    there = ari.verify(ari.load(name, device="cuda"), seed=recorded.seed)
-    assert {claim.name: claim.verdict for claim in there} == {row["name"]: row["verdict"] for row in recorded.rows}
+    here = {row["name"]: row["verdict"] for row in recorded.rows}
+    there = {claim.name: claim.verdict for claim in ari.verify(ari.load(name, device="cuda"), seed=recorded.seed)}
+    assert there.keys() == here.keys()
+    apart = {claim: (here[claim], there[claim]) for claim in here if here[claim] != there[claim]}
+    assert not [claim for claim, verdicts in apart.items() if set(verdicts) == {"holds", "fails"}], apart
 
 
 def test_the_report_is_made_there():

@@ -90,7 +90,7 @@ class Descent:
         self.some_rest = device.type == "cuda" or stop_below is not None  # a graph cannot ask
         self.on_graph = False
         self._run = self.update
-        if device.type == "cuda":
+        if device.type == "cuda" and not training.solve:  # the attempt to record eigenvectors breaks their library
             state = [self.flat, self.losses, self.stopped, self.count, self.mean, self.square]
             self._run, self.on_graph = as_graph(self.update, state, generators)
 
