@@ -1,5 +1,6 @@
 """Features and kernel of a model of prompts beside theory: probe, claims, figures, sabotaged models."""
 
+import math
 from dataclasses import replace
 
 import pandas as pd
@@ -14,6 +15,7 @@ from ar_interp.probes.regression import excess_by_tasks, kernel_structure, of_fe
 from ar_interp.sabotage import run_battery
 from ar_interp.studies import exhibits_of
 from ar_interp.studies.regression import claims as regression_claims
+from ar_interp.studies.regression import recipes
 
 NAME = "regression-high"
 PROCESS = ari.NonparametricRegression(variances=[0.01, 0.2, 0.2, 0.05, 0.05, 0.3, 0.3])
@@ -127,6 +129,15 @@ def test_a_model_of_sequences_is_refused():
     softmax = RegressionConfig(n_features=2, n_ctx=4, width=4, attention="softmax").build(PROCESS)
     with pytest.raises(ValueError, match="by linear attention, as RegressionConfig builds it, got HookedRegression"):
         kernel_structure(softmax)
+
+
+def test_recipes_do_not_depend_on_how_python_sums(monkeypatch):
+    """Which is compensated from 3.12 on. A process that differs in a last digit would be another one."""
+    monkeypatch.setattr(recipes, "sum", math.fsum, raising=False)
+    high = recipes.RECIPES["regression-high"].process
+    assert (
+        recipes._by_rank([3, 5, 1, 2, 4, *range(6, 41)], constant=1e-3) == high == ari.load("regression-high").process
+    )
 
 
 def test_a_shipped_model_has_its_figures_and_none_of_sequences():

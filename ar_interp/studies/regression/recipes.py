@@ -1,6 +1,7 @@
 """Recipes of the study of regression."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from ar_interp.models.features import RegressionConfig
@@ -14,7 +15,8 @@ def _by_rank(frequencies: Sequence[int], constant: float) -> NonparametricRegres
     variances = [constant] + [0.0] * (2 * max(frequencies))
     for rank, m in enumerate(frequencies, start=1):
         variances[2 * m - 1] = variances[2 * m] = rank**-3.0
-    return NonparametricRegression(variances=[value / sum(variances) for value in variances])
+    *_, total = accumulate(variances)  # in this order: `sum` has other last digits from Python 3.12 on
+    return NonparametricRegression(variances=[value / total for value in variances])
 
 
 ADAM: dict[str, Any] = {"optimizer": "adam", "lr": 3e-3, "schedule": "cosine", "steps": 2000, "device": "cpu"}
