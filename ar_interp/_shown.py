@@ -4,8 +4,9 @@ import sys
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 LONGEST = 120  # letters of a field
 FEW = 6  # numbers in a line
 ROWS = 8  # of a table in a notebook
@@ -22,6 +23,14 @@ class Shown:
 
     def _repr_html_(self) -> str:
         return shown_html(self)
+
+
+class ByName(dict[str, T]):
+    """A dict that shows how many entries it has and the first names."""
+
+    def __repr__(self) -> str:
+        first = ", ".join(list(self)[:FEW])
+        return f"{len(self)} by name: {first}{', ...' if len(self) > FEW else ''}"
 
 
 def shown(self: Any) -> str:

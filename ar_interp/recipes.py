@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+from ar_interp._shown import ByName
 from ar_interp.checkpoints import Checkpoint, is_shipped
 from ar_interp.claims import Claim
 from ar_interp.studies import Recipe, all_studies
@@ -16,8 +17,8 @@ __all__ = [
 ]
 
 
-def _collected() -> dict[str, Recipe]:
-    found: dict[str, Recipe] = {}
+def _collected() -> ByName[Recipe]:
+    found = ByName[Recipe]()
     for study in all_studies():
         for name, recipe in study.recipes.items():
             if name in found:
@@ -27,7 +28,7 @@ def _collected() -> dict[str, Recipe]:
     return found
 
 
-RECIPES: dict[str, Recipe] = _collected()
+RECIPES = _collected()
 
 
 def listing() -> list[dict[str, Any]]:

@@ -123,20 +123,23 @@ def test_what_is_passed_by_mistake_is_told_what_to_pass(checkpoint, sequences, c
 
 
 def test_objects_show_themselves_in_a_few_lines(checkpoint, sequences):
-    other = checkpoint.process.contexts(32, 20, seed=1)
+    other, squares = checkpoint.process.contexts(32, 20, seed=1), ari.load("regression-squares")
     found = [
         checkpoint, checkpoint.model, checkpoint.process, checkpoint.config, checkpoint.training, sequences,
         sequences.pairs(), own_claim(), ari.Claims(NAME, [own_claim()]), ari.verify(SMALL, seed=0, n=16),
         ari.recover_context(NAME, sequences), ari.head_orthogonality(NAME), ari.positional_structure(NAME),
         ari.circuits(NAME), ari.swap_context(NAME, sequences, other), ari.ablate_heads(NAME, sequences),
         ari.setting_of(checkpoint.config, checkpoint.process), ari.load("augmented-haar-l4-keys").model,
-        ari.theory.kappa_family(dim=10, kappa=1.0, n_ctx=20), ari.recipes.RECIPES[NAME], ari.studies.STUDIES[0],
+        ari.theory.kappa_family(dim=10, kappa=1.0, n_ctx=20), ari.recipes.RECIPES[NAME], ari.recipes.RECIPES,
+        ari.studies.STUDIES, ari.testing.BATTERY, ari.setting_of(squares.config, squares.process),
     ]  # fmt: skip
     for item in found:
         assert len(repr(item)) < LONGEST, type(item).__name__
         if hasattr(item, "_repr_html_"):
             assert "<" in item._repr_html_()
     assert "tokens=complex128 [32, 21, 10]" in repr(sequences)
+    assert repr(ari.studies.STUDIES[0]) == f"Study('diagonal heads', {len(ari.studies.STUDIES[0].recipes)} recipes)"
+    assert repr(ari.recipes.RECIPES).startswith(f"{len(ari.recipes.RECIPES)} by name: diagonal-unitary-h5, diagonal-")
     assert repr(found[8]) == f"Claims('{NAME}', seed None: 1 holds, 0 fails, 0 undecided, 0 void)"
     assert "e_m=5.73" in repr(found[11])
     assert "error_per_token" in found[10]._repr_html_()

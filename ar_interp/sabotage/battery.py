@@ -7,7 +7,7 @@ import pandas as pd
 from ar_interp import checkpoints
 from ar_interp._checks import check_seed
 from ar_interp._moods import calm
-from ar_interp._shown import watched
+from ar_interp._shown import ByName, watched
 from ar_interp.sabotage.chains import CHAINS
 from ar_interp.sabotage.conditions import CONDITIONS
 from ar_interp.sabotage.core import BatteryResult, Make, Sabotage, cells
@@ -40,7 +40,7 @@ PARTS: dict[str, dict[str, Sabotage]] = {
     "chains": CHAINS,
     "innocent": INNOCENT,
 }
-BATTERY = {name: sabotage for part in PARTS.values() for name, sabotage in part.items()}
+BATTERY = ByName({name: sabotage for part in PARTS.values() for name, sabotage in part.items()})
 
 
 @calm(gradients=True)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from ar_interp._kinds import Kind, load_plugins
+from ar_interp._shown import Shown
 from ar_interp.models.base import Config
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, Process
@@ -55,7 +56,7 @@ class ExpectedLoss(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Setting(Kind, ABC, root=True):
+class Setting(Shown, Kind, ABC, root=True):
     """A part of theory, applied to one model config and one process.
 
     A part of theory of your own is a subclass with a `kind`, `speaks_of`, and whichever answers it has; every answer

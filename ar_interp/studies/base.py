@@ -142,3 +142,6 @@ class Study(Shown):
     claims: Callable[[Subject], Iterable[Claim]] = lambda subject: ()
     exhibits: Callable[[], tuple[Exhibit, ...]] = tuple
     structures: Mapping[str, Structure] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}, {len(self.recipes)} recipes)"
