@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import ar_interp as ari
+from ar_interp.probes.algorithm import step_sizes
 from ar_interp.probes.last_token import replace_last_token
 
 pytestmark = pytest.mark.usefixtures("without_type_checks")
@@ -335,6 +336,12 @@ def test_processes_of_one_s_own(process, tmp_path):
         assert sequences.tokens[:, -1].norm(dim=1).mean() == pytest.approx(0.8**6, rel=1e-9)
     if isinstance(process, NarrowBand):
         assert sequences.phases.abs().max() <= 0.2
+
+
+def test_step_sizes_are_found_where_sequences_grow():
+    """A step too large is as bad as can be, and no overflow."""
+    sizes = step_sizes(SecondOrder(4), length=12)
+    assert all(0 < size < 1 for size in sizes)
 
 
 def test_a_figure_is_as_wide_as_a_column(tmp_path, monkeypatch):

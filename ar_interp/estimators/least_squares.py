@@ -1,8 +1,9 @@
 """Least squares, its gradient steps, and the two sums over pairs that all of them are made of."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import scipy
 import torch
@@ -19,6 +20,7 @@ Tunable = TypeVar("Tunable", "GradientDescent", "NewtonSchulz")
 Context = Pairs | Tensor  # tokens [batch pos dim] are the pairs of neighbours
 SHORT = 128  # positions whose least squares are solved at once, each from all pairs before it
 CHUNK = 16  # of a longer context at a time
+HUGE = 1e100  # of errors that are tuned
 UNSURE = 1024  # positions at a time that rotations leave to an SVD
 
 
@@ -303,18 +305,27 @@ def tuned(
 ) -> Tunable:
     """The estimator with its step sizes scaled by the one factor that is best for contexts T = 2..length on average.
 
-    Minimises the mean squared error of the prediction over sampled sequences, by Brent's method on the logarithm of the
-    factor within [1/30, 30].
+    Minimises the mean squared error of the prediction over sampled sequences, see `best_factor`.
     """
     contexts = _tuning_contexts(process, batch, length, seed)
     pairs = contexts.pairs()
+    return estimator.scaled(best_factor(lambda factor: contexts.errors(estimator.scaled(factor)(pairs))[:, 1:], 1e-4))
+
+
+def best_factor(errors: Callable[[float], Tensor], precision: float) -> float:
+    """The factor within [1/30, 30] whose errors have the least mean, by Brent's method on its logarithm to base 2.
+
+    Args:
+        errors: of a factor; means from 1e100 on count alike, as the method multiplies them.
+        precision: of the logarithm.
+    """
 
     def loss(log_factor: float) -> float:
-        errors = contexts.errors(estimator.scaled(2.0**log_factor)(pairs))[:, 1:]
-        return errors.mean().nan_to_num(torch.inf).item()
+        return errors(2.0**log_factor).mean().nan_to_num(torch.inf).clamp(max=HUGE).item()
 
-    best = scipy.optimize.minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-4})
-    return estimator.scaled(2.0 ** float(best.x))
+    options = {"xatol": precision}
+    found: Any = scipy.optimize.minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options=options)
+    return 2.0 ** float(found.x)
 
 
 class Known(NamedTuple):

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy
 import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
@@ -32,6 +31,7 @@ from ar_interp.estimators import (
     Zero,
     apply,
 )
+from ar_interp.estimators.least_squares import best_factor
 from ar_interp.models.opened import Model
 from ar_interp.probes.batches import at_a_time, numbers_in_pass
 from ar_interp.probes.context import (
@@ -351,11 +351,7 @@ def _step_sizes(process: Process, length: int, per_pair: bool, steps: tuple[int,
     unit = 1 / spectra.eigenvalues[:, -1, -1].mean().item()  # of the largest eigenvalue at the longest context
 
     def best(k: int) -> float:
-        def loss(log_factor: float) -> float:
-            return spectra.losses(k, unit * 2.0**log_factor).mean().nan_to_num(torch.inf).item()
-
-        found: Any = scipy.optimize.minimize_scalar(loss, bounds=(-4.9, 4.9), method="bounded", options={"xatol": 1e-3})
-        return unit * 2.0 ** float(found.x)
+        return unit * best_factor(lambda factor: spectra.losses(k, unit * factor), 1e-3)
 
     return tuple(best(k) for k in watched(iterable=steps, desc="step sizes", unit=" tuned"))
 
