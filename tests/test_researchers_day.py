@@ -332,6 +332,7 @@ def test_processes_of_one_s_own(process, tmp_path):
     assert loaded.process == process
     assert ari.recover_context(loaded, sequences).errors["n"].iloc[0] == 64
     assert ari.setting_of(config, process).why_not
+    assert process.meaning == type(process).__doc__.partition("\n")[0].rstrip(".")
     if isinstance(process, Damped):
         assert sequences.tokens[:, -1].norm(dim=1).mean() == pytest.approx(0.8**6, rel=1e-9)
     if isinstance(process, NarrowBand):

@@ -26,7 +26,8 @@ class Process(Kind, ABC, root=True):
 
     Attributes:
         kind: the name in a saved file.
-        meaning: one sentence on the law, for reports.
+        meaning: one sentence on the law, for the explorer; the first line of the docstring if left out, never the
+            parent's.
         dim: size of what a model sees at a position.
         has_eigenbasis: it is autoregressive and all W share their eigenvectors, so that tokens are drawn in the basis
             where W is diagonal.
@@ -40,6 +41,11 @@ class Process(Kind, ABC, root=True):
     real_tokens: ClassVar[bool] = True
 
     dim: int
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "meaning" not in vars(cls):
+            cls.meaning = (cls.__doc__ or "").partition("\n")[0].rstrip(".")
 
     @abstractmethod
     def contexts(
