@@ -363,5 +363,7 @@ def test_a_figure_is_as_wide_as_a_column(tmp_path, monkeypatch):
     assert layout.xaxis.tickfont.size == pytest.approx(8 * 96 / 72)
     assert (layout.yaxis.dtick, 1.25 * layout.yaxis.tickfont.size) == (1, pytest.approx(8 * 96 / 72))
     assert figure.to_json() == before
+    ari.figures.save(figure.update_yaxes(range=[-31, 2]), tmp_path / "error.pdf")
+    assert written["figure"].layout.yaxis.dtick == 6  # decades: labels at each would lie on each other
     with pytest.raises(ValueError, match=r"the ending of path must be one of '\.pdf', '\.svg', '\.png', got '\.gif'"):
         ari.figures.save(figure, tmp_path / "error.gif")

@@ -74,13 +74,13 @@ def error_by_position(
     highest = np.ceil(np.log10(min(max(np.median(own), 1), 1 / LEAST)))
     last = drawn[drawn["estimator"] == names[-1]].iloc[-1]
     at_end = drawn[(drawn["T"] == last["T"]) & drawn["estimator"].isin(estimators)]
-    nearest, errors = "", [own.min()]
+    nearest = ""
     if len(at_end):
         matches = identification.matches.query("layer == @asked[-1] and estimator in @estimators")
         name = matches.loc[matches["distance_per_token"].idxmin(), "estimator"]
-        errors += at_end["error_per_token"][at_end["estimator"] == name].tolist()
-        nearest = f", {name}, whose predictions are the nearest, by {number(errors[-1])}"
-    lowest = np.floor(np.log10(max(min(errors), LEAST)))
+        error = at_end["error_per_token"][at_end["estimator"] == name].item()
+        nearest = f", {name}, whose predictions are the nearest, by {number(error)}"
+    lowest = np.floor(np.log10(max(own.min(), LEAST)))  # estimators may leave the frame, so that the rest is told apart
     return styled(
         figure,
         title=f"At T = {last['T']} the model errs by {number(last['error_per_token'])}{nearest}",

@@ -1,6 +1,7 @@
 """Figures for papers: as wide as a column, in the size of its text, as PDF, SVG or PNG."""
 
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ POINTS = 72
 DENSE = 3  # pixels of a PNG for each of the figure: 288 dpi
 ABOVE, BELOW = 0.12, 0.75  # inches beside the plot: above it, and below it for axis and legend
 POWERS = 1.25  # plotly draws powers of ten so much larger
+LABELS = 6  # of a log axis at most
 
 
 def save(
@@ -66,8 +68,9 @@ def save(
     shown.update_yaxes(tickfont=font, title_font=font, title_standoff=2)
     axes: list[Any] = [*shown.select_xaxes(), *shown.select_yaxes()]
     for axis in axes:
-        if axis.type == "log" and axis.range is not None and abs(axis.range[1] - axis.range[0]) >= 1:
-            axis.update(dtick=1, tickfont_size=size / POWERS)  # a label for each decade, as large as all others
+        decades = abs(axis.range[1] - axis.range[0]) if axis.type == "log" and axis.range is not None else 0
+        if decades >= 1:
+            axis.update(dtick=ceil(decades / LABELS), tickfont_size=size / POWERS)  # of decades, as large as all others
     shown.update_annotations(font_size=size)
     shown.write_image(path, scale=DENSE if path.suffix.lower() == ".png" else 1)
     return path
