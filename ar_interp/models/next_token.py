@@ -101,7 +101,7 @@ class HookedNextToken(StrictHooks):
         else:
             steps = torch.arange(first_step, first_step + len(sources), device=tokens.device)
             terms, constant = W[steps[:, None], source, seen], constant[steps]
-        terms = terms.masked_fill((sources < 0)[:, :, None], 0.0)
+        terms = terms.masked_fill_((sources < 0)[:, :, None], 0.0)
         sums = self.hook_sum(self.hook_contributions(terms).sum(2) + constant)
         return self.config.logits(dict(self.named_parameters()), sums)
 
