@@ -29,6 +29,7 @@ SOFTMAX = (
     ari.ModelConfig.augmented(dim=2, n_ctx=6, n_heads=2, heads="block-scalar", attention="softmax"),
     STACK[1],
 )
+pytestmark = pytest.mark.usefixtures("known_function")
 
 
 def ideal(config, process):

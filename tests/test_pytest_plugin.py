@@ -38,6 +38,7 @@ def test_types():
     with pytest.raises(jaxtyping.TypeCheckError):
         ari.theory.optimal_step_size(dim="two", max_length=3)
 """
+pytestmark = pytest.mark.usefixtures("few_contexts", "known_function")
 
 
 @pytest.fixture

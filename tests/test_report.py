@@ -31,6 +31,7 @@ DATE = datetime.date(2026, 1, 31)
 HOSTILE = '<script>alert("x")<&'
 SHIPPED = "positional-mu100"
 VOID = {"meta", "br", "wbr", "link", "img", "input", "hr"}
+pytestmark = pytest.mark.usefixtures("few_contexts", "known_function")
 
 
 class Page(HTMLParser):

@@ -15,7 +15,7 @@ import ar_interp as ari
 from ar_interp.probes.algorithm import step_sizes
 from ar_interp.probes.last_token import replace_last_token
 
-pytestmark = pytest.mark.usefixtures("without_type_checks")
+pytestmark = pytest.mark.usefixtures("without_type_checks", "few_contexts", "known_function")
 
 NAME, SMALL = "diagonal-orthogonal-h5", "positional-mu100"
 LONGEST = 2000
