@@ -21,6 +21,7 @@ from ar_interp._shipped import LISTING
 from ar_interp.claims import Claims
 from ar_interp.claims.rows import MAX_BYTES
 from ar_interp.recipes import RECIPES, known_failure, listing
+
 pytestmark = pytest.mark.usefixtures("few_contexts", "known_function")
 
 

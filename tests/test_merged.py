@@ -23,6 +23,7 @@ from ar_interp.probes.emergence import descent_along, half_step, sign_pattern, s
 from ar_interp.sabotage.emergence import EMERGENCE
 from ar_interp.setting.merged import main_blocks
 from ar_interp.theory import layer_quadratic as exact
+
 pytestmark = pytest.mark.usefixtures("known_function")
 
 

@@ -93,7 +93,7 @@ class Conditions:
         return [] if high <= low else sorted(set(found.tolist()))
 
     def _sizes(self, tokens: Tensor, own: Tensor) -> None:
-        """The same few sequences again and again; the reference is asked again only where rounding may know the size."""
+        """The same few sequences in all sizes; the reference is asked again only where rounding may know the size."""
         few = tokens[:, : min(tokens.shape[1], max(SHORT, self.shortest))]
         answers = own[:, : few.shape[1]] if self.reference is None else self.reference(few)
         for size in (*SIZES, *self._drawn(2, max(SIZES), N_DRAWN)):
