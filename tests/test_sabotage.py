@@ -28,7 +28,7 @@ HAAR, FULL = "augmented-haar-short", "augmented-unitary-full"
 load = cache(ari.load)
 
 SLIGHT = ("one '-' block, trapped",)  # it takes as many contexts as claims plan with to tell
-# of every kind: nothing learned, the wrong thing learned, heads, positions, function, block scalars, runs, innocents, chains
+# of every kind: nothing or the wrong thing learned, heads, positions, function, block scalars, runs, innocents, chains
 REPRESENTATIVE = (
     *SLIGHT,
     "untrained (unitary, 5 heads)",
