@@ -79,7 +79,7 @@ def error_by_position(
         matches = identification.matches.query("layer == @asked[-1] and estimator in @estimators")
         name = matches.loc[matches["distance_per_token"].idxmin(), "estimator"]
         error = at_end["error_per_token"][at_end["estimator"] == name].item()
-        nearest = f", {name}, whose predictions are the nearest, by {number(error)}"
+        nearest = f", {name}, whose predictions are the nearest of those drawn, by {number(error)}"
     lowest = np.floor(np.log10(max(own.min(), LEAST)))  # estimators may leave the frame, so that the rest is told apart
     return styled(
         figure,
