@@ -129,8 +129,7 @@ def _escape_claims(run: TrainingRun, minimum: float) -> Iterator[Claim]:
     share = partial(claim, evidence="training", source=TRAPS, measured=found)
     yield share(
         "descent/escape",
-        f"As many seeds escape every trap as in an earlier run, where it was {EARLIER[0]} of {EARLIER[1]}: share, "
-        f"{escaped} of {n}",
+        f"Seeds escape every trap as often as in an earlier run, {EARLIER[0]} of {EARLIER[1]}: share, {escaped} of {n}",
         tolerance="share",
         predicted=earlier.value,
         control=("every seed escapes", 1.0),

@@ -80,7 +80,7 @@ def _unitary_claims(m: "HeadsMeasured") -> Iterator[Claim]:
     )
     yield from _orthogonality_claims(m, UNITARY)
     if m.setting.rank == m.setting.config.dim:
-        yield _identity_claim(m, "prediction = lambda^T, through s_T conj(s_{T-1}) = lambda", UNITARY)
+        yield _identity_claim(m, "The prediction is lambda^T, through s_T conj(s_{T-1}) = lambda", UNITARY)
 
 
 def _pair_claims(m: "HeadsMeasured") -> Iterator[Claim]:
@@ -117,8 +117,8 @@ def _pair_claims(m: "HeadsMeasured") -> Iterator[Claim]:
     )
     if m.setting.rank == m.setting.process.n_free:
         kappa_one = "s_{T+1} = 2 cos(theta) s_T - s_{T-1}"
-        identity = kappa_one if m.setting.kappa_is_one else "with its p_{T-1} term for this kappa"
-        yield _identity_claim(m, f"trigonometric identity {identity}", ORTHOGONAL)
+        identity = kappa_one if m.setting.kappa_is_one else "whose p_{T-1} term is that of its kappa"
+        yield _identity_claim(m, f"The model predicts by the trigonometric identity {identity}", ORTHOGONAL)
 
 
 def _kappa_one_claims(m: "HeadsMeasured") -> Iterator[Claim]:
@@ -182,7 +182,7 @@ def _orthogonality_claims(m: "HeadsMeasured", source: str) -> Iterator[Claim]:
     claim = partial(m.claim, evidence="weights", source=source, tolerance="heads")
     n_heads, dim, rank = m.setting.config.n_heads, m.setting.config.dim, m.setting.rank
     if n_heads > dim:
-        statement = f"More heads than coordinates: A B^T / m is a projector of rank {rank}"
+        statement = f"With more heads than coordinates A B^T / m is a projector of rank {rank}"
         yield claim("heads/frame", statement, lambda m: m.heads.e_p)
     if 1 < n_heads == rank:
         yield claim("heads/orthogonal", "Heads are orthogonal: A B^T = m I, E_M", lambda m: m.heads.e_m)
@@ -197,7 +197,7 @@ def _orthogonality_claims(m: "HeadsMeasured", source: str) -> Iterator[Claim]:
 def _identity_claim(m: "HeadsMeasured", statement: str, source: str) -> Claim:
     return m.claim(
         "positions/identity",
-        f"The {statement}: |prediction - lambda^T| at any angles and T, at most the sum of the coefficients that the "
+        f"{statement}: |prediction - lambda^T| at any angles and T, at most the sum of the coefficients that the "
         "weights give its trigonometric polynomial, or the largest that predictions on a grid of angles show if that "
         "is more",
         lambda m: m.largest_error,

@@ -116,7 +116,7 @@ def _parity_claims(m: "GeneralMeasured") -> Iterator[Claim]:
     """Claims that heads which ask with s_T can do nothing."""
     yield m.loss_claim(
         "loss/parity",
-        "Asked with s_T it cannot beat predicting zero: error on fresh sequences",
+        "Asked with s_T the model cannot beat predicting zero: error on fresh sequences",
         source=PARITY,
         tolerance="zero predictor",
         reference=1.0,
@@ -175,7 +175,7 @@ def _many_heads_claim(m: Measured) -> Claim:
 
     return m.claim(
         "loss/many heads",
-        "With a fixed first token it errs less than the best invariant head can: share of fresh batches",
+        "With a fixed first token the model errs less than the best invariant head can: share of fresh batches",
         share_below,
         evidence="behaviour",
         source=MORE_HEADS,
@@ -192,8 +192,8 @@ def _enough_heads_claims(subject: Subject) -> Iterator[Claim]:
     if one and many:
         yield claim(
             "loss/enough heads",
-            f"As many heads as coordinates are enough: their final error over that of dim^2 = {dim**2}, which are "
-            "enough for any map",
+            f"With as many heads as coordinates nothing is lost: their final error over that of dim^2 = {dim**2}, "
+            "which are enough for any map",
             evidence="training",
             source=MORE_HEADS,
             tolerance="loss ratio",

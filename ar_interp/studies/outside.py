@@ -108,7 +108,8 @@ def _law_claims(subject: Subject, model: Any, theory: Any) -> Iterator[Claim]:
         share = (wanted.mean().item() if exactly is None else exactly) / energy.mean().item()
         yield claim(
             f"outside/{condition.name}",
-            f"{where} it errs like {does}, {share:.4g} of |s_{{T+1}}|^2: ratio of the errors on the same contexts",
+            f"{where} the model errs like {does}, {share:.4g} of |s_{{T+1}}|^2: ratio of the errors on "
+            "the same contexts",
             evidence="behaviour",
             source=SOURCE,
             tolerance="outside, exact" if exact else "outside, sampled",
@@ -166,8 +167,8 @@ def _stack_claims(subject: Subject) -> Iterator[Claim]:
 
     yield claim(
         "outside/smaller",
-        "On tokens half as long the relative error is larger, since its steps are of a fixed size: geometric mean of "
-        f"the ratio, {COARSER:g} at least",
+        "On tokens half as long the relative error is larger, since the model's steps are of a fixed size: geometric "
+        f"mean of the ratio, {COARSER:g} at least",
         evidence="behaviour",
         source=FIXED,
         tolerance="outside, bound",
@@ -259,7 +260,7 @@ def _plain_claims(subject: Subject) -> Iterator[Claim]:
 
     yield claim(
         "outside/any first token",
-        "On first tokens uniform on the sphere it errs no less than the best head that knows no direction, "
+        "On first tokens uniform on the sphere the model errs no less than the best head that knows no direction, "
         f"{setting.one_head:.4f}: their ratio",
         evidence="behaviour",
         source=INVARIANT,

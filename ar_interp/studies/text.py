@@ -42,7 +42,7 @@ def text_claims(found: TextRegularity, published: RolledOut | None = None) -> Cl
         ),
         claim(
             "text/local",
-            "It is local order, not topic: share of R^2 - null that is left when words are permuted within blocks",
+            "Local order matters, not topic: share of R^2 - null that is left when words are permuted within blocks",
             evidence="behaviour",
             source=SOURCE,
             tolerance="text bound",
@@ -65,7 +65,7 @@ def text_claims(found: TextRegularity, published: RolledOut | None = None) -> Cl
         ),
         claim(
             "text/orthogonal",
-            "The matrix is orthogonal: R^2 of the best orthogonal W",
+            "The matrix of a document is orthogonal: R^2 of the best orthogonal W",
             evidence="behaviour",
             source="the process that the models are trained on",
             tolerance="text bound",

@@ -75,7 +75,7 @@ def _of_answers(m: Any) -> Iterator[Claim]:
     blind = range(first, m.config.n_sources + first) if read is None else (read,)
     yield m.claim(
         "chain/answers",
-        "The answers at the end of the chains that it writes are right on fresh prompts: their share",
+        "The answers at the end of the chains that the model writes are right on fresh prompts: their share",
         lambda found: found.share(found.accuracy),
         evidence="behaviour",
         source=SOURCE,
@@ -103,7 +103,7 @@ def _of_reading(m: Any) -> Iterator[Claim]:
     hidden = m.setting.family == "parity" and len(m.process.subset) > 1
     yield m.claim(
         "reads/sources",
-        f"The largest centred maps stand at the {what} that exact weights read, no more and no fewer: share of the "
+        f"The largest centred maps stand where exact weights read, at the {what}, and nowhere else: share of the "
         f"{steps} step{'s' * (steps > 1)}",
         lambda found: found.reads_where_exact,
         evidence="weights",
@@ -123,8 +123,8 @@ def _of_parity(m: Any) -> Iterator[Claim]:
     if m.record is not None and chain in ("joint", "and-xor", "digits"):
         yield m.claim(
             "samples/enough",
-            f"{m.record.n_samples} chains teach it in every seed: share of {m.record.n_seeds} seeds that write .99 of "
-            "the chains without a mistake",
+            f"{m.record.n_samples} chains are enough in every seed: share of {m.record.n_seeds} seeds that write .99 "
+            "of the chains without a mistake",
             lambda found: found.record.reaching(),
             evidence="training",
             source=SOURCE,
@@ -136,8 +136,8 @@ def _of_parity(m: Any) -> Iterator[Claim]:
     if m.record is not None and chain == "count":
         yield m.claim(
             "samples/short",
-            f"The number of ones as one symbol can be read exactly, and {m.record.n_samples} chains do not teach it, "
-            f"for want of margin: share of {m.record.n_seeds} seeds that write .99 of the chains without a mistake",
+            f"The number of ones as one symbol can be read exactly, but {m.record.n_samples} chains are too few, for "
+            f"want of margin: share of {m.record.n_seeds} seeds that write .99 of the chains without a mistake",
             lambda found: found.record.reaching(),
             evidence="training",
             source=SOURCE,
@@ -174,8 +174,8 @@ def _of_nothing_to_learn(m: Any) -> Iterator[Claim]:
         coins = m.process.n_chain - (chain == "running")
         yield m.claim(
             "samples/chance",
-            f"{m.record.n_samples} chains teach it nothing: mean share over {m.record.n_seeds} seeds of chains without "
-            f"a mistake, within .03 of that of {coins} coin{'s' * (coins > 1)}",
+            f"{m.record.n_samples} chains teach the model nothing: mean share over {m.record.n_seeds} seeds of chains "
+            f"without a mistake, within .03 of that of {coins} coin{'s' * (coins > 1)}",
             lambda found: found.record.exact,
             evidence="training",
             source=SOURCE,
@@ -292,12 +292,12 @@ def _of_products(m: Any) -> Iterator[Claim]:
 
     chain, shares = m.setting.chain, m.accuracy.by_token["correct"].to_numpy()
     if chain == "lookups":
-        carried = "A long chain of look-ups carries over to products that it was not trained on"
+        carried = "A long chain of look-ups carries over to products that were not trained on"
         yield _unseen(m, carried, CARRIED, "at least", _without_chain(m))
         if m.record is not None:
             yield m.claim(
                 "samples/enough",
-                f"{m.record.n_samples} products teach it in every seed: share of {m.record.n_seeds} seeds that write "
+                f"{m.record.n_samples} products are enough in every seed: share of {m.record.n_seeds} seeds that write "
                 f"{CARRIED} of the unseen products without a mistake",
                 lambda found: found.record.reaching(CARRIED),
                 evidence="training",
@@ -309,16 +309,16 @@ def _of_products(m: Any) -> Iterator[Claim]:
             )
         return
     if chain == "none":
-        most, lost = 0.06, "Without a chain hardly a product that it was not trained on is right"
+        most, lost = 0.06, "Without a chain hardly a product that was not trained on is right"
         control = ("the last digit alone", float(shares[-1]))
     else:
-        most, lost = 0.2, "By the sums of columns few products that it was not trained on are right"
+        most, lost = 0.2, "By the sums of columns few products that were not trained on are right"
         control = ("the pair that is least often right, before the sums", float(shares[: m.process.n_digits**2].min()))
     yield _unseen(m, lost, most, "at most", control)
     if m.record is not None:
         yield m.claim(
             "samples/short",
-            f"{m.record.n_samples} products do not teach it, in no seed: mean share over {m.record.n_seeds} of unseen "
+            f"{m.record.n_samples} products are not enough in any seed: mean share over {m.record.n_seeds} of unseen "
             "products that are right",
             lambda found: found.record.exact,
             evidence="training",
@@ -391,7 +391,7 @@ def _of_characters(m: Any) -> Iterator[Claim]:
     pairs, triples = m.grams(2), m.grams(3)
     yield m.claim(
         "loss/below pairs",
-        f"From {seen} characters it predicts a held-out text better than the table of pairs, {pairs:.3f}, by .2 or "
+        f"From {seen} characters a sum predicts a held-out text better than the table of pairs, {pairs:.3f}, by .2 or "
         "more: loss per character",
         lambda found: found.held_out_loss,
         evidence="behaviour",

@@ -180,7 +180,8 @@ def _ones_claims(m: "EmergenceMeasured") -> Iterator[Claim]:
     for name, said, ratio in (("keys", "A", best.a_off / best.a), ("values", "B", best.b_off / best.b)):
         yield m.claim(
             f"emergence/off-diagonal, {name}",
-            f"{said} has off-diagonal entries of the other sign, over its diagonal: a ratio that no start changes",
+            f"{said} has off-diagonal entries of the sign opposite to its diagonal's: their ratio to it, which "
+            "no start changes",
             lambda m, name=name: m.off_diagonal[name],
             evidence="weights",
             source=MODES,
@@ -229,8 +230,8 @@ def _sign_claims(m: "EmergenceMeasured") -> Iterator[Claim]:
     reflected = pattern.reflected
     yield claim(
         "signs/gain",
-        "Where W = lambda I prediction over target is a b D_j sum_r D_r |x_1r|^2: largest deviation over that of a "
-        "gradient step, a b |x_1|^2",
+        "Where W = lambda I, prediction over target is a b D_j sum_r D_r |x_1r|^2 for signs D: largest deviation over "
+        "that of a gradient step, a b |x_1|^2",
         lambda m: m.gain_deviation("predicted"),
         evidence="behaviour",
         tolerance="equal-phase gain, exact" if exact else "equal-phase gain",
@@ -243,8 +244,8 @@ def _sign_claims(m: "EmergenceMeasured") -> Iterator[Claim]:
     turned = m.distance_from_step(turned=True)
     yield claim(
         "signs/step",
-        "With D on query and prediction it is one gradient step of its own size: root mean square of the difference on "
-        "fresh sequences, over the step's",
+        "With signs D on query and prediction the layer is one gradient step of its own size: root mean square of the "
+        "difference on fresh sequences, over the step's",
         lambda m: turned,
         evidence="behaviour",
         tolerance="recursion" if exact else "full blocks",
@@ -277,8 +278,8 @@ def _share_claims(m: "EmergenceMeasured") -> Iterator[Claim]:
         predicted = 2.0 ** (1 - m.config.dim)
         yield m.claim(
             "signs/share",
-            f"Of random starts of the main blocks 2^(1 - d) = {predicted:g} end as one gradient step, the others as "
-            "reflected ones: share",
+            f"Random starts of the main blocks end as one gradient step in 2^(1 - d) = {predicted:g} of the cases, "
+            "else as a reflected one: share",
             lambda m: m.one_step_share,
             evidence="training",
             source=MODES,

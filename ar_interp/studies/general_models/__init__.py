@@ -139,7 +139,7 @@ def _first_token_claims(m: "GeneralMeasured") -> Iterator[Claim]:
     )
     yield m.claim(
         "mechanism/second key",
-        "At T >= 10 it still reads s_2: cost of cutting the attention to this one key",
+        "At T >= 10 the model still reads s_2: cost of cutting the attention to this one key",
         lambda m: Estimate.mean(m.cost(m.without_keys(lambda T: 2), start=LATE)),
         control=("the key s_3", Estimate.mean(m.cost(m.without_keys(lambda T: 3), start=LATE))),
         evidence="causal",
@@ -151,8 +151,8 @@ def _first_token_claims(m: "GeneralMeasured") -> Iterator[Claim]:
     if m.config.n_heads > 1:
         yield m.claim(
             "mechanism/midpoint",
-            "At even T >= 10 it reads the midpoint t = 1 + T/2, where <s_1, s_t> s_t is in phase with s_{T+1}: cost "
-            "of cutting the attention to this one key",
+            "At even T >= 10 the model reads the midpoint t = 1 + T/2, where <s_1, s_t> s_t is in phase with s_{T+1}: "
+            "cost of cutting the attention to this one key",
             lambda m: Estimate.mean(m.cost(m.without_keys(lambda T: 1 + T // 2), **halves)),
             control=("the key after it", Estimate.mean(m.cost(m.without_keys(lambda T: 2 + T // 2), **halves))),
             evidence="causal",

@@ -154,7 +154,8 @@ def _few_heads_claims(m: "NoisyHeadsMeasured") -> Iterator[Claim]:
     )
     yield claimed(
         "heads/mixing",
-        "Heads mix the other pairs in, all alike, to average their noise: C_ji / C_jj, the value farthest from it",
+        "Heads mix the other pairs in, all alike, to average their noise: C_ji / C_jj, the value farthest from "
+        "theory's",
         lambda m: m.mixing,
         predicted=setting.mixing,
         control=("the heads trained without noise", 0.0),
@@ -212,7 +213,7 @@ def _line_claims(m: "Lines") -> Iterator[Claim]:
             filtered = kalman_error(**sizes)
             yield claim(
                 "noise/filter",
-                f"Who knows W errs by the filter's error, {filtered:.4g}: their ratio",
+                f"A predictor that knows W errs by the filter's error, {filtered:.4g}: their ratio",
                 evidence="behaviour",
                 source="the Kalman filter, one variance for all coordinates since W keeps norms",
                 tolerance="Bayes",
@@ -222,7 +223,7 @@ def _line_claims(m: "Lines") -> Iterator[Claim]:
             )
         yield claim(
             "noise/least squares",
-            "Least squares is not the conditional mean any more: median over contexts of its error over that one's",
+            "Under noise least squares is not the conditional mean: median over contexts of its error over that mean's",
             evidence="behaviour",
             source=BAYES,
             tolerance="not Bayes",
@@ -277,7 +278,7 @@ def _depth_claims(m: "Lines") -> Iterator[Claim]:
             else ("ridge regression over all pairs", Estimate.mean(m.ridge()).over(m.line))
         ),
     )
-    model, seeds, too = ("does not see", "do not see", "either") if above else ("sees", "see", "too")
+    model, models = ("does not see", "do not see") if above else ("sees", "see")
     yield line(
         "noise/line",
         f"At T = {m.config.n_ctx} the model {model} through the noise of y_T: its error over that of the best multiple "
@@ -288,8 +289,8 @@ def _depth_claims(m: "Lines") -> Iterator[Claim]:
     if run is not None and "last" in run.members:
         yield line(
             "noise/line, seeds",
-            f"The seeds of its training {seeds} through the noise of y_T {too}: mean over {len(run.members)} of their "
-            "errors over the line",
+            f"Over training seeds models {models} through the noise of y_T: mean over {len(run.members)} of their "
+            "errors over that of the best multiple of W y_T",
             evidence="training",
             measured=m.over_seeds,
         )
