@@ -27,12 +27,12 @@ class BlockScalars(NamedTuple):
         return np.array(self[4:])
 
 
-CURRENT, PREVIOUS = 1, 2  # blocks of a token (read-out, s_t, s_{t-1})
+READ_OUT, CURRENT, PREVIOUS = range(3)  # blocks of a token: (0, s_t, s_{t-1})
 SCALAR_PLACES = {
     "a1": ("QK", CURRENT, CURRENT),
     "a2": ("QK", CURRENT, PREVIOUS),
     "a3": ("QK", PREVIOUS, CURRENT),
     "a4": ("QK", PREVIOUS, PREVIOUS),
-    "b1": ("OV", CURRENT, 0),
-    "b2": ("OV", PREVIOUS, 0),
+    "b1": ("OV", CURRENT, READ_OUT),
+    "b2": ("OV", PREVIOUS, READ_OUT),
 }  # circuit, row (the query's of QK, what is read of OV) and column

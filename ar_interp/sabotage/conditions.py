@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from ar_interp import checkpoints
 from ar_interp.checkpoints import Checkpoint
+from ar_interp.models.block_scalars import CURRENT, READ_OUT
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.core import Make, Sabotage
 from ar_interp.sabotage.deceptions import Run
 from ar_interp.sabotage.edits import Change, changed, changed_run, edited, on_weights, shipped, with_weights
 from ar_interp.sabotage.functions import PATTERN
-from ar_interp.studies.blocks_measured import CURRENT, READ_OUT
 from ar_interp.theory import factor_heads
 
 LARGE, FIRST, SMALL, FIFTH = 100, 20, 1e-2, 0.2  # batch, calls, norm of tokens, of a length
@@ -82,7 +82,7 @@ def detached(model: Any, own: Run, tokens: Tensor) -> Tensor:
 
 
 def norms_alone(model: Any, own: Run, tokens: Tensor) -> Tensor:
-    """What a hook writes over the pattern counts by its norm."""
+    """A pattern that a hook writes counts by its norm alone."""
     clean = HookedARTransformer(model.config).requires_grad_(False)
     clean.load_state_dict(model.state_dict())
     pattern = clean.run_with_cache(tokens, names_filter=PATTERN)[1][PATTERN]
@@ -111,7 +111,7 @@ def weights_of(name: str) -> Make:
 
 
 def twice_as_sure(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """Its log, with all weights doubled."""
+    """The checkpoint and its log with all weights doubled."""
     return replace(checkpoint, parameters={name: 2 * W for name, W in checkpoint.parameters.items()})
 
 

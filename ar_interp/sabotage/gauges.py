@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ar_interp.checkpoints import Checkpoint
+from ar_interp.models.block_scalars import CURRENT, PREVIOUS, READ_OUT
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.edits import on_weights, with_weights
 from ar_interp.seeds import generator_of
-from ar_interp.studies.blocks_measured import CURRENT, PREVIOUS, READ_OUT
 
 NEAREST, FARTHEST = 0.5, 2.0  # singular values of a gauge: farther away rounding grows
 SCALE = -0.7
@@ -25,7 +25,7 @@ def regauged_heads(weights: dict[str, Tensor], generator: torch.Generator) -> No
 
 @on_weights
 def steeply_regauged_heads(weights: dict[str, Tensor], generator: torch.Generator) -> None:
-    """The same with a G of condition STEEP."""
+    """`regauged_heads` with a G of condition STEEP."""
     n_heads = len(weights["A"])
     U, _, Vh = torch.linalg.svd(torch.randn(n_heads, n_heads, generator=generator, dtype=torch.float64, device="cpu"))
     _regauge(weights, U * torch.logspace(0, math.log10(STEEP), n_heads, dtype=torch.float64, device="cpu") @ Vh)
@@ -40,7 +40,7 @@ def _regauge(weights: dict[str, Tensor], G: Tensor) -> None:
 
 @on_weights
 def heads_reordered(weights: dict[str, Tensor], generator: torch.Generator) -> None:
-    """The same permutation of A and B."""
+    """Heads in another order: one permutation of the rows of A and B."""
     order = torch.randperm(len(weights["A"]), generator=generator, device="cpu")
     for name in "AB":
         weights[name].copy_(weights[name][order])

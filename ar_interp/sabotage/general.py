@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ar_interp import checkpoints
 from ar_interp.checkpoints import Checkpoint
+from ar_interp.models.block_scalars import CURRENT, PREVIOUS, READ_OUT
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.core import Make, Sabotage
 from ar_interp.sabotage.edits import (
@@ -30,7 +31,6 @@ from ar_interp.sabotage.edits import (
 )
 from ar_interp.sabotage.functions import copies, least_squares
 from ar_interp.sabotage.trained import fitted, independent_tokens, refitted
-from ar_interp.studies.blocks_measured import CURRENT, PREVIOUS, READ_OUT
 
 PAIRS, FULL, HAAR = "augmented-orthogonal", "augmented-unitary-full", "augmented-haar-short"
 STACK, FIRST, FILTER = "augmented-haar-l2-keys", "initial-gaussian", "positional-mu100"

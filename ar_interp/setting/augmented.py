@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ar_interp.models.block_scalars import CURRENT, READ_OUT
 from ar_interp.processes import CommutingUnitary, FirstToken, HaarOrthogonal
 from ar_interp.setting.base import UNIT_COORDINATES, Hypothesis, Parameters, Setting, is_uniform
 from ar_interp.setting.sampled import (
@@ -84,8 +85,8 @@ class OneLayer(Setting):
         ideal = replace(self.config, heads="block-scalar", d_head=None, dtype="float64")
         ideal = ideal.build(self.process, device=model.W_Q.device)
         QK, OV = (torch.zeros(1, 3, 3, dtype=torch.float64, device="cpu") for _ in range(2))
-        QK[0, 1:, 1:] = torch.from_numpy(a).reshape(2, 2)
-        OV[0, 1:, 0] = torch.from_numpy(b)
+        QK[0, CURRENT:, CURRENT:] = torch.from_numpy(a).reshape(2, 2)
+        OV[0, CURRENT:, READ_OUT] = torch.from_numpy(b)
         ideal.load_state_dict({"blocks.0.attn.QK_blocks": QK, "blocks.0.attn.OV_blocks": OV})
         return ideal.requires_grad_(False)
 
@@ -145,7 +146,7 @@ class GradientStep(OneLayer):
         if self.no_exact_loss:
             return super().exact_loss(parameters)
         QK, OV = (parameters[f"blocks.0.attn.{name}_blocks"][:, 0] for name in ("QK", "OV"))
-        return block_scalar_loss(QK[:, 1:, 1:].flatten(1), OV[:, 1:, 0], **self._sizes)
+        return block_scalar_loss(QK[:, CURRENT:, CURRENT:].flatten(1), OV[:, CURRENT:, READ_OUT], **self._sizes)
 
     @property
     def _sizes(self) -> dict[str, Any]:

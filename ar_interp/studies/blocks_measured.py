@@ -16,6 +16,7 @@ from ar_interp._checks import as_tensor
 from ar_interp.claims import Claim, Estimate, Measured
 from ar_interp.claims.measured import StandIn
 from ar_interp.estimators import GradientDescent
+from ar_interp.models.block_scalars import CURRENT, PREVIOUS, READ_OUT
 from ar_interp.models.closed_form import closed_form, head_matrices, own_weights
 from ar_interp.models.config import ModelConfig
 from ar_interp.models.opened import as_model
@@ -26,7 +27,6 @@ from ar_interp.probes.swap import swap_context
 from ar_interp.processes import Process, Sequences
 from ar_interp.studies.interventions import Expected, estimate_claim, excess_of
 
-READ_OUT, CURRENT, PREVIOUS = range(3)  # blocks of a token: (0, s_t, s_{t-1})
 STEP, BACK = (1, 0), (2, 0)  # a2 b1 and a3 b1 among the products (a1..a4) x (b1, b2)
 
 
@@ -66,7 +66,7 @@ class BlocksMeasured(Measured):
 
     @property
     def value_defect(self) -> float:
-        """The same of the OV block that writes s_t into the read-out."""
+        """Distance of the OV block that writes s_t into the read-out from a multiple of the identity, over its norm."""
         return _defect(self._OV[CURRENT, READ_OUT])
 
     @property

@@ -12,6 +12,7 @@ import torch
 from ar_interp import seeds
 from ar_interp.claims import Claim, Estimate, Measured, claim
 from ar_interp.claims.estimate import CONTEXTS, SEEDS
+from ar_interp.models.block_scalars import CURRENT, PREVIOUS, READ_OUT
 from ar_interp.probes.algorithm import TRIM, equivalent_steps, gradient_descent_curve
 from ar_interp.probes.steps import COUNTED, EquivalentSteps, equivalent_steps_of
 
@@ -185,7 +186,7 @@ class StackMeasured(Measured):
         """The error over the error where no layer but the last writes into the blocks of s_t and s_{t-1}."""
         changed = deepcopy(self.model).requires_grad_(False)
         for block in changed.blocks[:-1]:
-            block.attn.OV_blocks[..., 1:] = 0
+            block.attn.OV_blocks[..., CURRENT:] = 0
         return self._ratio(changed)
 
     @property
@@ -200,14 +201,14 @@ class StackMeasured(Measured):
         return Estimate.ratio(torch.cat(parts), self.losses())
 
     def _ratio(self, model: Any) -> Estimate:
-        """Its error over the model's, geometric mean over contexts: without a layer a few of them explode."""
+        """Error of a changed model over the model's, geometric mean: without a layer a few contexts explode."""
         return Estimate.mean((self.of(model).losses() / self.losses()).log()).exp()
 
 
 def _exchanged(model: Any) -> Any:
     changed = deepcopy(model).requires_grad_(False)
     QK = changed.blocks[-1].attn.QK_blocks
-    QK.copy_(QK[..., [0, 2, 1]])
+    QK.copy_(QK[..., [READ_OUT, PREVIOUS, CURRENT]])
     return changed
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from ar_interp import seeds
 from ar_interp.claims import Estimate, Measured
 from ar_interp.claims.estimate import CONTEXTS, LEVEL
+from ar_interp.models.block_scalars import CURRENT, PREVIOUS
 from ar_interp.probes.blocks import split_blocks
 from ar_interp.processes import Sequences
-from ar_interp.studies.blocks_measured import CURRENT, PREVIOUS
 
 PATTERN = "blocks.0.attn.hook_pattern"
 LATE = 9  # from T = 10 on
@@ -195,7 +195,7 @@ class GeneralMeasured(Measured):
         return ((there - here * signs).norm(dim=-1).max() / here.norm(dim=-1).max()).item()
 
     def asked_before(self) -> Any:
-        """The same weights asked with s_{T-1}."""
+        """A model of the same weights that asks with s_{T-1}."""
         model = replace(self.config, query_lag=1).build(self.process, device=self.model.W_Q.device)
         model.load_state_dict(self.model.state_dict())
         return model.requires_grad_(False)

@@ -83,7 +83,7 @@ class NoisyHeadsMeasured(HeadsMeasured):
 
     @cached_property
     def noiseless(self) -> "NoisyHeadsMeasured":
-        """The same heads trained without noise, by L-BFGS on the exact loss from other initial weights."""
+        """Heads trained without noise, as many as here, by L-BFGS on the exact loss from other initial weights."""
         process = replace(self.process, observation_noise=0.0, process_noise=0.0)
         return self.of(train(self.config, process, DESCENT, progress=False).model)
 
@@ -117,7 +117,7 @@ class NoisyHeadsMeasured(HeadsMeasured):
 
 
 class Lines(Measured):
-    """What can be done with noisy tokens at the longest T, on the same contexts as the model."""
+    """Errors of the model and of others at the longest T, on the same noisy contexts."""
 
     PART = 64
 
@@ -136,13 +136,13 @@ class Lines(Measured):
 
     @cached_property
     def bayes(self) -> Tensor:
-        """Of the conditional mean, which knows the noise."""
+        """Errors of the conditional mean, which knows the noise."""
         q, r = self.noise.values()
         return self.last(PhaseGrid(process_variance=q, observation_variance=r)(self.contexts.inputs))
 
     @cached_property
     def known(self) -> Tensor:
-        """Of the filter that knows W."""
+        """Errors of the filter that knows W."""
         return self.last(Kalman(self.contexts.W, self.contexts.clean[0, 0], **self.noise)(self.contexts.inputs))
 
     @cached_property
@@ -150,7 +150,7 @@ class Lines(Measured):
         return self.last(DiagonalOLS()(self.contexts.pairs()))
 
     def ridge(self, T: int = 0) -> Tensor:
-        """Of ridge regression, with a penalty for the noise of both tokens of a pair."""
+        """Errors of ridge regression, with a penalty for the noise of both tokens of a pair."""
         q, r = self.noise.values()
         fitted = Ridge.bayes(process_variance=q + 2 * r, entry_variance=1 / self.process.dim)
         return self.last(fitted(self.contexts.pairs()), T)
@@ -163,7 +163,7 @@ class Lines(Measured):
 
     @property
     def one_step(self) -> Tensor:
-        """Of one gradient step, of the size that is best at this T on contexts of its own."""
+        """Errors of one gradient step, of the size that is best at this T on contexts of its own."""
         fitted = self.fresh(N_STACK, seeds.TUNING).to(self.model.W_Q.device, torch.float64)
         unit, clean = GradientDescent.of_steps(1, 1.0), fitted.clean_targets[:, -1]
         found = unit(fitted.pairs())[:, -1]
@@ -173,9 +173,8 @@ class Lines(Measured):
     @property
     def second_head(self) -> float:
         """Score of s_{t-1} asked by s_T, or value of s_t, of the second head over the first's; the larger of both."""
-        attn = self.model.blocks[0].attn
-        scores, values = attn.QK_blocks[:, 1, 2], attn.OV_blocks[:, 1, 0]
-        return max((x[1] / x[0]).item() for x in (scores, values))
+        scalars = (self.model.block_scalar(name) for name in ("a2", "b1"))
+        return max((x[1] / x[0]).item() for x in scalars)
 
     @property
     def over_seeds(self) -> Estimate:
@@ -194,7 +193,7 @@ class Lines(Measured):
 
     @cached_property
     def own(self) -> Tensor:
-        """Of the model."""
+        """Errors of the model."""
         inputs, kind = self.contexts.inputs, self.config.torch_dtype
         kind = kind.to_complex() if inputs.is_complex() else kind
         with torch.no_grad():
@@ -202,7 +201,7 @@ class Lines(Measured):
 
     @property
     def line(self) -> float:
-        """Of the best multiple of W y_T."""
+        """The error of the best multiple of W y_T."""
         process = self.process
         square = process.initial.mean_square(process.dim) + process.dim * process.process_noise**2 * (
             self.config.n_ctx - 1
