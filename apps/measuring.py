@@ -95,7 +95,7 @@ def _end_all() -> None:
 
 
 def found(checkpoint: ari.Checkpoint) -> dict[str, Any] | None:
-    """What this session has measured of a checkpoint."""
+    """The record that this session has measured of a checkpoint, or None."""
     return st.session_state.get(_key(checkpoint))
 
 

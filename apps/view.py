@@ -209,7 +209,7 @@ def _show_figure(opened: Opened, exhibit: Exhibit, shared: dict[str, Any]) -> No
 
 
 def show_ways(checkpoint: ari.Checkpoint) -> None:
-    """What each of the other pages asks and shows of a checkpoint, with the link."""
+    """Links to the other pages, with the question of each and what it shows of a checkpoint."""
     shown: dict[str, list[str]] = {page: [] for page in PAGES}
     for exhibit in _exhibits(checkpoint):
         shown[_page_of(exhibit)].append(exhibit.title)
@@ -362,7 +362,7 @@ def tell(error: Exception) -> bool:
 
 
 def words(error: Exception) -> str:
-    """What went wrong, for Markdown; errors that the package does not explain are named by their kind."""
+    """The message of an error for Markdown; errors that the package does not explain are named by their kind."""
     explained = isinstance(error, ValueError | OSError)
     said = str(error).strip() or "it gives no reason"
     return plain((said if explained else f"this part stopped unexpectedly ({type(error).__name__}): {said}")[:500])

@@ -40,7 +40,7 @@ def shortened(text: str, longest: int) -> str:
 
 @contextmanager
 def faults_of(where: str) -> Iterator[None]:
-    """Whatever goes wrong with what is checked inside is a fault of the file."""
+    """A context in which every error is a fault of the file that is checked inside."""
     try:
         yield
     except Exception as error:

@@ -12,12 +12,12 @@ MAX_NAME = 255
 
 
 def trained_folder() -> Path:
-    """Where the shipped checkpoints lie."""
+    """The folder of the shipped checkpoints."""
     return _folder("trained")
 
 
 def landscapes_folder() -> Path:
-    """Where the shipped landscapes lie."""
+    """The folder of the shipped landscapes."""
     return _folder("landscapes")
 
 

@@ -11,7 +11,7 @@ ENDINGS = {signal.SIGINT: (130, "interrupted."), signal.SIGTERM: (143, "terminat
 
 
 def exit_at_signals() -> None:
-    """From now on either signal ends the process at once in one line: for a time in which nothing is written.
+    """Let either signal end the process at once in one line: for a time in which nothing is written.
 
     An exception would not do there: modules that are being imported catch it, or print it as ignored.
     """

@@ -139,7 +139,7 @@ class TrainingRun(Shown):
         return {**found, self.steps: self.model}
 
     def to(self: Run, device: str | torch.device) -> Run:
-        """The same run with its weights on a device.
+        """A copy of the run with its weights on a device.
 
         Raises:
             ValueError: this machine has no such device.

@@ -15,7 +15,7 @@ from ar_interp.report.typeset import typeset
 
 
 def show_facts(checkpoint: ari.Checkpoint) -> None:
-    """What the model is, what it learned and how."""
+    """Facts of the model: its architecture, its process and its training."""
     config, process, training = checkpoint.config, checkpoint.process, checkpoint.training
     seeds = len(checkpoint.members)
     ends = f"L-BFGS, {checkpoint.steps:,} iterations" if training.optimizer == "lbfgs" else ""

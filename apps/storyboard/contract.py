@@ -39,7 +39,7 @@ class DiagonalModel(TypedDict):
 
 
 class Pairs(TypedDict):
-    """What theory says of the model of conjugate pairs, and what removing a part of it costs.
+    """Theory of the model of conjugate pairs, and the cost of removing a part of it.
 
     C, M, P: at kappa = 1 and the measured scale. cut_last, cut_previous: the error without the key s_T, s_{T-1}.
     cut_head: without each head. claims: by name.
@@ -115,7 +115,7 @@ class Depth(TypedDict):
 
 
 class Payload(TypedDict):
-    """What the browser gets. memorised: the error of the W of another sequence; sources: SHA-256 of the files."""
+    """Data for the browser. memorised: the error of the W of another sequence; sources: SHA-256 of the files."""
 
     version: int
     sources: dict[str, str]

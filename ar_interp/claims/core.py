@@ -31,7 +31,7 @@ Evidence = Literal["weights", "activations", "behaviour", "causal", "training"]
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """The same measurement where the structure must be absent.
+    """A claim's measurement repeated where the structure must be absent.
 
     Attributes:
         description: of what was measured instead, e.g. `untrained`.

@@ -124,7 +124,7 @@ class Estimate:
         return Estimate(abs(self.value - reference), self.spread, self.n, (least, max(abs(low), abs(high))))
 
     def widened(self, half_width: float) -> "Estimate":
-        """The same number beside a reference that is itself known to +- half_width."""
+        """The estimate beside a reference that is itself known to +- half_width: the same number, less certain."""
         if not half_width:
             return self
         low, high = self.interval

@@ -97,7 +97,7 @@ class Measured:
 
     @cached_property
     def errors(self) -> Float[Tensor, "batch pos"]:
-        """Those of the predictions of the model."""
+        """The errors of the model's predictions, see `errors_of`."""
         return self._errors(self.predicted)
 
     def losses(self, first_length: int = 2) -> Float[Tensor, "batch"]:

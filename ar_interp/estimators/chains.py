@@ -12,7 +12,7 @@ from ar_interp.processes.chains import Chains, check_ids
 
 
 class Solution(NamedTuple):
-    """What equations over GF(2) say.
+    """Solutions of equations over GF(2).
 
     Attributes:
         x: one solution, with 0 where they leave a choice.
@@ -72,7 +72,7 @@ class ParityElimination:
 
     @classmethod
     def fit(cls, chains: Chains) -> "ParityElimination":
-        """From prompts of bits and their answers; tokens between them are not looked at.
+        """Find the subset from prompts of bits and their answers; tokens between them are not looked at.
 
         Raises:
             ValueError: prompts or answers that are no bits, the ids 0 and 1.
@@ -120,7 +120,7 @@ class NGrams:
 
     @classmethod
     def fit(cls, tokens: Int[Tensor, "pos"], *, n: int, n_symbols: int, add: float = 0.05) -> "NGrams":
-        """From one sequence of ids.
+        """Count the n-grams of one sequence of ids.
 
         Args:
             tokens: ids below n_symbols, at least n.

@@ -70,7 +70,7 @@ SCRUBBED = {
 
 
 def swapped_prediction(swapped: SwappedContext, setting: Setting, *, pair: int, position: int) -> go.Figure:
-    """Where the swap turns one prediction: an arrow from the target's own; the goal is a ring.
+    """One prediction as the swap turns it: an arrow from the target's own; the goal is a ring.
 
     Complex coordinates have a panel each, real ones share one by two. Of many the first are drawn, ten panels.
 

@@ -63,7 +63,7 @@ def outside_errors(outside: OutsideErrors) -> go.Figure:
 
 
 def outside_table(outside: OutsideErrors) -> go.Figure:
-    """The same errors as numbers, and the conditions where the model has no prediction."""
+    """Table of the errors under each condition, and of the conditions where the model has no prediction."""
     table = _readable(outside.by_condition)
     names = [name for name in LOOKS if name in set(table["predictor"])]
     by = table.pivot_table("relative_error", "condition", "predictor").reindex(table["condition"].unique())

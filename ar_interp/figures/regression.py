@@ -26,7 +26,7 @@ COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, BLACK, PURPLE, SKY, GREY)
 
 
 def learned_features(structure: KernelStructure) -> go.Figure:
-    """What the features span, turned to match the functions of largest variance, beside these."""
+    """Learned features, turned within their span to match the functions of largest variance, beside these."""
     figure = go.Figure()
     for j, (span, target) in enumerate(zip(structure.span.mT, structure.target.mT, strict=True)):
         colour, hover = COLOURS[j % len(COLOURS)], f"function {j + 1}<br>x = %{{x:.3f}}<br>%{{y:.3g}}"
@@ -120,7 +120,7 @@ def risk_by_order(risks: pd.DataFrame) -> go.Figure:
 
 
 def excess_by_tasks(excesses: pd.DataFrame, joint: pd.DataFrame) -> go.Figure:
-    """What a finite number of tasks costs, against that number, beside N^2.
+    """Excess risk of a finite number of tasks against that number, beside N^2.
 
     Args:
         excesses: columns protocol, weights, tasks, excess, half_width, formula, see `probes.regression`.

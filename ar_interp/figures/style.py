@@ -49,7 +49,7 @@ def bars_of(rows: pd.DataFrame, column: str, band: str) -> dict[str, Any]:
 
 
 def chosen_of(name: str, asked: Iterable[str] | None, there: Iterable[str]) -> list[str]:
-    """Those asked for of the ones that are there; all of them for None.
+    """Names that are asked for, of those that are there; all of them for None.
 
     Raises:
         ValueError: none is asked for, or one that is not there.
@@ -157,7 +157,7 @@ def threshold(figure: go.Figure, y: float, text: str, colour: str = VERMILLION, 
 
 
 def rounding(figure: go.Figure, y: float, text: str) -> None:
-    """On a logarithmic axis, the line below which all is rounding, with its name under its right end."""
+    """The line of a logarithmic axis below which all is rounding, with its name under its right end."""
     figure.add_hline(y=y, line={"color": BLACK, "dash": "dot", "width": 1})
     _name_at_right(figure, math.log10(y), "top", text)  # plotly places annotations on a log axis by the exponent
 

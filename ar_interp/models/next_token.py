@@ -57,12 +57,12 @@ class HookedNextToken(StrictHooks):
         self.setup()
 
     def untrained(self, seed: int) -> "HookedNextToken":
-        """The same architecture with initial weights: 0 whatever the seed where the loss is convex."""
+        """A model of the same architecture with initial weights: 0 whatever the seed where the loss is convex."""
         return HookedNextToken(self.config, self.process, seed=seed).to(next(self.parameters()).device)
 
     @property
     def maps(self) -> Float[Tensor, "*step source symbol out"]:
-        """What each symbol adds at each source, to the logits or to the MLP's input; a window has no axis of steps."""
+        """Terms that symbols add at each source, to the logits or to the MLP's input; a window has no axis of steps."""
         return self._maps()[0]
 
     def _maps(self) -> tuple[Tensor, Tensor]:

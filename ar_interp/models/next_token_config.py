@@ -129,7 +129,7 @@ class NextTokenConfig(Config):
         return {"E": (V, d), "L": (*steps, self.n_sources, d, d), "c": (*steps, d), **middle, "U": (d, V), "b": (V,)}
 
     def maps(self, parameters: Mapping[str, Tensor]) -> tuple[Float[Tensor, "... source symbol out"], Tensor]:
-        """What each token adds to the sum, [*member step source symbol out], and the constant, [*member step out].
+        """Terms that tokens add to the sum, [*member step source symbol out], and the constant, [*member step out].
 
         A window has no axis of steps. `out` is the symbols, or with an MLP its width.
         """

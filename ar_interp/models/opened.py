@@ -100,7 +100,7 @@ class Model:
 
     @cached_property
     def config(self) -> Any:
-        """Its config; bare diagonal heads are those of a `ModelConfig` where a foreign model states none."""
+        """Config of the model; bare diagonal heads are those of a `ModelConfig` where a foreign model states none."""
         stated = getattr(self.module, "config", None)
         if isinstance(stated, Config):
             return stated
@@ -152,7 +152,7 @@ class Model:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Its parameters by name; W_Q and the like where it has none."""
+        """Parameters of the model by name; W_Q and the like where it has none."""
         if named := dict(getattr(self.module, "named_parameters", dict)()):
             return named
         found = {name: getattr(self.module, name, None) for name in Model.__annotations__}
@@ -160,12 +160,12 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """That of its first weights."""
+        """Device of the model's first weights."""
         return getattr(next(iter(self.weights.values()), None), "device", torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """That of its first weights; None where there are none."""
+        """Precision of the model's first weights; None where there are none."""
         return getattr(next(iter(self.weights.values()), None), "dtype", None)
 
     @property
@@ -267,7 +267,7 @@ class Model:
         return self.module.hooks(fwd_hooks=[(names, in_this_thread(hook)) for names, hook in fwd_hooks])
 
     def untrained(self, seed: int) -> "Model":
-        """The same architecture with fresh weights.
+        """A model of the same architecture with fresh weights.
 
         Raises:
             ValueError: it cannot make one.

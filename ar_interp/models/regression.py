@@ -76,7 +76,7 @@ class HookedRegression(StrictHooks):
         return f"<pre>{escape(repr(self))}</pre>"
 
     def untrained(self, seed: int) -> "HookedRegression":
-        """The same architecture with fresh initial weights: the control of a probe."""
+        """A model of the same architecture with fresh initial weights: the control of a probe."""
         device = next(self.parameters()).device
         return HookedRegression(self.config, process=self.process, seed=seed, device=device)
 

@@ -135,7 +135,7 @@ class HookedARTransformer(StrictHooks):
         return f"<pre>{escape(repr(self))}</pre>"
 
     def untrained(self, seed: int) -> "HookedARTransformer":
-        """The same architecture with fresh initial weights: the control of a probe.
+        """A model of the same architecture with fresh initial weights: the control of a probe.
 
         A model whose own initial weights are zero gets the standard deviation 0.1.
         """

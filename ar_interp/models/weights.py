@@ -57,7 +57,7 @@ def diagonal_weights(model: object) -> DiagonalWeights:
 
 
 def in_double(X: Tensor) -> Tensor:
-    """On the CPU in double precision, without its history."""
+    """The tensor on the CPU in double precision, without its history."""
     return X.detach().cpu().to(torch.complex128 if X.is_complex() else torch.float64)
 
 

@@ -245,7 +245,7 @@ def default_estimators(process: Process, *, length: int, per_pair: bool = False)
 def step_sizes(
     process: Process, *, length: int, per_pair: bool = False, steps: tuple[int, ...] = STEPS
 ) -> tuple[float, ...]:
-    """For each number of steps k the one step size that is best for contexts T = 2..length on average.
+    """Step sizes, one for each number of steps k, that are best for contexts T = 2..length on average.
 
     Tuned as `estimators.tuned` does, on 1000 sequences, or where they are long or wide on as many as hold 2^22 entries
     of all S_T, at least 8; kept for the next call.

@@ -61,7 +61,7 @@ def in_parts(function: Callable[[Any], Tensor], contexts: Contexts, size: int, *
 
 
 def side_by_side(parts: Iterable[Tensor], n: int, *, dim: int = 0) -> Tensor:
-    """What was found of n contexts in parts, as one tensor; no two copies of the whole are held at a time."""
+    """Values of n contexts that come in parts, as one tensor; no two copies of the whole are held at a time."""
     found, start = None, 0
     for own in parts:
         size = own.shape[dim]
@@ -76,8 +76,8 @@ def side_by_side(parts: Iterable[Tensor], n: int, *, dim: int = 0) -> Tensor:
 
 
 def innermost(values: Inexact[Tensor, "batch *shape"]) -> Inexact[Tensor, "batch *shape"]:
-    """The same numbers, those of all contexts side by side in memory: what is done to many contexts at once, number by
-    number, then reads memory in order."""
+    """Values rearranged so that those of all contexts lie side by side: what is done to many contexts at once, number
+    by number, then reads memory in order."""
     if values.stride(0) <= 1:  # they are, or all are one
         return values
     turned = values.flatten(1).t().contiguous()

@@ -27,7 +27,7 @@ CHAINS = "next-token predictors"
 
 @dataclass(frozen=True, kw_only=True)
 class ReadSources(Result):
-    """Where the model reads.
+    """Sources that a next-token predictor reads, by the norms of its centred maps.
 
     Attributes:
         norms: a row for each step of the chain and each source, `norm` = |centred W| there. A window has one step.
@@ -102,7 +102,7 @@ def read_sources(
 
 @dataclass(frozen=True, kw_only=True)
 class Attributions(Result):
-    """What each token adds to the logit of the right symbol over the mean of all symbols, three ways.
+    """Contribution of each token to the logit of the right symbol over the mean of all symbols, three ways.
 
     Attributes:
         by_source: a row for each step and source: means over the chains of `direct` (the hook's value), `ablated` (what

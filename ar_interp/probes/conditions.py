@@ -150,7 +150,7 @@ class Conditions:
                 self._beside("moved activations", tokens)
 
     def _parts(self, tokens: Tensor) -> None:
-        """What is read of a model beside its hooks and weights."""
+        """Parts of a model that are read beside its hooks and weights."""
         assert self.clean is not None
         module, clean = self.model.module, self.clean.module
         for name in ("W_U", "block_scalars", "Gamma"):

@@ -164,7 +164,7 @@ class SignPattern(Result):
 
     @property
     def reflected(self) -> bool:
-        """Not all signs are alike: no gradient step."""
+        """Whether signs differ, so that the layer is no gradient step."""
         return bool(np.ptp(self.by_coordinate["values"].to_numpy()))
 
 

@@ -169,7 +169,7 @@ def last_pair(contexts: Sequences, *, by_coordinate: bool) -> Inexact[Tensor, "b
 def _predictors(
     model: Model, theory: Any, process: AutoregressiveProcess, condition: Condition
 ) -> Iterator[tuple[str, Predictor]]:
-    """Those that have a meaning under the condition, by name."""
+    """Predictors that have a meaning under the condition, by name."""
 
     def by(module: Any) -> Predictor:
         ready = module if condition.longer == 1 else module.lengthened(condition.longer * module.config.n_ctx)

@@ -170,7 +170,7 @@ def probe_features(
     seed: int,
     batch_size: int | None,
 ) -> dict[tuple[str, int], dict[str, Float[np.ndarray, "batch feature"]]]:
-    """For each hook and T what probes of the model and of each control are given.
+    """Features that probes of the model and of each control are given, for each hook and T.
 
     Raises:
         ValueError: no control model, and none can be made; see `activations`.

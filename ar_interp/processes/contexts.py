@@ -67,7 +67,7 @@ class Contexts(Shown, ABC):
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "Contexts":
-        """The same on a device, without gradients, and at least in the precision of `dtype`."""
+        """A copy of the contexts on a device, without gradients, and at least in the precision of `dtype`."""
         moved = copy(self)
         vars(moved).update({name: brought(value, device, dtype) for name, value in self.tensors().items()})
         return moved

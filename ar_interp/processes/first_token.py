@@ -63,7 +63,7 @@ class FirstToken:
 
     @property
     def random(self) -> bool:
-        """Not the same for all sequences."""
+        """Whether sequences differ in their first token."""
         return self.law not in ("ones", "unit-ones")
 
     @property

@@ -76,7 +76,7 @@ class HaarOrthogonal(AutoregressiveProcess):
     def drawn(
         self, batch: int, length: int, generators: Sequence[torch.Generator], dtype: torch.dtype
     ) -> tuple[Tensor, ...]:
-        """On a GPU without noise, the Gaussian matrices of all members and s_1, of one where all have the same."""
+        """The Gaussian matrices of all members and s_1 on a GPU without noise, those of one where all have the same."""
         if not self._by_reflections(generators[0].device):
             return super().drawn(batch, length, generators, dtype)
         gaussians = torch.stack([self._gaussian(batch, g) for g in generators])

@@ -223,7 +223,7 @@ def _frequencies(basis: str, n: int) -> Tensor:
 
 @cache
 def _prior(law: tuple[float, ...] | float, basis: str, n: int) -> Tensor:
-    """Of given variances, or of a smoothness."""
+    """The prior of given variances, or of a smoothness."""
     if isinstance(law, tuple):
         return torch.tensor(law, dtype=torch.float64, device="cpu")
     decaying = _frequencies(basis, n).clamp(min=1) ** -(2 * law + 1)

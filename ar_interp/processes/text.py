@@ -218,7 +218,7 @@ class TextEmbedding(Shown):
 
 
 def repeats(ids: Any, *, window: int = 5) -> np.ndarray:
-    """For each window of a text whether a word stands twice in it, followed by different words ("conflict").
+    """Whether a word stands twice in a window of a text, followed by different words ("conflict"), for each window.
 
     [n - window + 1] booleans. Of the windows s_1..s_5 exactly these are not solved by s_{t+1} = W s_t, whatever the
     linearly independent vectors are: W s = s' asks for one successor of each word.

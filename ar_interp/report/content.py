@@ -55,7 +55,7 @@ class Section(Shown):
 
     @property
     def n_ways(self) -> int:
-        """In how many of the three ways (`words.WAYS`) some claim holds and none fails."""
+        """Number of the three ways (`words.WAYS`) in which some claim holds and none fails."""
         verdicts = [{claim.verdict for part in self.parts if part.evidence in way for claim in part.claims}
                     for way in words.WAYS]  # fmt: skip
         return sum("holds" in found and "fails" not in found for found in verdicts)
@@ -204,7 +204,7 @@ class Report(Shown):
 
     @property
     def introduction(self) -> tuple[str, ...]:
-        """What the models are for, in paragraphs."""
+        """Paragraphs on what the models are for."""
         others = not all(one.checkpoint.process.makes is Sequences for one in self.examined)
         return words.SEQUENCES * self.of_sequences + words.PROMPTS * others + words.INTRODUCTION
 
@@ -230,7 +230,7 @@ class Report(Shown):
         return {process.kind: process.meaning for process in found}
 
     def to_json(self) -> str:
-        """The same content as JSON."""
+        """The report's content as JSON."""
         content = {
             "schema": SCHEMA,
             "date": self.date.isoformat(),

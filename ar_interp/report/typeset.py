@@ -76,7 +76,7 @@ def _power(mantissa: str, exponent: int) -> str:
 
 
 def slug(text: str) -> str:
-    """For the target of a link."""
+    """A text as the target of a link: lower case, with hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 

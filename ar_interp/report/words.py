@@ -55,7 +55,7 @@ NO_CLAIM = "No claim rests on this alone."
 
 
 class Kind(NamedTuple):
-    """Where evidence comes from."""
+    """A kind of evidence: where it comes from, in words."""
 
     label: str
     heading: str

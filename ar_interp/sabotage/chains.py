@@ -94,7 +94,7 @@ def elsewhere(task: Parity, W: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def moved(W: Tensor, task: Parity, places: list[int]) -> Tensor:
-    """What stood at the bits of the subset stands at these places, and what stood there takes theirs."""
+    """Maps of the subset's bits exchanged with those at these places."""
     other = W.clone()
     for old, new in zip(task.subset, places, strict=True):
         other[:, new] = W[:, old]

@@ -50,7 +50,7 @@ def answering(model: Any, way: Way) -> Otherwise:
 
 
 def otherwise(way: Way) -> Change:
-    """The same of any model."""
+    """A change that makes any model answer in this way, see `answering`."""
     return lambda model, checkpoint, seed: answering(model, way)
 
 

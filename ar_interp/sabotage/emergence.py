@@ -54,7 +54,7 @@ def turned_everywhere(model: Any, checkpoint: Checkpoint, seed: int) -> HookedAR
 
 
 def balanced(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    """The same step with a = b."""
+    """The layer with the same gradient step and a = b."""
     QK, OV = (model.state_dict()[f"blocks.0.attn.{name}"] for name in ("QK", "OV"))
     share = (OV.norm() / QK.norm()).sqrt()
     return with_weights(model, {"blocks.0.attn.QK": QK * share, "blocks.0.attn.OV": OV / share})

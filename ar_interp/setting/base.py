@@ -102,7 +102,7 @@ class Setting(Shown, Kind, ABC, root=True):
         raise ValueError(f"no exact population loss here: {self.no_exact_loss}. Use TrainConfig(objective='sampled').")
 
     def solved(self, parameters: Parameters) -> dict[str, Tensor]:
-        """The same weights, with those that have a best value for given others at that value.
+        """Weights of every member, with those that have a best value for given others at that value.
 
         No gradient goes through these: where they are best the loss does not depend on them to first order.
 
@@ -141,7 +141,7 @@ class Setting(Shown, Kind, ABC, root=True):
         return None
 
     def position_removal_costs(self, model: Any, *, length: int, method: str) -> Float[Tensor, "offset"] | None:
-        """The same without the key s_{T-k}, for each offset k; or None."""
+        """The growth of the loss over T = 2..length without the key s_{T-k}, for each offset k; or None."""
         return None
 
     @property

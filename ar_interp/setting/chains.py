@@ -15,7 +15,7 @@ CHECKED = 7  # tokens: windows up to this were checked exactly on the noisy xor
 
 
 class ChainPredictors(Setting):
-    """What the tokens before it tell of each token of a chain, and where exact weights would read them.
+    """Theory of each token of a chain: what the tokens before tell of it, and where exact weights would read them.
 
     Each step is a convex problem of its own. Of parity some chains make every step linear, and others leave nothing
     that a linear map could use: then the best weights are 0.
@@ -118,7 +118,7 @@ class ChainPredictors(Setting):
         return tuple(name for name in self.process.vocabulary if "," in name) if self.family == "counting" else None
 
     def with_chain(self, chain: str) -> ChainTask:
-        """The same parity or product by another chain."""
+        """The task of the same parity or product by another chain."""
         return replace(self.process, chain_of=chain)
 
     @property

@@ -47,7 +47,7 @@ class Emergence(Setting):
 
     @property
     def law(self) -> FirstToken:
-        """That of s_1."""
+        """The law of s_1."""
         return self.process.initial
 
     @property

@@ -111,7 +111,7 @@ class NoisyHeads(_Noisy):
 
     @property
     def kappa(self) -> float:
-        """That of the minimum."""
+        """kappa of the minimum."""
         return float(self.config.n_heads < self.config.dim)
 
     @property
@@ -129,7 +129,7 @@ class NoisyHeads(_Noisy):
 
     @cached_property
     def mixing(self) -> float:
-        """What the best C has for other pairs, over its diagonal."""
+        """C_ji / C_jj of the best C for i of another pair."""
         return noisy_mixing(dim=self.config.dim, max_length=self.config.n_ctx, **self.noise) if self.kappa else 0.0
 
     @property
@@ -148,7 +148,7 @@ class NoisyHeads(_Noisy):
         return "closed forms of all noisy heads hold for conjugate pairs and noise of observation alone"
 
     def exact_loss(self, parameters: Parameters) -> Float[Tensor, "ensemble"]:
-        """Of the clean target."""
+        """The expected loss of every member, as `Setting.exact_loss`, with respect to the clean target."""
         if self.no_exact_loss:
             return super().exact_loss(parameters)
         return self._loss(parameters[HEAD_B].mT @ parameters[HEAD_A], parameters[POSITIONAL_P])

@@ -33,7 +33,7 @@ class PlainHeads(Setting):
 
     @property
     def parity(self) -> bool:
-        """Its output has the wrong parity: no weights beat predicting zero."""
+        """Whether the output has the wrong parity, so that no weights beat predicting zero."""
         return self.config.parity_obstruction is not None
 
     @property

@@ -137,5 +137,5 @@ class SoftmaxPrompts(Setting):
 
     @property
     def linear(self) -> RegressionPrompts:
-        """As many features with linear attention."""
+        """The setting of as many features with linear attention."""
         return RegressionPrompts(replace(self.config, attention="linear"), self.process)

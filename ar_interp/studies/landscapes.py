@@ -74,7 +74,7 @@ class Opened(Shown):
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """Those of all its sweeps."""
+        """The rows of all its sweeps."""
         return pd.concat([sweep.table for sweep in self.sweeps], ignore_index=True)
 
     @cached_property

@@ -42,7 +42,7 @@ class _LostError(Exception):  # caught here, never shown
 
 @cache
 def versions() -> dict[str, str]:
-    """What must be equal where equal shards are to have equal rows."""
+    """Versions that must be equal where equal shards are to have equal rows."""
     folder, source = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         source.update(path.read_bytes())
@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
 
 
 def on_dask(shards: Sequence[Shard], *, jobs: int, scheduler: str | None) -> Iterator[Outcome]:
-    """What comes of each shard, as it comes.
+    """Outcome of each shard, as it comes.
 
     A shard whose worker dies goes to another. Where the scheduler is lost and another one answers at its address within
     half a minute, that one gets what is left; where all processes of this machine died, others do.
@@ -123,7 +123,7 @@ def _of_client(client: Any, shards: Sequence[Shard], *, waits: bool) -> Iterator
 
 
 def _next(client: Any, done: "SimpleQueue[Any]", *, waits: bool) -> Any:
-    """What comes next. Where nobody can do a shard it says so and waits, or, if not `waits`, gives up."""
+    """The next event. Where nobody can do a shard it says so and waits, or, if not `waits`, gives up."""
     alone = 0
     while True:
         try:

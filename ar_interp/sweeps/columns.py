@@ -36,7 +36,7 @@ class Column(Kind, ABC, root=True):
 
     @classmethod
     def speaks_of(cls, setting: Setting) -> bool:
-        """Whether models in this setting have it."""
+        """Whether models in this setting have the column."""
         return True
 
     @classmethod
@@ -44,7 +44,7 @@ class Column(Kind, ABC, root=True):
     def values(
         cls, setting: Setting, run: TrainingRun, losses: Float[np.ndarray, "member"]
     ) -> Sequence[float | int | None]:
-        """Its value for each member of a shard.
+        """The column's value for each member of a shard.
 
         Args:
             run: their training; `run.ensemble` has the weights of all of them.

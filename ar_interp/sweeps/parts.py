@@ -97,7 +97,7 @@ def _unpacked(content: bytes, found: pq.ParquetFile, where: str) -> pa.Table:
 
 
 def _asked(shards: Sequence[Shard]) -> dict[str, list[Any]]:
-    """What stands in the columns that say which training a row is of."""
+    """Contents of the columns that say which training a row is of."""
     asked: dict[str, list[Any]] = {name: [] for name in (*shards[0].point, "seed")}
     for shard in shards:
         first, n = shard.training.seed, shard.training.n_seeds

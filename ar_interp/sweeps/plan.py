@@ -78,7 +78,7 @@ class Shard(Shown):
 
     @property
     def where(self) -> str:
-        """Its point and its seeds, for messages."""
+        """Point and seeds of the shard, for messages."""
         first, n = self.training.seed, self.training.n_seeds
         at = ", ".join(f"{name} = {value!r}" for name, value in self.point.items())
         return f"{at}, seeds {first}..{first + n - 1}"
@@ -208,7 +208,7 @@ def _whole(
 
 
 def _cut(whole: Shard, first: int, n_seeds: int, size: int, where: str) -> Iterator[Shard]:
-    """Its shards: seeds from the first one on, cut after every `size` of them."""
+    """Shards of a point: seeds from the first one on, cut after every `size` of them."""
     for start in range(0, n_seeds, size):
         with faults_of(where):
             training = replace(whole.training, seed=first + start, n_seeds=min(size, n_seeds - start))

@@ -39,7 +39,7 @@ class SweepError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast(Shown):
-    """What a sweep asks for, and what is left of it.
+    """The work that a sweep asks for, and what is left of it.
 
     Attributes:
         n_points, n_shards, n_trainings: in all.
@@ -164,7 +164,7 @@ def _rows(plan: Plan, folder: Path, jobs: int, scheduler: str | None, progress: 
 
 
 def _outcomes(shards: list[Shard], jobs: int, scheduler: str | None) -> Iterator[Outcome]:
-    """What comes of each shard, in any order."""
+    """Outcome of each shard, in any order."""
     if shards and (jobs > 1 or scheduler is not None):
         yield from on_dask(shards, jobs=jobs, scheduler=scheduler)
         return

@@ -50,7 +50,7 @@ class Shape(NamedTuple):
     parts: tuple[str, ...]
 
     def offset(self, part: str) -> int:
-        """Where a part of a layer begins; of no part, where the next layer does."""
+        """Place where a part of a layer begins; of no part, where the next layer does."""
         before = self.parts[: self.parts.index(part)] if part else self.parts
         return sum(self.width ** (2 if name in ("QK", "OV") else 1) for name in before)
 
@@ -186,7 +186,7 @@ def through_norm(
 
 
 def errors_of(predicted: Sequence[Vector], target: Sequence[Vector], share: Vector, loss: Array) -> list[Vector]:
-    """Those that count, whose squares are added to the loss."""
+    """Errors that count, whose squares are added to the loss."""
     found = [(a - b) * share for a, b in zip(predicted, target, strict=False)]
     loss.add([total(part * part for part in found)])
     return found

@@ -98,12 +98,12 @@ def sampled_objective(
 
 
 def of_entries(objective: Objective, trained: Parameters) -> Objective:
-    """The same objective where only the entries that are 1 in `trained` count, and so receive a gradient."""
+    """The objective where only the entries that are 1 in `trained` count, and so receive a gradient."""
     return lambda parameters: objective({name: W * trained[name] for name, W in parameters.items()})
 
 
 def with_ridge(objective: Objective, ridge: float) -> Objective:
-    """The same objective and `ridge` times the sum of squares of each member's weights."""
+    """The objective plus `ridge` times the sum of squares of each member's weights."""
 
     def losses(parameters: Parameters) -> Float[Tensor, "member"]:
         squares = [W.flatten(1).square().sum(1) for W in parameters.values()]

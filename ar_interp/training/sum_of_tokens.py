@@ -66,7 +66,7 @@ class SumOfTokens(Form):
         return torch.stack(found, dim=2)
 
     def _logits(self, products: Products, tokens: Tensor, step: int) -> Float[Tensor, "member batch symbol"]:
-        """Those of the symbols that can stand at a step."""
+        """Logits of the symbols that can stand at a step."""
         n_seen = self.config.n_prompt + step
         first, end = torch.tensor(self.config.alphabets[:n_seen], dtype=torch.int64, device=tokens.device).T
         starts = (end - first).cumsum(0) - end

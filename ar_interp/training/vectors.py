@@ -74,7 +74,7 @@ class Vector:
         return self._with("fmul", other)
 
     def rsqrt(self) -> "Vector":
-        """One over the square root."""
+        """The reciprocal of the square root."""
         kind, module = self.code.vector, self.code.module
         name = f"llvm.sqrt.v{LANES}f{8 * self.code.size}"
         root = module.globals.get(name) or ir.Function(module, ir.FunctionType(kind, [kind]), name)
@@ -88,11 +88,11 @@ class Array:
         self.code, self.pointer, self.kind = code, pointer, kind
 
     def at(self, index: Index) -> "Array":
-        """From there on."""
+        """The array from an index on."""
         return Array(self.code, self._address(index), self.kind)
 
     def as_vectors(self) -> "Array":
-        """The same memory in vectors."""
+        """The memory read as vectors."""
         return Array(self.code, self.pointer, self.code.vector)
 
     def _address(self, index: Index) -> ir.Value:
@@ -161,7 +161,7 @@ class Code:
         self.counts = [Integer(self.build, value) for value in function.args[vectors + numbers :]]
 
     def number(self, value: float) -> Vector:
-        """The same in all lanes."""
+        """A number in all lanes."""
         return Vector(self, ir.Constant(self.vector, [value] * LANES))
 
     @contextmanager

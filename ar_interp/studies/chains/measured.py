@@ -79,7 +79,7 @@ class Record:
 
 
 def few(config: NextTokenConfig) -> int:
-    """So many chains that their contributions fit into memory some times."""
+    """Number of chains whose contributions fit into memory some times."""
     return max(4, min(FEW, NUMBERS // (config.n_chain * config.n_sources * config.dim)))
 
 
@@ -96,7 +96,7 @@ class ChainsMeasured(Measured):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     @property
@@ -106,12 +106,12 @@ class ChainsMeasured(Measured):
 
     @cached_property
     def few(self) -> Chains:
-        """Those on which weights are read: they say which symbols occur where."""
+        """The chains on which weights are read: they say which symbols occur where."""
         return self.contexts[: few(self.config)]
 
     @cached_property
     def accuracy(self) -> ChainAccuracy:
-        """Of the model as it is."""
+        """Accuracy of the model as it is."""
         return chain_accuracy(self.model, self.contexts)
 
     def share(self, accuracy: ChainAccuracy, of: str = "answer") -> Estimate:
@@ -155,7 +155,7 @@ class ChainsMeasured(Measured):
 
     @cached_property
     def running(self) -> "ChainsMeasured":
-        """The same parity by its running parity, after `FEW` chains: none of its tokens but the first can be read."""
+        """Predictor of the running parity after `FEW` chains, none of whose tokens but the first can be read."""
         task = self.setting.with_chain("running")
         model = next(fitted(task, FEW, n_seeds=1))
         return ChainsMeasured(replace(self.subject, model=model, config=model.config, process=task, run=None))
@@ -167,14 +167,14 @@ class ChainsMeasured(Measured):
 
     @cached_property
     def in_double(self) -> HookedNextToken:
-        """The same weights in double precision, in which rounding is told from a difference."""
+        """A copy of the model in double precision, in which rounding is told from a difference."""
         model = deepcopy(self.model).double()
         model.process = self.process
         return model
 
     @torch.no_grad()
     def attribution_of_probabilities(self) -> float:
-        """The same of log-probabilities, which are no sums: the loss without a source less what its logits add."""
+        """Attribution of log-probabilities, which are no sums: the loss without a source less what its logits add."""
         contexts, first = self.few, self.config.n_prompt - 1
         whole = contexts.errors(self.in_double(contexts.inputs))[:, first:]
         place = 0
@@ -191,7 +191,7 @@ class ChainsMeasured(Measured):
     @cached_property
     @torch.no_grad()
     def damaged(self) -> ChainAccuracy:
-        """With noise on the weights, as much as leaves fewer than nine in ten chains."""
+        """Accuracy with as much noise on the weights as leaves fewer than nine in ten chains."""
         generator, found = seeds.generator_of(seeds.UNTRAINED), self.accuracy
         noise = [
             torch.randn(W.shape, generator=generator, dtype=W.dtype, device="cpu") for W in self.model.parameters()
@@ -273,7 +273,7 @@ class ChainsMeasured(Measured):
         return _angles(self.newest.cpu())
 
     def angles_of(self, permutation: tuple[int, ...]) -> Float[Tensor, "eigenvalue"]:
-        """Those of the permutation, less one eigenvalue of 1."""
+        """Angles of the permutation's eigenvalues, less one eigenvalue of 1."""
         n = len(permutation)
         P = torch.eye(n, dtype=torch.float64, device="cpu")[list(permutation)]
         return _angles(P - 1 / n)
@@ -297,7 +297,7 @@ class ChainsMeasured(Measured):
 
     @property
     def record(self) -> "Record | None":
-        """What is known of the seeds of its training; None for a model alone."""
+        """Record of the seeds of its training; None for a model alone."""
         run = self.subject.run
         if run is None or "exact" not in run.members or len(run.members) < LEAST_SEEDS:
             return None

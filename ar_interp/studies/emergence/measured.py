@@ -79,7 +79,7 @@ class EmergenceMeasured(Measured):
 
     @property
     def off_plane_of_weights(self) -> float:
-        """The same of the weights as they are, over their own norm."""
+        """Norm of what lies off the plane in the weights as they are, over their own norm."""
         found = record_of(self.own, self.config.dim)
         size = sum(W.square().sum() for W in self.own.values()) ** 0.5
         return float(found["off_plane"][0] / size)
@@ -158,7 +158,7 @@ class EmergenceMeasured(Measured):
 
     @property
     def masked_loss(self) -> float:
-        """The same per context length and without 1/2."""
+        """`best_loss` per context length and without 1/2."""
         return self.of_training_loss(self.best_loss)
 
     @property
@@ -191,7 +191,7 @@ class EmergenceMeasured(Measured):
 
     @cached_property
     def half_turned(self) -> Any:
-        """The same with one sign turned in the values and not in the keys."""
+        """A model with one sign turned in the values and not in the keys, measured in the same way."""
         other = deepcopy(self.model).requires_grad_(False)
         d = self.config.dim
         other.blocks[0].attn.OV[0, d] *= -1

@@ -44,7 +44,7 @@ class PromptsMeasured(Measured):
 
     @cached_property
     def structure(self) -> Any:
-        """Its features and kernel."""
+        """Features and kernel of the model."""
         from ar_interp.probes.regression import kernel_structure
 
         return kernel_structure(self.model, self.process)
@@ -159,7 +159,7 @@ class PromptsMeasured(Measured):
 
 
 def claims_of(subject: Subject) -> Iterator[Claim]:
-    """What is claimed of a model of prompts: of linear attention, of one trained on T tasks, or of softmax."""
+    """Claims about a model of prompts: of linear attention, of one trained on T tasks, or of softmax."""
     m = PromptsMeasured(subject)
     if isinstance(m.setting, SoftmaxPrompts):
         return _of_softmax(m)
