@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import struct
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import pandas as pd
@@ -93,7 +94,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(kind, tmp_path):
     assert (loaded.model.config, loaded.model.process) == RUNS[kind][:2]
     assert (loaded.name, loaded.path) == ("folder", path)
     assert (loaded.seed, loaded.steps, loaded.device) == (run.seed, run.steps, run.device)
-    assert loaded.versions["torch"] == torch.__version__
+    assert loaded.versions["torch"] == version("torch")
     assert set(loaded.versions) == set(checkpoints.VERSIONED)
     saved_state, loaded_state = run.model.state_dict(), loaded.model.state_dict()
     assert list(saved_state) == list(loaded_state)
