@@ -8,9 +8,14 @@ def _on_threads(threads: int | None) -> str:
 
 
 def describe(run: Any, name: str, summary: str = "") -> str:
-    """The model card's first part: what the model is and how it was made."""
+    """The model card's first part: what the model is and how it was made.
+
+    Args:
+        summary: of the recipe of this name; empty for a run of one's own.
+    """
     model, process = run.config, run.process
     losses, origin = run.members["loss"], getattr(run, "origin", "")
+    made = origin or (summary and f"`ar-interp train {name}`")
     near = (losses < losses.min() + 0.01).sum()
     lines = [
         f"# {name}",
@@ -25,7 +30,7 @@ def describe(run: Any, name: str, summary: str = "") -> str:
         "",
         "## How it was made",
         "",
-        *([f"- {origin}"] if origin else [f"- `ar-interp train {name}`"]),
+        *([f"- {made}"] if made else []),
     ]
     if run.steps or not origin:
         lines += _training_facts(run)

@@ -271,7 +271,7 @@ def test_refusals(subject, process, message, without_type_checks):
 @pytest.mark.parametrize(
     ("process", "why"),
     [
-        (ari.CommutingUnitary(D, noise=0.1), "noise is 0.1, and closed forms hold without noise"),
+        (ari.CommutingUnitary(D, noise=0.1), "noise is 0.1, under which no part of theory speaks of"),
         (ari.CommutingUnitary(D, first_token="gaussian"), "first_token is"),
         (ari.CommutingUnitary(D, mu=3.0), "mu is 3"),
     ],

@@ -9,6 +9,7 @@ import torch
 import ar_interp as ari
 from ar_interp.models.config import ModelConfig
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal
+from ar_interp.recipes import RECIPES
 from ar_interp.setting import (
     DiagonalHeads,
     FirstTokenLaw,
@@ -227,12 +228,26 @@ def test_a_part_of_theory_from_outside_speaks():
 
 
 @pytest.mark.parametrize(
-    ("process", "reason"),
+    ("model", "process", "reason"),
     [
-        (None, "the process is not known; pass process=..."),
-        (CommutingUnitary(DIM, noise=0.3), "noise is 0.3, and closed forms hold without noise"),
-        (CommutingUnitary(DIM, mu=2.0), "mu is 2.0, and closed forms of trained heads hold for mu = 1"),
+        ("two diagonal heads", None, "the process is not known; pass process=..."),
+        ("two diagonal heads", CommutingUnitary(DIM, noise=0.3), "noise is 0.3, under which no part of theory speaks"),
+        ("two diagonal heads", CommutingUnitary(DIM, mu=2.0), "mu is 2.0, and closed forms of trained heads hold for"),
+        ("two diagonal heads", Damped(DIM), "process must be CommutingUnitary, CommutingOrthogonal or another whose W"),
+        ("two diagonal heads", ari.processes.Parity(), "process must be an AutoregressiveProcess"),
+        ("one layer", Damped(DIM), "on damped-haar, first token unit-ones"),
+        ("one layer", HaarOrthogonal(DIM + 1), "process has dim 5 but the model has dim 4; they must agree"),
     ],
 )
-def test_a_silent_setting_says_why(process, reason):
-    assert setting_of(CONFIGS["two diagonal heads"], process).why_not.startswith(reason)
+def test_a_silent_setting_says_why(model, process, reason):
+    assert reason in setting_of(CONFIGS[model], process).why_not
+
+
+def test_every_model_has_a_setting_on_every_process():
+    """Pairs that cannot go together too: then theory is silent, whatever is asked."""
+    configs = {recipe.config.summary: recipe.config for recipe in RECIPES.values()}
+    for config in configs.values():
+        for process in {recipe.process for recipe in RECIPES.values()}:
+            setting = setting_of(config, process)
+            assert isinstance(setting.no_exact_loss, str | None)
+            assert not setting.why_not or setting.minimum is setting.hypothesis is None

@@ -78,7 +78,7 @@ class Setting(Shown, Kind, ABC, root=True):
     @classmethod
     @abstractmethod
     def speaks_of(cls, config: Any, process: Any) -> bool:
-        """Whether this part of theory holds for the pair."""
+        """Whether this part of theory holds for the pair, of any kind that is registered."""
 
     @property
     def minimum(self) -> float | None:
@@ -197,18 +197,20 @@ class Silent(Setting):
     @property
     def why_not(self) -> str:  # type: ignore[override]
         config, process = self.config, self.process
+        if isinstance(config, Config) and process is not None and (misfit := _misfit(config, process)):
+            return misfit
         if not isinstance(config, ModelConfig):
             return f"no part of theory knows models of kind {getattr(config, 'kind', type(config).__name__)!r}"
         if process is None:
             return "the process is not known; pass process=..., e.g. HaarOrthogonal(5)"
         for name in ("noise", "process_noise", "observation_noise"):
             if getattr(process, name, 0):
-                return f"{name} is {getattr(process, name):g}, and closed forms hold without noise"
+                return f"{name} is {getattr(process, name):g}, under which no part of theory speaks of {config.summary}"
         if config.heads in ("diagonal", "unit") and process.initial != FirstToken():
             return f"first_token is {process.initial}, and closed forms of diagonal heads hold for ones"
         if getattr(process, "mu", 1) != 1:
             return f"mu is {process.mu}, and closed forms of trained heads hold for mu = 1"
-        return f"no part of theory speaks of {config.summary} on {process}"
+        return f"no part of theory speaks of {config.summary} on {process.kind}{process.facts}"
 
 
 def setting_of(config: Any, process: Process | None) -> Setting:
@@ -221,12 +223,22 @@ def setting_of(config: Any, process: Process | None) -> Setting:
         ValueError: two parts of theory speak of it.
     """
     load_plugins()
-    known = process is not None and isinstance(config, Config)
-    speaking = [part for part in Setting.registered.values() if part.speaks_of(config, process)] if known else []
+    speaking = []
+    if process is not None and isinstance(config, Config) and not _misfit(config, process):
+        speaking = [part for part in Setting.registered.values() if part.speaks_of(config, process)]
     if len(speaking) > 1:
         names = " and ".join(f"{part.__module__}.{part.__qualname__}" for part in speaking)
         raise ValueError(f"two parts of theory speak of {config.summary} on {process}: {names}. Narrow one speaks_of.")
     return (speaking[0] if speaking else Silent)(config, process)
+
+
+def _misfit(config: Config, process: Process) -> str:
+    """Why the model cannot be about the process; empty where it can."""
+    try:
+        config.check_process(process)
+    except ValueError as error:
+        return str(error).rstrip(".")
+    return ""
 
 
 def is_uniform(process: Any) -> bool:
