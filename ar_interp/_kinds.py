@@ -87,6 +87,6 @@ def load_plugins() -> tuple[tuple[str, str, Any], ...]:
         for entry in entry_points(group=group):
             try:
                 found.append((group, entry.name, entry.load()))
-            except Exception as error:  # whatever a stranger's module raises
+            except (Exception, SystemExit) as error:  # whatever a stranger's module raises
                 warnings.warn(f"entry point {entry.name!r} of {group} cannot be loaded: {error!r}.", stacklevel=2)
     return tuple(found)

@@ -1,5 +1,6 @@
 """Studies: each covers its own recipes, and one of somebody else is like ours."""
 
+import sys
 from collections import Counter
 
 import pytest
@@ -116,9 +117,10 @@ def test_studies_of_installed_packages_are_found(installed):
     assert studies.all_studies() == (*studies.STUDIES, MINE, MINE, MINE)
 
 
-def test_a_study_that_cannot_be_loaded_is_a_warning(installed):
-    installed(Entry("broken", lambda: 1 / 0), Entry("whole", lambda: MINE))
-    with pytest.warns(UserWarning, match="entry point 'broken' of ar_interp.studies cannot be loaded: ZeroDivision"):
+@pytest.mark.parametrize(("load", "said"), [(lambda: 1 / 0, "ZeroDivision"), (lambda: sys.exit(3), "SystemExit")])
+def test_a_study_that_cannot_be_loaded_is_a_warning(load, said, installed):
+    installed(Entry("broken", load), Entry("whole", lambda: MINE))
+    with pytest.warns(UserWarning, match=f"entry point 'broken' of ar_interp.studies cannot be loaded: {said}"):
         assert studies.all_studies() == (*studies.STUDIES, MINE)
 
 
