@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+FOLDERS = sorted({folder.name for place in (ROOT, ROOT / "ar_interp") for folder in place.iterdir() if folder.is_dir()})
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 pytestmark = pytest.mark.usefixtures("few_contexts", "known_function")
 
@@ -22,12 +23,16 @@ def test_the_first_example_is_fifteen_lines_of_code():
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+    "page",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],
+    ids=lambda page: page.name,
 )
 def test_files_and_commands_exist(page):
     text = page.read_text("utf-8")
-    for path in re.findall(r"`(ar_interp/[\w/.]+|benchmarks/[\w.]+|trained/)`", text):
-        assert (ROOT / path).exists(), path
+    for named in re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w/.{{}},]*)`", text):
+        before, several, after = re.fullmatch(r"([^{]*)(?:\{(.*)\})?(.*)", named).groups()
+        for path in (before + one + after for one in (several or "").split(",")):
+            assert (ROOT / path).exists() or (ROOT / "ar_interp" / path).exists(), path
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:`|^ +)make (\w+)", text, flags=re.MULTILINE):
         assert f"\n{target}:" in makefile, target
