@@ -29,10 +29,9 @@ def run(*arguments: object, **environment: str) -> str:
     return result.stdout + result.stderr
 
 
-COMMAND = ("-m", "ar_interp")
 ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 WALK = """
-import json, os, sys
+import json, os, shutil, sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -40,7 +39,9 @@ from streamlit.testing.v1 import AppTest
 import ar_interp as ari
 from ar_interp.cli import main
 
-folder, output, app = map(Path, sys.argv[1:])
+output, app = map(Path, sys.argv[2:])
+assert main(["train", "rectified", "--output", sys.argv[1], "--quiet"]) == 0
+folder = shutil.copytree(Path(sys.argv[1]) / "rectified", output / "rectified")
 checkpoint = ari.load(folder)
 contexts = checkpoint.process.contexts(4, 6, seed=0)
 cache = checkpoint.model.run_with_cache(contexts.inputs)[1]
@@ -71,20 +72,21 @@ sections = {"loaded": loaded, "listed": listed.getvalue(), "verified": verified.
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Their recipe, trained by our command, which no locale matters to."""
-    output = tmp_path_factory.mktemp("theirs") / "ŵ"
-    run(*COMMAND, "train", "rectified", "--output", output, "--quiet", **ASCII_ONLY)
-    return output / "rectified"
+def walk(tmp_path_factory):
+    """What somebody finds who trains, loads, lists, verifies, reports and explores their recipe, whatever the locale.
+
+    And the folder of the files, `output`.
+    """
+    pytest.importorskip("streamlit", reason="the explorer needs the extra 'app'")
+    output = tmp_path_factory.mktemp("walk")
+    run("-c", WALK, output / "ŵ", output, ROOT / "apps" / "explorer.py", **ASCII_ONLY)
+    return {**json.loads((output / "walk.json").read_text()), "output": output}
 
 
 @pytest.fixture(scope="module")
-def walk(folder, tmp_path_factory):
-    """What somebody finds who loads, lists, verifies, reports and explores the recipe, and the folder of the files."""
-    pytest.importorskip("streamlit", reason="the explorer needs the extra 'app'")
-    output = tmp_path_factory.mktemp("walk")
-    run("-c", WALK, folder, output, ROOT / "apps" / "explorer.py")
-    return {**json.loads((output / "walk.json").read_text()), "output": output}
+def folder(walk):
+    """Their recipe, trained by our command."""
+    return walk["output"] / "ŵ" / "rectified"
 
 
 def test_their_recipe_is_trained(folder):
