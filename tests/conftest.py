@@ -43,11 +43,9 @@ def without_type_checks():
 @pytest.fixture(scope="module")
 def known_function():
     """Claims without the comparison of a model with its weights, half of their time: test_function is about that."""
-    from ar_interp.probes.function import FunctionDeviation
+    from zoo import known_function
 
-    known = FunctionDeviation(checks={"closed form": 0.0}, changed=1e9, n=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ar_interp.probes.function.function_deviation", lambda *_, **__: known)
+    with known_function():
         yield
 
 
@@ -60,6 +58,15 @@ def few_contexts():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Subject, "size", lambda subject, needed: size(subject, min(needed, 64)))
         yield
+
+
+@pytest.fixture
+def few_pairs(monkeypatch):
+    """Sequences that are swapped are as few as tell a fault."""
+    from ar_interp.claims.tolerances import TOLERANCES
+
+    for name in ("swap", "swap of patterns"):
+        monkeypatch.setitem(TOLERANCES, name, TOLERANCES[name]._replace(deviation=0.25))
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,6 @@ from zoo import (
 
 import ar_interp as ari
 from ar_interp import diagnoses, theory
-from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.models.config import ModelConfig
 from ar_interp.probes.swap import swap_context
 from ar_interp.testing import (
@@ -34,12 +33,7 @@ from ar_interp.testing import (
 
 UNITARY, PAIRS = ari.CommutingUnitary(D), ari.CommutingOrthogonal(D)
 
-
-@pytest.fixture(autouse=True)
-def few_pairs(monkeypatch):
-    """Of sequences that are swapped: fewer tell a fault."""
-    for name in ("swap", "swap of patterns"):
-        monkeypatch.setitem(TOLERANCES, name, TOLERANCES[name]._replace(deviation=0.25))
+pytestmark = pytest.mark.usefixtures("few_pairs")
 
 
 def noise(like: torch.Tensor) -> torch.Tensor:

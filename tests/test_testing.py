@@ -63,7 +63,7 @@ def test_the_message_shows_measured_expected_and_tolerance():
     assert second.startswith("Likely cause: heads of unequal strength")
 
 
-def test_an_interval_is_shown_and_must_lie_within_the_tolerance():
+def test_an_interval_is_shown_and_must_lie_within_the_tolerance(few_pairs):
     with pytest.raises(AssertionError, match=r"T = 10 = 0\.\d+ ± 0\.0\d*, expected 1 within 0.05 \(control "):
         assert_context_is_causal("positional-mu100", length=10)
     check = diagnoses.Check("share", 0.9, 1, 0.05)
