@@ -293,7 +293,7 @@ def test_machine_code_is_kept_where_that_can_be(writable, tmp_path, monkeypatch)
     compiles = []
     made = vectors.Code.__init__
     monkeypatch.setattr(vectors.Code, "__init__", lambda *arguments: compiles.append(1) or made(*arguments))
-    config, parameters = FAST["figure 5, two layers"], ensemble(FAST["figure 5, two layers"])
+    config, parameters = FAST["one full layer"], ensemble(FAST["one full layer"])
     tokens = tokens_of(config, batch=17)  # not a multiple of the lanes
     for _ in range(2):
         vectors.compiled.cache_clear()

@@ -39,7 +39,7 @@ ESTIMATORS = [
 ]
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
 GAUSSIAN = FirstToken("gaussian")
-N_HAAR = 2000
+N_HAAR = 1000
 
 
 def least_squares(tokens: torch.Tensor) -> torch.Tensor:
