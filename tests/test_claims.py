@@ -17,7 +17,7 @@ from ar_interp.claims import Claims, Estimate, Tolerance
 from ar_interp.claims.tolerances import TOLERANCES
 from ar_interp.models.transformer import HookedARTransformer
 
-verify = partial(ari.verify, seed=0, n=256)
+verify = partial(ari.verify, seed=0, n=128)
 pytestmark = pytest.mark.usefixtures("known_function")
 
 

@@ -93,8 +93,13 @@ def report(trained, hostile) -> Report:
 
 
 @pytest.fixture(scope="module")
-def page(report) -> Page:
-    return Page(report.to_html())
+def html(report) -> str:
+    return report.to_html()
+
+
+@pytest.fixture(scope="module")
+def page(html) -> Page:
+    return Page(html)
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +140,8 @@ class TestPage:
         outside = {a["href"] for a in page.all("a") if not a["href"].startswith("#")}
         assert outside == {"https://arxiv.org/abs/2402.05787"}
 
-    def test_styles_load_nothing(self, report):
-        styles = re.findall(r"<style>(.*?)</style>", report.to_html(), re.DOTALL)
+    def test_styles_load_nothing(self, html):
+        styles = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
         assert len(styles) == 1
         assert "url(" not in styles[0]
         assert "@import" not in styles[0]
@@ -224,8 +229,8 @@ class TestPage:
         assert first.to_html() == second.to_html()
         assert first.to_json() == second.to_json()
 
-    def test_is_little_more_than_plotly(self, report):
-        assert len(report.to_html()) - len(get_plotlyjs()) < 0.4e6 * len(report.examined)
+    def test_is_little_more_than_plotly(self, report, html):
+        assert len(html) - len(get_plotlyjs()) < 0.4e6 * len(report.examined)
 
 
 class TestFailures:
@@ -373,10 +378,10 @@ def browser() -> Iterator:
 
 class TestInBrowser:
     @pytest.fixture
-    def opened(self, browser, report, tmp_path):
+    def opened(self, browser, html, tmp_path):
         """The page without a network, and all that it complains about or asks for."""
         file = tmp_path / "report.html"
-        file.write_text(report.to_html(), "utf-8")
+        file.write_text(html, "utf-8")
         context = browser.new_context(offline=True)
         page = context.new_page()
         page.complaints = []

@@ -11,6 +11,8 @@ from ar_interp import _kinds, cli, recipes, studies
 from ar_interp.claims import Measured, Tolerance, claim
 from ar_interp.setting import Silent, setting_of
 
+pytestmark = pytest.mark.usefixtures("known_function")
+
 SILENT = ari.ModelConfig.augmented(dim=3, n_ctx=4, biases=True)
 
 
