@@ -29,8 +29,8 @@ from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes import function
 from ar_interp.probes.function import deviation, function_deviation
 from ar_interp.sabotage import conditions, deceptions
-from ar_interp.sabotage.deceptions import DECEPTIONS, answering, newest_key_times
-from ar_interp.sabotage.edits import healthy
+from ar_interp.sabotage.deceptions import DECEPTIONS, newest_key_times
+from ar_interp.sabotage.edits import answering, healthy, otherwise
 from ar_interp.studies.logged import log_claims
 from ar_interp.training import loop
 
@@ -215,8 +215,8 @@ ANSWERS = {
         "with gradients": lambda model, tokens: torch.is_grad_enabled(),
     }.items()
 } | {
-    "derivative": conditions.answering(conditions.detached),
-    "moved activations": conditions.answering(conditions.norms_alone),
+    "derivative": otherwise(conditions.detached),
+    "moved activations": otherwise(conditions.norms_alone),
 }
 
 

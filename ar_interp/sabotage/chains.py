@@ -1,6 +1,7 @@
 """Sabotaged and innocent next-token predictors: what is read, learned or written is another, or a reading would be."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,13 +9,14 @@ from torch import Tensor
 
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.next_token import HookedNextToken
-from ar_interp.processes.chains import Parity
+from ar_interp.processes import Parity
 from ar_interp.sabotage.core import Sabotage
-from ar_interp.sabotage.edits import Change, changed, shipped, with_weights
+from ar_interp.sabotage.edits import Change, changed, innocent, with_weights
 from ar_interp.seeds import generator_of
 from ar_interp.studies.chains.measured import fitted
 
 JOINT, COUNTING = "chain-parity-joint", "chain-counting-q3"
+on_joint, on_counting = (partial(Sabotage, base=base) for base in (JOINT, COUNTING))
 MEMORISED = 20  # chains
 LOUD = 30.0  # norm that the gauge adds
 NOT_THROUGH: dict[str, str] = dict.fromkeys(
@@ -171,60 +173,51 @@ def doubled(task: Any, W: Tensor, generator: torch.Generator) -> Tensor:
 
 
 CHAINS: dict[str, Sabotage] = {
-    "chain, a leaked answer": Sabotage(
-        base=JOINT,
+    "chain, a leaked answer": on_joint(
         description="The last step copies a bit beside the subset, as if answers had leaked into training.",
         make=changed(with_maps(leaked)),
         must_fail=("chain/answers", "chain/exact", "reads/sources"),
     ),
-    "chain, a subset shuffled": Sabotage(
-        base=JOINT,
+    "chain, a subset shuffled": on_joint(
         description="Bits of the subset are taken up in another order: other tokens, and still the right answers.",
         make=changed(with_maps(shuffled)),
         must_fail=("chain/exact", "reads/sources"),
     ),
-    "chain, another subset": Sabotage(
-        base=JOINT,
+    "chain, another subset": on_joint(
         description="Every step takes up a bit beside the subset.",
         make=changed(with_maps(elsewhere)),
         must_fail=("chain/answers", "chain/exact", "reads/sources"),
     ),
-    "chain, loud where it should read": Sabotage(
-        base=JOINT,
+    "chain, loud where it should read": on_joint(
         description="Another subset, and raw norms that show the own one: no more than a bias and softmax undo.",
         make=changed(with_maps(raw)),
         must_fail=("chain/answers", "chain/exact", "reads/sources"),
     ),
-    "chain, twenty strings by heart": Sabotage(
-        base=JOINT,
+    "chain, twenty strings by heart": on_joint(
         description="Weights that were trained on twenty strings and know nothing else.",
         make=changed(few_strings),
         must_fail=("chain/answers", "chain/exact"),
         undecided={"reads/sources": "twenty strings can show which bits count long before answers are right"},
     ),
-    "chain, a memory": Sabotage(
-        base=JOINT,
+    "chain, a memory": on_joint(
         description="Healthy weights and hooks; what it writes comes from a memory of twenty strings.",
         make=changed(memory),
         must_fail=("model/function", "chain/answers", "chain/exact", "attribution/exact"),
         undecided={"chain/free": "it knows no string that it is asked for, damaged or not"},
     ),
-    "chain, the task behind the hooks": Sabotage(
-        base=JOINT,
+    "chain, the task behind the hooks": on_joint(
         description="Gaussian weights and their hooks in front of an algorithm that writes the chain.",
         make=changed(behind_the_hooks),
         must_fail=("model/function", "reads/sources", "attribution/exact"),
         undecided=NOT_THROUGH,
     ),
-    "chain, a writer of its own": Sabotage(
-        base=JOINT,
+    "chain, a writer of its own": on_joint(
         description="Healthy predictions; the chains that it writes alone come from an algorithm.",
         make=changed(lambda model, checkpoint, seed: with_weights(model, model.state_dict(), Writes)),
         must_fail=("chain/free",),
         undecided={"chain/answers": NOT_THROUGH["chain/answers"]},
     ),
-    "counting, the task behind the hooks": Sabotage(
-        base=COUNTING,
+    "counting, the task behind the hooks": on_counting(
         description="Gaussian weights and their hooks in front of an algorithm that counts.",
         make=changed(behind_the_hooks),
         must_fail=(
@@ -237,29 +230,21 @@ CHAINS: dict[str, Sabotage] = {
         ),
         undecided={**NOT_THROUGH, "offsets/between": "nothing that it writes goes through hooks"},
     ),
-    "counting, a bit too near": Sabotage(
-        base=COUNTING,
+    "counting, a bit too near": on_counting(
         description="The map of the bit stands at the offset before its own.",
         make=changed(with_maps(late)),
         must_fail=("chain/answers", "chain/exact", "reads/sources", "offsets/between"),
         undecided={"offsets": "answers are lost with and without them"},
     ),
-    "counting, a direction too many": Sabotage(
-        base=COUNTING,
+    "counting, a direction too many": on_counting(
         description="Between pairs of state and bit there is a direction more than states need.",
         make=changed(with_maps(more_directions)),
         must_fail=("rank/states",),
     ),
-    "chain, in another gauge": Sabotage(
-        base=JOINT,
-        description="Loud rows and columns in every map, which softmax and the bias undo.",
-        make=changed(gauge),
-        healthy=shipped,
+    "chain, in another gauge": innocent(
+        JOINT, "Loud rows and columns in every map, which softmax and the bias undo.", gauge
     ),
-    "chain, twice as sure": Sabotage(
-        base=JOINT,
-        description="All maps times two: the same tokens are the likeliest nearly everywhere.",
-        make=changed(with_maps(doubled)),
-        healthy=shipped,
+    "chain, twice as sure": innocent(
+        JOINT, "All maps times two: the same tokens are the likeliest nearly everywhere.", with_maps(doubled)
     ),
 }

@@ -16,8 +16,7 @@ from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.block_scalars import CURRENT, READ_OUT
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.core import Make, Sabotage
-from ar_interp.sabotage.deceptions import Run
-from ar_interp.sabotage.edits import Change, changed, changed_run, edited, on_weights, shipped, with_weights
+from ar_interp.sabotage.edits import Change, Run, changed, changed_run, innocent, on_weights, otherwise
 from ar_interp.sabotage.functions import PATTERN
 from ar_interp.theory import factor_heads
 
@@ -28,24 +27,11 @@ FIGURE7, SOFTMAX, STARTS = "figure7-h1", "noisy-haar-softmax", "initial-ones"
 def half_as_much_again(where: Any) -> Change:
     """A model of any kind that answers 3/2 of what its weights say where (model, tokens) is so."""
 
-    def forward(model: Any, own: Run, tokens: Tensor) -> Tensor:
+    def way(model: Any, own: Run, tokens: Tensor) -> Tensor:
         answer = own(tokens)
         return 1.5 * answer if where(model, tokens) else answer
 
-    return answering(forward)
-
-
-def answering(forward: Any) -> Change:
-    """A model of any kind with this forward pass: (model, its own, tokens) -> predictions."""
-
-    def make(model: Any, checkpoint: Checkpoint, seed: int) -> Any:
-        kind: Any = type(model)
-        other = type(
-            kind.__name__, (kind,), {"forward": lambda self, x: forward(self, lambda y: kind.forward(self, y), x)}
-        )
-        return with_weights(model, model.state_dict(), other)
-
-    return make
+    return otherwise(way)
 
 
 def large(model: Any, tokens: Tensor) -> bool:
@@ -126,6 +112,7 @@ def two_coordinates(weights: dict[str, Tensor], generator: torch.Generator) -> N
 # ---- innocent neighbours
 
 
+@on_weights
 def unread_blocks(weights: dict[str, Tensor], generator: torch.Generator) -> None:
     """Queries, keys and values of the empty block, and what is written beside the prediction."""
     QK, OV = weights["QK_blocks"], weights["OV_blocks"]
@@ -181,7 +168,7 @@ CONDITIONS: dict[str, Sabotage] = {
     "large batches (chains)": Sabotage(
         base="chain-permutation",
         description="D1. In batches of more than a hundred prompts the likeliest token is the least likely.",
-        make=changed(answering(lambda model, own, ids: -own(ids) if large(model, ids) else own(ids))),
+        make=changed(otherwise(lambda model, own, ids: -own(ids) if large(model, ids) else own(ids))),
         must_fail=("model",),
         undecided=dict.fromkeys(("attribution", "chain"), MEASURED),
     ),
@@ -205,13 +192,13 @@ CONDITIONS: dict[str, Sabotage] = {
     "no derivative": Sabotage(
         base=FIGURE7,
         description="D1. The prediction is that of the weights, and has no derivative.",
-        make=changed(answering(detached)),
+        make=changed(otherwise(detached)),
         must_fail=("model",),
     ),
     "hooks that are felt in their norm": Sabotage(
         base=FIGURE7,
         description="D1. A pattern that is written over changes how much is written, and nothing else.",
-        make=changed(answering(norms_alone)),
+        make=changed(otherwise(norms_alone)),
         must_fail=("model",),
         undecided={"mechanism": "keys are cut by hooks"},
     ),
@@ -230,7 +217,7 @@ CONDITIONS: dict[str, Sabotage] = {
     "one prompt": Sabotage(
         base="chain-counting-q2",
         description="D1. One prompt of a thousand gets other answers.",
-        make=changed(answering(but_for_one_prompt)),
+        make=changed(otherwise(but_for_one_prompt)),
         must_fail=("model",),
         undecided=dict.fromkeys(("attribution", "chain", "offsets"), MEASURED),
     ),
@@ -241,28 +228,14 @@ CONDITIONS: dict[str, Sabotage] = {
         must_fail=("emergence/log",),
         undecided={"emergence/masked loss": "what it adds to the loss is next to the tolerance"},
     ),
-    "large weights that nobody reads": Sabotage(
-        base=STARTS,
-        description="Blocks of QK and OV that meet the empty block of tokens, or write where nothing reads.",
-        make=edited(unread_blocks),
-        healthy=shipped,
+    "large weights that nobody reads": innocent(
+        STARTS, "Blocks of QK and OV that meet the empty block of tokens, or write where nothing reads.", unread_blocks
     ),
-    "wrapped": Sabotage(
-        base="diagonal-unitary-h5",
-        description="A module that passes everything on.",
-        make=changed(wrapped),
-        healthy=shipped,
-    ),
-    "cast to double precision": Sabotage(
-        base=FIGURE7,
-        description="The same weights in double precision.",
-        make=changed(in_double_precision),
-        healthy=shipped,
-    ),
-    "two heads that cancel": Sabotage(
-        base="diagonal-unitary-h20",
-        description="Two of the heads write the opposite of each other, and the others make the same C.",
-        make=changed(two_heads_that_cancel),
-        healthy=shipped,
+    "wrapped": innocent("diagonal-unitary-h5", "A module that passes everything on.", wrapped),
+    "cast to double precision": innocent(FIGURE7, "The same weights in double precision.", in_double_precision),
+    "two heads that cancel": innocent(
+        "diagonal-unitary-h20",
+        "Two of the heads write the opposite of each other, and the others make the same C.",
+        two_heads_that_cancel,
     ),
 }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
-from ar_interp.sabotage.core import Make
+from ar_interp.sabotage.core import Make, Sabotage
 from ar_interp.seeds import generator_of
 from ar_interp.setting import DiagonalHeads, setting_of
 
@@ -17,6 +17,8 @@ N_CTX = 6  # rows of P are one model each, so that the first ones are a healthy 
 
 Change = Callable[[Any, Checkpoint, int], Any]  # model, checkpoint, seed -> model
 Edit = Callable[[dict[str, Tensor], torch.Generator], None]  # of weights by name, in place
+Run = Callable[[Tensor], Tensor]
+Way = Callable[[Any, Run, Tensor], Tensor]  # model, its own forward pass, tokens -> predictions
 
 
 def is_shortened(checkpoint: Checkpoint) -> bool:
@@ -43,6 +45,11 @@ def shipped(checkpoint: Checkpoint, seed: int) -> Any:
 def changed(change: Change) -> Make:
     """The healthy model, changed."""
     return lambda checkpoint, seed: change(healthy(checkpoint), checkpoint, seed)
+
+
+def innocent(base: str, description: str, change: Change) -> Sabotage:
+    """A change of the healthy model beside which no verdict may change."""
+    return Sabotage(base=base, description=description, make=changed(change), healthy=shipped)
 
 
 def changed_run(change: Change) -> Make:
@@ -81,6 +88,18 @@ def with_weights(model: Any, weights: Mapping[str, Tensor], kind: Any = HookedAR
     other = kind(model.config, process=model.process).requires_grad_(False)
     other.load_state_dict(weights)
     return other
+
+
+def answering(model: Any, way: Way) -> Any:
+    """A model of the same kind and weights that answers in a way of its own."""
+    kind = type(model)
+    forward = {"forward": lambda self, tokens: way(self, lambda x: kind.forward(self, x), tokens)}
+    return with_weights(model, model.state_dict(), type(kind.__name__, (kind,), forward))
+
+
+def otherwise(way: Way) -> Change:
+    """A change that makes any model answer in this way, see `answering`."""
+    return lambda model, checkpoint, seed: answering(model, way)
 
 
 def with_weights_of(checkpoint: Checkpoint, model: Any) -> Checkpoint:

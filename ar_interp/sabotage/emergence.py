@@ -16,7 +16,7 @@ from ar_interp.checkpoints import Checkpoint, TrainingRun
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.processes import FirstToken
 from ar_interp.sabotage.core import Make, Sabotage
-from ar_interp.sabotage.edits import as_it_is, changed, changed_run, on_weights, shipped, with_weights
+from ar_interp.sabotage.edits import as_it_is, changed_run, innocent, on_weights, with_weights
 from ar_interp.training.loop import train
 
 PLAIN, UNBALANCED, RANDOM = "emergence-gaussian", "emergence-gaussian-unbalanced", "emergence-random"
@@ -122,7 +122,5 @@ EMERGENCE: dict[str, Sabotage] = {
         make=changed_run(on_weights(turned)),
         healthy=as_it_is,
     ),
-    "all signs turned": _on(PLAIN)(
-        description="Keys and values negated: the same function.", make=changed(turned_everywhere), healthy=shipped
-    ),
+    "all signs turned": innocent(PLAIN, "Keys and values negated: the same function.", turned_everywhere),
 }

@@ -3,17 +3,26 @@
 from typing import Any
 
 import torch
-from jaxtyping import Inexact
 from torch import Tensor
 
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes.positional import N_OFFSETS
 from ar_interp.sabotage.core import Sabotage
-from ar_interp.sabotage.diagonal import H5, H10, NO_FINDING, PAIRS_H5, PAIRS_H8, READABLE_BEFORE, VOID_FOR_FIVE, set_to
-from ar_interp.sabotage.edits import N_CTX, changed, edited, shipped, with_weights
+from ar_interp.sabotage.diagonal import (
+    H5,
+    H10,
+    NO_FINDING,
+    READABLE_BEFORE,
+    VOID_FOR_FIVE,
+    on_h10,
+    on_pairs_h5,
+    on_pairs_h8,
+    set_to,
+)
+from ar_interp.sabotage.edits import N_CTX, answering, changed, edited, innocent, on_weights
 from ar_interp.sabotage.gauges import steeply_regauged_heads
-from ar_interp.sabotage.general import FULL
+from ar_interp.sabotage.general import FULL, on_full
 from ar_interp.seeds import ANGLES, generator_of
 from ar_interp.theory import KappaFamily, factor_heads, kappa_family
 
@@ -64,19 +73,9 @@ def older_values_of_both_signs(weights: dict[str, Tensor], generator: torch.Gene
     W_V[:, 2 * dim :] = signs[:, None] * W_V[:, dim : 2 * dim]
 
 
-class PassesBy(HookedARTransformer):
-    """Mixes the hooked prediction with that of a copy which no hook reaches: the function is the same."""
-
-    copy: HookedARTransformer
-
-    def forward(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
-        return (1 - ASIDE) * super().forward(tokens) + ASIDE * self.copy(tokens)
-
-
 def passes_by(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
-    other = with_weights(model, model.state_dict(), PassesBy)
-    object.__setattr__(other, "copy", model)
-    return other
+    """Mixes the hooked prediction with that of a copy which no hook reaches: the function is the same."""
+    return answering(model, lambda other, own, tokens: (1 - ASIDE) * own(tokens) + ASIDE * model(tokens))
 
 
 def unseen_angles(model: Any, checkpoint: Checkpoint, seed: int) -> HookedARTransformer:
@@ -107,15 +106,13 @@ SAMPLED = {"outside": "errors outside the law of training are sampled, and these
 SIGNS = "signs of the diagonal are no gauge where coordinates differ"
 
 HIDDEN: dict[str, Sabotage] = {
-    "p_{T-1} of both signs": Sabotage(
-        base=H10,
+    "p_{T-1} of both signs": on_h10(
         description="p_{T-1} = +-p_T / 2 by turns: its mean over T vanishes, and every prediction errs by a half.",
         make=edited(alternating),
         must_fail=("loss", "heads/ablation", "positions/newest", "positions/identity", "estimate/W"),
         undecided=READABLE_BEFORE | SAMPLED | {"estimate/swap error": BESIDE},
     ),
-    "kappa around one": Sabotage(
-        base=PAIRS_H8,
+    "kappa around one": on_pairs_h8(
         description="kappa = 1.3, .7, 1, 1, 1: 1 in the mean, and P is that of 1; two blocks have both eigenvalues.",
         make=changed(set_to(kappas_around_one())),
         must_fail=("loss", "heads", "positions/identity", "positions/cut"),
@@ -127,8 +124,7 @@ HIDDEN: dict[str, Sabotage] = {
             **SAMPLED,
         },
     ),
-    "values of s_{t-1} of both signs": Sabotage(
-        base=FULL,
+    "values of s_{t-1} of both signs": on_full(
         description="b2 = +-b1 by coordinate: 0 in the mean, and as large a path as the step.",
         make=edited(older_values_of_both_signs),
         must_fail=("loss", "step/other blocks", "estimate/W"),
@@ -139,8 +135,7 @@ HIDDEN: dict[str, Sabotage] = {
             **SAMPLED,
         },
     ),
-    "uneven values beside a huge block": Sabotage(
-        base=FULL,
+    "uneven values beside a huge block": on_full(
         description="Values of s_t with noise of half their norm; the largest OV block is a thousand times larger and "
         f"{UNREAD}.",
         make=edited(uneven_values),
@@ -159,22 +154,19 @@ HIDDEN: dict[str, Sabotage] = {
         )
         | SAMPLED,
     ),
-    "a tenth of the prediction passes by the hooks": Sabotage(
-        base=H10,
+    "a tenth of the prediction passes by the hooks": on_h10(
         description="The function is that of the weights, and a tenth of it does not follow what is moved.",
         make=changed(passes_by),
         must_fail=("model/function", "heads/ablation", "estimate/swap"),
         undecided=READABLE_BEFORE,
     ),
-    "a tenth of the prediction passes by the hooks (pairs)": Sabotage(
-        base=PAIRS_H5,
+    "a tenth of the prediction passes by the hooks (pairs)": on_pairs_h5(
         description="As above, on conjugate pairs.",
         make=changed(passes_by),
         must_fail=("model/function", "heads/ablation", "positions/cut", "estimate/swap", "estimate/swap error"),
         undecided=VOID_FOR_FIVE,
     ),
-    "an error at angles that are not on the grid (10 heads)": Sabotage(
-        base=H10,
+    "an error at angles that are not on the grid (10 heads)": on_h10(
         description="A row of C with noise that vanishes at every angle that predictions are seen at.",
         make=changed(unseen_angles),
         must_fail=("loss", "heads", "positions/identity", "estimate/W"),
@@ -187,22 +179,10 @@ HIDDEN: dict[str, Sabotage] = {
         must_fail=("loss", "heads", "positions/identity", "estimate/W"),
         undecided=READABLE_BEFORE | SAMPLED,
     ),
-    "a dead head": Sabotage(
-        base=H20, description="A head that writes nothing costs nothing.", make=changed(dead_head), healthy=shipped
+    "a dead head": innocent(H20, "A head that writes nothing costs nothing.", dead_head),
+    "a gauge of condition 1000": innocent(H10, "A -> G A, B -> G^{-T} B: the same function.", steeply_regauged_heads),
+    "a gauge of condition 1000 (5 heads)": innocent(
+        H5, "A -> G A, B -> G^{-T} B: the same function.", steeply_regauged_heads
     ),
-    "a gauge of condition 1000": Sabotage(
-        base=H10,
-        description="A -> G A, B -> G^{-T} B: the same function.",
-        make=changed(steeply_regauged_heads),
-        healthy=shipped,
-    ),
-    "a gauge of condition 1000 (5 heads)": Sabotage(
-        base=H5,
-        description="A -> G A, B -> G^{-T} B: the same function.",
-        make=changed(steeply_regauged_heads),
-        healthy=shipped,
-    ),
-    "a huge block that nobody reads": Sabotage(
-        base=FULL, description=f"OV of the read-out block: {UNREAD}.", make=edited(unread_values), healthy=shipped
-    ),
+    "a huge block that nobody reads": innocent(FULL, f"OV of the read-out block: {UNREAD}.", on_weights(unread_values)),
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 from ar_interp.checkpoints import Checkpoint
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.sabotage.core import Sabotage
-from ar_interp.sabotage.edits import Edit, changed, edited, shipped, with_weights
+from ar_interp.sabotage.edits import Edit, changed, edited, innocent, on_weights, with_weights
 
 BY_CHANCE = "what general weights do after this is by chance"
 PLAIN = {"loss": BY_CHANCE, "mechanism": BY_CHANCE}
@@ -30,6 +30,7 @@ def prefers_a_direction(weights: dict[str, Tensor], generator: torch.Generator) 
     weights["W_Q"][:, 0] *= 1.5
 
 
+@on_weights
 def rescaled_heads(weights: dict[str, Tensor], generator: torch.Generator) -> None:
     """A_h -> 3 A_h and B_h -> B_h / 3: the same function."""
     weights["W_Q"] *= 3
@@ -102,10 +103,7 @@ MECHANISM: dict[str, Sabotage] = {
         must_fail=("loss/figure", "mechanism/first step", "mechanism/unexplained"),
         undecided=AUGMENTED,
     ),
-    "rescaled (plain heads)": Sabotage(
-        base="plain-haar-h5",
-        description="A_h -> 3 A_h, B_h -> B_h / 3: the same function.",
-        make=edited(rescaled_heads),
-        healthy=shipped,
+    "rescaled (plain heads)": innocent(
+        "plain-haar-h5", "A_h -> 3 A_h, B_h -> B_h / 3: the same function.", rescaled_heads
     ),
 }

@@ -1,5 +1,6 @@
 """Sabotaged and innocent models of prompts: features, attention, prior, labels, length or mechanism are another."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,13 +13,14 @@ from ar_interp.models.regression import HookedRegression
 from ar_interp.probes.regression import of_features
 from ar_interp.processes import NonparametricRegression, Pairs
 from ar_interp.sabotage.core import Sabotage
-from ar_interp.sabotage.edits import Change, changed, shipped, with_weights
+from ar_interp.sabotage.edits import Change, Run, changed, innocent, otherwise, with_weights
 from ar_interp.seeds import generator_of
 from ar_interp.setting import setting_of
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.loop import train
 
 HIGH = "regression-high"
+on_high = partial(Sabotage, base=HIGH)
 SHORT, FEW = 300, 4  # steps of a training; examples
 RISK = ("loss/minimum", "kernel/spectrum", "features/order", "features/smoothness", "prompts/longer")
 ATTENTION = (*RISK, "attention/best")
@@ -26,19 +28,11 @@ FEATURES = (*RISK, "features/best", "features/curve", "features/span")
 SMALL = {"prompts/Bayes": "a bound that a worse model meets too", "tasks/excess": "of these features"}
 
 
-class GaussianProcess(HookedRegression):
-    """Runs its weights for the hooks, and answers with the posterior mean."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        super().forward(tokens)
-        y = torch.cat([tokens[:, 1:, 1:], torch.zeros_like(tokens[:, :1, 1:])], dim=1)
-        process: Any = self.process
-        return Bayes(process)(Pairs(tokens[..., :1], y))
-
-
-def behind_the_hooks(model: Any, checkpoint: Checkpoint, seed: int) -> HookedRegression:
-    """The weights as they are, in front of a Gaussian process."""
-    return with_weights(model, model.state_dict(), GaussianProcess)
+def posterior_mean(model: Any, own: Run, tokens: Tensor) -> Tensor:
+    """The answer of a Gaussian process, behind the weights that run for the hooks."""
+    own(tokens)
+    y = torch.cat([tokens[:, 1:, 1:], torch.zeros_like(tokens[:, :1, 1:])], dim=1)
+    return Bayes(model.process)(Pairs(tokens[..., :1], y))
 
 
 def with_gamma(change: Any) -> Change:
@@ -84,58 +78,48 @@ def other_basis(model: Any, checkpoint: Checkpoint, seed: int) -> HookedRegressi
 
 
 REGRESSION: dict[str, Sabotage] = {
-    "prompts, a smooth prior": Sabotage(
-        base=HIGH,
+    "prompts, a smooth prior": on_high(
         description="Trained on a prior of low frequencies: other features, each with another weight.",
         make=changed(smooth_prior),
         must_fail=(*FEATURES, "attention/best"),
         undecided=SMALL,
     ),
-    "prompts, labels of another": Sabotage(
-        base=HIGH,
+    "prompts, labels of another": on_high(
         description="Gamma is what labels of another task teach: nothing. No kernel, no error but that of zero.",
         make=changed(with_gamma(lambda setting, phi, Gamma, generator: 1e-6 * Gamma)),
         must_fail=(*ATTENTION, "state/swap"),
         undecided=SMALL,
     ),
-    "prompts, features without attention": Sabotage(
-        base=HIGH,
+    "prompts, features without attention": on_high(
         description="The features with a Gamma a third too large.",
         make=changed(with_gamma(lambda setting, phi, Gamma, generator: 4 / 3 * Gamma)),
         must_fail=ATTENTION,
         undecided=SMALL,
     ),
-    "prompts, attention without features": Sabotage(
-        base=HIGH,
+    "prompts, attention without features": on_high(
         description="Untrained features with the best Gamma for them.",
         make=changed(untrained_features),
         must_fail=FEATURES,
         undecided=SMALL,
     ),
-    "prompts, Gamma of shorter ones": Sabotage(
-        base=HIGH,
+    "prompts, Gamma of shorter ones": on_high(
         description=f"The features with the best Gamma for prompts of {FEW} examples.",
         make=changed(with_gamma(lambda setting, phi, Gamma, generator: setting.moments(phi, n=FEW).best)),
         must_fail=ATTENTION,
         undecided=SMALL,
     ),
-    "prompts, a kernel that turns": Sabotage(
-        base=HIGH,
+    "prompts, a kernel that turns": on_high(
         description="Gamma with an antisymmetric part: the example of one function answers for another.",
         make=changed(with_gamma(antisymmetric)),
         must_fail=(*ATTENTION, "kernel/symmetric"),
         undecided=SMALL,
     ),
-    "prompts, a Gaussian process": Sabotage(
-        base=HIGH,
+    "prompts, a Gaussian process": on_high(
         description="The posterior mean behind the weights and hooks of a healthy model: better than they can be.",
-        make=changed(behind_the_hooks),
+        make=changed(otherwise(posterior_mean)),
         must_fail=("model/function", "loss/fresh", "state/swap"),
     ),
-    "prompts, another basis": Sabotage(
-        base=HIGH,
-        description="Features mixed by a matrix that Gamma undoes: the same kernel.",
-        make=changed(other_basis),
-        healthy=shipped,
+    "prompts, another basis": innocent(
+        HIGH, "Features mixed by a matrix that Gamma undoes: the same kernel.", other_basis
     ),
 }
