@@ -34,11 +34,13 @@ class Measured:
     """A model and its errors on fresh contexts; a study adds in a subclass what else its claims read.
 
     Attributes:
+        SOURCE: of claims that name no other.
         NEEDED: how many contexts the errors are planned with.
         SEED: of these contexts.
         PART: contexts at once: scores of many heads stay in the cache.
     """
 
+    SOURCE: ClassVar[str] = ""
     NEEDED: ClassVar[int] = 4096
     SEED: ClassVar[int] = seeds.CLAIMS
     PART: ClassVar[int] = 64
@@ -142,8 +144,9 @@ class Measured:
 
         Args:
             control: description, and a number, an `Estimate` or something measured to read.
-            fields: the other arguments of `claims.claim`.
+            fields: the other arguments of `claims.claim`; `SOURCE` is the source if it is left out.
         """
+        fields.setdefault("source", self.SOURCE)
         description, other = control or ("untrained", self.untrained)
         against = other if isinstance(other, float | Estimate) else read(other)
         return claim(name, statement, measured=read(self), control=(description, against), **fields)

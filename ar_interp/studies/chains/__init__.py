@@ -1,6 +1,7 @@
 """Chains of thought: which chains a linear next-token predictor can learn, where it reads them, and with how much."""
 
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 from ar_interp.claims import Subject
@@ -55,54 +56,50 @@ def _exhibits() -> tuple[Exhibit, ...]:
         before="from ar_interp.studies.chains.measured import answers_by_samples\n",
         applies=lambda subject: getattr(subject.setting, "family", "") == "parity",
     )
+    shown = partial(exhibit, page="Chains")
     return (
-        exhibit(
+        shown(
             figures.edited_chain,
             continued,
             title="A chain to edit",
-            page="Chains",
             structure="chain",
             evidence="behaviour",
             look="Type ids of the prompt and then as many tokens of the chain as you like, right or wrong: the model "
             "writes the rest. Change one bit of the last token given and look how far the error goes.",
             wide=True,
         ),
-        exhibit(
+        shown(
             figures.read_positions,
             read,
             title="Which tokens each step reads",
-            page="Chains",
             structure="reads",
             evidence="weights",
             look="Norms of the maps after centring, which is what a bias and softmax cannot undo. Where theory knows "
             "exact weights, rings are what they read: look for a strong cell without one, and for a weak one with it.",
             wide=True,
         ),
-        exhibit(
+        shown(
             figures.chain_directions,
             directions,
             title="Directions of the maps",
-            page="Chains",
             structure="rank",
             evidence="weights",
             look="Singular values of the largest map of each step. Look for the drop: a copy of a bit has one "
             "direction, a table of states one less than there are states.",
         ),
-        exhibit(
+        shown(
             figures.attribution_agreement,
             attributions,
             title="Attribution, ablation and patching",
-            page="Chains",
             structure="attribution",
             evidence="causal",
             look="Three ways to say what a token contributes, a point for each step and source. Look for a point off "
             "the line: there is none where logits are sums.",
         ),
-        exhibit(
+        shown(
             figures.answers_by_samples,
             samples,
             title="Right answers against the number of chains trained on",
-            page="Chains",
             structure="samples",
             evidence="training",
             look="The chain of this model beside running parity and no chain, trained anew. Look where a line leaves "

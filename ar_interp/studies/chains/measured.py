@@ -19,7 +19,7 @@ from ar_interp.claims.estimate import SEEDS
 from ar_interp.models.next_token import HookedNextToken
 from ar_interp.models.next_token_config import NextTokenConfig
 from ar_interp.probes.chains import Attributions, ChainAccuracy, ReadSources, attribute, chain_accuracy, read_sources
-from ar_interp.processes.chains import Chains, ChainTask, Parity
+from ar_interp.processes import Chains, ChainTask, Parity
 from ar_interp.theory import noisy_xor_loss
 from ar_interp.training.config import TrainConfig
 from ar_interp.training.loop import train
@@ -86,6 +86,7 @@ def few(config: NextTokenConfig) -> int:
 class ChainsMeasured(Measured):
     """A next-token predictor: the chains that it writes, and what its weights read."""
 
+    SOURCE = "Malach 2023, arXiv 2309.06979; derived here"
     NEEDED = NEEDED
 
     @cached_property

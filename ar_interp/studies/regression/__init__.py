@@ -1,5 +1,6 @@
 """Regression in context: what learned features and one layer of linear attention must find, and what they cannot do."""
 
+from functools import partial
 from typing import Any
 
 from ar_interp.claims import Subject
@@ -68,58 +69,54 @@ def _exhibits() -> tuple[Exhibit, ...]:
         "from ar_interp.studies.regression.claims import joint_excess\n",
         applies=_is_linear,
     )
+    shown = partial(exhibit, page="Features")
     return (
-        exhibit(
+        shown(
             figures.learned_features,
             structure,
             title="Learned features beside the functions of largest variance",
-            page="Features",
             structure="features",
             evidence="weights",
             look="Features are known up to a change of basis only: lines are their span, turned towards the dotted "
             "functions of theory. Look for a dotted curve that no line follows.",
             wide=True,
         ),
-        exhibit(
+        shown(
             figures.kernel_spectrum,
             structure,
             title="Spectrum of the kernel that attention makes",
-            page="Features",
             structure="kernel",
             evidence="weights",
             look="Eigenvalues of phi(x)^T Gamma phi(x') as an integral operator. Look whether each cross lies in a "
             "circle: a lost function is a cross near zero.",
         ),
-        exhibit(
+        shown(
             figures.risk_by_length,
             risks,
             applies=_is_linear,
             title="Risk against the number of examples",
-            page="Features",
             structure="prompts",
             evidence="behaviour",
             look="The model beside the best Gamma for each length, linear attention on all functions, and Bayes. Left "
             "of the dashed line Gamma trusts its examples too much, right of it too little.",
             wide=True,
         ),
-        exhibit(
+        shown(
             figures.risk_by_length,
             risks,
             name="softmax_risk_by_length",
             applies=lambda subject: not _is_linear(subject),
             title="Softmax beside linear attention and Bayes",
-            page="Features",
             structure="softmax",
             evidence="behaviour",
             look="The model on prompts up to the length trained on, beside linear attention on all functions and the "
             "posterior mean. Look which of the two its curve follows.",
             wide=True,
         ),
-        exhibit(
+        shown(
             figures.risk_by_order,
             orders,
             title="Learned basis against frequency order",
-            page="Features",
             structure="features",
             evidence="weights",
             look="Both curves of all functions are exact; where variances fall in the order of frequency and the "
@@ -128,11 +125,10 @@ def _exhibits() -> tuple[Exhibit, ...]:
             "j^2.",
             wide=True,
         ),
-        exhibit(
+        shown(
             figures.excess_by_tasks,
             tasks,
             title="T against N^2",
-            page="Features",
             structure="tasks",
             evidence="behaviour",
             look="The features stay, Gamma is fitted to T sampled tasks. Left of the dashed line the full Gamma with "

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,6 @@ from ar_interp.theory import (
     pretraining_excess,
 )
 
-SOURCE = "Kim, Nakamaki and Suzuki 2024, arXiv 2408.12186; derived here for a Gaussian prior and finite prompts"
 LONG = 4096  # examples
 TASKS = 16  # for each weight of a full Gamma
 REPEATS = 96  # samples of tasks
@@ -39,6 +38,7 @@ LENGTHS = (1, 8, 32, 128, 512, 4096)  # examples, of the curve
 class PromptsMeasured(Measured):
     """A model of prompts, its kernel, and its errors at the query."""
 
+    SOURCE = "Kim, Nakamaki and Suzuki 2024, arXiv 2408.12186; derived here for a Gaussian prior and finite prompts"
     NEEDED = 12_000
     PART = 2000
 
@@ -170,12 +170,11 @@ def _of_linear(m: PromptsMeasured) -> Iterator[Claim]:
     setting, N, n = m.setting, m.config.n_features, m.setting.n
     prior, sizes = setting.descending, setting.sizes
     minimum, gamma = setting.minimum, setting.weights
-    yield m.claim(
+    weights = partial(m.claim, evidence="weights")
+    yield weights(
         "loss/minimum",
         f"The risk is that of the {N} functions of largest variance with the best Gamma, {minimum:.5f}: its excess",
         lambda found: found.structure.risk - minimum,
-        evidence="weights",
-        source=SOURCE,
         tolerance="prompt risk",
     )
     yield m.claim(
@@ -187,86 +186,70 @@ def _of_linear(m: PromptsMeasured) -> Iterator[Claim]:
         tolerance="fresh prompts",
         predicted=1,
     )
-    yield m.claim(
+    yield weights(
         "features/best",
         "With the best Gamma for them the features reach the least risk of any: its excess",
         lambda found: found.structure.best_risk - minimum,
-        evidence="weights",
-        source=SOURCE,
         tolerance="prompt risk",
         control=("untrained features with their best Gamma", m.untrained),
     )
     if setting.unique:
-        yield m.claim(
+        yield weights(
             "features/span",
             "The features span the functions of largest variance: largest principal angle in L2, degrees",
             lambda found: found.structure.angle,
-            evidence="weights",
-            source=SOURCE,
             tolerance="span",
         )
-    yield m.claim(
+    yield weights(
         "kernel/spectrum",
         f"The eigenvalues of the kernel are gamma_j = n lambda_j / ((n - 1) lambda_j + c), n = {n}: largest difference",
         lambda found: found.structure.spectrum_error,
-        evidence="weights",
-        source=SOURCE,
         tolerance="kernel",
         control=(
             "gamma of prompts twice as long",
             float(np.abs(linear_attention_weights(prior, **{**sizes, "n": 2 * n})[:N] - gamma).max()),
         ),
     )
-    yield m.claim(
+    yield weights(
         "kernel/symmetric",
         "The kernel is symmetric, though nothing in the architecture makes it so: |k - k^T| / |k|",
         lambda found: found.structure.asymmetry,
-        evidence="weights",
-        source=SOURCE,
         tolerance="kernel",
         control=(
             "Gamma with its rows moved by one",
             m.with_gamma(m.model.Gamma.detach().double().roll(1, 0)).asymmetry,
         ),
     )
-    yield m.claim(
+    yield weights(
         "attention/best",
         "Gamma is the best for these features, so that what is left is not attention's fault: excess over its risk",
         lambda found: found.structure.risk - found.structure.best_risk,
-        evidence="weights",
-        source=SOURCE,
         tolerance="prompt risk",
         control=("Gamma that projects on the features", _of_projection(m)),
     )
-    yield m.claim(
+    yield weights(
         "features/curve",
         f"With the best Gamma for prompts of n = {', '.join(map(str, LENGTHS))} and for any number of functions up to "
         f"{N} the features lie on theory's curve: largest relative deviation of the risk",
         lambda found: found.curve_deviation,
-        evidence="weights",
-        source=SOURCE,
         tolerance="curve",
     )
     order = linear_attention_risk(m.process.prior, **sizes, n_features=N)
     if order > 1.01 * minimum:
-        yield m.claim(
+        yield weights(
             "features/order",
             f"Learned features leave {minimum / order:.3f} of the risk of the first {N} functions by frequency",
             lambda found: found.structure.risk / order,
-            evidence="weights",
-            source=SOURCE,
             tolerance="order",
             predicted=minimum / order,
         )
     coarse = _of_smoothness(m.process, n)
     if coarse > 1.1 * minimum:
-        yield m.claim(
+        yield weights(
             "features/smoothness",
             f"Learned features leave {minimum / coarse:.3f} of the risk of all functions by frequency with the weights "
             f"that are best for smoothness {COARSE:g}",
             lambda found: found.structure.risk / coarse,
-            evidence="weights",
-            source=SOURCE,
             tolerance="order",
             predicted=minimum / coarse,
         )
@@ -280,12 +263,10 @@ def _of_linear(m: PromptsMeasured) -> Iterator[Claim]:
         predicted=1,
         control=("beside the own function", m.swapped[1]),
     )
-    yield m.claim(
+    yield weights(
         "prompts/longer",
         f"Longer prompts do not cure a Gamma that was trained short: risk at {LONG} examples",
         lambda found: float(found.setting.moments(_phi(found), n=LONG).risk(found.model.Gamma.detach().double())),
-        evidence="weights",
-        source=SOURCE,
         tolerance="prompt risk",
         predicted=linear_attention_risk_at(gamma, prior, **{**sizes, "n": LONG}),
         control=("Gamma of that length", linear_attention_risk(prior, **{**sizes, "n": LONG}, n_features=N)),
@@ -296,7 +277,6 @@ def _of_linear(m: PromptsMeasured) -> Iterator[Claim]:
         "the best layer is",
         lambda found: found.bayes_ratio,
         evidence="behaviour",
-        source=SOURCE,
         tolerance="signal",
         predicted=1.25,
         side="at least",
