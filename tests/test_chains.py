@@ -14,7 +14,7 @@ from ar_interp.models.next_token import HookedNextToken
 from ar_interp.models.next_token_config import NextTokenConfig
 from ar_interp.probes.chains import attribute, chain_accuracy, read_sources
 from ar_interp.processes import ChainTask, Characters, Counting, NoisyXor, Parity, Permuted, Products
-from ar_interp.processes.chains import CHAINS
+from ar_interp.processes.chain_tasks import CHAINS
 from ar_interp.training.batched import SumOfTokens
 
 SUBSET = (5, 1, 7, 2, 8, 4)

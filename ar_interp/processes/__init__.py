@@ -5,12 +5,12 @@ States are rows, so a batch of states moves by s_{t+1} = s_t W^T.
 
 from ar_interp.processes.base import AutoregressiveProcess as AutoregressiveProcess
 from ar_interp.processes.base import Process as Process
+from ar_interp.processes.chain_tasks import Counting as Counting
+from ar_interp.processes.chain_tasks import NoisyXor as NoisyXor
+from ar_interp.processes.chain_tasks import Parity as Parity
+from ar_interp.processes.chain_tasks import Permuted as Permuted
 from ar_interp.processes.chains import Chains as Chains
 from ar_interp.processes.chains import ChainTask as ChainTask
-from ar_interp.processes.chains import Counting as Counting
-from ar_interp.processes.chains import NoisyXor as NoisyXor
-from ar_interp.processes.chains import Parity as Parity
-from ar_interp.processes.chains import Permuted as Permuted
 from ar_interp.processes.characters import Characters as Characters
 from ar_interp.processes.commuting import CommutingOrthogonal as CommutingOrthogonal
 from ar_interp.processes.commuting import CommutingProcess as CommutingProcess
