@@ -220,17 +220,16 @@ def _share_of(cases: Any) -> Estimate:
     return Estimate.share(int(cases.sum()), len(cases), SEEDS)
 
 
+def _drawn(name: str, counted: Any) -> "Mapping[str, go.Figure]":
+    """The figure of that name."""
+    from ar_interp import figures
+
+    return {name: getattr(figures, name)(counted)}
+
+
 def _by_heads(counted: Any) -> "Mapping[str, go.Figure]":
-    from ar_interp.figures import runaway_by_heads, share_by_heads
-
-    found = {"share_by_heads": share_by_heads(counted)}
-    return found | ({"runaway_by_heads": runaway_by_heads(counted)} if counted["runaway"].any() else {})
-
-
-def _by_scale(counted: pd.DataFrame) -> "Mapping[str, go.Figure]":
-    from ar_interp.figures import share_by_scale
-
-    return {"share_by_scale": share_by_scale(counted)}
+    share = _drawn("share_by_heads", counted)
+    return {**share, **_drawn("runaway_by_heads", counted)} if counted["runaway"].any() else share
 
 
 # ---- what depth is worth
@@ -260,12 +259,6 @@ def _depth_claims(rows: Any, counted: Any) -> Iterator[Claim]:
             side="at least",
             control=(f"{layers} tuned gradient steps", 1.0),
         )
-
-
-def _by_depth(counted: pd.DataFrame) -> "Mapping[str, go.Figure]":
-    from ar_interp.figures import steps_by_depth
-
-    return {"steps_by_depth": steps_by_depth(counted)}
 
 
 # ---- when the gradient step emerges
@@ -314,12 +307,6 @@ def _emergence_claims(rows: Any, counted: Any) -> Iterator[Claim]:
     )
 
 
-def _by_start(counted: pd.DataFrame) -> "Mapping[str, go.Figure]":
-    from ar_interp.figures import half_time_by_scale
-
-    return {"half_time_by_scale": half_time_by_scale(counted)}
-
-
 _ALL = (
     Landscape(
         name="pairs",
@@ -346,7 +333,7 @@ _ALL = (
         sweeps=("initial-scale",),
         count=landscape,
         claims=_scale_claims,
-        figures=_by_scale,
+        figures=partial(_drawn, "share_by_scale"),
     ),
     Landscape(
         name="depth",
@@ -355,7 +342,7 @@ _ALL = (
         sweeps=("depth",),
         count=partial(medians, column="steps_equivalent"),
         claims=_depth_claims,
-        figures=_by_depth,
+        figures=partial(_drawn, "steps_by_depth"),
     ),
     Landscape(
         name="emergence",
@@ -364,7 +351,7 @@ _ALL = (
         sweeps=("emergence",),
         count=_half_times,
         claims=_emergence_claims,
-        figures=_by_start,
+        figures=partial(_drawn, "half_time_by_scale"),
     ),
 )
 
