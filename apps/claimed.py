@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
+import terms
 import view
 
 from ar_interp.report.typeset import typeset
@@ -19,7 +20,7 @@ def show(rows: Sequence[Mapping[str, Any]], maker: str) -> None:
     st.markdown(f"{view.counted(row['verdict'] for row in rows)}. Measured {maker}.")
     with st.popover("What do these words mean?"):
         for verdict, (sign, meaning) in VERDICTS.items():
-            st.markdown(f"{sign} **{verdict}**: {view.plain(meaning)}.")
+            st.markdown(f"{sign} **{verdict}**: {terms.plain(meaning)}.")
     titles, parts, groups = structures(), [], defaultdict(list)
     for row in rows:
         groups[row["name"].split("/")[0]].append(row)

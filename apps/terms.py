@@ -1,5 +1,7 @@
 """The words of the explorer: term -> meaning, in the notation of `report.typeset`."""
 
+import re
+
 TERMS = {
     "s_t": "The token at time t: a vector of d numbers, real or complex. A sequence is s_1, s_2, …, with s_{t+1} = W "
     "s_t.",
@@ -46,3 +48,9 @@ TERMS = {
     "seed": "The number that fixes all that is random, so that the same command gives the same numbers.",
     "rounding": "A computer keeps about 16 digits. Differences below 2.2e-16 are as good as zero.",
 }
+
+
+def plain(text: str) -> str:
+    """Text that Markdown leaves as it is; two hyphens that stand alone are code, since a dash is made of others."""
+    escaped = re.sub(r"([\\`*_{}\[\]()<>#+!|$~:^-])", r"\\\1", text)
+    return re.sub(r"(?<!\S)\\-\\-(?!\S)", "`--`", escaped)

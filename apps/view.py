@@ -1,12 +1,7 @@
-"""All that the pages share: the checkpoint, the exhibits of a page with their controls, and errors as sentences.
-
-The URL is the one truth about the selection: widgets write to it before a rerun, and are set from it. Streamlit
-empties it when the page changes, so the selection is also remembered in the session and written back.
-"""
+"""All that the pages share: the checkpoint, the exhibits of a page with their controls, and errors as sentences."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+import controls
 import plots
 import serving
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
+from terms import plain
 
 import ar_interp as ari
 from ar_interp import records
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
     from ar_interp.claims import Subject
     from ar_interp.studies import Control, Exhibit
 
-STEP = 0.05  # of sliders of real numbers
 DEFAULT = "augmented-haar-l2-keys"
 N_KEPT = 64  # results, and figures, of each checkpoint
 N_LINKS = 6  # to models that have something on a page
@@ -70,9 +66,7 @@ def wait_for_imports() -> None:
 
 def open_page(title: str, summary: str) -> ari.Checkpoint:
     """The head of a page and the checkpoint that is looked at; one that cannot be read ends the page."""
-    keep_selection()
-    for name in [name.removeprefix("remembered ") for name in st.session_state if str(name).startswith("remembered ")]:
-        _remember(name, _recall(name))
+    controls.write_back()
     st.title(title)
     st.markdown(summary)
     name = _select_checkpoint()
@@ -80,21 +74,9 @@ def open_page(title: str, summary: str) -> ari.Checkpoint:
         return serving.load(name)
 
 
-def keep_selection() -> None:
-    """Remember what the URL says for pages that are opened later."""
-    for name, value in st.query_params.items():
-        st.session_state[f"remembered {name}"] = value
-
-
-def forget(names: Iterable[str]) -> None:
-    """Leave these parts of the URL out of what is remembered: they are one page's own."""
-    for name in names:
-        st.session_state.pop(f"remembered {name}", None)
-
-
 def navigation() -> dict[str, list[Any]]:
     """The pages by section; those that have nothing of the selected checkpoint are reached by links alone."""
-    keep_selection()
+    controls.keep_selection()
     there = applicable_pages()
     start = [
         st.Page("pages/story.py", title="The story", icon=":material/auto_stories:", default=True),
@@ -128,7 +110,7 @@ def applicable_pages() -> set[str]:
 
 def selected() -> str:
     """The name or the folder of the checkpoint that is looked at."""
-    return _recall("checkpoint") or (DEFAULT if DEFAULT in (names := ari.available()) else (names or [""])[0])
+    return controls.recall("checkpoint") or (DEFAULT if DEFAULT in (names := ari.available()) else (names or [""])[0])
 
 
 @dataclass(frozen=True)
@@ -164,12 +146,12 @@ def _show_all(opened: Opened, exhibits: list[Exhibit]) -> None:
                 _show(opened, exhibit, values)
 
 
-def _choose_shared(controls: list[Control]) -> dict[str, Any]:
+def _choose_shared(shared: list[Control]) -> dict[str, Any]:
     """Values of the controls that move several figures, in a bar that stays in sight."""
-    if not controls:
+    if not shared:
         return {}
     with st.container(key="controls", horizontal=True, vertical_alignment="bottom"):
-        return {control.name: _choose(control) for control in controls}
+        return {control.name: controls.choose(control) for control in shared}
 
 
 @st.fragment  # what moves one figure leaves the others as they are
@@ -182,7 +164,7 @@ def _show(opened: Opened, exhibit: Exhibit, shared: dict[str, Any]) -> None:
 def _show_figure(opened: Opened, exhibit: Exhibit, shared: dict[str, Any]) -> None:
     """A figure with the controls that are its own, the claims that it bears on and the lines that reproduce it."""
     subject, results, figures = opened.subject, opened.results, opened.figures
-    values = {c.name: shared[c.name] if c.name in shared else _choose(c) for c in exhibit.controls(subject)}
+    values = {c.name: shared[c.name] if c.name in shared else controls.choose(c) for c in exhibit.controls(subject)}
     key = (exhibit.name, *map(str, values.values()))
     if key not in figures:
         with st.spinner(f"Measuring: {exhibit.title} …"):
@@ -291,59 +273,6 @@ def _places(wide: list[bool]) -> list[Any]:
     return found
 
 
-def _choose(control: Control) -> Any:
-    """The value of a control from the URL or its widget; what is out of bounds is brought inside."""
-    name, text = control.name, _recall(control.name)
-    help = plain(control.meaning) or None
-    widget: dict[str, Any] = {"key": name, "on_change": _take, "args": (name, name), "help": help}
-    if control.kind == "choice":
-        labels = {str(option): option for option in (control.default, *control.options)}
-        chosen = text if text in labels else str(control.default)
-        _set(name, chosen)
-        st.selectbox(control.label, list(labels), format_func=lambda text: _in_words(labels[text]), **widget)
-        return labels[_remember(name, chosen)]
-    if control.kind == "sequence":
-        numbers = re.findall(r"-?\d+(?:\.\d+)?", text)
-        values = [float(n) if "." in n else int(n) for n in numbers] or list(control.default)
-        _set(name, _remember(name, ", ".join(map(str, values))))
-        st.text_input(control.label, **widget)
-        return values
-    if control.kind == "integer":
-        low, high, step = int(control.low), int(control.high), 1
-        asked = int(text) if re.fullmatch(r"-?\d{1,9}", text) else control.default
-    else:
-        low, high, step = math.trunc(control.low / STEP) * STEP, math.trunc(control.high / STEP) * STEP, STEP
-        asked = _number(text)
-    value = min(max(asked, low), high) if math.isfinite(asked) else control.default
-    if low < high:
-        _set(name, value)
-        st.slider(control.label, low, high, step=step, **widget)
-    _remember(name, f"{value:g}")
-    return value
-
-
-def _set(widget: str, value: Any) -> None:
-    """Give a widget another value; one that has it already keeps what its visitor has done to it since."""
-    if st.session_state.get(widget) != value:
-        st.session_state[widget] = value
-
-
-def _in_words(option: Any) -> str:
-    """An option of a control as a reader wants it: offsets of keys and paths are tuples."""
-    if isinstance(option, tuple) and all(isinstance(part, int) for part in option):
-        return "the newest key" if option == (0,) else f"the newest {len(option)} keys"
-    if isinstance(option, tuple):
-        return " and ".join("query {}, key {}, value {}".format(*path) for path in option)
-    return str(option)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
 @contextmanager
 def errors_shown(*, end: bool = True) -> Iterator[None]:
     """An error is shown on the page as a sentence, and ends the page unless `end` is false."""
@@ -375,12 +304,6 @@ def cached(spinner: str | bool) -> Callable[[Callable[..., Any]], Callable[..., 
     )
 
 
-def plain(text: str) -> str:
-    """Text that Markdown leaves as it is; two hyphens that stand alone are code, since a dash is made of others."""
-    escaped = re.sub(r"([\\`*_{}\[\]()<>#+!|$~:^-])", r"\\\1", text)
-    return re.sub(r"(?<!\S)\\-\\-(?!\S)", "`--`", escaped)
-
-
 def _fingerprint(checkpoint: ari.Checkpoint) -> list[tuple[str, int]]:
     return [(str(file.resolve()), file.stat().st_mtime_ns) for file in sorted(checkpoint.path.iterdir())]
 
@@ -396,12 +319,12 @@ def _select_checkpoint() -> str:
         format_func=lambda name: f"{Path(name).name} (your own)" if name in own else name,
         placeholder=chosen if chosen else "a checkpoint",
         accept_new_options=bool(serving.allowed_folders()),
-        on_change=_take,
+        on_change=controls.take,
         args=("checkpoint", "checkpoint chosen"),
         help="Shipped ones, and those in folders that were allowed at the start: "
         "`streamlit run apps/explorer.py -- --allow FOLDER`",
     )
-    return _remember("checkpoint", chosen)
+    return controls.remember("checkpoint", chosen)
 
 
 def _lead_on(page: str) -> None:
@@ -440,22 +363,6 @@ def _exhibits(checkpoint: ari.Checkpoint) -> tuple[Exhibit, ...]:
 
 def _page_of(exhibit: Exhibit) -> str:
     return exhibit.page if exhibit.page in PAGES else OTHERS
-
-
-def _take(name: str, widget: str) -> None:
-    value = st.session_state[widget]
-    st.query_params[name] = "" if value is None else str(value)
-
-
-def _recall(name: str) -> str:
-    return st.query_params.get(name, st.session_state.get(f"remembered {name}", ""))
-
-
-def _remember(name: str, value: str) -> str:
-    st.session_state[f"remembered {name}"] = value
-    if st.query_params.get(name) != value:  # each write is a message to the browser, and a change of its history
-        st.query_params[name] = value
-    return value
 
 
 @cached(False)

@@ -2,6 +2,7 @@
 
 import claimed
 import streamlit as st
+import terms
 import view
 
 from ar_interp.claims import Claims
@@ -18,5 +19,5 @@ if file is not None:
         if not text.startswith("{"):  # what does not is the name of a file to `every_of`
             raise ValueError(f"{file.name} holds no JSON object: claims.to_json(path) writes one.")
         for claims in Claims.every_of(text):
-            st.subheader(view.plain(claims.name))
+            st.subheader(terms.plain(claims.name))
             claimed.show([claim.to_dict() for claim in claims], "by whoever made this file")

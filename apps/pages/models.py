@@ -6,6 +6,7 @@ from base64 import b64encode
 from pathlib import Path
 
 import streamlit as st
+import terms
 import view
 
 import ar_interp as ari
@@ -60,7 +61,7 @@ def show_card(study: Study) -> None:
     names = tuple(name for name in study.recipes if name in ari.available())
     picture = PICTURES / f"{study.name.replace(' ', '-')}.svg"
     with st.container(border=True, height="stretch"):
-        st.markdown(f"**{view.plain(study.question)}**")
+        st.markdown(f"**{terms.plain(study.question)}**")
         if picture.is_file():
             drawn = b64encode(picture.read_bytes()).decode()
             look = "ar-picture ar-inverted" if st.context.theme.type == "dark" else "ar-picture"
@@ -69,7 +70,7 @@ def show_card(study: Study) -> None:
             st.html(f"<p>{typeset(ANSWERS[study.name])}</p>")
         st.markdown(f"Claims about its models: {view.counted(verdicts(names))}")
         page, first = OPENS.get(study.name, ("In-context W", names[0]))
-        view.link_to(page, first, view.plain(study.recipes[first].summary), label=f"Open {first}")
+        view.link_to(page, first, terms.plain(study.recipes[first].summary), label=f"Open {first}")
         if len(names) > 1:
             with st.expander(f"All {len(names)} models"):
                 for name in names:

@@ -7,6 +7,7 @@ import re
 import claimed
 import measuring
 import streamlit as st
+import terms
 import view
 
 import ar_interp as ari
@@ -65,7 +66,7 @@ def show_record(checkpoint: ari.Checkpoint) -> None:
         claimed.show(rows, maker)
     why_not = ari.setting_of(checkpoint.config, checkpoint.process).why_not
     if why_not:
-        st.info(f"Theory makes no claims about this model: {view.plain(why_not)}.")
+        st.info(f"Theory makes no claims about this model: {terms.plain(why_not)}.")
     measuring.show(checkpoint)
 
 
