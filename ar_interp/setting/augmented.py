@@ -153,7 +153,32 @@ class GradientStep(OneLayer):
         return {"dim": self.config.dim, "max_length": self.config.n_ctx, "conjugate_pairs": self.pairs}
 
 
-class FirstTokenLaw(OneLayer):
+class StepAlone(OneLayer):
+    """Base of the parts in which no product of scalars but a2 b1, the step, has the phases of the target."""
+
+    @property
+    def product(self) -> float:
+        """a2 b1 of the best layer."""
+        raise NotImplementedError
+
+    @property
+    def least(self) -> float:
+        """The loss of the best layer, mean over T = 2..n_ctx."""
+        raise NotImplementedError
+
+    @property
+    def best(self) -> BlockScalarMinimum:
+        return BlockScalarMinimum(np.array([0.0, self.product, 0.0, 0.0]), np.array([1.0, 0.0]), self.least)
+
+    @property
+    def best_products(self) -> Float[np.ndarray, "4 2"]:
+        return np.outer(self.best.a, self.best.b)
+
+    def recovered_by_step(self) -> float:
+        return 1.0
+
+
+class FirstTokenLaw(StepAlone):
     """One layer divided by the number of pairs, on diagonal unitary W: the law of s_1 sets the step (Zheng et al.)."""
 
     kind = "first token"
@@ -176,26 +201,17 @@ class FirstTokenLaw(OneLayer):
 
     @property
     def product(self) -> float:
-        """a2 b1 of the best layer."""
         return initial_token_product(self.moments, max_length=self.config.n_ctx + 1)
 
     @property
-    def best(self) -> BlockScalarMinimum:
+    def least(self) -> float:
         lengths = range(2, self.config.n_ctx + 1)
         errors = [initial_token_error(self.moments, product=self.product, length=T) for T in lengths]
-        loss = self.config.dim * float(np.mean(errors))
-        return BlockScalarMinimum(np.array([0.0, self.product, 0.0, 0.0]), np.array([1.0, 0.0]), loss)
+        return self.config.dim * float(np.mean(errors))
 
     @property
     def power(self) -> float:
         return self.config.dim * self.product * self.moments.kappa1
-
-    @property
-    def best_products(self) -> Float[np.ndarray, "4 2"]:
-        return np.outer(self.best.a, self.best.b)
-
-    def recovered_by_step(self) -> float:
-        return 1.0  # only the step has the phases of the target, whatever the first token
 
 
 class HaarStack(OneLayer):

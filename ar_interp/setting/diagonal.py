@@ -129,12 +129,7 @@ class DiagonalHeads(_Diagonal):
             strongest = torch.linalg.eigh((found + found.T) * found.trace().sign()).eigenvectors[:, -self.rank :]
             C = (1 + kappa) * strongest @ strongest.T
         P = positional_weights(n_ctx=self.config.n_ctx, previous=self.previous_key(kappa), last=1.0)
-        ideal = ModelConfig.diagonal(dim=len(C), n_heads=len(C), n_ctx=len(P)).build(
-            self.process, device=model.W_Q.device
-        )
-        A, B = factor_heads(C, n_heads=len(C))
-        ideal.load_state_dict({HEAD_A: A, HEAD_B: B, POSITIONAL_P: P})
-        return ideal.requires_grad_(False)
+        return heads_of(C, P, len(C), self.process, model.W_Q.device)
 
     @property
     def levels(self) -> Float[np.ndarray, "level"] | None:
@@ -215,6 +210,14 @@ class OneCoordinate(_Diagonal):
             "turn": f"In theory the prediction turns toward {GOAL}; older values, which stay, hold a part of W too",
             **CIRCUITS,
         }
+
+
+def heads_of(C: Tensor, P: Tensor, n_heads: int, process: Any, device: torch.device) -> Any:
+    """A model of so many diagonal heads that make C, with the positional weights P."""
+    A, B = factor_heads(C, n_heads=n_heads)
+    model = ModelConfig.diagonal(dim=len(C), n_heads=n_heads, n_ctx=len(P)).build(process, device=device)
+    model.load_state_dict({HEAD_A: A, HEAD_B: B, POSITIONAL_P: P})
+    return model.requires_grad_(False)
 
 
 def _is_noiseless_ones(process: Any) -> bool:

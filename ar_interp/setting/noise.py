@@ -13,13 +13,12 @@ from ar_interp import seeds
 from ar_interp.models.config import HEAD_A, HEAD_B, POSITIONAL_P, ModelConfig
 from ar_interp.models.weights import diagonal_weights
 from ar_interp.processes import CommutingOrthogonal, CommutingUnitary, FirstToken, HaarOrthogonal
-from ar_interp.setting.augmented import UNIT_NORM, OneLayer, is_one_layer
+from ar_interp.setting.augmented import UNIT_NORM, StepAlone, is_one_layer
 from ar_interp.setting.base import EXACT, ExpectedLoss, Hypothesis, Parameters, Setting
+from ar_interp.setting.diagonal import heads_of
 from ar_interp.setting.sampled import is_block_scalar_stack
 from ar_interp.theory import (
-    BlockScalarMinimum,
     NoisyKeys,
-    factor_heads,
     kappa_family,
     noisy_heads_loss,
     noisy_keys,
@@ -45,7 +44,7 @@ class _Noisy(Setting):
         }
 
 
-class NoisyStep(_Noisy, OneLayer):
+class NoisyStep(_Noisy, StepAlone):
     """One layer of block scalars on commuting unitary W whose tokens are noisy: the gradient step becomes shorter."""
 
     kind = "noisy gradient step"
@@ -60,22 +59,16 @@ class NoisyStep(_Noisy, OneLayer):
         )
 
     @property
-    def best(self) -> BlockScalarMinimum:
-        eta = noisy_step_size(**self._sizes)
-        return BlockScalarMinimum(
-            np.array([0.0, eta, 0.0, 0.0]), np.array([1.0, 0.0]), noisy_step_minimum(**self._sizes)
-        )
+    def product(self) -> float:
+        return noisy_step_size(**self._sizes)
+
+    @property
+    def least(self) -> float:
+        return noisy_step_minimum(**self._sizes)
 
     @property
     def power(self) -> float:
-        return self.config.dim * self.best.a[1] * float(step_gains(**self._sizes).mean())
-
-    @property
-    def best_products(self) -> Float[np.ndarray, "4 2"]:
-        return np.outer(self.best.a, self.best.b)
-
-    def recovered_by_step(self) -> float:
-        return 1.0  # only the step has the phases of the target
+        return self.config.dim * self.product * float(step_gains(**self._sizes).mean())
 
     @property
     def _sizes(self) -> dict[str, Any]:
@@ -178,11 +171,7 @@ class NoisyHeads(_Noisy):
         P = torch.zeros(n_ctx, n_ctx, dtype=torch.float64, device="cpu")
         for T in range(2, n_ctx + 1):
             P[T - 2, :T] = torch.from_numpy(self.keys(T).p)
-        A, B = factor_heads(C, n_heads=self.config.n_heads)
-        config = ModelConfig.diagonal(dim=dim, n_heads=self.config.n_heads, n_ctx=n_ctx)
-        ideal = config.build(self.process, device=model.W_Q.device)
-        ideal.load_state_dict({HEAD_A: A, HEAD_B: B, POSITIONAL_P: P})
-        return ideal.requires_grad_(False)
+        return heads_of(C, P, self.config.n_heads, self.process, model.W_Q.device)
 
     @property
     def sentences(self) -> Mapping[str, str]:
