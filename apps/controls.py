@@ -46,7 +46,7 @@ def take(name: str, widget: str) -> None:
 
 
 def recall(name: str) -> str:
-    """What the URL says, or said on another page; empty if it never did."""
+    """The value of a name in the URL, or what it was on another page; empty if it never had one."""
     return st.query_params.get(name, st.session_state.get(f"remembered {name}", ""))
 
 

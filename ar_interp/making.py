@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from ar_interp import records
+from ar_interp import records, studies
 from ar_interp._command import kept, said_of
 from ar_interp._writing import write_file
 from ar_interp.cards import model_card
 from ar_interp.checkpoints import CLAIMS, Checkpoint, CheckpointError, load, save
 from ar_interp.recipes import RECIPES
 from ar_interp.seeds import STATED
-from ar_interp.studies import Recipe, verify
-from ar_interp.training.loop import DivergenceError, train
+from ar_interp.studies import Recipe
+from ar_interp.training import loop
 from ar_interp.training.states import States, difference, task
 
 
@@ -34,8 +34,8 @@ def make(name: str, *, folder: Path, progress: bool, overrides: dict[str, Any], 
             if run is None or states.found():
                 start, training = time.perf_counter(), replace(recipe.training, **overrides)
                 try:
-                    run = train(recipe.config, recipe.process, training, progress=progress, resume=states)
-                except DivergenceError as error:
+                    run = loop.train(recipe.config, recipe.process, training, progress=progress, resume=states)
+                except loop.DivergenceError as error:
                     path = kept(partial(save, error.run, overwrite=True), folder / f"{name}-diverged")
                     states.clear()
                     print(f"{name}: {error} Saved as {path}.", file=sys.stderr)
@@ -46,7 +46,7 @@ def make(name: str, *, folder: Path, progress: bool, overrides: dict[str, Any], 
     if (path / CLAIMS).exists():
         print(f"{name}: done already, {path}; --again trains anew", flush=True)
         return 0
-    claims = verify(run, seed=STATED)
+    claims = studies.verify(run, seed=STATED)
     try:
         write_file(path / "README.md", model_card(run, name, claims, recipe.summary))
         records.write(run, claims, path)
