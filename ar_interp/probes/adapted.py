@@ -18,7 +18,7 @@ from ar_interp._moods import calm
 from ar_interp.models.hooks import Hook, in_this_thread
 from ar_interp.models.opened import N_TRIED, Model
 from ar_interp.models.transformer import HookedARTransformer
-from ar_interp.probes.protocol import NAMES
+from ar_interp.probes.protocol import NAMES, either
 from ar_interp.processes import Process
 from ar_interp.seeds import generator_of
 
@@ -220,7 +220,7 @@ def _places(module: HookedRootModule, hooks: Mapping[str, str]) -> dict[str, str
     """Name -> place of each hook that is named, in every layer."""
     if not isinstance(hooks, Mapping):
         raise ValueError(f"hooks must map names to names of hooks of the model, got {type(hooks).__name__}.")
-    known = [part for name in NAMES if "hook_" in name for part in _split(name)]
+    known = [part for name in NAMES if "hook_" in name for part in either(name)]
     found: dict[str, str] = {}
     for name, place in hooks.items():
         general = re.sub(r"^blocks\.\d+\.", f"blocks.{LAYER}.", str(name))
@@ -236,11 +236,6 @@ def _places(module: HookedRootModule, hooks: Mapping[str, str]) -> dict[str, str
             raise ValueError(f"the model has no hook {wanted!r}, which hooks names.{_near(wanted, module.hook_dict)}")
         found |= dict(there)
     return found
-
-
-def _split(name: str) -> list[str]:
-    path, dot, last = name.rpartition(".")
-    return [f"{path}{dot}{hook}" for hook in last.split("|")]
 
 
 def _near(name: str, known: Iterable[str]) -> str:

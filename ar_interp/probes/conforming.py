@@ -91,7 +91,7 @@ def _why_not(model: Model, probe: str, row: Needs, fault: str, wrong: Mapping[st
     names = needed(model, probe)
     if fault and any(name in RUNS for name in names):
         return fault
-    read = [hook for name in names for hook in _either(name)]
+    read = [hook for name in names for hook in protocol.either(name)]
     for name in [*read, *(model.hook_names if row.reads_any else ())]:
         if name in wrong:
             return wrong[name]
@@ -102,11 +102,6 @@ def _why_not(model: Model, probe: str, row: Needs, fault: str, wrong: Mapping[st
     except ValueError as error:
         return str(error).rstrip(".")
     return ""
-
-
-def _either(name: str) -> list[str]:
-    path, dot, last = name.rpartition(".")
-    return [f"{path}{dot}{hook}" for hook in last.split("|")]
 
 
 def _tried(model: Model, sequences: Contexts | None) -> tuple[str, dict[str, str]]:

@@ -381,10 +381,16 @@ def kinds(model: Model) -> tuple[str, ...]:
     return (PLAIN, DIAGONAL if model.is_diagonal else FULL, *whose)
 
 
+def either(name: str) -> list[str]:
+    """The hooks of which one is enough, a|b."""
+    path, dot, last = name.rpartition(".")
+    return [f"{path}{dot}{hook}" for hook in last.split("|")]
+
+
 def _has(model: Model, name: str) -> bool:
     *parts, last = name.split(".")
     if "hook_" in last:
-        return any(".".join([*parts, hook]) in model.hook_names for hook in last.split("|"))
+        return any(hook in model.hook_names for hook in either(name))
     found: Any = model.module
     for part in [*parts, last]:
         found = getattr(found, part, None)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -65,9 +65,6 @@ class Chains(Contexts):
             ValueError: always.
         """
         raise ValueError("chains have ids of symbols and no pairs of vectors: there is no W that a regression finds.")
-
-    def __getitem__(self, index: slice | Tensor) -> "Chains":
-        return replace(self, tokens=self.tokens[index])
 
     def errors(
         self, predictions: Float[Tensor, "batch pos symbol"], *, observed: bool = False

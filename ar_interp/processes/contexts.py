@@ -3,13 +3,15 @@
 from abc import ABC, abstractmethod
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Inexact
 from torch import Tensor
 
 from ar_interp._shown import Shown, shown, shown_html
+
+C = TypeVar("C", bound="Contexts")
 
 
 class Pairs(NamedTuple):
@@ -28,7 +30,7 @@ class Pairs(NamedTuple):
 class Contexts(Shown, ABC):
     """The data of a task: at each position T a model sees the inputs up to T and is asked for the target there.
 
-    Subclasses write `inputs`, `targets`, `pairs` and `__getitem__` (some of the contexts, by slice or index).
+    Subclasses are dataclasses with `inputs`, `targets` and `pairs`.
     """
 
     @property
@@ -50,9 +52,9 @@ class Contexts(Shown, ABC):
     def pairs(self) -> Pairs:
         """The pairs that a regression on the same context would use."""
 
-    @abstractmethod
-    def __getitem__(self, index: slice | Tensor) -> "Contexts":
-        """Some of the contexts."""
+    def __getitem__(self: C, index: slice | Tensor) -> C:
+        """Some of the contexts, of which all tensors have one entry each."""
+        return replace(self, **{name: value[index] for name, value in self.tensors().items()})  # type: ignore[type-var] - dataclasses
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -153,9 +155,6 @@ class Sequences(Contexts):
 
     def __len__(self) -> int:
         return len(self.tokens)
-
-    def __getitem__(self, index: slice | Tensor) -> "Sequences":
-        return replace(self, **{name: value[index] for name, value in self.tensors().items()})
 
 
 def brought(values: Tensor, device: str | torch.device, dtype: torch.dtype | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """Regression in context: prompts of examples of a random function, and a query that is to be answered."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from math import log2, sqrt
 from typing import Any, ClassVar
@@ -57,9 +57,6 @@ class Prompts(Contexts):
 
     def pairs(self) -> Pairs:
         return Pairs(self.x[..., None], self.targets)
-
-    def __getitem__(self, index: slice | Tensor) -> "Prompts":
-        return replace(self, **{name: value[index] for name, value in self.tensors().items()})
 
     def losses(
         self, predictions: Float[Tensor, "batch pos 1"], *, first_length: int = 2, observed: bool = False
