@@ -37,6 +37,6 @@ class PlainModel(nn.Module):
 
     def forward(self, tokens: Inexact[Tensor, "batch pos dim"]) -> Inexact[Tensor, "batch pos dim"]:
         """The prediction of s_{t+1} at each position t."""
-        weights = {name: self.get_parameter(own).double() for name, own in self.names.items()}
+        weights = {name: getattr(self, own).double() for name, own in self.names.items()}
         predictions = closed_form(self.config, weights, tokens)
         return predictions.to(torch.promote_types(tokens.dtype, self.config.torch_dtype))
