@@ -5,6 +5,7 @@ A kind is its type: a subclass of `HaarOrthogonal` is another process, of which 
 """
 
 import warnings
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, ClassVar
@@ -90,3 +91,15 @@ def load_plugins() -> tuple[tuple[str, str, Any], ...]:
             except (Exception, SystemExit) as error:  # whatever a stranger's module raises
                 warnings.warn(f"entry point {entry.name!r} of {group} cannot be loaded: {error!r}.", stacklevel=2)
     return tuple(found)
+
+
+def says_yes(test: Callable[..., bool], *about: object) -> bool:
+    """Whether a test, which may be a stranger's, says so; one that fails is a warning, and says no.
+
+    A test of somebody's own models need not know all others.
+    """
+    try:
+        return test(*about)
+    except Exception as error:  # whatever a stranger's code raises
+        warnings.warn(f"{test.__qualname__} of {test.__module__} fails, and is taken for no: {error!r}.", stacklevel=2)
+        return False

@@ -223,6 +223,11 @@ def test_a_part_of_theory_from_outside_speaks():
     try:
         assert setting_of(*GRID["softmax, Haar"]).minimum == 0.25
         assert setting_of(*GRID["softmax, damped Haar"]).minimum is None
+        chains = RECIPES["chain-parity-joint"]
+        with pytest.warns(
+            UserWarning, match=r"Softmax\.speaks_of of test_setting fails, and is taken for no: Attribute"
+        ):
+            assert setting_of(chains.config, chains.process).kind == "chains"
     finally:
         del Setting.registered["softmax on Haar"]
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from zoo import unitary_model
@@ -81,6 +82,16 @@ def test_a_study_of_somebody_else_makes_claims(with_mine):
     assert (claims["mine/size"].tolerance, claims["mine/size"].reason) == (0.1, "a reason of mine")
     assert claims["mine/loss"].n == 8
     assert claims.why_not == ""
+
+
+def test_a_study_that_fails_on_models_that_it_does_not_know_is_a_warning(monkeypatch):
+    narrow = replace(MINE, covers=lambda setting: setting.config.heads == "full")
+    monkeypatch.setattr(studies, "all_studies", lambda: (*studies.STUDIES, narrow))
+    chains = setting_of(recipes.RECIPES["chain-parity-joint"].config, recipes.RECIPES["chain-parity-joint"].process)
+    with pytest.warns(UserWarning, match="<lambda> of test_studies fails, and is taken for no: AttributeError"):
+        covering = studies.studies_of(chains)
+    assert [study.name for study in covering] == ["chains", "any model"]
+    assert narrow in studies.studies_of(setting_of(SILENT, ari.HaarOrthogonal(3)))
 
 
 def test_a_recipe_of_a_taken_name_is_left_out(monkeypatch):

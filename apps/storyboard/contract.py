@@ -1,4 +1,4 @@
-"""What the page sends to the browser, typed; `assets/contract.js` has the same for JavaScript."""
+"""Data that the page sends to the browser, typed; `assets/contract.js` has the same for JavaScript."""
 
 from typing import TypedDict
 

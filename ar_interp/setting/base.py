@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from ar_interp._kinds import Kind, load_plugins
+from ar_interp._kinds import Kind, load_plugins, says_yes
 from ar_interp._shown import Shown
 from ar_interp.models.base import Config
 from ar_interp.models.config import ModelConfig
@@ -225,7 +225,7 @@ def setting_of(config: Any, process: Process | None) -> Setting:
     load_plugins()
     speaking = []
     if process is not None and isinstance(config, Config) and not _misfit(config, process):
-        speaking = [part for part in Setting.registered.values() if part.speaks_of(config, process)]
+        speaking = [part for part in Setting.registered.values() if says_yes(part.speaks_of, config, process)]
     if len(speaking) > 1:
         names = " and ".join(f"{part.__module__}.{part.__qualname__}" for part in speaking)
         raise ValueError(f"two parts of theory speak of {config.summary} on {process}: {names}. Narrow one speaks_of.")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from ar_interp._kinds import load_plugins
+from ar_interp._kinds import load_plugins, says_yes
 from ar_interp._moods import calm
 from ar_interp._shown import watched
 from ar_interp.claims import Claim, Claims, Subject, subject_of
@@ -87,7 +87,7 @@ def all_studies() -> tuple[Study, ...]:
 
 def studies_of(setting: Setting) -> tuple[Study, ...]:
     """The studies that cover a setting, in order."""
-    return tuple(study for study in all_studies() if study.covers(setting))
+    return tuple(study for study in all_studies() if says_yes(study.covers, setting))
 
 
 def exhibits_of(subject: Subject) -> tuple[Exhibit, ...]:

@@ -1,4 +1,4 @@
-"""What a worker does: the table of a shard, from the text that determines it."""
+"""The work of a worker: the table of a shard, from the text that determines it."""
 
 import time
 import warnings

@@ -138,7 +138,7 @@ def _tokens(subject: Subject) -> Control:
         kind="sequence",
         default=tokens,
         high=config.dim - 1,
-        meaning=f"Of the chain at most {config.n_chain - 1} tokens, all but the answer. {listed}.",
+        meaning=f"At most {config.n_chain - 1} tokens of the chain, all but the answer. {listed}.",
     )
 
 

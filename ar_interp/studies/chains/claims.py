@@ -1,4 +1,4 @@
-"""What is claimed of a next-token predictor: its chain, what it reads, its attribution, what samples teach."""
+"""Claims about a next-token predictor: its chain, what it reads, its attribution, what samples teach."""
 
 import math
 from collections.abc import Iterator

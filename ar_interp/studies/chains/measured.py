@@ -1,4 +1,4 @@
-"""What claims about next-token predictors read of a model, and the trainings that they compare it with."""
+"""Readings of next-token predictors that claims are made of, and the trainings that they are compared with."""
 
 from collections.abc import Iterator
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""What is claimed of models on noisy tokens: the step, the heads, the line that every predictor M y_T is stuck at."""
+"""Claims about models on noisy tokens: the step, the heads, the line that every predictor M y_T is stuck at."""
 
 from collections.abc import Iterator
 from functools import partial
