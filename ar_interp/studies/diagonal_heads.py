@@ -288,9 +288,9 @@ STRUCTURES = {
     ),
     "positions": Structure(
         title="The positional encoding",
-        meaning="At context length T the attention score of the key at t is multiplied by a learned weight p_t. Theory "
-        "says that only the newest keys count, and where eigenvalues come in conjugate pairs that two of them "
-        "complete the identity s_{T+1} = 2 cos(theta) s_T - s_{T-1}.",
+        meaning="At context length T the attention score of the key at t is multiplied by a learned weight p_t. Where "
+        "theory speaks, it says which keys count: without noise the newest alone, or where eigenvalues come in "
+        "conjugate pairs the two newest, which complete the identity s_{T+1} = 2 cos(theta) s_T - s_{T-1}.",
         formulas=(
             "Independent eigenvalues: p_T = 1/c and p_t = 0 for every other key.",
             "Conjugate pairs: p_T = 1/c, p_{T-1}/p_T = -kappa/(1 + kappa), p_t = 0 for t ≤ T-2; for kappa = 1 that is "

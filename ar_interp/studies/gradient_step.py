@@ -187,7 +187,7 @@ STRUCTURES = {
         title="The gradient step",
         meaning="An augmented token holds s_t and its predecessor s_{t-1}. One layer can then correlate successors "
         "with predecessors, which is one step of gradient descent on Σ_t |s_{t+1} - W s_t|^2 from W = 0. "
-        "Theory says how long the step is, and that every other path through the layer should be closed.",
+        "Where theory speaks, it says how long the step is, and which other paths through the layer stay open.",
         formulas=(
             "prediction = Σ_t (a1 ⟨s_t, s_T⟩ + a2 ⟨s_{t-1}, s_T⟩ + a3 ⟨s_t, s_{T-1}⟩ + a4 ⟨s_{t-1}, s_{T-1}⟩) (b1 s_t "
             "+ b2 s_{t-1}); a step of gradient descent is a2 b1 = eta alone: Ŵ = eta Σ_{t<T} s_{t+1} s_t^*.",
