@@ -11,10 +11,10 @@ TERMS = {
     "in context": "Learned from the tokens of one sequence while the weights of the model stay as they are.",
     "Ŵ": "The model's estimate of W: the matrix that it applies to the last token s_T to predict s_{T+1}.",
     "Γ": "The part of Ŵ that the heads carry at the newest key alone.",
-    "lambda, theta": "An eigenvalue of W and its angle. W only rotates, so that lambda = exp(i theta) lies on "
+    "lambda, theta": "An eigenvalue of W and its angle. W keeps lengths, so that lambda = exp(i theta) lies on "
     "the unit circle.",
     "conjugate pairs": "A real W turns planes: its eigenvalues come in pairs, lambda and its mirror image.",
-    "Haar": "The uniform law of rotations: every direction is as likely as every other.",
+    "Haar": "The uniform law of rotations and reflections: every direction is as likely as every other.",
     "head": "A part of a layer that compares the last token with earlier ones (keys) and adds up what they hold "
     "(values).",
     "A, B": "Their rows a_h and b_h are what diagonal head h multiplies keys and values by.",

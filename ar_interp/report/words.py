@@ -80,8 +80,10 @@ N_WAYS = ("–", "in one way", "in two ways", "in three ways")
 UNCERTAINTY = (
     "n counts the sequences, seeds or angles that a number rests on. Sequences are drawn with fixed seeds that "
     "training does not use, so that the same command gives the same numbers.",
-    "± is the half-width of a 95 % interval; without it the number is exact but for rounding. A measurement passes "
-    "where |measured - predicted| ≤ tolerance + half-width. Tolerances were set beforehand, each with its reason.",
+    "± is the half-width of a 95 % interval; without it the number is exact but for rounding. A claim holds where the "
+    "whole interval lies within the tolerance of the prediction and that of its control wholly outside, fails where it "
+    "lies wholly outside, and is undecided where either reaches over a bound: imprecision never helps. Tolerances were "
+    "set beforehand, each with its reason.",
 )
 CONTROLS = (
     "A control is the same measurement, with the same tolerance, where the structure must be absent: in most cases on "
