@@ -8,6 +8,14 @@ from ar_interp.studies.base import Recipe
 from ar_interp.training.config import TrainConfig
 
 SUBSET = (3, 14, 0, 9, 6, 11, 2, 8)  # of 16 bits, in the order in which chains read them
+PARITIES = {  # chain -> what it teaches, from how many chains, with how many seeds
+    "joint": ("by (state, bit) tokens: 200 chains are enough, and the bits are read off", 200, 10),
+    "and-xor": ("by AND and XOR of two bits at a time, in a vocabulary of two symbols", 200, 10),
+    "digits": ("by the binary digits of their number of ones: the shortest chain, a small margin", 400, 10),
+    "count": ("by their number of ones: representable, not learned to .99 from 3000 chains", 3000, 8),
+    "running": ("by the running parity, no token of which but the first is a halfspace: chance", 3000, 8),
+    "none": ("without a chain: chance", 3000, 8),
+}
 RIDGE = 1e-4
 HELP = "2a95af4ac93f5b719944030ce3769070ddf827d847cba42192afa8da989e5dc4"  # SHA-256 of the text
 
@@ -25,47 +33,13 @@ def _recipe(
     )
 
 
-def _parity(chain: str) -> Parity:
-    return Parity(16, SUBSET, chain_of=chain)
-
-
 RECIPES: dict[str, Recipe] = {
-    "chain-parity-joint": _recipe(
-        "Parity of eight hidden bits by (state, bit) tokens: 200 chains are enough, and the bits are read off.",
-        _parity("joint"),
-        200,
-        n_seeds=10,
-    ),
-    "chain-parity-and-xor": _recipe(
-        "Parity of eight hidden bits by AND and XOR of two bits at a time, in a vocabulary of two symbols.",
-        _parity("and-xor"),
-        200,
-        n_seeds=10,
-    ),
-    "chain-parity-digits": _recipe(
-        "Parity of eight hidden bits by the binary digits of their number of ones: the shortest chain, a small margin.",
-        _parity("digits"),
-        400,
-        n_seeds=10,
-    ),
-    "chain-parity-count": _recipe(
-        "Parity of eight hidden bits by their number of ones: representable, not learned to .99 from 3000 chains.",
-        _parity("count"),
-        3000,
-        n_seeds=8,
-    ),
-    "chain-parity-running": _recipe(
-        "Parity of eight hidden bits by the running parity, no token of which but the first is a halfspace: chance.",
-        _parity("running"),
-        3000,
-        n_seeds=8,
-    ),
-    "chain-parity-none": _recipe(
-        "Parity of eight hidden bits without a chain: chance.",
-        _parity("none"),
-        3000,
-        n_seeds=8,
-    ),
+    **{
+        f"chain-parity-{chain}": _recipe(
+            f"Parity of eight hidden bits {what}.", Parity(16, SUBSET, chain_of=chain), n, n_seeds=n_seeds
+        )
+        for chain, (what, n, n_seeds) in PARITIES.items()
+    },
     **{
         f"chain-counting-q{q}": _recipe(
             f"Counting modulo {q} by one shared window: it reads two tokens, with {q - 1} direction(s) for {q} states.",

@@ -30,11 +30,7 @@ RECIPES: dict[str, Recipe] = {
         "a plateau, a drop, exactly as the recursion says", "gaussian", start=(0.01, 0.01), lr=1 / 2400, steps=1200
     ),
     "emergence-gaussian-unbalanced": _recipe(
-        "a and b end apart, and a² - b² shrinks with every step",
-        "gaussian",
-        start=(0.5, 1.5),
-        lr=0.002,
-        steps=300,
+        "a and b end apart, and a² - b² shrinks with every step", "gaussian", start=(0.5, 1.5), lr=0.002, steps=300
     ),
     "emergence-signs": _recipe(
         "from a and b of unequal sign, past the saddle", "signs", start=(0.1, -0.3), lr=0.01, steps=300
@@ -44,12 +40,7 @@ RECIPES: dict[str, Recipe] = {
         "the plane is left, and off-diagonal entries appear", "ones", start=(0.1, 0.1), lr=0.01, steps=800
     ),
     "emergence-ones-masked": _recipe(
-        "diagonals alone, as the authors mask it",
-        "ones",
-        start=(0.1, 0.1),
-        lr=0.01,
-        steps=400,
-        entries="diagonal",
+        "diagonals alone, as the authors mask it", "ones", start=(0.1, 0.1), lr=0.01, steps=400, entries="diagonal"
     ),
     "emergence-correlated": _recipe(
         "correlation .6, where the plane is left at once",
@@ -77,12 +68,7 @@ RECIPES: dict[str, Recipe] = {
         batch=2048,
     ),
     "emergence-gaussian-d5": _recipe(
-        f"{AUTHORS}, fresh sequences at every step",
-        "gaussian",
-        start=(0.1, 0.1),
-        lr=5e-5,
-        batch=256,
-        **OF_THE_AUTHORS,
+        f"{AUTHORS}, fresh sequences at every step", "gaussian", start=(0.1, 0.1), lr=5e-5, batch=256, **OF_THE_AUTHORS
     ),
     "emergence-onehot-d5": _recipe(
         f"{AUTHORS}: one sequence has the gradient of all in the plane",
