@@ -10,6 +10,7 @@ from ar_interp.theory import parity_complexity
 
 FEW, TOO_FEW, MANY = 200, 50, 3000  # chains to train on
 NETWORK_SEEDS, WITHOUT_SEEDS = 3, 4
+RIGHT: dict[str, Any] = {"tolerance": "answers", "predicted": 0.99, "side": "at least"}
 CARRIED = 0.8  # of the products that were not trained on
 
 
@@ -77,20 +78,16 @@ def _of_answers(m: Any) -> Iterator[Claim]:
         "The answers at the end of the chains that the model writes are right on fresh prompts: their share",
         lambda found: found.share(found.accuracy),
         evidence="behaviour",
-        tolerance="answers",
-        predicted=0.99,
-        side="at least",
         control=("without what the first step reads", m.without(*blind)),
+        **RIGHT,
     )
     yield m.claim(
         "chain/exact",
         "Every token of these chains is right: share of chains",
         lambda found: found.share(found.accuracy, "free_running"),
         evidence="behaviour",
-        tolerance="answers",
-        predicted=0.99,
-        side="at least",
         control=("untrained", m.untrained),
+        **RIGHT,
     )
 
 
@@ -232,10 +229,8 @@ def _of_counting(m: Any) -> Iterator[Claim]:
         f"Without the tokens at offsets 2 to {n} the answers stay right: their share",
         lambda found: found.without(*between),
         evidence="causal",
-        tolerance="answers",
-        predicted=0.99,
-        side="at least",
         control=("without the newest token", m.without(1)),
+        **RIGHT,
     )
     for name, offset, most in (("bit", n + 1, 1 / q + 0.05), ("state", 1, 0.6)):
         yield m.claim(
@@ -350,10 +345,8 @@ def _representable(m: Any, statement: str, by_hand: Any) -> Claim:
         f"{statement}: share of answers that are right",
         lambda _: exact.share(exact.accuracy),
         evidence="behaviour",
-        tolerance="answers",
-        predicted=0.99,
-        side="at least",
         control=("the trained weights", m.share(m.accuracy)),
+        **RIGHT,
     )
 
 
