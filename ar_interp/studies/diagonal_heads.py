@@ -162,10 +162,11 @@ def _projector_claim(m: "HeadsMeasured", source: str) -> Claim:
 
 def _position_claims(m: "HeadsMeasured", source: str) -> Iterator[Claim]:
     claim = partial(m.claim, evidence="weights", source=source)
-    each = " and every coordinate that C covers, c = C_jj" if m.setting.pairs or m.setting.rank == m.config.dim else ""
+    each = m.setting.pairs or m.setting.rank == m.config.dim
+    scale = " and every coordinate that C covers, c = C_jj" if each else ", c = tr C / rank"
     yield claim(
         "positions/scale",
-        f"c p_T = 1 for every T{each}: largest deviation",
+        f"c p_T = 1 for every T{scale}: largest deviation",
         lambda m: m.scale_deviation,
         tolerance="scale product",
     )

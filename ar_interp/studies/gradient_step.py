@@ -144,18 +144,18 @@ def _full_claims(m: "BlocksMeasured") -> Iterator[Claim]:
     claim = partial(m.claim, evidence="weights", source=SOURCE, tolerance="full blocks")
     yield claim(
         "step/QK",
-        "Full matrices: the QK block (s_T, s_{t-1}) is a multiple of the identity, distance over its norm",
+        "The QK block (s_T, s_{t-1}) of full matrices is a multiple of the identity: distance over its norm",
         lambda m: m.step_defect,
     )
     yield claim(
         "step/OV",
-        "Full matrices: the OV block that writes s_t is a multiple of the identity, distance over its norm",
+        "The OV block of full matrices that writes s_t is a multiple of the identity: distance over its norm",
         lambda m: m.value_defect,
     )
     yield claim(
         "step/other blocks",
-        "Full matrices: paths into the read-out other than <s_{t-1}|s_T> s_t carry nothing, largest norm of the blocks "
-        "of QK and OV that make it, over the step's",
+        "Paths of full matrices into the read-out other than <s_{t-1}|s_T> s_t carry nothing: largest norm of the "
+        "blocks of QK and OV that make one, over the step's",
         lambda m: m.other_paths,
     )
 
