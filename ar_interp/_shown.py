@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 LONGEST = 120  # letters of a field
 FEW = 6  # numbers in a line
-ROWS = 8  # of a table in a notebook
+CELLS = 25  # of a table in a notebook
 WAIT = 2  # seconds that need no bar
 
 
@@ -44,8 +44,14 @@ def shown_html(self: Any) -> str:
         f"<tr><th>{escape(name)}</th><td>{escape(brief(value))}</td></tr>" for name, value in _parts(self).items()
     )
     main = self.to_frame() if hasattr(self, "to_frame") else None
-    below = "" if main is None else f"{main.head(ROWS).to_html()}<p>{len(main)} rows</p>"
-    return f"<b>{type(self).__name__}</b><table>{rows}</table>{below}"
+    return f"<b>{type(self).__name__}</b><table>{rows}</table>{'' if main is None else table_html(main)}"
+
+
+def table_html(frame: Any) -> str:
+    """The first rows of a table, as many as 25 cells hold, words cut at 120 letters, and how many rows there are."""
+    first = frame.head(max(1, CELLS // len(frame.columns))).map(cut)
+    lines = first.to_html(index=False, float_format="{:.4g}".format).splitlines()
+    return f"{''.join(map(str.strip, lines))}<p>{len(frame)} rows</p>"
 
 
 def brief(value: Any) -> str:
@@ -66,7 +72,12 @@ def brief(value: Any) -> str:
         text = f"an integer of {value.bit_length()} bits"
     else:
         text = repr(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+    return cut(text)
+
+
+def cut(value: Any) -> Any:
+    """Words in at most 120 letters; what is no text as it is."""
+    return f"{value[: LONGEST - 4]} ..." if isinstance(value, str) and len(value) > LONGEST else value
 
 
 def typed(value: Any) -> str:

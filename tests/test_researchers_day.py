@@ -132,12 +132,15 @@ def test_objects_show_themselves_in_a_few_lines(checkpoint, sequences):
         ari.circuits(NAME), ari.swap_context(NAME, sequences, other), ari.ablate_heads(NAME, sequences),
         ari.setting_of(checkpoint.config, checkpoint.process), ari.load("augmented-haar-l4-keys").model,
         ari.theory.kappa_family(dim=10, kappa=1.0, n_ctx=20), ari.recipes.RECIPES[NAME], ari.recipes.RECIPES,
-        ari.studies.STUDIES, ari.testing.BATTERY, ari.setting_of(squares.config, squares.process),
+        ari.studies.STUDIES, ari.testing.BATTERY, ari.setting_of(squares.config, squares.process), squares.process,
+        ari.verify(checkpoint, seed=0, n=64),
     ]  # fmt: skip
-    for item in found:
-        assert len(repr(item)) < LONGEST, type(item).__name__
-        if hasattr(item, "_repr_html_"):
-            assert "<" in item._repr_html_()
+    modules = [ari, *(getattr(ari, name) for name in PUBLIC)]
+    public = [getattr(module, entry) for module in modules for entry in dir(module)]
+    for item in [*found, *public]:
+        html = item._repr_html_() if hasattr(item, "_repr_html_") and not isinstance(item, type) else "<"
+        assert "<" in html
+        assert max(len(repr(item)), len(html)) < LONGEST, type(item).__name__
     assert "tokens=complex128 [32, 21, 10]" in repr(sequences)
     assert repr(ari.studies.STUDIES[0]) == f"Study('diagonal heads', {len(ari.studies.STUDIES[0].recipes)} recipes)"
     assert repr(ari.recipes.RECIPES).startswith(f"{len(ari.recipes.RECIPES)} by name: diagonal-unitary-h5, diagonal-")

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ar_interp._checks import check_seed
 from ar_interp._files import faults_of, name_of, read_text
+from ar_interp._shown import table_html
 from ar_interp._writing import write_file
 from ar_interp.claims.core import Claim, check_words
 from ar_interp.claims.rows import MAX_BYTES, SCHEMA, check, parsed
@@ -77,8 +78,8 @@ class Claims:
 
     def _repr_html_(self) -> str:
         columns = ["statement", "predicted", "measured", "control", "verdict"]
-        rows = self.to_frame()[columns].to_html(index=False) if self.claims else ""
-        return f"<b>{escape(repr(self))}</b>{rows}"
+        rows = table_html(self.to_frame().sort_values("verdict", kind="stable")[columns]) if self.claims else ""
+        return f"<b>{escape(repr(self))}</b>{rows}"  # those that fail first
 
     def __iter__(self) -> Iterator[Claim]:
         return iter(self.claims)

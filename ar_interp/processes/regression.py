@@ -13,6 +13,7 @@ from torch import Tensor
 from ar_interp._checks import as_real_array, check_choice, check_integer, check_number
 from ar_interp._moods import calm
 from ar_interp._resident import resident
+from ar_interp._shown import shown
 from ar_interp.processes.base import Process, cast_to, source_of_randomness
 from ar_interp.processes.contexts import Contexts, Pairs
 
@@ -92,6 +93,7 @@ class NonparametricRegression(Process):
         "a random function with independent Gaussian coefficients in a fixed basis, seen at random x"
     )
 
+    __repr__ = shown
     basis: str = "fourier"
     variances: Sequence[float] | None = field(default=None, kw_only=True)
     smoothness: float | None = field(default=None, kw_only=True)
