@@ -370,3 +370,15 @@ def test_a_figure_is_as_wide_as_a_column(tmp_path, monkeypatch):
     assert written["figure"].layout.yaxis.dtick == 6  # decades: labels at each would lie on each other
     with pytest.raises(ValueError, match=r"the ending of path must be one of '\.pdf', '\.svg', '\.png', got '\.gif'"):
         ari.figures.save(figure, tmp_path / "error.gif")
+
+
+@pytest.mark.parametrize("name", ["augmented-haar-l2-keys", "figure5-l4"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The feature will be removed")
+def test_the_older_exporter_to_onnx_knows_every_operator(name):
+    checkpoint = ari.load(name)
+    tokens = checkpoint.process.contexts(3, 6, seed=0).inputs
+    try:
+        torch.onnx.export(checkpoint.to_torch(), (tokens,), io.BytesIO(), dynamo=False)
+    except torch.onnx.errors.OnnxExporterError as fault:
+        if "onnx is not installed" not in str(fault):  # all that is left to do needs it
+            raise

@@ -116,7 +116,8 @@ def _matrices(config: ModelConfig, own: Weights) -> tuple[Tensor, Tensor, Tensor
         return one, torch.diag_embed(own["attn.A"]), torch.diag_embed(own["attn.B"]), one
     if config.heads == "block-scalar":
         small = torch.eye(config.dim, dtype=torch.float64, device=device)
-        QK, OV = (torch.kron(own[f"attn.{name}_blocks"].contiguous(), small) for name in ("QK", "OV"))
+        blocks = (own[f"attn.{name}_blocks"][:, :, None, :, None] * small[:, None] for name in ("QK", "OV"))
+        QK, OV = (block.flatten(3).flatten(1, 2) for block in blocks)
         return QK, one, OV, one
     if config.heads == "merged":
         return own["attn.QK"], one, own["attn.OV"], one
@@ -134,7 +135,7 @@ def _attention(config: ModelConfig, own: Weights, x: Tensor, positions: Tensor |
         )
         x = _with_one(x)
         positions = None if positions is None else _with_one(positions)
-    QK, OV = W_Q @ W_K.mT, W_V @ W_O
+    QK, OV = W_Q @ W_K.transpose(-2, -1), W_V @ W_O
     if config.scale_scores:
         QK = QK / math.sqrt(config.head_width)
     pos, lag = x.shape[1], config.query_lag

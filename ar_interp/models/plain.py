@@ -15,7 +15,8 @@ class PlainModel(nn.Module):
 
     It has no hooks and nothing of TransformerLens, trains like any module, and goes through `torch.export.export`,
     whose result needs this package no more, with a dynamic batch where asked. Models of real tokens go through
-    `torch.onnx.export(..., dynamo=True)` too, with predictions that are the same to 1e-7; ONNX has no complex numbers.
+    `torch.onnx.export` too, with `dynamo=True` (needs onnxscript) or without (needs onnx), with predictions that are
+    the same to 1e-7; ONNX has no complex numbers.
     Computed in double precision; predictions have the precision of tokens and weights, whichever is higher.
 
     Args:
