@@ -26,8 +26,9 @@ from ar_interp.probes.positional import PositionalStructure, positional_structur
 from ar_interp.probes.swap import SWAP, SwappedContext
 from ar_interp.processes import CommutingOrthogonal, CommutingProcess, CommutingUnitary, HaarOrthogonal, Process
 from ar_interp.setting import setting_of
+from ar_interp.setting.augmented import STEP_PRODUCT
 from ar_interp.studies.blocks_measured import without_signs
-from ar_interp.theory import haar_step_size, kappa_to_ratio, optimal_step_size, product_place
+from ar_interp.theory import haar_step_size, kappa_to_ratio, optimal_step_size
 
 Sign = tuple[bool, str]  # whether it is there, and what of
 
@@ -35,7 +36,6 @@ FAINT = 0.1  # of what a trained model has: next to nothing
 MOST = 0.5
 ALIKE = 0.99  # cosine of two heads
 VALLEY = -0.5  # kappa below it is on the way to -1
-STEP = product_place("a2 b1")
 QUERIES, KEYS, VALUES = ("s_T", "s_T", "s_{T-1}", "s_{T-1}"), ("s_t", "s_{t-1}") * 2, ("s_t", "s_{t-1}")
 
 
@@ -256,14 +256,14 @@ def product_checks(found: AugmentedBlocks, best: np.ndarray, tolerance: float) -
     """Step size and other products beside the best; the loss is the same with a1, a4 and b2 negated."""
     shares, wanted = _shares(found, best)
     return [
-        Check("a2 b1 over the best step size", found.step_size / float(best[STEP]), 1, tolerance),
+        Check("a2 b1 over the best step size", found.step_size / float(best[STEP_PRODUCT]), 1, tolerance),
         Check("distance of the other products over a2 b1", float(np.abs(shares - wanted).max()), 0, tolerance),
     ]
 
 
 def _shares(found: AugmentedBlocks, best: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Products over a2 b1, found and best, of the two best with the same loss the nearer."""
-    shares, wanted = found.products.numpy() / (found.step_size or np.nan), best / best[STEP]
+    shares, wanted = found.products.numpy() / (found.step_size or np.nan), best / best[STEP_PRODUCT]
     mirrored = wanted * np.outer([-1, 1, 1, -1], [1, -1])
     return shares, min(wanted, mirrored, key=lambda each: float(np.abs(shares - each).max()))
 
@@ -286,12 +286,12 @@ def step_signs(
     if others <= tolerance and attention == "linear":
         lengths = np.arange(2, 4 * max_length)
         sizes = np.array([_pure_step_size(process, int(T)) for T in lengths])
-        sizes *= best[STEP] / sizes[max_length - 2]  # second paths change them by about the same factor
+        sizes *= best[STEP_PRODUCT] / sizes[max_length - 2]  # second paths change them by about the same factor
         nearest = int(np.abs(np.log(sizes / abs(found.step_size))).argmin())
         yield (
             abs(found.step_size / sizes[nearest] - 1) <= tolerance,
             f"it was trained on other contexts: a2 b1 = {found.step_size:.4g} is best for T = 2..{lengths[nearest]}, "
-            f"not {max_length} ({best[STEP]:.4g}); if so pass max_length={lengths[nearest]}",
+            f"not {max_length} ({best[STEP_PRODUCT]:.4g}); if so pass max_length={lengths[nearest]}",
         )
         for factor, norms in ((process.dim, "1 instead of dim"), (1 / process.dim, "dim instead of 1")):
             yield (

@@ -20,8 +20,11 @@ from ar_interp.probes.protocol import (
     LINEAR,
     NAMES,
     PLAIN,
+    RUN,
+    WEIGHTS,
     Needs,
     check_one_matrix,
+    either,
     kinds,
     missing,
     needed,
@@ -30,8 +33,6 @@ from ar_interp.probes.protocol import (
 from ar_interp.processes import Contexts
 from ar_interp.seeds import generator_of
 
-RUNS = ("forward", "run_with_cache", "hooks")
-WEIGHTS = ("W_Q", "W_K", "W_V", "W_O", "W_U")
 KINDS = (PLAIN, AUGMENTED, LINEAR)  # scopes that names tell
 UNKNOWN_SIZE = "the size of its tokens is not known: pass conformance(model, sequences) some to try it on"
 SHAPES = {
@@ -89,9 +90,9 @@ def _why_not(model: Model, probe: str, row: Needs, fault: str, wrong: Mapping[st
     if lacking := missing(model, probe):
         return f"it lacks {', '.join(lacking)}"
     names = needed(model, probe)
-    if fault and any(name in RUNS for name in names):
+    if fault and any(name in RUN for name in names):
         return fault
-    read = [hook for name in names for hook in protocol.either(name)]
+    read = [hook for name in names for hook in either(name)]
     for name in [*read, *(model.hook_names if row.reads_any else ())]:
         if name in wrong:
             return wrong[name]
@@ -117,7 +118,7 @@ def _tried(model: Model, sequences: Contexts | None) -> tuple[str, dict[str, str
         found |= dict.fromkeys(("query", "key"), found["pos"])
         if model.is_augmented:
             found["d_model"] = (len(Augmented.blocks) * expected[2], "the blocks of augmented tokens")
-    weights = {name: getattr(model.module, name, None) for name in WEIGHTS}
+    weights = {name: getattr(model.module, name, None) for name in (*WEIGHTS, "W_U")}
     shapes |= {name: getattr(value, "shape", ()) for name, value in weights.items() if value is not None}
     wrong = {}
     for name, shape in shapes.items():

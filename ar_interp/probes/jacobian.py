@@ -16,11 +16,11 @@ from torch.nn.functional import pad
 from ar_interp._checks import check_integer
 from ar_interp.estimators import apply
 from ar_interp.estimators.least_squares import running_products
+from ar_interp.models.hooks import Hook
 from ar_interp.models.opened import Model
 from ar_interp.probes.batches import at_a_time, innermost, numbers_in, numbers_in_pass
 from ar_interp.probes.protocol import AUGMENTED, LINEAR, PATTERNS, PLAIN, needs
 
-Hook = tuple[str | Callable[[str], bool], Callable]
 Maps = Inexact[Tensor, "batch pos dim dim"]
 
 JACOBIAN = ("forward", "hooks", "read_out", "config.n_layers", "blocks.{layer}.hook_resid_post")

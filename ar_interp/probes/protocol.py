@@ -388,10 +388,9 @@ def either(name: str) -> list[str]:
 
 
 def _has(model: Model, name: str) -> bool:
-    *parts, last = name.split(".")
-    if "hook_" in last:
+    if "hook_" in name:
         return any(hook in model.hook_names for hook in either(name))
     found: Any = model.module
-    for part in [*parts, last]:
+    for part in name.split("."):
         found = getattr(found, part, None)
     return found is not None and getattr(found, "__name__", "") != "_forward_unimplemented"  # torch's

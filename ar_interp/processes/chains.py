@@ -18,6 +18,7 @@ from ar_interp.processes.contexts import Contexts, Pairs
 MAX_SYMBOLS = 4096
 MAX_TOKENS = 4096  # of a prompt with its chain
 IDS, AXES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8), ("batch", "pos")
+PARTS = ("all", "train", "held-out")  # of the prompts that there are
 
 
 @dataclass(frozen=True, kw_only=True)

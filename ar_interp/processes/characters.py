@@ -12,12 +12,11 @@ from torch import Tensor
 from ar_interp._checks import check_choice, check_integer
 from ar_interp._files import check_text
 from ar_interp._resident import resident
-from ar_interp.processes.chains import MAX_TOKENS, ChainTask, without_repetition
+from ar_interp.processes.chains import MAX_TOKENS, PARTS, ChainTask, without_repetition
 from ar_interp.processes.text import check_string, python_help
 
 NAMES = {" ": "blank", "\n": "newline"}
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0 \n.,'()\"-_"
-PARTS = ("all", "train", "held-out")
 SHARE = 0.9  # of the text that is trained on; the rest is held out
 
 

@@ -10,11 +10,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ar_interp._checks import check_choice, check_integer
-from ar_interp.processes.chains import ChainTask, check_ids, without_repetition
+from ar_interp.processes.chains import PARTS, ChainTask, check_ids, without_repetition
 
 MAX_DIGITS = 6  # of both numbers together
 CHAINS = ("none", "columns", "lookups")
-PARTS = ("all", "train", "held-out")
 HASH = 2654435761  # Knuth's multiplier
 QUARTER = 2**30  # of 2^32
 

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -70,13 +70,13 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def seconds_of(shard: Shard, *, least: float = 0.5, work: Callable[[str], Table] = trained) -> float:
-    """The time that a shard takes, by training it for so many updates that they take `least` seconds."""
+def seconds_of(shard: Shard) -> float:
+    """The time that a shard takes, by training it for so many updates that they take half a second."""
     steps = min(2, shard.training.steps)
     while True:
         start = time.perf_counter()
-        work(replace(shard, training=replace(shard.training, steps=steps, warmup=0)).text)
+        trained(replace(shard, training=replace(shard.training, steps=steps, warmup=0)).text)
         seconds = time.perf_counter() - start
-        if seconds > least or steps == shard.training.steps:
+        if seconds > 0.5 or steps == shard.training.steps:
             return seconds * shard.training.steps / steps
         steps = min(4 * steps, shard.training.steps)
