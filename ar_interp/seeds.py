@@ -28,6 +28,7 @@ EXHIBITS_SOURCE = _FIRST + 15
 FUNCTION = _FIRST + 20  # tokens on which a model is compared with its own weights
 OUTSIDE = _FIRST + 21  # contexts outside the training law
 SWEEP = _FIRST + 22  # contexts on which the members of sweeps are measured
+TRIED = _FIRST + 23  # a few contexts on which a model is run to see whether it can be
 ANGLES = _FIRST + 19  # where in the grid of angles each coordinate starts
 ASSERTIONS = _FIRST + 16
 ASSERTIONS_SOURCE = _FIRST + 17

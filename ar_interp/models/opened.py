@@ -20,6 +20,7 @@ from ar_interp.models.hooks import Hook, in_this_thread
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.models.weights import diagonal_weights
 from ar_interp.processes import Process
+from ar_interp.seeds import TRIED
 
 Tokens = Inexact[Tensor, "batch pos dim"] | Int[Tensor, "batch pos"]  # vectors, or ids of symbols
 LAYER = re.compile(r"^blocks\.(\d+)\.", re.MULTILINE)
@@ -192,7 +193,7 @@ class Model:
             ValueError: it is one.
         """
         self.check_finite()
-        contexts = process.contexts(N_TRIED, self.n_ctx or SHORT, seed=0).to(self.device)
+        contexts = process.contexts(N_TRIED, self.n_ctx or SHORT, seed=TRIED).to(self.device)
         inputs = contexts.inputs
         if self.dtype and not are_ids(inputs):
             inputs = inputs.to(self.dtype.to_complex() if inputs.is_complex() else self.dtype)

@@ -20,7 +20,7 @@ from ar_interp.models.opened import N_TRIED, Model
 from ar_interp.models.transformer import HookedARTransformer
 from ar_interp.probes.protocol import NAMES, either
 from ar_interp.processes import Process
-from ar_interp.seeds import generator_of
+from ar_interp.seeds import TRIED, generator_of
 
 LAYER = "{layer}"
 STATED = tuple(name.removeprefix("config.") for name in NAMES if name.startswith("config."))
@@ -279,11 +279,11 @@ def _check_runs(made: Adapted) -> None:
     for length in (config.n_ctx, 1):
         if made.process is None:
             tokens = torch.randn(
-                N_TRIED, length, config.dim, generator=generator_of(0), dtype=torch.float64, device="cpu"
+                N_TRIED, length, config.dim, generator=generator_of(TRIED), dtype=torch.float64, device="cpu"
             )
             expected = list(tokens.shape)
         else:
-            contexts = made.process.contexts(N_TRIED, length, seed=0)
+            contexts = made.process.contexts(N_TRIED, length, seed=TRIED)
             tokens, expected = contexts.inputs, list(contexts.targets.shape)
         tokens = tokens.to(device)
         given = f"tokens {list(tokens.shape)}, {'complex' if tokens.is_complex() else 'real'}"

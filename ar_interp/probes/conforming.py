@@ -31,7 +31,7 @@ from ar_interp.probes.protocol import (
     other_task,
 )
 from ar_interp.processes import Contexts
-from ar_interp.seeds import generator_of
+from ar_interp.seeds import TRIED, generator_of
 
 KINDS = (PLAIN, AUGMENTED, LINEAR)  # scopes that names tell
 UNKNOWN_SIZE = "the size of its tokens is not known: pass conformance(model, sequences) some to try it on"
@@ -136,7 +136,7 @@ def _tokens(model: Model, sequences: Contexts | None) -> tuple[Tensor | None, tu
     length = model.n_ctx or SHORT
     dim: Any = getattr(model.config, "dim", None)
     if sequences is None and model.process is not None:
-        sequences = model.process.contexts(N_TRIED, length, seed=0)
+        sequences = model.process.contexts(N_TRIED, length, seed=TRIED)
     if sequences is not None:
         few = sequences[:N_TRIED].to(model.device, model.dtype)
         targets = few.targets[:, : model.n_ctx]
@@ -145,7 +145,7 @@ def _tokens(model: Model, sequences: Contexts | None) -> tuple[Tensor | None, tu
         dim = dim or model.W_Q.shape[2] if not model.has_config else dim
     if dim is None:
         return None, ()
-    drawn = torch.randn(N_TRIED, length, dim, generator=generator_of(0), dtype=torch.float64, device="cpu")
+    drawn = torch.randn(N_TRIED, length, dim, generator=generator_of(TRIED), dtype=torch.float64, device="cpu")
     return drawn.to(model.device, model.dtype), tuple(drawn.shape)
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ar_interp import seeds
 from ar_interp.models.base import Config
 from ar_interp.models.config import ModelConfig
 from ar_interp.setting import Setting
@@ -170,7 +171,7 @@ def check_no_overflow(config: Config, process: Any, parameters: Parameters) -> N
         return
     form = form_of(config, process.real_tokens)
     products = form.collapse({name: weights[None] for name, weights in parameters.items()}, config.n_ctx)
-    tokens = process.contexts(2, config.n_ctx, seed=0, dtype=config.torch_dtype).tokens
+    tokens = process.contexts(2, config.n_ctx, seed=seeds.TRIED, dtype=config.torch_dtype).tokens
     if not torch.isfinite(squared_errors(form, products, tokens[None], 2)).all():
         name, largest = max(((n, W.abs().max().item()) for n, W in parameters.items()), key=lambda pair: pair[1])
         raise ValueError(

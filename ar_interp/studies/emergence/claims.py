@@ -74,7 +74,8 @@ def _path_claims(m: "EmergenceMeasured") -> Iterator[Claim]:
         if exact and m.mu <= SLOW:
             yield m.claim(
                 "emergence/half time",
-                "A plateau, then a drop: a b is half of its end y* at ln(y*/y - 1) / (2 slope): their ratio",
+                "The loss stays on a plateau, then drops: a b is half of its end y* at ln(y*/y - 1) / (2 slope): their "
+                "ratio",
                 lambda m: m.half_time_ratio(),
                 evidence="training",
                 source=FLOW,
